@@ -1,1 +1,29 @@
-//! Placeholder.
+//! The brain of a manager: events in, actions out.
+//!
+//! Nothing below this line opens a socket or a file, reads a clock, draws a
+//! random number that does not come from the seed, or iterates an unordered map.
+//! The shell (`skep-manager`) and the simulator (`skep-tests`) are two
+//! interpreters of [`Action`].
+//!
+//! The way of a change: [`control`] admits a request as a [`Transaction`],
+//! [`consensus`] has it agreed, [`store`] applies it, and the [`leader`] turns
+//! what became dirty into further transactions; [`dispatch`] tells the agents.
+
+pub mod action;
+pub mod consensus;
+pub mod control;
+pub mod dispatch;
+pub mod event;
+pub mod leader;
+pub mod manager;
+pub mod mint;
+pub mod store;
+pub mod timing;
+pub mod transaction;
+
+pub use action::Action;
+pub use event::{Event, Ticket};
+pub use manager::{Config, Manager, Recovered};
+pub use mint::Mint;
+pub use store::Store;
+pub use transaction::{Precondition, Transaction, Write};

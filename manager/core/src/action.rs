@@ -1,0 +1,143 @@
+//! Everything that a manager can want done.
+
+use crate::event::Ticket;
+use crate::store::{Change, Store};
+use raft::eraftpb;
+use skep_model::assignment::{Assignments, SessionInfo};
+use skep_model::request::Outcome;
+use skep_model::{NodeId, Refusal, SessionId, Time};
+use std::sync::Arc;
+
+/// One thing to be done by the shell. Actions of one call are in order; those
+/// marked *after persist* must not be carried out before the named batch is durable
+/// (the core only emits them once it is).
+#[derive(Debug)]
+pub enum Action {
+    /// Append to the log and sync; answer with [`crate::Event::Persisted`].
+    Persist(Persist),
+    /// Send a raft message; loss is allowed, order is not required.
+    SendPeer {
+        /// The receiver's raft id.
+        raft_id: u64,
+        /// The receiver's address (`host:port`), where it is known.
+        address: String,
+        /// The message.
+        message: Box<eraftpb::Message>,
+    },
+    /// Encode `view` and stream it to a peer, followed by `message` (metadata only).
+    StreamSnapshot {
+        /// The receiver's raft id.
+        raft_id: u64,
+        /// The receiver's address (`host:port`).
+        address: String,
+        /// The `MsgSnapshot`, without data.
+        message: Box<eraftpb::Message>,
+        /// What to encode.
+        view: Arc<Store>,
+    },
+    /// Encode `view` to a sealed file and sync; answer with [`crate::Event::SnapshotSaved`].
+    SaveSnapshot {
+        /// Index, term and membership.
+        metadata: eraftpb::SnapshotMetadata,
+        /// What to encode.
+        view: Arc<Store>,
+    },
+    /// Entries before `index` are no longer needed on disk.
+    Compact {
+        /// The first index to keep.
+        index: u64,
+    },
+    /// Answer a request.
+    Reply {
+        /// Who waits.
+        ticket: Ticket,
+        /// The outcome.
+        result: Result<Outcome, Refusal>,
+    },
+    /// Answer a read (or the beginning of a watch).
+    ReadReady {
+        /// Who waits.
+        ticket: Ticket,
+        /// The state at its version, or why there is none.
+        result: Result<Arc<Store>, Refusal>,
+    },
+    /// Changes for a watcher, in order, each version at most once.
+    WatchChanges {
+        /// The watch.
+        ticket: Ticket,
+        /// The store version after them.
+        version: u64,
+        /// What changed.
+        changes: Arc<[Change]>,
+    },
+    /// A watch cannot go on: the version it asked for is compacted (`resync`),
+    /// or a snapshot replaced the store.
+    WatchEnded {
+        /// The watch.
+        ticket: Ticket,
+        /// What to tell the watcher.
+        refusal: Refusal,
+    },
+    /// Tell an agent about the cluster.
+    SendInfo {
+        /// Its session.
+        session: SessionId,
+        /// What to tell.
+        info: Box<SessionInfo>,
+    },
+    /// Tell an agent what to have. The shell adds the values of the secrets and
+    /// configs that the changes name, read from `view`.
+    SendAssignments {
+        /// Its session.
+        session: SessionId,
+        /// The leader's term.
+        term: u64,
+        /// What to tell.
+        assignments: Box<Assignments>,
+        /// Where the sealed values are.
+        view: Arc<Store>,
+    },
+    /// End a session; the agent opens a new one.
+    CloseSession {
+        /// Which.
+        session: SessionId,
+        /// Why, for the agent's log.
+        reason: String,
+    },
+    /// Close every open connection of a node that was removed or demoted.
+    ClosePeer {
+        /// The node.
+        node: NodeId,
+    },
+    /// This manager's part changed.
+    LeaderChanged {
+        /// The term.
+        term: u64,
+        /// The leader's node, where it is known and its address.
+        leader: Option<(NodeId, String)>,
+        /// Whether it is this manager and its store is up to date.
+        is_self: bool,
+    },
+    /// This manager is no longer a member of raft: stop it and delete its log.
+    Removed,
+    /// The process must end: going on would be wrong.
+    Halt {
+        /// Why, in a sentence.
+        sentence: String,
+    },
+}
+
+/// What must become durable, as one batch.
+#[derive(Clone, Debug, Default)]
+pub struct Persist {
+    /// Rises by one with every batch.
+    pub n: u64,
+    /// Entries; one at index i replaces everything from i on.
+    pub entries: Vec<eraftpb::Entry>,
+    /// The new hard state, if it changed.
+    pub hard_state: Option<eraftpb::HardState>,
+    /// The new membership (encoded `ConfState`), if it changed, with the index at which it did.
+    pub membership: Option<(u64, eraftpb::ConfState)>,
+    /// For the log: when it was made.
+    pub at: Time,
+}

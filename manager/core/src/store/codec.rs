@@ -1,0 +1,1 @@
+//! Wire form of transactions and log entries.

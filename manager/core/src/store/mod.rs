@@ -1,0 +1,177 @@
+//! The replicated store: tables of objects, their indexes, and the outcomes of
+//! recent requests.
+//!
+//! Tables are persistent ordered maps, so a clone of the store is cheap and
+//! never changes: reads, snapshots and slow listings work on a clone while the
+//! loop goes on. [`apply`] is the only writer. It is a pure function of the
+//! store, the index and the transaction: no clock, no chance, no unordered map.
+
+pub mod apply;
+pub mod codec;
+pub mod index;
+pub mod requests;
+pub mod resolve;
+pub mod snapshot;
+pub mod watch;
+
+use index::Indexes;
+use requests::Requests;
+use rpds::RedBlackTreeMapSync;
+use skep_model::cluster::Cluster;
+use skep_model::config::Config;
+use skep_model::network::Network;
+use skep_model::node::Node;
+use skep_model::secret::Secret;
+use skep_model::service::Service;
+use skep_model::task::Task;
+use skep_model::{ConfigId, NetworkId, NodeId, Object, ObjectRef, SecretId, ServiceId, TaskId, Time};
+use std::sync::Arc;
+
+pub use snapshot::SnapshotContent;
+
+/// One table: id → object.
+pub type Table<K, V> = RedBlackTreeMapSync<K, Arc<V>>;
+
+/// The state of the cluster at one version. Cloning is cheap.
+#[derive(Clone, Debug, Default)]
+pub struct Store {
+    /// The raft index of the last entry that was applied, whether it changed anything or not.
+    pub version: u64,
+    /// The `time` of the newest transaction applied; for the age of stale reads.
+    pub time: Time,
+    pub(crate) cluster: Option<Arc<Cluster>>,
+    pub(crate) nodes: Table<NodeId, Node>,
+    pub(crate) networks: Table<NetworkId, Network>,
+    pub(crate) secrets: Table<SecretId, Secret>,
+    pub(crate) configs: Table<ConfigId, Config>,
+    pub(crate) services: Table<ServiceId, Service>,
+    pub(crate) tasks: Table<TaskId, Task>,
+    pub(crate) indexes: Indexes,
+    pub(crate) requests: Requests,
+}
+
+/// What a transaction did to one object.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Which object.
+    pub object: ObjectRef,
+    /// It before the transaction; `None` if it was created.
+    pub old: Option<StoredObject>,
+    /// It after the transaction; `None` if it was removed.
+    pub new: Option<StoredObject>,
+}
+
+/// A shared stored object of any kind.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each variant holds the type of its name")]
+pub enum StoredObject {
+    Cluster(Arc<Cluster>),
+    Node(Arc<Node>),
+    Network(Arc<Network>),
+    Secret(Arc<Secret>),
+    Config(Arc<Config>),
+    Service(Arc<Service>),
+    Task(Arc<Task>),
+}
+
+impl StoredObject {
+    /// A copy of its own.
+    pub fn to_object(&self) -> Object {
+        match self {
+            Self::Cluster(object) => Object::Cluster(Box::new(Cluster::clone(object))),
+            Self::Node(object) => Object::Node(Box::new(Node::clone(object))),
+            Self::Network(object) => Object::Network(Box::new(Network::clone(object))),
+            Self::Secret(object) => Object::Secret(Box::new(Secret::clone(object))),
+            Self::Config(object) => Object::Config(Box::new(Config::clone(object))),
+            Self::Service(object) => Object::Service(Box::new(Service::clone(object))),
+            Self::Task(object) => Object::Task(Box::new(Task::clone(object))),
+        }
+    }
+}
+
+impl Store {
+    /// The cluster object; there is one as soon as the cluster is initialised.
+    pub fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.cluster.as_ref()
+    }
+
+    /// A node.
+    pub fn node(&self, id: NodeId) -> Option<&Arc<Node>> {
+        self.nodes.get(&id)
+    }
+
+    /// All nodes by id.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.nodes.values()
+    }
+
+    /// A network.
+    pub fn network(&self, id: NetworkId) -> Option<&Arc<Network>> {
+        self.networks.get(&id)
+    }
+
+    /// All networks by id.
+    pub fn networks(&self) -> impl Iterator<Item = &Arc<Network>> {
+        self.networks.values()
+    }
+
+    /// A secret.
+    pub fn secret(&self, id: SecretId) -> Option<&Arc<Secret>> {
+        self.secrets.get(&id)
+    }
+
+    /// All secrets by id.
+    pub fn secrets(&self) -> impl Iterator<Item = &Arc<Secret>> {
+        self.secrets.values()
+    }
+
+    /// A config.
+    pub fn config(&self, id: ConfigId) -> Option<&Arc<Config>> {
+        self.configs.get(&id)
+    }
+
+    /// All configs by id.
+    pub fn configs(&self) -> impl Iterator<Item = &Arc<Config>> {
+        self.configs.values()
+    }
+
+    /// A service.
+    pub fn service(&self, id: ServiceId) -> Option<&Arc<Service>> {
+        self.services.get(&id)
+    }
+
+    /// All services by id.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
+    /// A task.
+    pub fn task(&self, id: TaskId) -> Option<&Arc<Task>> {
+        self.tasks.get(&id)
+    }
+
+    /// All tasks by id.
+    pub fn tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks.values()
+    }
+
+    /// All tasks of a service, by id.
+    pub fn tasks_of_service(&self, service: ServiceId) -> impl Iterator<Item = &Arc<Task>> {
+        self.indexes.tasks_of_service(service).filter_map(|id| self.task(id))
+    }
+
+    /// All tasks of a node, by id.
+    pub fn tasks_of_node(&self, node: NodeId) -> impl Iterator<Item = &Arc<Task>> {
+        self.indexes.tasks_of_node(node).filter_map(|id| self.task(id))
+    }
+
+    /// All services that refer to a secret, by id.
+    pub fn services_of_secret(&self, secret: SecretId) -> impl Iterator<Item = &Arc<Service>> {
+        self.indexes.services_of_secret(secret).filter_map(|id| self.service(id))
+    }
+
+    /// All services that refer to a config, by id.
+    pub fn services_of_config(&self, config: ConfigId) -> impl Iterator<Item = &Arc<Service>> {
+        self.indexes.services_of_config(config).filter_map(|id| self.service(id))
+    }
+}

@@ -1,0 +1,1 @@
+//! From a name, id or unique id prefix to an object.

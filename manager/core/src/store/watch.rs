@@ -1,0 +1,1 @@
+//! Recent changes, for watches that begin or resume at a version.

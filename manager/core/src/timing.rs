@@ -1,0 +1,42 @@
+//! Every duration of the control plane, in one place.
+
+use std::time::Duration;
+
+/// One raft tick.
+pub const TICK: Duration = Duration::from_millis(50);
+/// Raft ticks between two heartbeats of the leader.
+pub const HEARTBEAT_TICKS: usize = 2;
+/// Raft ticks without a leader until an election (randomised up to twice).
+pub const ELECTION_TICKS: usize = 8;
+/// Between two heartbeats of an agent's session; a cluster setting.
+pub const SESSION_HEARTBEAT: Duration = Duration::from_millis(500);
+/// Silence after which a node is down, in heartbeats (3 s at the default).
+pub const NODE_DOWN_HEARTBEATS: u32 = 6;
+/// The same for nodes that a new leader has not heard of yet (6 s at the default).
+pub const NODE_DOWN_HEARTBEATS_NEW_LEADER: u32 = 12;
+/// How long a node may be down until its tasks are orphaned.
+pub const ORPHAN_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// The longest a replacement waits for the task it replaces to stop.
+pub const OLD_TASK_TIMEOUT: Duration = Duration::from_secs(60);
+/// The deadline of a deployment without progress, unless its spec says otherwise.
+pub const DEPLOYMENT_DEADLINE: Duration = Duration::from_secs(600);
+/// How long a created service's tasks must stay alive to count as converged.
+pub const CREATE_MONITOR: Duration = Duration::from_secs(1);
+/// How long outcomes of request ids are kept.
+pub const REQUEST_MEMORY: Duration = Duration::from_secs(600);
+/// How many outcomes of request ids are kept at most.
+pub const REQUEST_MEMORY_MAX: usize = 100_000;
+/// Log entries between two compactions.
+pub const COMPACT_ENTRIES: u64 = 10_000;
+/// Bytes of log entries between two compactions.
+pub const COMPACT_BYTES: usize = 64 * 1024 * 1024;
+/// Log entries that a compaction keeps for slow followers.
+pub const KEEP_ENTRIES: u64 = 1_000;
+/// The most bytes of one encoded transaction.
+pub const TRANSACTION_BYTES_MAX: usize = 1_500_000;
+/// The most writes of one transaction.
+pub const TRANSACTION_WRITES_MAX: usize = 2_000;
+/// How many store versions back a watch can resume.
+pub const WATCH_HISTORY_MAX: usize = 10_000;
+/// A proposal or read that is not decided within this time is answered as unavailable.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,85 @@
+//! Transactions: the only way in which stored state changes.
+//!
+//! A transaction is preconditions and writes, applied atomically or refused,
+//! identically on every replica. Times, ids and random choices are inside it,
+//! made by the proposer. Its wire form is `skep.v1.Transaction`.
+
+use skep_model::cluster::{ClusterPlan, ClusterSpec};
+use skep_model::config::ConfigSpec;
+use skep_model::network::NetworkSpec;
+use skep_model::node::{NodeDescription, NodePlan, NodeSpec, NodeStatus};
+use skep_model::request::Outcome;
+use skep_model::secret::SecretSpec;
+use skep_model::service::{ServicePlan, ServiceRecord};
+use skep_model::task::{TaskPlan, TaskStatus};
+use skep_model::{ConfigId, NetworkId, NodeId, Object, ObjectRef, RequestId, SecretId, ServiceId, TaskId, Time};
+
+/// A set of writes that takes effect as a whole or not at all.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Transaction {
+    /// The proposer's time; becomes `updated_at` of what it writes.
+    pub time: Time,
+    /// The client's id for the request that caused it, if one did.
+    pub request: Option<RequestId>,
+    /// What that request is answered (its version is filled in at apply).
+    pub outcome: Option<Outcome>,
+    /// What must hold for it to take effect.
+    pub preconditions: Vec<Precondition>,
+    /// What it changes, in order.
+    pub writes: Vec<Write>,
+}
+
+/// The sections of objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SectionName {
+    /// Written for users.
+    Spec,
+    /// Written for the agent (nodes only).
+    Description,
+    /// Written for the agent (tasks) or by the dispatcher (nodes).
+    Status,
+    /// Written by the leader.
+    Plan,
+}
+
+/// What must hold when a transaction is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precondition {
+    /// The section has this version: nobody wrote it since it was read.
+    Unchanged(ObjectRef, SectionName, u64),
+    /// The object exists.
+    Exists(ObjectRef),
+    /// No object with this id exists.
+    Absent(ObjectRef),
+}
+
+/// One change. Writing a section of an object that does not exist refuses the
+/// whole transaction, as does creating one whose id or name is taken.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "each variant writes the section that it names")]
+pub enum Write {
+    /// Adds an object. Its meta and section versions are set at apply.
+    Create(Object),
+    /// Removes an object.
+    Remove(ObjectRef),
+    ClusterSpec(ClusterSpec),
+    ClusterPlan(Box<ClusterPlan>),
+    NodeSpec(NodeId, NodeSpec),
+    NodeDescription(NodeId, NodeDescription),
+    NodeStatus(NodeId, NodeStatus),
+    NodePlan(NodeId, NodePlan),
+    NetworkSpec(NetworkId, NetworkSpec),
+    SecretSpec(SecretId, SecretSpec),
+    ConfigSpec(ConfigId, ConfigSpec),
+    ServiceSpec(ServiceId, Box<ServiceRecord>),
+    ServicePlan(ServiceId, ServicePlan),
+    TaskPlan(TaskId, TaskPlan),
+    TaskStatus(TaskId, TaskStatus),
+}
+
+impl Transaction {
+    /// A transaction without preconditions or writes.
+    pub fn new(time: Time) -> Self {
+        Self { time, request: None, outcome: None, preconditions: Vec::new(), writes: Vec::new() }
+    }
+}

@@ -1,0 +1,89 @@
+//! The cluster object: settings, root of trust, sealed keys. There is one.
+
+use crate::sealed::Sealed;
+use crate::service::Annotations;
+use crate::{ClusterId, Meta, NodeId, Section, Time};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The cluster. Writers: users (`spec`), the leader (`plan`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Its id; the organisation in every certificate.
+    pub id: ClusterId,
+    /// When it was made and last changed.
+    pub meta: Meta,
+    /// Settings.
+    pub spec: Section<ClusterSpec>,
+    /// Trust and keys.
+    pub plan: Section<ClusterPlan>,
+}
+
+/// The settings that users write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterSpec {
+    /// Name (`default`) and labels.
+    pub annotations: Annotations,
+    /// Ended tasks kept per slot or node; negative = all.
+    pub task_history_limit: i64,
+    /// Between two heartbeats of a session.
+    pub heartbeat_period: Duration,
+    /// Validity of node certificates.
+    pub node_cert_expiry: Duration,
+    /// Log entries between two snapshots.
+    pub snapshot_interval: u64,
+    /// Older snapshots kept.
+    pub max_snapshots: u64,
+    /// Managers start locked.
+    pub autolock: bool,
+}
+
+impl Default for ClusterSpec {
+    fn default() -> Self {
+        Self {
+            annotations: Annotations { name: "default".into(), labels: BTreeMap::new() },
+            task_history_limit: 5,
+            heartbeat_period: Duration::from_millis(500),
+            node_cert_expiry: Duration::from_secs(90 * 24 * 3600),
+            snapshot_interval: 10_000,
+            max_snapshots: 0,
+            autolock: false,
+        }
+    }
+}
+
+/// The section that managers write for the cluster's trust.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct ClusterPlan {
+    /// The root certificate, PEM.
+    pub root_ca: String,
+    /// The root's private key, sealed.
+    pub sealed_ca_key: Sealed,
+    /// The secret parts of the join tokens, sealed.
+    pub sealed_worker_token: Sealed,
+    /// See `sealed_worker_token`.
+    pub sealed_manager_token: Sealed,
+    /// The key of fingerprints, sealed.
+    pub sealed_fingerprint_key: Sealed,
+    /// The sealing key, wrapped for each manager's unsealing key, by generation.
+    pub sealing_slots: BTreeMap<NodeId, Vec<SealingSlot>>,
+    /// The generation that new values are sealed with.
+    pub sealing_generation: u32,
+    /// The lowest newest format among the managers; proposers never exceed it.
+    pub format: u32,
+    /// Nodes that were removed, refused by id until the time given.
+    pub removed_nodes: BTreeMap<NodeId, Time>,
+    /// Raft ids that were used and may not be used again.
+    pub removed_raft_ids: Vec<u64>,
+    /// The unlock key under which managers seal their keystores while autolock is on, sealed.
+    pub sealed_unlock_key: Option<Sealed>,
+}
+
+/// One generation of the sealing key, wrapped for one manager (HPKE).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealingSlot {
+    /// Which generation.
+    pub generation: u32,
+    /// Encapsulated key and ciphertext.
+    pub bytes: Vec<u8>,
+}

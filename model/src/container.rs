@@ -1,0 +1,217 @@
+//! What runs in a task: the container part of a service's spec.
+
+use crate::{ConfigId, SecretId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The container of a task. Empty lists and `None` mean "as the image says".
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ContainerSpec {
+    /// Image reference, with the digest it was resolved to where it was.
+    pub image: String,
+    /// Labels of the container.
+    pub labels: BTreeMap<String, String>,
+    /// Replaces the image's entrypoint.
+    pub command: Vec<String>,
+    /// Replaces the image's command.
+    pub args: Vec<String>,
+    /// Host name; may hold placeholders.
+    pub hostname: String,
+    /// `KEY=VALUE`, in the order given; values may hold placeholders.
+    pub env: Vec<String>,
+    /// Working directory inside the container.
+    pub dir: String,
+    /// `name|uid[:group|gid]`.
+    pub user: String,
+    /// Supplementary groups, names or numbers.
+    pub groups: Vec<String>,
+    /// Use a small init that forwards signals and reaps; `None` = the node's default, which is no.
+    pub init: Option<bool>,
+    /// Mount the root file system read-only.
+    pub read_only: bool,
+    /// File systems to attach.
+    pub mounts: Vec<Mount>,
+    /// Signal that asks the container to stop; empty = the image's, else SIGTERM.
+    pub stop_signal: String,
+    /// From the stop signal to SIGKILL; `None` = 10 s.
+    #[serde(with = "crate::container::nanos")]
+    pub stop_grace_period: Option<Duration>,
+    /// Health check; `None` = the image's.
+    pub healthcheck: Option<HealthConfig>,
+    /// Extra lines of `/etc/hosts`: `(address, name)` pairs.
+    pub hosts: Vec<HostEntry>,
+    /// Name resolution.
+    #[serde(rename = "DNSConfig")]
+    pub dns: DnsConfig,
+    /// Secrets, by target.
+    pub secrets: Vec<SecretReference>,
+    /// Configs, by target.
+    pub configs: Vec<ConfigReference>,
+    /// Capabilities added to the default set, `CAP_…` or `ALL`.
+    pub capability_add: Vec<String>,
+    /// Capabilities taken from the default set.
+    pub capability_drop: Vec<String>,
+    /// Kernel parameters of the task's namespaces.
+    pub sysctls: BTreeMap<String, String>,
+    /// Resource limits of processes.
+    pub ulimits: Vec<Ulimit>,
+    /// −1000 to 1000.
+    pub oom_score_adj: i32,
+    /// Keep set-uid programs from gaining privileges.
+    pub no_new_privileges: bool,
+}
+
+/// How a mount is provided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MountKind {
+    /// A folder or file of the node.
+    Bind,
+    /// Memory, gone with the container.
+    Tmpfs,
+}
+
+/// One mount of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Mount {
+    /// How it is provided.
+    #[serde(rename = "Type")]
+    pub kind: MountKind,
+    /// Absolute path on the node for a bind; empty for tmpfs.
+    pub source: String,
+    /// Absolute path in the container; unique within a container.
+    pub target: String,
+    /// No writing through it.
+    pub read_only: bool,
+    /// For tmpfs: size in bytes, 0 = unlimited.
+    pub tmpfs_size: u64,
+    /// For tmpfs: mode, 0 = 1777.
+    pub tmpfs_mode: u32,
+    /// For bind: propagation (`rprivate` when empty).
+    pub propagation: String,
+    /// For bind: make the source folder if it is missing.
+    pub create_source: bool,
+}
+
+/// A health check.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct HealthConfig {
+    /// `["NONE"]`, `["CMD", program, …]` or `["CMD-SHELL", line]`; empty = the image's test.
+    pub test: Vec<String>,
+    /// Between two runs; `None` = 30 s.
+    #[serde(with = "crate::container::nanos")]
+    pub interval: Option<Duration>,
+    /// For one run; `None` = 30 s.
+    #[serde(with = "crate::container::nanos")]
+    pub timeout: Option<Duration>,
+    /// Failures in it do not count; `None` = 0.
+    #[serde(with = "crate::container::nanos")]
+    pub start_period: Option<Duration>,
+    /// Between two runs in the start period; `None` = 5 s.
+    #[serde(with = "crate::container::nanos")]
+    pub start_interval: Option<Duration>,
+    /// Failures in a row that make a container unhealthy; 0 = 3.
+    pub retries: u32,
+}
+
+/// A line of `/etc/hosts`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct HostEntry {
+    /// The address.
+    pub address: String,
+    /// The name.
+    pub name: String,
+}
+
+/// Servers, search domains and options for name resolution.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct DnsConfig {
+    /// Addresses of servers.
+    pub nameservers: Vec<String>,
+    /// Search domains.
+    pub search: Vec<String>,
+    /// Resolver options.
+    pub options: Vec<String>,
+}
+
+/// Soft and hard limit of one resource.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Ulimit {
+    /// `nofile`, `nproc`, …
+    pub name: String,
+    /// Soft limit; −1 = unlimited.
+    pub soft: i64,
+    /// Hard limit; −1 = unlimited.
+    pub hard: i64,
+}
+
+/// Where a secret or config appears in the container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct FileTarget {
+    /// Absolute path, or a name under `/run/secrets` (secrets) or `/` (configs).
+    pub name: String,
+    /// Numeric owner.
+    #[serde(rename = "UID")]
+    pub uid: u32,
+    /// Numeric group.
+    #[serde(rename = "GID")]
+    pub gid: u32,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// A secret that a service uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct SecretReference {
+    /// The secret.
+    #[serde(rename = "SecretID")]
+    pub id: SecretId,
+    /// Its name when it was referenced.
+    #[serde(rename = "SecretName")]
+    pub name: String,
+    /// `None` follows the current version; a task's reference always has one.
+    pub version: Option<u64>,
+    /// Where it appears.
+    pub file: FileTarget,
+}
+
+/// A config that a service uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ConfigReference {
+    /// The config.
+    #[serde(rename = "ConfigID")]
+    pub id: ConfigId,
+    /// Its name when it was referenced.
+    #[serde(rename = "ConfigName")]
+    pub name: String,
+    /// `None` follows the current version; a task's reference always has one.
+    pub version: Option<u64>,
+    /// Where it appears.
+    pub file: FileTarget,
+}
+
+/// Optional durations as integer nanoseconds, as Docker's JSON has them.
+pub mod nanos {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::time::Duration;
+
+    /// Writes nanoseconds, or null.
+    pub fn serialize<S: Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.map(|duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)).serialize(serializer)
+    }
+
+    /// Reads nanoseconds, or null.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_nanos))
+    }
+}

@@ -1,0 +1,93 @@
+//! Deployments: every spec version of a service ends with a verdict.
+//!
+//! A deployment is decided by the leader and lives in the service's plan, so a
+//! wait for it may be resumed on any manager. It progresses while tasks advance,
+//! and is over once it is in a final state.
+
+use crate::{NodeId, TaskId, Time};
+
+/// Where the deployment of one spec version stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deployment {
+    /// The spec version it brings about.
+    pub spec_version: u64,
+    /// What caused it.
+    pub kind: DeploymentKind,
+    /// Where it stands.
+    pub state: DeploymentState,
+    /// Why, in a sentence; empty while all is well.
+    pub cause: String,
+    /// The task that decided a failure, and what it said.
+    pub failed_task: Option<FailedTask>,
+    /// When it began.
+    pub started_at: Time,
+    /// When a task last advanced because of it.
+    pub progressed_at: Time,
+    /// When it ended; `None` while it goes on.
+    pub ended_at: Option<Time>,
+    /// Its tasks that failed within their monitor period.
+    pub failures: u64,
+    /// When the slots that are being monitored, or the delay between batches, are over.
+    pub next_step_at: Option<Time>,
+    /// Tasks wanted, and of those: running and healthy with this spec version.
+    pub wanted: u64,
+    /// See `wanted`.
+    pub running: u64,
+}
+
+/// What caused a deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeploymentKind {
+    /// The service was created.
+    Create,
+    /// Its spec, or a secret or config it follows, changed.
+    Update,
+    /// A user asked for the previous spec.
+    Rollback,
+    /// An update failed and its failure action is `rollback`.
+    AutomaticRollback,
+}
+
+/// The states of a deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeploymentState {
+    /// Under way.
+    Progressing,
+    /// Every wanted task runs, is healthy and has outlived its monitor period.
+    Converged,
+    /// It cannot get on: tasks fail and are not replaced any more.
+    Failed,
+    /// A failure stopped it; it waits for the user.
+    Paused,
+    /// This rollback has converged.
+    RolledBack,
+    /// No task advanced for the length of the deadline.
+    DeadlineExceeded,
+}
+
+/// The task whose failure decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedTask {
+    /// The task.
+    pub task: TaskId,
+    /// Its node, where it had one.
+    pub node: Option<NodeId>,
+    /// Its error.
+    pub error: String,
+    /// The last lines it wrote, newest last.
+    pub log_tail: Vec<String>,
+}
+
+impl DeploymentState {
+    /// Whether the deployment is over.
+    pub fn is_final(self) -> bool {
+        self != Self::Progressing
+    }
+}
+
+impl DeploymentKind {
+    /// Whether it returns to a previous spec.
+    pub fn is_rollback(self) -> bool {
+        matches!(self, Self::Rollback | Self::AutomaticRollback)
+    }
+}

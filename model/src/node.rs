@@ -1,0 +1,130 @@
+//! Nodes: the machines of the cluster.
+
+use crate::resources::Resources;
+use crate::service::Platform;
+use crate::{Meta, NodeId, Section, Time};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A node. Writers: users (`spec`), its agent (`description`), the leader
+/// (`status`, `plan`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its id; the common name of its certificate.
+    pub id: NodeId,
+    /// When it joined and last changed.
+    pub meta: Meta,
+    /// What users want.
+    pub spec: Section<NodeSpec>,
+    /// What its agent says of it.
+    pub description: Section<NodeDescription>,
+    /// Whether it is there.
+    pub status: Section<NodeStatus>,
+    /// Its part in the cluster.
+    pub plan: Section<NodePlan>,
+}
+
+/// Worker or manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Runs tasks.
+    #[default]
+    Worker,
+    /// Also keeps the cluster's state.
+    Manager,
+}
+
+/// Whether a node takes tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Availability {
+    /// Takes tasks.
+    #[default]
+    Active,
+    /// Keeps what it has and takes no more.
+    Pause,
+    /// Loses what it has.
+    Drain,
+}
+
+/// The section that users write.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NodeSpec {
+    /// Labels for placement.
+    pub labels: BTreeMap<String, String>,
+    /// The role it shall have.
+    #[serde(rename = "Role")]
+    pub desired_role: Role,
+    /// Whether it takes tasks.
+    pub availability: Availability,
+}
+
+/// The section that the node's agent writes, through its session.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NodeDescription {
+    /// Host name.
+    pub hostname: String,
+    /// Operating system and architecture.
+    pub platform: Platform,
+    /// What it offers.
+    pub resources: Resources,
+    /// Release of skep it runs.
+    pub engine_version: String,
+    /// Labels set on the daemon.
+    pub engine_labels: BTreeMap<String, String>,
+}
+
+/// Whether a node is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// The leader is new and has not heard of it yet.
+    #[default]
+    Unknown,
+    /// Silent for longer than the grace period.
+    Down,
+    /// Has a session.
+    Ready,
+    /// Said goodbye.
+    Disconnected,
+}
+
+/// The section that the leader's dispatcher writes.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct NodeStatus {
+    /// Whether it is there.
+    pub state: NodeState,
+    /// Why it is in this state; empty when ready.
+    pub message: String,
+    /// Its address as its sessions show it, without port.
+    pub address: String,
+    /// Since when it is in this state.
+    pub since: Time,
+}
+
+/// The section that the leader writes for the node's part in the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct NodePlan {
+    /// The role that its next certificate says.
+    pub role: Role,
+    /// Its place in raft, while it has one.
+    pub manager: Option<ManagerStatus>,
+    /// The public half of its unsealing key (X25519, 32 bytes), for managers.
+    pub unsealing_key: Vec<u8>,
+    /// When its newest certificate ends.
+    pub certificate_expires: Time,
+}
+
+/// A node's place in raft.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct ManagerStatus {
+    /// Its raft id, never reused; not 0.
+    pub raft_id: u64,
+    /// `host:port` at which other nodes reach it.
+    pub address: String,
+    /// The newest stored format it can read.
+    pub format_max: u32,
+}

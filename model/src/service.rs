@@ -1,0 +1,254 @@
+//! Services: what a user wants to run.
+
+use crate::container::ContainerSpec;
+use crate::deployment::Deployment;
+use crate::resources::ResourceRequirements;
+use crate::{Meta, Section, ServiceId, Time};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The most replicas one service may have.
+pub const REPLICAS_MAX: u64 = 100_000;
+
+/// A service. Writers: users (`spec`), the leader (`plan`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Its id.
+    pub id: ServiceId,
+    /// When it was made and last changed.
+    pub meta: Meta,
+    /// What users want.
+    pub spec: Section<ServiceRecord>,
+    /// Where the leader has got to.
+    pub plan: Section<ServicePlan>,
+}
+
+/// The section that users write. The leader writes it in one case only: to carry
+/// out the failure action `rollback`, which is a user's standing order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceRecord {
+    /// What is wanted now.
+    pub spec: ServiceSpec,
+    /// What was wanted before, with every secret and config version pinned to
+    /// the number it had then. A rollback swaps the two.
+    pub previous: Option<Box<ServiceSpec>>,
+    /// Counts changes that may call for new tasks; tasks carry the number they
+    /// were made for.
+    pub spec_version: u64,
+}
+
+/// Names and labels of an object.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Annotations {
+    /// Unique within its kind.
+    pub name: String,
+    /// Free labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What a user wants of a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ServiceSpec {
+    /// Name and labels.
+    #[serde(flatten)]
+    pub annotations: Annotations,
+    /// The template of its tasks.
+    pub task_template: TaskSpec,
+    /// How many, and where.
+    pub mode: ServiceMode,
+    /// How to go from one spec to the next.
+    pub update_config: UpdateConfig,
+    /// How to go back.
+    pub rollback_config: UpdateConfig,
+    /// Until a deployment must have converged, from its last progress; `None` = 10 min.
+    #[serde(with = "crate::container::nanos")]
+    pub deadline: Option<Duration>,
+}
+
+/// How many tasks a service has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServiceMode {
+    /// This many, wherever they fit.
+    Replicated {
+        /// Number of slots.
+        #[serde(rename = "Replicas")]
+        replicas: u64,
+    },
+    /// One on each eligible node.
+    Global {},
+}
+
+/// The template of a task; a task carries a copy with all versions resolved.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct TaskSpec {
+    /// What runs.
+    pub container_spec: ContainerSpec,
+    /// Limits and reservations.
+    pub resources: ResourceRequirements,
+    /// What to do when it ends.
+    pub restart_policy: RestartPolicy,
+    /// Where it may run.
+    pub placement: Placement,
+    /// Its network.
+    pub network: NetworkMode,
+    /// Raised to restart tasks although nothing else changed.
+    pub force_update: u64,
+}
+
+/// The network of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkMode {
+    /// A namespace with a loopback device only.
+    #[default]
+    None,
+    /// The node's own namespace.
+    Host,
+}
+
+/// When a task that ended is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartCondition {
+    /// Never.
+    None,
+    /// After an error.
+    OnFailure,
+    /// Always.
+    #[default]
+    Any,
+}
+
+/// The restart policy of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct RestartPolicy {
+    /// When.
+    pub condition: RestartCondition,
+    /// From the end of a task to the start of its replacement.
+    #[serde(with = "plain_nanos")]
+    pub delay: Duration,
+    /// How many restarts in `window`; 0 = any number.
+    pub max_attempts: u64,
+    /// The window in which restarts count; 0 = since the spec was set.
+    #[serde(with = "plain_nanos")]
+    pub window: Duration,
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self { condition: RestartCondition::Any, delay: Duration::from_secs(5), max_attempts: 0, window: Duration::ZERO }
+    }
+}
+
+/// Where tasks may run.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Placement {
+    /// Expressions `key==value` or `key!=value`; all must hold.
+    pub constraints: Vec<String>,
+    /// Labels to spread over, outermost first: `node.labels.X` or `engine.labels.X`.
+    pub spread: Vec<String>,
+    /// How many of the service's tasks one node may have; 0 = any number.
+    pub max_replicas: u64,
+    /// What the image can run on; empty = anything.
+    pub platforms: Vec<Platform>,
+}
+
+/// An operating system and architecture, as Go names them (`linux`, `amd64`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Platform {
+    /// Architecture; empty matches any.
+    pub architecture: String,
+    /// Operating system; empty matches any.
+    #[serde(rename = "OS")]
+    pub os: String,
+}
+
+/// What to do when a task of an update fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailureAction {
+    /// Stop and wait for the user.
+    #[default]
+    Pause,
+    /// Go on.
+    Continue,
+    /// Return to the previous spec.
+    Rollback,
+}
+
+/// Whether the old task of a slot stops before the new one starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpdateOrder {
+    /// A slot never has two running tasks.
+    #[default]
+    StopFirst,
+    /// The new one runs before the old one stops.
+    StartFirst,
+}
+
+/// How a rolling update proceeds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct UpdateConfig {
+    /// Slots at a time; 0 = all at once.
+    pub parallelism: u64,
+    /// Between two batches.
+    #[serde(with = "plain_nanos")]
+    pub delay: Duration,
+    /// What a failure leads to.
+    pub failure_action: FailureAction,
+    /// How long after it started a task's end counts as a failure of the update.
+    #[serde(with = "plain_nanos")]
+    pub monitor: Duration,
+    /// Share of failures to tolerate, 0 to 1.
+    pub max_failure_ratio: f32,
+    /// Order within a slot.
+    pub order: UpdateOrder,
+}
+
+impl Default for UpdateConfig {
+    fn default() -> Self {
+        Self {
+            parallelism: 1,
+            delay: Duration::ZERO,
+            failure_action: FailureAction::Pause,
+            monitor: Duration::from_secs(5),
+            max_failure_ratio: 0.0,
+            order: UpdateOrder::StopFirst,
+        }
+    }
+}
+
+/// The section that the leader writes.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct ServicePlan {
+    /// The deployment of the newest spec version; its predecessors are gone.
+    pub deployment: Option<Deployment>,
+    /// The service was removed: its tasks are being stopped, and the object goes
+    /// with the last of them.
+    pub removed_at: Option<Time>,
+}
+
+/// Durations as integer nanoseconds.
+pub mod plain_nanos {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::time::Duration;
+
+    /// Writes nanoseconds.
+    pub fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        u64::try_from(value.as_nanos()).unwrap_or(u64::MAX).serialize(serializer)
+    }
+
+    /// Reads nanoseconds.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        Ok(Duration::from_nanos(u64::deserialize(deserializer)?))
+    }
+}

@@ -1,0 +1,109 @@
+//! Tasks: one run of a container on one node.
+//!
+//! A task is made by an orchestrator for one slot (replicated) or node (global),
+//! moves forward only, and is replaced, never reused: with a session only the
+//! manager restarts, by a new task. A slot may hold two tasks that are desired
+//! running only during a start-first update.
+
+use crate::service::TaskSpec;
+use crate::{Meta, NodeId, Section, ServiceId, TaskId, TaskState, Time};
+
+/// The most log lines a failed task reports.
+pub const LOG_TAIL_LINES_MAX: usize = 10;
+/// The longest error or message a task reports, in bytes.
+pub const MESSAGE_MAX: usize = 2048;
+
+/// A task. Writers: the leader (`plan`), its node's agent (`status`; the leader
+/// until it is assigned, and again once its node is gone).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Task {
+    /// Its id.
+    pub id: TaskId,
+    /// When it was made and last changed.
+    pub meta: Meta,
+    /// The service it belongs to.
+    pub service_id: ServiceId,
+    /// The service's name when it was made.
+    pub service_name: String,
+    /// 1…replicas; 0 for a global service.
+    pub slot: u64,
+    /// What it runs; every secret and config reference has a version.
+    pub spec: std::sync::Arc<TaskSpec>,
+    /// The service's spec version it was made for.
+    pub spec_version: u64,
+    /// What the leader wants of it.
+    pub plan: Section<TaskPlan>,
+    /// What is known of it.
+    pub status: Section<TaskStatus>,
+}
+
+/// The section that the leader writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskPlan {
+    /// Ready, Running, Shutdown or Remove; never goes back.
+    pub desired: TaskState,
+    /// Its node; preassigned for a global service, else chosen by the scheduler.
+    pub node: Option<NodeId>,
+    /// A replacement that waits for its restart delay starts at this time.
+    pub start_at: Option<Time>,
+    /// The task it replaces, which must have stopped first.
+    pub replaces: Option<TaskId>,
+    /// Whether it was made by a restart (and not by a scale-up or an update).
+    pub is_restart: bool,
+    /// When `desired` last changed.
+    pub desired_since: Time,
+}
+
+/// The section that the agent writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskStatus {
+    /// The observed state; never goes back.
+    pub state: TaskState,
+    /// When it was observed, by the observer's clock.
+    pub timestamp: Time,
+    /// When the leader stored it.
+    pub applied_at: Time,
+    /// What happened, in a word or two.
+    pub message: String,
+    /// What went wrong; empty if nothing did.
+    pub error: String,
+    /// How many times the agent restarted it in place while it had no session.
+    pub attempt: u64,
+    /// The container, once there is one.
+    pub container: Option<ContainerStatus>,
+    /// The last lines written by a task that failed, newest last.
+    pub log_tail: Vec<String>,
+    /// When it was first running (and healthy, where it has a health check).
+    pub running_since: Option<Time>,
+}
+
+/// What is known of a task's container.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct ContainerStatus {
+    /// Its id on the node; the task's id.
+    pub container_id: String,
+    /// Its first process, in the node's PID namespace.
+    pub pid: i32,
+    /// Its exit code; 128 + n if signal n ended it.
+    pub exit_code: i32,
+}
+
+impl Task {
+    /// The name as Swarm prints it: `service.slot.task` or `service.node.task`.
+    pub fn name(&self) -> String {
+        match (self.slot, self.plan.node) {
+            (0, Some(node)) => format!("{}.{node}.{}", self.service_name, self.id),
+            _ => format!("{}.{}.{}", self.service_name, self.slot, self.id),
+        }
+    }
+
+    /// Whether it is wanted to run, or to be ready to.
+    pub fn is_wanted(&self) -> bool {
+        self.plan.desired <= TaskState::Running
+    }
+
+    /// Whether it is wanted and has not ended.
+    pub fn is_active(&self) -> bool {
+        self.is_wanted() && !self.status.state.is_final()
+    }
+}
