@@ -1,0 +1,82 @@
+//! Everything that an agent can want done.
+
+use skep_model::assignment::StatusUpdate;
+use skep_model::task::{Task, TaskStatus};
+use skep_model::{ConfigId, SecretId, TaskId};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One thing to be done by the shell, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Make everything ready for the task: pull the image, unpack, spawn its
+    /// shim with the spec and its files. Answer with `Prepared` or
+    /// `PrepareFailed`, unless `Remove` comes first.
+    Prepare {
+        /// The task.
+        task: Arc<Task>,
+        /// The attempt that will run.
+        attempt: u64,
+    },
+    /// Let the prepared container run. Answer with `Started` or `StartFailed`.
+    Start {
+        /// The task.
+        task: TaskId,
+    },
+    /// Have the shim run the container again, in place. Answer as `Start`.
+    Restart {
+        /// The task.
+        task: TaskId,
+        /// The attempt that will run.
+        attempt: u64,
+    },
+    /// Ask the container to stop: signal, then after `grace` SIGKILL. Answer
+    /// with `Exited`.
+    Stop {
+        /// The task.
+        task: TaskId,
+        /// From the signal to SIGKILL.
+        grace: Duration,
+    },
+    /// The shim did not answer in time: kill it and all its processes. Answer
+    /// with `ShimLost`.
+    Kill {
+        /// The task.
+        task: TaskId,
+    },
+    /// The task has ended: free everything but its logs.
+    Release {
+        /// The task.
+        task: TaskId,
+    },
+    /// Nothing of the task is wanted any more: abort what is under way, kill
+    /// what runs, free everything, logs included.
+    Remove {
+        /// The task.
+        task: TaskId,
+    },
+    /// Remember a task and its status across restarts of the daemon.
+    Save {
+        /// The assignment.
+        task: Arc<Task>,
+        /// The newest status.
+        status: TaskStatus,
+    },
+    /// Forget a saved task.
+    Forget {
+        /// The task.
+        task: TaskId,
+    },
+    /// No task needs this version any more: zeroize it.
+    DropSecret(SecretId, u64),
+    /// No task needs this version any more.
+    DropConfig(ConfigId, u64),
+    /// Tell the manager, while there is a session; a new session starts with
+    /// all statuses anyway.
+    Report(Vec<StatusUpdate>),
+    /// The chain of assignments is broken: open a new session.
+    ResetSession {
+        /// Why.
+        reason: String,
+    },
+}

@@ -1,0 +1,480 @@
+//! The agent: its tasks, the chain of assignments, and what goes out.
+
+use crate::action::Action;
+use crate::event::{Event, Found, RecoveredTask};
+use crate::task::TaskMachine;
+use skep_model::assignment::{AssignmentChange, Assignments, StatusUpdate};
+use skep_model::task::Task;
+use skep_model::{ConfigId, SecretId, TaskId, TaskState, Time};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// The state of an agent.
+#[derive(Clone, Debug, Default)]
+pub struct Agent {
+    tasks: BTreeMap<TaskId, TaskMachine>,
+    secrets: BTreeSet<(SecretId, u64)>,
+    configs: BTreeSet<(ConfigId, u64)>,
+    has_session: bool,
+    /// The newest term that was heard of; older ones are refused.
+    term: u64,
+    /// The version of the chain; `None` until a session's complete set.
+    version: Option<u64>,
+    actions: Vec<Action>,
+    /// Tasks to step: something of theirs changed.
+    dirty: BTreeSet<TaskId>,
+    /// (when, task) of every task's next wakeup.
+    wakeups: BTreeSet<(Time, TaskId)>,
+    wakeup_of: BTreeMap<TaskId, Time>,
+}
+
+impl Agent {
+    /// An agent that finds these tasks on its node. Tasks that live are adopted
+    /// as they are; nothing is restarted.
+    pub fn new(recovered: Vec<RecoveredTask>, now: Time) -> Self {
+        let mut agent = Self::default();
+        for RecoveredTask { task, status, found } in recovered {
+            let id = task.id;
+            let is_final = status.state.is_final();
+            let mut machine = TaskMachine::with_status(task, status);
+            match found {
+                _ if is_final => machine.adopt_ended(),
+                Found::Created => machine.adopt_created(),
+                Found::Running { pid, attempt, healthy, has_check } => {
+                    machine.adopt_running(now, pid, attempt, has_check, healthy)
+                }
+                Found::Exited { exit, shim_lives } => machine.adopt_exited(exit, false, now, shim_lives),
+                Found::Nothing => machine.machine_restarted(now),
+            }
+            agent.tasks.insert(id, machine);
+            agent.dirty.insert(id);
+        }
+        agent.run(now);
+        agent
+    }
+
+    /// One thing happened.
+    pub fn handle(&mut self, now: Time, event: Event) {
+        match event {
+            Event::Tick => {}
+            Event::SessionUp { info, .. } => self.session_up(now, info.term),
+            Event::SessionDown => self.session_down(),
+            Event::Assignments { term, assignments } => self.assignments(now, term, *assignments),
+            Event::Prepared { task } => self.on(task, |machine, _| machine.prepared(now)),
+            Event::PrepareFailed { task, error } | Event::StartFailed { task, error } => {
+                self.on(task, |machine, _| machine.could_not_start(now, &error));
+            }
+            Event::Started { task, attempt, pid, has_check } => {
+                self.on(task, |machine, _| machine.started(now, attempt, pid, has_check));
+            }
+            Event::Health { task, attempt, healthy, output } => {
+                self.on(task, |machine, _| machine.health(now, attempt, healthy, &output));
+            }
+            Event::Exited { task, exit } => self.on(task, |machine, has_session| machine.exited(now, exit, has_session, true)),
+            Event::ShimLost { task } => self.on(task, |machine, _| machine.shim_lost(now)),
+        }
+        self.run(now);
+    }
+
+    /// What the world should do about it, in order.
+    pub fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// When to call again if nothing happens.
+    pub fn next_wakeup(&self) -> Option<Time> {
+        self.wakeups.first().map(|(time, _)| *time)
+    }
+
+    /// What was last observed of every task: the first message of a session.
+    pub fn statuses(&self) -> Vec<StatusUpdate> {
+        self.tasks.values().map(|machine| StatusUpdate { task: machine.id(), status: machine.status.clone() }).collect()
+    }
+
+    /// The tasks this node has, ended ones included.
+    pub fn tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks.values().map(|machine| &machine.task)
+    }
+
+    fn session_up(&mut self, now: Time, term: u64) {
+        if term < self.term {
+            return self.reset(format!("the manager speaks for term {term}, but term {} was heard of", self.term));
+        }
+        self.term = term;
+        self.has_session = true;
+        self.version = None;
+        for (id, machine) in &mut self.tasks {
+            machine.session_up(now);
+            self.dirty.insert(*id);
+        }
+    }
+
+    fn session_down(&mut self) {
+        self.has_session = false;
+        self.version = None;
+        // The values stay: tasks that are still assigned may yet be prepared.
+        self.dirty.extend(self.tasks.keys().copied());
+    }
+
+    fn assignments(&mut self, now: Time, term: u64, assignments: Assignments) {
+        if term < self.term || !self.has_session {
+            return;
+        }
+        if !assignments.is_complete && self.version != Some(assignments.applies_to) {
+            let have = self.version.map_or("nothing".into(), |version| version.to_string());
+            return self.reset(format!("assignments apply to version {}, this node has {have}", assignments.applies_to));
+        }
+        if assignments.is_complete {
+            self.keep_only(&assignments.changes);
+        }
+        self.version = Some(assignments.results_in);
+        for change in assignments.changes {
+            self.change(now, change);
+        }
+    }
+
+    /// A complete set: what it does not name is not to be here.
+    fn keep_only(&mut self, changes: &[AssignmentChange]) {
+        let named: BTreeSet<TaskId> = changes
+            .iter()
+            .filter_map(|change| if let AssignmentChange::PutTask(task) = change { Some(task.id) } else { None })
+            .collect();
+        let secrets: BTreeSet<_> = changes
+            .iter()
+            .filter_map(|change| if let AssignmentChange::PutSecret(id, n) = change { Some((*id, *n)) } else { None })
+            .collect();
+        let configs: BTreeSet<_> = changes
+            .iter()
+            .filter_map(|change| if let AssignmentChange::PutConfig(id, n) = change { Some((*id, *n)) } else { None })
+            .collect();
+        let gone: Vec<TaskId> = self.tasks.keys().filter(|id| !named.contains(id)).copied().collect();
+        for id in gone {
+            self.remove(id);
+        }
+        for (id, n) in self.secrets.difference(&secrets).copied().collect::<Vec<_>>() {
+            self.drop_secret(id, n);
+        }
+        for (id, n) in self.configs.difference(&configs).copied().collect::<Vec<_>>() {
+            self.drop_config(id, n);
+        }
+    }
+
+    fn change(&mut self, now: Time, change: AssignmentChange) {
+        match change {
+            AssignmentChange::PutSecret(id, version) => {
+                self.secrets.insert((id, version));
+            }
+            AssignmentChange::PutConfig(id, version) => {
+                self.configs.insert((id, version));
+            }
+            AssignmentChange::PutTask(task) => self.put(now, task),
+            AssignmentChange::RemoveTask(id) => self.remove(id),
+            AssignmentChange::RemoveSecret(id, version) => self.drop_secret(id, version),
+            AssignmentChange::RemoveConfig(id, version) => self.drop_config(id, version),
+        }
+    }
+
+    fn put(&mut self, now: Time, task: Arc<Task>) {
+        let id = task.id;
+        self.dirty.insert(id);
+        if let Some(machine) = self.tasks.get_mut(&id) {
+            let is_news = machine.task.plan.desired != task.plan.desired;
+            machine.assigned(task);
+            if is_news {
+                self.actions.push(Action::Save { task: machine.task.clone(), status: machine.status.clone() });
+            }
+            return;
+        }
+        // Started here as far as the manager knows, but nothing is known of it.
+        let is_lost = task.status.state >= TaskState::Starting;
+        let machine = if is_lost { TaskMachine::lost(task, now) } else { TaskMachine::new(task, now) };
+        self.tasks.insert(id, machine);
+    }
+
+    fn remove(&mut self, id: TaskId) {
+        if self.tasks.remove(&id).is_some() {
+            self.dirty.remove(&id);
+            self.set_wakeup(id, None);
+            self.actions.push(Action::Remove { task: id });
+            self.actions.push(Action::Forget { task: id });
+        }
+    }
+
+    fn drop_secret(&mut self, id: SecretId, version: u64) {
+        if self.secrets.remove(&(id, version)) {
+            self.actions.push(Action::DropSecret(id, version));
+        }
+    }
+
+    fn drop_config(&mut self, id: ConfigId, version: u64) {
+        if self.configs.remove(&(id, version)) {
+            self.actions.push(Action::DropConfig(id, version));
+        }
+    }
+
+    fn reset(&mut self, reason: String) {
+        self.has_session = false;
+        self.version = None;
+        self.actions.push(Action::ResetSession { reason });
+    }
+
+    fn on(&mut self, id: TaskId, act: impl FnOnce(&mut TaskMachine, bool)) {
+        if let Some(machine) = self.tasks.get_mut(&id) {
+            act(machine, self.has_session);
+            self.dirty.insert(id);
+        }
+    }
+
+    /// Steps every task that something happened to, or whose time has come.
+    fn run(&mut self, now: Time) {
+        while let Some((time, id)) = self.wakeups.first().copied() {
+            if time > now {
+                break;
+            }
+            self.set_wakeup(id, None);
+            self.dirty.insert(id);
+        }
+        let mut updates = Vec::new();
+        for id in std::mem::take(&mut self.dirty) {
+            let Some(machine) = self.tasks.get_mut(&id) else { continue };
+            let has_files = has_files(&machine.task, &self.secrets, &self.configs);
+            machine.step(now, self.has_session, has_files, &mut self.actions);
+            let wakeup = machine.next_wakeup();
+            if machine.take_dirty() {
+                self.actions.push(Action::Save { task: machine.task.clone(), status: machine.status.clone() });
+                updates.push(StatusUpdate { task: id, status: machine.status.clone() });
+            }
+            self.set_wakeup(id, wakeup);
+        }
+        if !updates.is_empty() && self.has_session {
+            self.actions.push(Action::Report(updates));
+        }
+    }
+
+    fn set_wakeup(&mut self, id: TaskId, at: Option<Time>) {
+        if let Some(old) = self.wakeup_of.remove(&id) {
+            self.wakeups.remove(&(old, id));
+        }
+        if let Some(at) = at {
+            self.wakeup_of.insert(id, at);
+            self.wakeups.insert((at, id));
+        }
+    }
+}
+
+fn has_files(task: &Task, secrets: &BTreeSet<(SecretId, u64)>, configs: &BTreeSet<(ConfigId, u64)>) -> bool {
+    let container = &task.spec.container_spec;
+    // A reference without a version cannot be in a task; it would never be present.
+    container.secrets.iter().all(|reference| secrets.contains(&(reference.id, reference.version.unwrap_or(0))))
+        && container.configs.iter().all(|reference| configs.contains(&(reference.id, reference.version.unwrap_or(0))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Exit;
+    use skep_model::assignment::SessionInfo;
+    use skep_model::node::Role;
+    use skep_model::service::{RestartCondition, TaskSpec};
+    use skep_model::task::{TaskPlan, TaskStatus};
+    use skep_model::{Meta, Section, ServiceId, SessionId};
+    use std::time::Duration;
+
+    fn task(number: u8, desired: TaskState) -> Task {
+        let mut spec = TaskSpec::default();
+        spec.restart_policy.delay = Duration::from_secs(1);
+        let plan = TaskPlan { desired, node: None, start_at: None, replaces: None, is_restart: false, desired_since: Time::ZERO };
+        let status = TaskStatus {
+            state: TaskState::Assigned,
+            timestamp: Time::ZERO,
+            applied_at: Time::ZERO,
+            message: String::new(),
+            error: String::new(),
+            attempt: 0,
+            container: None,
+            log_tail: Vec::new(),
+            running_since: None,
+        };
+        Task {
+            id: TaskId::from_random([number; 16]),
+            meta: Meta::default(),
+            service_id: ServiceId::from_random([9; 16]),
+            service_name: "web".into(),
+            slot: 1,
+            spec: Arc::new(spec),
+            spec_version: 1,
+            plan: Section::new(plan),
+            status: Section::new(status),
+        }
+    }
+
+    fn info(term: u64) -> Event {
+        let info = SessionInfo {
+            term,
+            heartbeat_period: Duration::from_millis(500),
+            managers: Vec::new(),
+            role: Role::Worker,
+            root_ca: String::new(),
+            node_name: String::new(),
+        };
+        Event::SessionUp { session: SessionId::from_random([1; 16]), info: Box::new(info) }
+    }
+
+    fn complete(tasks: Vec<Task>) -> Event {
+        let changes = tasks.into_iter().map(|task| AssignmentChange::PutTask(Arc::new(task))).collect();
+        let assignments = Assignments { is_complete: true, applies_to: 0, results_in: 1, changes };
+        Event::Assignments { term: 1, assignments: Box::new(assignments) }
+    }
+
+    fn exit(attempt: u64, code: i32) -> Exit {
+        Exit { attempt, code, oom_killed: false, at: Time::ZERO, log_tail: vec!["last words".into()] }
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::from_millis(seconds * 1000)
+    }
+
+    /// An agent with one running task, and the task's id.
+    fn running() -> (Agent, TaskId) {
+        let mut agent = Agent::new(Vec::new(), at(0));
+        let task = task(1, TaskState::Running);
+        let id = task.id;
+        agent.handle(at(0), info(1));
+        agent.handle(at(0), complete(vec![task]));
+        assert!(agent.take_actions().iter().any(|action| matches!(action, Action::Prepare { .. })));
+        agent.handle(at(1), Event::Prepared { task: id });
+        assert!(agent.take_actions().contains(&Action::Start { task: id }));
+        agent.handle(at(1), Event::Started { task: id, attempt: 0, pid: 7, has_check: false });
+        assert_eq!(state(&agent, id), TaskState::Running);
+        agent.take_actions();
+        (agent, id)
+    }
+
+    fn state(agent: &Agent, id: TaskId) -> TaskState {
+        agent.tasks[&id].status.state
+    }
+
+    #[test]
+    fn with_a_session_only_the_manager_restarts() {
+        let (mut agent, id) = running();
+        agent.handle(at(2), Event::Exited { task: id, exit: exit(0, 3) });
+        assert_eq!(state(&agent, id), TaskState::Failed);
+        let status = &agent.tasks[&id].status;
+        assert_eq!((status.error.as_str(), status.log_tail.len()), ("task: non-zero exit (3)", 1));
+        assert!(agent.take_actions().contains(&Action::Release { task: id }));
+    }
+
+    #[test]
+    fn without_a_session_the_shim_restarts_in_place_after_the_delay() {
+        let (mut agent, id) = running();
+        agent.handle(at(2), Event::SessionDown);
+        agent.handle(at(3), Event::Exited { task: id, exit: exit(0, 3) });
+        assert_eq!((state(&agent, id), agent.next_wakeup()), (TaskState::Running, Some(at(4))));
+        agent.take_actions();
+        agent.handle(at(4), Event::Tick);
+        assert!(agent.take_actions().contains(&Action::Restart { task: id, attempt: 1 }));
+        agent.handle(at(4), Event::Started { task: id, attempt: 1, pid: 8, has_check: false });
+        assert_eq!((state(&agent, id), agent.statuses()[0].status.attempt), (TaskState::Running, 1));
+    }
+
+    #[test]
+    fn a_policy_of_none_ends_the_task_even_without_a_session() {
+        let mut agent = Agent::new(Vec::new(), at(0));
+        let mut task = task(1, TaskState::Running);
+        let id = task.id;
+        Arc::make_mut(&mut task.spec).restart_policy.condition = RestartCondition::None;
+        agent.handle(at(0), info(1));
+        agent.handle(at(0), complete(vec![task]));
+        agent.handle(at(0), Event::Prepared { task: id });
+        agent.handle(at(0), Event::Started { task: id, attempt: 0, pid: 7, has_check: false });
+        agent.handle(at(1), Event::SessionDown);
+        agent.handle(at(1), Event::Exited { task: id, exit: exit(0, 0) });
+        assert_eq!(state(&agent, id), TaskState::Complete);
+    }
+
+    #[test]
+    fn an_unhealthy_container_is_stopped_and_fails() {
+        let mut agent = Agent::new(Vec::new(), at(0));
+        let task = task(1, TaskState::Running);
+        let id = task.id;
+        agent.handle(at(0), info(1));
+        agent.handle(at(0), complete(vec![task]));
+        agent.handle(at(0), Event::Prepared { task: id });
+        agent.handle(at(0), Event::Started { task: id, attempt: 0, pid: 7, has_check: true });
+        assert_eq!(state(&agent, id), TaskState::Starting);
+        agent.handle(at(1), Event::Health { task: id, attempt: 0, healthy: true, output: String::new() });
+        assert_eq!(state(&agent, id), TaskState::Running);
+        agent.take_actions();
+        agent.handle(at(2), Event::Health { task: id, attempt: 0, healthy: false, output: "no answer".into() });
+        assert!(agent.take_actions().iter().any(|action| matches!(action, Action::Stop { .. })));
+        agent.handle(at(3), Event::Exited { task: id, exit: exit(0, 137) });
+        assert_eq!(agent.tasks[&id].status.error, "task: non-zero exit (137): unhealthy container: no answer");
+    }
+
+    #[test]
+    fn a_shim_that_does_not_stop_is_killed() {
+        let (mut agent, id) = running();
+        agent.handle(at(2), complete(vec![task(1, TaskState::Shutdown)]));
+        assert!(agent.take_actions().iter().any(|action| matches!(action, Action::Stop { .. })));
+        let deadline = agent.next_wakeup().expect("a stop has a deadline");
+        agent.handle(deadline, Event::Tick);
+        assert!(agent.take_actions().contains(&Action::Kill { task: id }));
+        agent.handle(deadline, Event::ShimLost { task: id });
+        assert_eq!(state(&agent, id), TaskState::Shutdown);
+    }
+
+    #[test]
+    fn a_complete_set_removes_what_it_does_not_name() {
+        let (mut agent, id) = running();
+        agent.handle(at(2), complete(Vec::new()));
+        assert!(agent.take_actions().contains(&Action::Remove { task: id }));
+        assert_eq!(agent.statuses().len(), 0);
+    }
+
+    #[test]
+    fn a_gap_in_the_chain_opens_a_new_session_and_older_terms_are_refused() {
+        let (mut agent, _) = running();
+        let gap = Assignments { is_complete: false, applies_to: 5, results_in: 6, changes: Vec::new() };
+        agent.handle(at(2), Event::Assignments { term: 1, assignments: Box::new(gap) });
+        assert!(matches!(agent.take_actions()[..], [Action::ResetSession { .. }]));
+        agent.handle(at(3), info(4));
+        agent.handle(at(3), info(2));
+        assert!(agent.take_actions().iter().any(|action| matches!(action, Action::ResetSession { .. })));
+    }
+
+    #[test]
+    fn after_a_reboot_a_task_with_files_waits_for_a_manager_and_one_without_runs() {
+        use skep_model::container::{FileTarget, SecretReference};
+        let plain = task(1, TaskState::Running);
+        let mut with_secret = task(2, TaskState::Running);
+        let file = FileTarget { name: "key".into(), uid: 0, gid: 0, mode: 0o444 };
+        let reference = SecretReference { id: SecretId::from_random([3; 16]), name: "key".into(), version: Some(1), file };
+        Arc::make_mut(&mut with_secret.spec).container_spec.secrets.push(reference);
+        let waiting = with_secret.id;
+        let recovered = [plain, with_secret].map(|task| {
+            let mut status = task.status.value.clone();
+            status.state = TaskState::Running;
+            RecoveredTask { task: Arc::new(task), status, found: Found::Nothing }
+        });
+        let mut agent = Agent::new(recovered.into(), at(0));
+        let prepared: Vec<_> =
+            agent.take_actions().into_iter().filter(|action| matches!(action, Action::Prepare { .. })).collect();
+        assert!(matches!(&prepared[..], [Action::Prepare { attempt: 1, .. }]));
+        assert!(agent.tasks[&waiting].status.error.contains("waits for a manager"));
+        agent.handle(at(1), info(1));
+        assert_eq!(state(&agent, waiting), TaskState::Failed);
+    }
+
+    #[test]
+    fn a_living_container_is_adopted_as_it_is() {
+        let task = task(1, TaskState::Running);
+        let mut status = task.status.value.clone();
+        status.state = TaskState::Running;
+        status.running_since = Some(at(5));
+        let id = task.id;
+        let found = Found::Running { pid: 7, attempt: 0, healthy: None, has_check: false };
+        let mut agent = Agent::new(vec![RecoveredTask { task: Arc::new(task), status, found }], at(9));
+        assert!(agent.take_actions().iter().all(|action| matches!(action, Action::Save { .. })));
+        assert_eq!((state(&agent, id), agent.tasks[&id].status.running_since), (TaskState::Running, Some(at(5))));
+    }
+}

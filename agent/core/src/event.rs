@@ -1,0 +1,135 @@
+//! Everything that can happen to an agent.
+
+use skep_model::assignment::{Assignments, SessionInfo};
+use skep_model::task::{Task, TaskStatus};
+use skep_model::{SessionId, TaskId, Time};
+use std::sync::Arc;
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// The attempt that ended.
+    pub attempt: u64,
+    /// Its exit code; 128 + n if signal n ended it.
+    pub code: i32,
+    /// The kernel killed it for want of memory.
+    pub oom_killed: bool,
+    /// When it ended.
+    pub at: Time,
+    /// The last lines it wrote, newest last.
+    pub log_tail: Vec<String>,
+}
+
+/// What a restarted daemon found of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Its shim lives and has prepared the container, which was not started.
+    Created,
+    /// Its shim lives and the container runs.
+    Running {
+        /// Its first process.
+        pid: i32,
+        /// The attempt that runs.
+        attempt: u64,
+        /// The newest health result, where the container has a check that has run.
+        healthy: Option<bool>,
+        /// Whether the container has a health check.
+        has_check: bool,
+    },
+    /// The container ended while nobody looked; the shim lives or left a record.
+    Exited {
+        /// How.
+        exit: Exit,
+        /// Whether the shim still lives and can restart it in place.
+        shim_lives: bool,
+    },
+    /// Nothing is left: the machine was restarted, or the shim was killed.
+    Nothing,
+}
+
+/// A task that the daemon knew before it was restarted.
+#[derive(Clone, Debug)]
+pub struct RecoveredTask {
+    /// The assignment as it was last received.
+    pub task: Arc<Task>,
+    /// The status as it was last observed.
+    pub status: TaskStatus,
+    /// What was found of it.
+    pub found: Found,
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Nothing but time passing (see `Agent::next_wakeup`).
+    Tick,
+    /// A session with the leader is up; its first message was read.
+    SessionUp {
+        /// The session.
+        session: SessionId,
+        /// What the manager said.
+        info: Box<SessionInfo>,
+    },
+    /// The session's stream ended.
+    SessionDown,
+    /// The manager said what to have. `term` is the leader's.
+    Assignments {
+        /// The leader's term.
+        term: u64,
+        /// What to have.
+        assignments: Box<Assignments>,
+    },
+    /// Image, root file system, files and shim are ready; nothing runs yet.
+    Prepared {
+        /// The task.
+        task: TaskId,
+    },
+    /// Preparing came to nothing.
+    PrepareFailed {
+        /// The task.
+        task: TaskId,
+        /// Why, in a sentence.
+        error: String,
+    },
+    /// The container runs.
+    Started {
+        /// The task.
+        task: TaskId,
+        /// The attempt.
+        attempt: u64,
+        /// Its first process.
+        pid: i32,
+        /// Whether it has a health check, whose first result must be awaited.
+        has_check: bool,
+    },
+    /// The container could not be started.
+    StartFailed {
+        /// The task.
+        task: TaskId,
+        /// Why, in a sentence.
+        error: String,
+    },
+    /// A health check gave a result that counts.
+    Health {
+        /// The task.
+        task: TaskId,
+        /// The attempt that was checked.
+        attempt: u64,
+        /// What it said.
+        healthy: bool,
+        /// The check's output, for the error.
+        output: String,
+    },
+    /// The container ended.
+    Exited {
+        /// The task.
+        task: TaskId,
+        /// How.
+        exit: Exit,
+    },
+    /// The shim is gone without a word; what it left has been cleaned up.
+    ShimLost {
+        /// The task.
+        task: TaskId,
+    },
+}
