@@ -3,6 +3,8 @@
 //! Each is a set of pairs in a persistent ordered map, so that "all tasks of a
 //! node" is a range and costs what it returns.
 
+use super::StoredObject;
+use super::apply::Conflict;
 use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 use skep_model::{ConfigId, Id, Kind, NodeId, SecretId, ServiceId, TaskId};
 use std::ops::Bound;
@@ -51,5 +53,85 @@ impl Indexes {
             .range((Bound::Included(first), Bound::Unbounded))
             .take_while(move |(key, _)| *key == config)
             .map(|(_, id)| *id)
+    }
+}
+
+impl Indexes {
+    /// Everything that the tables imply.
+    pub(crate) fn rebuilt(objects: impl Iterator<Item = StoredObject>) -> Result<Self, Conflict> {
+        let mut indexes = Self::default();
+        for object in objects {
+            indexes.insert(&object)?;
+        }
+        Ok(indexes)
+    }
+
+    /// Adds what an object implies; a name that another object has is a conflict.
+    pub(crate) fn insert(&mut self, object: &StoredObject) -> Result<(), Conflict> {
+        if let Some((kind, name)) = unique_name(object) {
+            let key = (kind, name.to_lowercase());
+            if self.names.contains_key(&key) {
+                return Err(Conflict::NameTaken { kind, name: name.to_owned() });
+            }
+            self.names.insert_mut(key, object.reference().id);
+        }
+        match object {
+            StoredObject::Task(task) => {
+                self.service_tasks.insert_mut((task.service_id, task.id));
+                if let Some(node) = task.plan.node {
+                    self.node_tasks.insert_mut((node, task.id));
+                }
+            }
+            StoredObject::Service(service) if service.plan.removed_at.is_none() => {
+                let container = &service.spec.spec.task_template.container_spec;
+                for secret in &container.secrets {
+                    self.secret_services.insert_mut((secret.id, service.id));
+                }
+                for config in &container.configs {
+                    self.config_services.insert_mut((config.id, service.id));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Takes away what an object implied.
+    pub(crate) fn remove(&mut self, object: &StoredObject) {
+        if let Some((kind, name)) = unique_name(object) {
+            self.names.remove_mut(&(kind, name.to_lowercase()));
+        }
+        match object {
+            StoredObject::Task(task) => {
+                self.service_tasks.remove_mut(&(task.service_id, task.id));
+                if let Some(node) = task.plan.node {
+                    self.node_tasks.remove_mut(&(node, task.id));
+                }
+            }
+            StoredObject::Service(service) if service.plan.removed_at.is_none() => {
+                let container = &service.spec.spec.task_template.container_spec;
+                for secret in &container.secrets {
+                    self.secret_services.remove_mut(&(secret.id, service.id));
+                }
+                for config in &container.configs {
+                    self.config_services.remove_mut(&(config.id, service.id));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The name under which nobody else of its kind may be. A service that was
+/// removed and only waits for its tasks to stop has given its name away.
+fn unique_name(object: &StoredObject) -> Option<(Kind, &str)> {
+    match object {
+        StoredObject::Network(network) => Some((Kind::Network, &network.spec.annotations.name)),
+        StoredObject::Secret(secret) => Some((Kind::Secret, &secret.spec.annotations.name)),
+        StoredObject::Config(config) => Some((Kind::Config, &config.spec.annotations.name)),
+        StoredObject::Service(service) if service.plan.removed_at.is_none() => {
+            Some((Kind::Service, &service.spec.spec.annotations.name))
+        }
+        _ => None,
     }
 }
