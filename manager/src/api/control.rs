@@ -1,0 +1,464 @@
+//! The control API: what users ask for, parsed, sealed and handed to the core.
+//!
+//! Any manager answers. Reads are served here, from a store that is at least as
+//! new as the call; changes, logs and image transfers go on to the leader, with
+//! the same request id, until they are decided or the deadline is over.
+
+use crate::api::query::{self, Filters};
+use crate::api::{Shared, deadline};
+use crate::sealing::Kind as SealedKind;
+use crate::status::{from_refusal, to_refusal};
+use crate::waiting::WatchItem;
+use futures_util::{Stream, StreamExt};
+use skep_identity::clock;
+use skep_manager_core::event::Consistency;
+use skep_manager_core::{Event, Store, Ticket};
+use skep_model::config::{CONFIG_MAX, ConfigVersion};
+use skep_model::request::{Mutation, Outcome};
+use skep_model::secret::{SECRET_MAX, SecretVersion};
+use skep_model::{ConfigId, Id, Kind, NodeId, Object, Refusal, RequestId, SecretId, TaskId, TaskState};
+use skep_proto::v1::control_client::ControlClient;
+use skep_proto::v1::control_server::Control;
+use skep_proto::v1::mutate_request::Mutation as Wire;
+use skep_proto::v1::{self, MutateReply, MutateRequest, ReadReply, ReadRequest, image_chunk, logs_request, read_request, tasks_of_query};
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tonic::{Request, Response, Status, Streaming};
+
+/// How long a call waits for a leader and its decision.
+const CALL_MAX: Duration = Duration::from_secs(30);
+/// How long a decided-but-lost call waits before it is sent again.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The service, on the network and on the local socket alike.
+#[derive(Clone, Debug)]
+pub struct ControlApi(pub(crate) Arc<Shared>);
+
+#[tonic::async_trait]
+impl Control for ControlApi {
+    async fn mutate(&self, request: Request<MutateRequest>) -> Result<Response<MutateReply>, Status> {
+        let message = request.into_inner();
+        let outcome = tokio::time::timeout(CALL_MAX, self.decide(message)).await.map_err(|_| deadline("the change", CALL_MAX))??;
+        Ok(Response::new(MutateReply { outcome: Some(outcome), warnings: Vec::new() }))
+    }
+
+    async fn read(&self, request: Request<ReadRequest>) -> Result<Response<ReadReply>, Status> {
+        let request = request.into_inner();
+        let consistency = if request.stale { Consistency::Stale } else { Consistency::Linearizable };
+        let store = self.0.read(consistency).await.map_err(|refusal| from_refusal(&refusal))?;
+        let mut reply = self.answer(&store, request.query).await?;
+        reply.version = store.version;
+        reply.age_ms = if request.stale { millis(clock::now().since(store.time)) } else { 0 };
+        reply.leader_id = self.0.leader().map(|(node, _)| node.to_string());
+        Ok(Response::new(reply))
+    }
+
+    type WatchStream = Replies<v1::WatchEvent>;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let request = request.into_inner();
+        let kinds = request.kinds().map(kind).collect::<Result<Vec<Kind>, Status>>()?;
+        let (ticket, receiver) = self.0.waiting.for_watch();
+        self.0.inbox.put(Event::Watch { ticket, after: request.after_version });
+        let guard = Gone { shared: self.0.clone(), ticket };
+        let stream = futures_util::stream::unfold((receiver, guard, kinds, false), |(mut receiver, guard, kinds, over)| async move {
+            if over {
+                return None;
+            }
+            let item = receiver.recv().await;
+            let (event, over) = watch_event(item, &kinds);
+            Some((event, (receiver, guard, kinds, over)))
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    type LogsStream = Replies<v1::LogChunk>;
+
+    async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
+        let request = request.into_inner();
+        if let Some(address) = self.elsewhere().await? {
+            let stream = ControlClient::new(self.0.channels.to(&address)).logs(request).await?.into_inner();
+            return Ok(Response::new(Box::pin(stream)));
+        }
+        let store = self.0.read(Consistency::Linearizable).await.map_err(|refusal| from_refusal(&refusal))?;
+        let tasks = tasks_of_logs(&store, request.of)?;
+        let mut nodes = BTreeMap::<NodeId, Vec<TaskId>>::new();
+        for task in tasks {
+            if let Some(node) = task.plan.node.filter(|_| task.status.state >= TaskState::Assigned) {
+                nodes.entry(node).or_default().push(task.id);
+            }
+        }
+        let id = self.0.random_id();
+        let receiver = self.0.logs.subscribe(id, nodes, request.options.unwrap_or_default());
+        let guard = Unsubscribe { shared: self.0.clone(), id };
+        let stream = futures_util::stream::unfold((receiver, guard), |(mut receiver, guard)| async move {
+            receiver.recv().await.map(|chunk| (Ok(chunk), (receiver, guard)))
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    type DistributeImageStream = Replies<v1::ImageProgress>;
+
+    async fn distribute_image(&self, request: Request<Streaming<v1::ImageChunk>>) -> Result<Response<Self::DistributeImageStream>, Status> {
+        let chunks = request.into_inner();
+        if let Some(address) = self.elsewhere().await? {
+            let chunks = chunks.take_while(|chunk| futures_util::future::ready(chunk.is_ok())).filter_map(|chunk| async { chunk.ok() });
+            let stream = ControlClient::new(self.0.channels.to(&address)).distribute_image(chunks).await?.into_inner();
+            return Ok(Response::new(Box::pin(stream)));
+        }
+        let id = self.0.random_id();
+        let guard = EndTransfer { shared: self.0.clone(), id };
+        let (name, size) = self.spool(id, chunks).await?;
+        let receiver = self.0.images.offer(id, &name, size);
+        let stream = futures_util::stream::unfold((receiver, guard), |(mut receiver, guard)| async move {
+            receiver.recv().await.map(|progress| (Ok(progress), (receiver, guard)))
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+impl ControlApi {
+    /// Has a change decided: here if this manager leads, else by the leader.
+    async fn decide(&self, message: MutateRequest) -> Result<v1::Outcome, Status> {
+        loop {
+            let result = match self.elsewhere().await? {
+                Some(address) => {
+                    let reply = ControlClient::new(self.0.channels.to(&address)).mutate(message.clone()).await;
+                    reply.map(|reply| reply.into_inner().outcome.unwrap_or_default())
+                }
+                None => self.propose(&message).await.map(|outcome| v1::Outcome::from(&outcome)).map_err(|refusal| from_refusal(&refusal)),
+            };
+            match result {
+                Err(status) if is_retryable(&status) => tokio::time::sleep(RETRY_PAUSE).await,
+                decided => return decided,
+            }
+        }
+    }
+
+    /// Where the leader is, if it is not here; waits until there is one.
+    async fn elsewhere(&self) -> Result<Option<String>, Status> {
+        let mut leadership = self.0.leadership.clone();
+        let known = leadership.wait_for(|now| now.is_self || now.leader.is_some());
+        match tokio::time::timeout(CALL_MAX, known).await {
+            Ok(Ok(now)) if now.is_self => Ok(None),
+            Ok(Ok(now)) => Ok(now.leader.as_ref().map(|(_, address)| address.clone())),
+            Ok(Err(_)) => Err(Status::unavailable("the manager is stopping")),
+            Err(_) => Err(from_refusal(&no_leader())),
+        }
+    }
+
+    async fn propose(&self, message: &MutateRequest) -> Result<Outcome, Refusal> {
+        let request = request_id(&message.request_id)?;
+        let mutation = self.parse(message).await?;
+        self.0.propose(request, mutation).await
+    }
+
+    /// From the wire to the model; values are sealed here and nowhere later.
+    async fn parse(&self, message: &MutateRequest) -> Result<Mutation, Refusal> {
+        let missing = || Refusal::invalid("mutation", "", "the request names no change");
+        Ok(match message.mutation.clone().ok_or_else(missing)? {
+            Wire::CreateService(wire) => Mutation::CreateService { spec: Box::new(part("spec", wire.spec)?) },
+            Wire::UpdateService(wire) => {
+                Mutation::UpdateService { service: wire.reference, expect: wire.expect, spec: Box::new(part("spec", wire.spec)?) }
+            }
+            Wire::RollbackService(wire) => Mutation::RollbackService { service: wire.reference, expect: wire.expect },
+            Wire::ScaleService(wire) => Mutation::ScaleService { service: wire.reference, replicas: wire.replicas },
+            Wire::RemoveService(wire) => Mutation::RemoveService { service: wire.reference },
+            Wire::CreateSecret(wire) => {
+                let id = SecretId(self.0.random_id());
+                let value = wire.value.ok_or_else(|| Refusal::invalid("secret value", "", "a value must be given"))?;
+                let version = self.secret_version(id, 1, &value.value).await?;
+                Mutation::CreateSecret { id, annotations: part("annotations", wire.annotations)?, version }
+            }
+            Wire::UpdateSecret(wire) => {
+                let version = match wire.value {
+                    Some(value) => {
+                        let store = self.0.read(Consistency::Linearizable).await?;
+                        let secret = store.resolve_secret(&wire.reference)?;
+                        let newest = secret.spec.versions.last().map_or(0, |version| version.n);
+                        Some(self.secret_version(secret.id, newest + 1, &value.value).await?)
+                    }
+                    None => None,
+                };
+                Mutation::UpdateSecret { secret: wire.reference, version, labels: wire.labels.map(|labels| labels.labels) }
+            }
+            Wire::RemoveSecret(wire) => Mutation::RemoveSecret { secret: wire.reference },
+            Wire::CreateConfig(wire) => {
+                let id = ConfigId(self.0.random_id());
+                let version = self.config_version(id, 1, &wire.value).await?;
+                Mutation::CreateConfig { id, annotations: part("annotations", wire.annotations)?, version }
+            }
+            Wire::UpdateConfig(wire) => {
+                let version = match wire.value {
+                    Some(value) => {
+                        let store = self.0.read(Consistency::Linearizable).await?;
+                        let config = store.resolve_config(&wire.reference)?;
+                        let newest = config.spec.versions.last().map_or(0, |version| version.n);
+                        Some(self.config_version(config.id, newest + 1, &value).await?)
+                    }
+                    None => None,
+                };
+                Mutation::UpdateConfig { config: wire.reference, version, labels: wire.labels.map(|labels| labels.labels) }
+            }
+            Wire::RemoveConfig(wire) => Mutation::RemoveConfig { config: wire.reference },
+            Wire::CreateNetwork(wire) => Mutation::CreateNetwork { spec: part("spec", wire.spec)? },
+            Wire::RemoveNetwork(wire) => Mutation::RemoveNetwork { network: wire.reference },
+            Wire::UpdateNode(wire) => Mutation::UpdateNode { node: wire.reference, expect: wire.expect, spec: part("spec", wire.spec)? },
+            Wire::RemoveNode(wire) => Mutation::RemoveNode { node: wire.reference, force: wire.force },
+            Wire::UpdateCluster(wire) => Mutation::UpdateCluster { expect: wire.expect, spec: part("spec", wire.spec)? },
+            Wire::RotateJoinToken(wire) => {
+                let role = skep_model::node::Role::try_from(wire.role()).map_err(|error| malformed(&error))?;
+                let store = self.0.read(Consistency::Linearizable).await?;
+                Mutation::RotateJoinToken { role, sealed: self.0.sealing.new_token(&store, role)? }
+            }
+            Wire::Leave(wire) => Mutation::Leave { node: node_id(&wire.node_id)? },
+            Wire::JoinRaft(_) => return Err(Refusal::PermissionDenied("a manager joins through the raft service".into())),
+        })
+    }
+
+    async fn secret_version(&self, id: SecretId, n: u64, value: &[u8]) -> Result<SecretVersion, Refusal> {
+        check_size("secret", value.len(), SECRET_MAX)?;
+        let store = self.0.read(Consistency::Linearizable).await?;
+        let sealed = self.0.sealing.seal(&store, SealedKind::Secret, id.0, n, value)?;
+        let fingerprint = self.0.sealing.fingerprint(&store, value)?;
+        Ok(SecretVersion { n, sealed, fingerprint, created_at: clock::now() })
+    }
+
+    async fn config_version(&self, id: ConfigId, n: u64, value: &[u8]) -> Result<ConfigVersion, Refusal> {
+        check_size("config", value.len(), CONFIG_MAX)?;
+        let store = self.0.read(Consistency::Linearizable).await?;
+        let sealed = self.0.sealing.seal(&store, SealedKind::Config, id.0, n, value)?;
+        Ok(ConfigVersion { n, sealed, fingerprint: skep_identity::seal::config_fingerprint(value), created_at: clock::now() })
+    }
+
+    async fn answer(&self, store: &Store, query: Option<read_request::Query>) -> Result<ReadReply, Status> {
+        use read_request::Query;
+        let mut reply = ReadReply::default();
+        match query.ok_or_else(|| Status::invalid_argument("the request names no query"))? {
+            Query::List(list) => {
+                let kind = kind(list.kind())?;
+                let filters = parse_filters(kind, list.filters)?;
+                reply.objects = wire(query::list(store, kind, &filters));
+            }
+            Query::Get(get) => {
+                let object = query::get(store, kind(get.kind())?, &get.reference).map_err(|refusal| from_refusal(&refusal))?;
+                if let Object::Config(config) = &object {
+                    reply.config_values = self.config_values(store, config.id).map_err(|refusal| from_refusal(&refusal))?;
+                }
+                reply.objects = wire(vec![object]);
+            }
+            Query::TasksOf(of) => {
+                let filters = parse_filters(Kind::Task, of.filters)?;
+                let tasks = match of.of.ok_or_else(|| Status::invalid_argument("the query names neither service nor node"))? {
+                    tasks_of_query::Of::Service(reference) => {
+                        let service = store.resolve_service(&reference).map_err(|refusal| from_refusal(&refusal))?;
+                        store.tasks_of_service(service.id).cloned().collect::<Vec<_>>()
+                    }
+                    tasks_of_query::Of::Node(reference) => {
+                        let node = store.resolve_node(&reference).map_err(|refusal| from_refusal(&refusal))?;
+                        store.tasks_of_node(node.id).cloned().collect()
+                    }
+                };
+                let tasks = tasks.into_iter().map(|task| Object::Task(Box::new((*task).clone())));
+                reply.objects = wire(tasks.filter(|task| filters.accept(store, task)).collect());
+            }
+            Query::JoinTokens(_) => {
+                let tokens = self.0.sealing.join_tokens(store).map_err(|refusal| from_refusal(&refusal))?;
+                reply.join_tokens = Some(tokens);
+            }
+            Query::ClusterInfo(_) => reply.cluster_info = Some(cluster_info(store)),
+        }
+        Ok(reply)
+    }
+
+    fn config_values(&self, store: &Store, id: ConfigId) -> Result<BTreeMap<u64, Vec<u8>>, Refusal> {
+        let reference = || Refusal::NotFound { kind: Kind::Config, reference: id.to_string() };
+        let config = store.config(id).ok_or_else(reference)?;
+        let open = |version: &ConfigVersion| {
+            let value = self.0.sealing.open(store, SealedKind::Config, id.0, version.n, &version.sealed)?;
+            Ok((version.n, value.to_vec()))
+        };
+        config.spec.versions.iter().map(open).collect()
+    }
+
+    /// Writes an archive to the spool file. Returns its name and size.
+    async fn spool(&self, id: Id, mut chunks: Streaming<v1::ImageChunk>) -> Result<(String, u64), Status> {
+        let path = self.0.images.spool(id);
+        let failed = |error: std::io::Error| Status::internal(format!("could not spool the image archive: {error}"));
+        let mut file = tokio::fs::File::create(&path).await.map_err(failed)?;
+        let (mut name, mut size) = (String::new(), 0_u64);
+        while let Some(chunk) = chunks.message().await? {
+            match chunk.chunk {
+                Some(image_chunk::Chunk::Header(header)) => name = header.name,
+                Some(image_chunk::Chunk::Data(data)) => {
+                    size += data.len() as u64;
+                    if size > crate::images::ARCHIVE_MAX {
+                        return Err(from_refusal(&Refusal::TooLarge { what: "the image archive".into(), limit: "16 GiB".into() }));
+                    }
+                    file.write_all(&data).await.map_err(failed)?;
+                }
+                None => {}
+            }
+        }
+        file.flush().await.map_err(failed)?;
+        Ok((name, size))
+    }
+}
+
+/// Tells the core that a watcher is gone.
+struct Gone {
+    shared: Arc<Shared>,
+    ticket: Ticket,
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.shared.waiting.forget(self.ticket);
+        self.shared.inbox.put(Event::Gone { ticket: self.ticket });
+    }
+}
+
+/// Tells the nodes that nobody reads their logs any more.
+struct Unsubscribe {
+    shared: Arc<Shared>,
+    id: Id,
+}
+
+impl Drop for Unsubscribe {
+    fn drop(&mut self) {
+        self.shared.logs.unsubscribe(self.id);
+    }
+}
+
+/// Removes a spooled archive.
+struct EndTransfer {
+    shared: Arc<Shared>,
+    id: Id,
+}
+
+impl Drop for EndTransfer {
+    fn drop(&mut self) {
+        self.shared.images.end(self.id);
+    }
+}
+
+/// The message for what a watcher received, and whether the watch is over.
+fn watch_event(item: Option<WatchItem>, kinds: &[Kind]) -> (Result<v1::WatchEvent, Status>, bool) {
+    match item {
+        Some(WatchItem::Start(store)) => (Ok(v1::WatchEvent { version: store.version, ..Default::default() }), false),
+        Some(WatchItem::Changes(version, changes)) => {
+            let wanted = changes.iter().filter(|change| kinds.is_empty() || kinds.contains(&change.object.kind));
+            let changes = wanted.map(change).collect();
+            (Ok(v1::WatchEvent { version, changes, resync: false }), false)
+        }
+        Some(WatchItem::Ended(Refusal::OutOfSequence)) => (Ok(v1::WatchEvent { resync: true, ..Default::default() }), true),
+        Some(WatchItem::Ended(refusal)) => (Err(from_refusal(&refusal)), true),
+        None => (Err(Status::unavailable("the watch fell behind or the manager is stopping; resume it by version")), true),
+    }
+}
+
+fn change(change: &skep_manager_core::store::Change) -> v1::Change {
+    let action = match (&change.old, &change.new) {
+        (None, _) => v1::ChangeAction::Create,
+        (_, Some(_)) => v1::ChangeAction::Update,
+        (_, None) => v1::ChangeAction::Remove,
+    };
+    let shown = |object: &skep_manager_core::store::StoredObject| v1::Object::from(&query::shown(object.to_object()));
+    let old = change.old.as_ref().map(shown);
+    let object = change.new.as_ref().map(shown).or_else(|| old.clone());
+    v1::Change { action: action.into(), object, old: old.filter(|_| change.new.is_some()) }
+}
+
+fn tasks_of_logs(store: &Store, of: Option<logs_request::Of>) -> Result<Vec<Arc<skep_model::task::Task>>, Status> {
+    match of.ok_or_else(|| Status::invalid_argument("the request names neither service nor task"))? {
+        logs_request::Of::Service(reference) => {
+            let service = store.resolve_service(&reference).map_err(|refusal| from_refusal(&refusal))?;
+            Ok(store.tasks_of_service(service.id).cloned().collect())
+        }
+        logs_request::Of::Task(reference) => {
+            let task = store.resolve_task(&reference).map_err(|refusal| from_refusal(&refusal))?;
+            Ok(vec![task.clone()])
+        }
+    }
+}
+
+fn cluster_info(store: &Store) -> v1::ClusterInfo {
+    let (managers, nodes, _) = query::counts(store);
+    let addresses = store.nodes().filter_map(|node| {
+        let manager = node.plan.manager.as_ref()?;
+        Some(v1::ManagerAddress { node_id: node.id.to_string(), address: manager.address.clone() })
+    });
+    v1::ClusterInfo {
+        cluster_id: store.cluster().map(|cluster| cluster.id.to_string()).unwrap_or_default(),
+        managers,
+        nodes,
+        manager_addresses: addresses.collect(),
+        raft_term: 0,
+        raft_index: store.version,
+    }
+}
+
+fn parse_filters(kind: Kind, filters: Vec<v1::Filter>) -> Result<Filters, Status> {
+    Filters::parse(kind, filters.into_iter().map(|filter| (filter.key, filter.value))).map_err(|refusal| from_refusal(&refusal))
+}
+
+fn wire(objects: Vec<Object>) -> Vec<v1::Object> {
+    objects.iter().map(v1::Object::from).collect()
+}
+
+fn kind(kind: v1::Kind) -> Result<Kind, Status> {
+    Kind::try_from(kind).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+/// A required part of a message as its type of the model.
+fn part<W, M: TryFrom<W>>(field: &'static str, wire: Option<W>) -> Result<M, Refusal>
+where
+    M::Error: std::fmt::Display,
+{
+    let wire = wire.ok_or_else(|| Refusal::invalid(field, "", "it must be given"))?;
+    M::try_from(wire).map_err(|error| Refusal::invalid(field, "", error.to_string()))
+}
+
+fn malformed(error: &skep_proto::Malformed) -> Refusal {
+    Refusal::invalid("request", "", error.to_string())
+}
+
+pub(crate) fn request_id(bytes: &[u8]) -> Result<RequestId, Refusal> {
+    let bytes = bytes.try_into().map_err(|_| Refusal::invalid("request id", "", "it has 16 bytes"))?;
+    Ok(RequestId(bytes))
+}
+
+pub(crate) fn node_id(text: &str) -> Result<NodeId, Refusal> {
+    text.parse().map_err(|error: skep_model::id::InvalidId| Refusal::invalid("node id", text, error.to_string()))
+}
+
+fn check_size(what: &str, size: usize, max: usize) -> Result<(), Refusal> {
+    if size == 0 {
+        return Err(Refusal::invalid(format!("{what} value"), "", "it is empty; a value must be given"));
+    }
+    if size >= max {
+        return Err(Refusal::TooLarge { what: format!("the {what}, {size} bytes,"), limit: format!("{} bytes", max - 1) });
+    }
+    Ok(())
+}
+
+fn is_retryable(status: &Status) -> bool {
+    match to_refusal(status) {
+        Some(refusal) => refusal.is_retryable(),
+        None => status.code() == tonic::Code::Unavailable,
+    }
+}
+
+fn no_leader() -> Refusal {
+    let text = "The swarm does not have a leader. It's possible that too few managers are online. Make sure more than half of the managers are online.";
+    Refusal::Unavailable(text.into())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,161 @@
+//! Sessions of agents, the logs they publish and the images they fetch.
+//!
+//! A session is served by the leader only. Its first message says who the node
+//! is, which must be what its certificate says.
+
+use crate::api::{Shared, caller};
+use crate::sessions::QUEUE_MAX;
+use crate::status::from_refusal;
+use futures_util::Stream;
+use skep_manager_core::Event;
+use skep_model::assignment::{Hello, StatusUpdate};
+use skep_model::version::{PROTOCOL_MAX, PROTOCOL_MIN};
+use skep_model::{Id, NodeId, Refusal, SessionId};
+use skep_proto::v1::dispatcher_server::Dispatcher;
+use skep_proto::v1::{self, AgentMessage, LogPublish, ManagerMessage, PublishDone, agent_message, image_chunk};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// How long the first message of a session may take.
+const HELLO_MAX: Duration = Duration::from_secs(5);
+
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct DispatcherApi(pub(crate) Arc<Shared>);
+
+#[tonic::async_trait]
+impl Dispatcher for DispatcherApi {
+    type SessionStream = Replies<ManagerMessage>;
+
+    async fn session(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::SessionStream>, Status> {
+        let (node, address) = caller(&request)?;
+        if !self.0.leadership.borrow().is_self {
+            let leader = self.0.leader().map(|(node, _)| node);
+            return Err(from_refusal(&Refusal::NotLeader { leader }));
+        }
+        let mut messages = request.into_inner();
+        let first = tokio::time::timeout(HELLO_MAX, messages.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("the session's first message did not come within 5 s"))??;
+        let mut hello = hello(first, node)?;
+        hello.address = address;
+        let session = SessionId(self.0.random_id());
+        let (sender, receiver) = mpsc::channel(QUEUE_MAX);
+        self.0.sessions.insert(session, node, sender);
+        self.0.inbox.put(Event::SessionOpened { session, hello: Box::new(hello) });
+        tokio::spawn(listen(self.0.clone(), node, session, messages));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn publish_logs(&self, request: Request<Streaming<LogPublish>>) -> Result<Response<PublishDone>, Status> {
+        let (node, _) = caller(&request)?;
+        let mut messages = request.into_inner();
+        let mut subscription = None;
+        while let Some(message) = messages.message().await? {
+            let id = *subscription.get_or_insert(parse_id(&message.subscription_id)?);
+            for chunk in message.chunks {
+                let Some(sender) = self.0.logs.sender(id, node) else {
+                    return Err(Status::cancelled("nobody reads these logs any more"));
+                };
+                if sender.send(chunk).await.is_err() {
+                    return Err(Status::cancelled("nobody reads these logs any more"));
+                }
+            }
+        }
+        if let Some(id) = subscription {
+            self.0.logs.finished(id, node);
+        }
+        Ok(Response::new(PublishDone {}))
+    }
+
+    type FetchImageStream = Replies<v1::ImageChunk>;
+
+    async fn fetch_image(&self, request: Request<v1::FetchImageRequest>) -> Result<Response<Self::FetchImageStream>, Status> {
+        let (node, _) = caller(&request)?;
+        let id = parse_id(&request.into_inner().transfer_id)?;
+        let path = self.0.images.file(id, node).ok_or_else(|| Status::not_found("no such image transfer is open for this node"))?;
+        let failed = |error: std::io::Error| Status::internal(format!("could not read the spooled image archive: {error}"));
+        let file = tokio::fs::File::open(path).await.map_err(failed)?;
+        let stream = futures_util::stream::unfold(Some(file), move |file| async move {
+            let mut file = file?;
+            let mut data = vec![0; skep_proto::CHUNK_MAX];
+            match file.read(&mut data).await {
+                Ok(0) => None,
+                Ok(n) => {
+                    data.truncate(n);
+                    Some((Ok(v1::ImageChunk { chunk: Some(image_chunk::Chunk::Data(data)) }), Some(file)))
+                }
+                Err(error) => Some((Err(failed(error)), None)),
+            }
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+/// Hands what an agent says to the core until its stream ends.
+async fn listen(shared: Arc<Shared>, node: NodeId, session: SessionId, mut messages: Streaming<AgentMessage>) {
+    let mut is_goodbye = false;
+    loop {
+        match messages.message().await {
+            Ok(Some(AgentMessage { message: Some(message) })) => match message {
+                agent_message::Message::Heartbeat(_) => shared.inbox.put(Event::Heartbeat { session }),
+                agent_message::Message::Statuses(statuses) => match updates(statuses) {
+                    Ok(updates) => shared.inbox.put(Event::Status { session, updates }),
+                    Err(status) => {
+                        shared.sessions.close(session, status.message().into());
+                        break;
+                    }
+                },
+                agent_message::Message::ImageResult(result) => shared.images.result(node, result),
+                agent_message::Message::Goodbye(_) => is_goodbye = true,
+                agent_message::Message::Hello(_) => {
+                    shared.sessions.close(session, "a session has one hello, as its first message".into());
+                    break;
+                }
+            },
+            Ok(Some(AgentMessage { message: None })) => {}
+            Ok(None) => break,
+            Err(status) => {
+                tracing::debug!(%node, reason = status.message(), "a session broke");
+                break;
+            }
+        }
+    }
+    shared.sessions.remove(session);
+    shared.logs.node_lost(node);
+    shared.images.node_lost(node);
+    shared.inbox.put(Event::SessionClosed { session, is_goodbye });
+}
+
+fn hello(first: Option<AgentMessage>, node: NodeId) -> Result<Hello, Status> {
+    let Some(AgentMessage { message: Some(agent_message::Message::Hello(hello)) }) = first else {
+        return Err(Status::invalid_argument("the first message of a session is a hello"));
+    };
+    if hello.protocol_min > PROTOCOL_MAX || hello.protocol_max < PROTOCOL_MIN {
+        let text = format!(
+            "the node speaks protocols {} to {}, this manager {PROTOCOL_MIN} to {PROTOCOL_MAX}: upgrade the older of the two",
+            hello.protocol_min, hello.protocol_max
+        );
+        return Err(Status::failed_precondition(text));
+    }
+    let hello = Hello::try_from(hello).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    if hello.node != node {
+        return Err(Status::permission_denied("the hello names another node than the certificate"));
+    }
+    Ok(hello)
+}
+
+fn updates(statuses: v1::Statuses) -> Result<Vec<StatusUpdate>, Status> {
+    let parse = |update| StatusUpdate::try_from(update).map_err(|error| Status::invalid_argument(error.to_string()));
+    statuses.updates.into_iter().map(parse).collect()
+}
+
+fn parse_id(text: &str) -> Result<Id, Status> {
+    text.parse().map_err(|error: skep_model::id::InvalidId| Status::invalid_argument(error.to_string()))
+}

@@ -1,0 +1,116 @@
+//! The services that a manager offers, and what they share.
+
+pub mod ca;
+pub mod control;
+pub mod dispatcher;
+pub mod query;
+pub mod raft;
+pub mod roles;
+
+use crate::channels::Channels;
+use crate::disk::LogThread;
+use crate::drive::Inbox;
+use crate::images::Images;
+use crate::logs::Logs;
+use crate::sealing::Sealing;
+use crate::sessions::Sessions;
+use crate::waiting::Waiting;
+use skep_manager_core::event::Consistency;
+use skep_manager_core::{Event, Store};
+use skep_model::request::{Mutation, Outcome};
+use skep_model::{Id, NodeId, Refusal, RequestId};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tonic::{Request, Status};
+
+/// How long the core may take to answer; it has a shorter deadline of its own.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// Who leads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The term.
+    pub term: u64,
+    /// The leader's node and address, where known.
+    pub leader: Option<(NodeId, String)>,
+    /// Whether it is this manager, with everything applied.
+    pub is_self: bool,
+}
+
+/// What every service needs.
+#[derive(Debug)]
+pub struct Shared {
+    pub(crate) node: NodeId,
+    pub(crate) folder: PathBuf,
+    pub(crate) inbox: Inbox,
+    pub(crate) waiting: Waiting,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) channels: Arc<Channels>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) sealing: Sealing,
+    pub(crate) logs: Logs,
+    pub(crate) images: Images,
+    pub(crate) log: LogThread,
+}
+
+impl Shared {
+    /// The state of the cluster, this fresh.
+    pub async fn read(&self, consistency: Consistency) -> Result<Arc<Store>, Refusal> {
+        let (ticket, receiver) = self.waiting.for_read();
+        self.inbox.put(Event::Read { ticket, consistency });
+        let answer = tokio::time::timeout(ANSWER_MAX, receiver).await;
+        self.waiting.forget(ticket);
+        answer.unwrap_or_else(|_| Ok(Err(late("the read")))).unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Has a mutation decided by this manager, which must be the leader.
+    pub async fn propose(&self, request: RequestId, mutation: Mutation) -> Result<Outcome, Refusal> {
+        let (ticket, receiver) = self.waiting.for_reply();
+        self.inbox.put(Event::Request { ticket, request, mutation: Box::new(mutation) });
+        let answer = tokio::time::timeout(ANSWER_MAX, receiver).await;
+        self.waiting.forget(ticket);
+        answer.unwrap_or_else(|_| Ok(Err(late("the change")))).unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// The leader, where it is known.
+    pub fn leader(&self) -> Option<(NodeId, String)> {
+        self.leadership.borrow().leader.clone()
+    }
+
+    /// The leader's address, if it is another manager.
+    pub fn elsewhere(&self) -> Option<String> {
+        let leadership = self.leadership.borrow();
+        leadership.leader.as_ref().filter(|_| !leadership.is_self).map(|(_, address)| address.clone())
+    }
+
+    /// Sixteen random bytes.
+    pub fn random(&self) -> [u8; 16] {
+        skep_identity::random_bytes()
+    }
+
+    /// A new id.
+    pub fn random_id(&self) -> Id {
+        Id::from_random(self.random())
+    }
+}
+
+/// The node that calls, by its certificate, and its address without port.
+pub(crate) fn caller<T>(request: &Request<T>) -> Result<(NodeId, String), Status> {
+    let peer = request.extensions().get::<skep_identity::tls::PeerInfo>();
+    let identity = peer.and_then(|peer| peer.identity.as_ref().map(|identity| (identity.node_id, peer.address.ip().to_string())));
+    identity.ok_or_else(|| Status::unauthenticated("this call needs the certificate of a node of this cluster"))
+}
+
+pub(crate) fn deadline(what: &str, limit: Duration) -> Status {
+    Status::deadline_exceeded(format!("{what} was not decided within {} s; it may still take effect", limit.as_secs()))
+}
+
+fn late(what: &str) -> Refusal {
+    Refusal::Unavailable(format!("{what} was not answered within {} s", ANSWER_MAX.as_secs()))
+}
+
+fn stopping() -> Refusal {
+    Refusal::Unavailable("the manager is stopping".into())
+}

@@ -1,0 +1,105 @@
+//! Who may call what: one table from RPC to roles, as a test demands.
+
+use skep_model::node::Role;
+use std::fmt;
+
+/// What a caller must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    /// Anyone who can connect; the call checks a token or a certificate itself.
+    Anyone,
+    /// A node of this cluster.
+    Node,
+    /// A manager of this cluster, or root on its own socket.
+    Manager,
+}
+
+/// Every RPC that is served on the network, and who may call it.
+pub const TABLE: &[(&str, Allowed)] = &[
+    ("skep.v1.Ca/GetRoot", Allowed::Anyone),
+    ("skep.v1.Ca/Issue", Allowed::Anyone),
+    ("skep.v1.Control/Mutate", Allowed::Manager),
+    ("skep.v1.Control/Read", Allowed::Manager),
+    ("skep.v1.Control/Watch", Allowed::Manager),
+    ("skep.v1.Control/Logs", Allowed::Manager),
+    ("skep.v1.Control/DistributeImage", Allowed::Manager),
+    ("skep.v1.Dispatcher/Session", Allowed::Node),
+    ("skep.v1.Dispatcher/PublishLogs", Allowed::Node),
+    ("skep.v1.Dispatcher/FetchImage", Allowed::Node),
+    ("skep.v1.Raft/Step", Allowed::Manager),
+    ("skep.v1.Raft/Snapshot", Allowed::Manager),
+    ("skep.v1.Raft/JoinRaft", Allowed::Manager),
+];
+
+/// What is known of a caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// No certificate was shown.
+    Nobody,
+    /// A certificate of this cluster was shown.
+    Node(Role),
+    /// Root, or the group of the socket, on this machine.
+    Local,
+}
+
+/// Whether `who` may call `rpc` (`package.Service/Method`). An RPC without a row
+/// is nobody's.
+pub fn may_call(rpc: &str, who: Who) -> bool {
+    let Some((_, allowed)) = TABLE.iter().find(|(name, _)| *name == rpc) else { return false };
+    match (allowed, who) {
+        (Allowed::Anyone, _) | (_, Who::Local) => true,
+        (Allowed::Node, Who::Node(_)) | (Allowed::Manager, Who::Node(Role::Manager)) => true,
+        (Allowed::Node | Allowed::Manager, _) => false,
+    }
+}
+
+impl fmt::Display for Allowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Anyone => "anyone",
+            Self::Node => "nodes of this cluster",
+            Self::Manager => "managers of this cluster",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_are_separate() {
+        let table = [
+            ("skep.v1.Ca/GetRoot", Who::Nobody, true),
+            ("skep.v1.Dispatcher/Session", Who::Nobody, false),
+            ("skep.v1.Dispatcher/Session", Who::Node(Role::Worker), true),
+            ("skep.v1.Control/Read", Who::Node(Role::Worker), false),
+            ("skep.v1.Raft/Step", Who::Node(Role::Worker), false),
+            ("skep.v1.Raft/Step", Who::Node(Role::Manager), true),
+            ("skep.v1.Control/Mutate", Who::Local, true),
+            ("skep.v1.Control/Unheard", Who::Local, false),
+        ];
+        for (rpc, who, expected) in table {
+            assert_eq!(may_call(rpc, who), expected, "{rpc} {who:?}");
+        }
+    }
+
+    /// A new RPC needs a row: the descriptors are the list of what exists.
+    #[test]
+    fn every_rpc_on_the_network_has_a_row() {
+        use prost::Message;
+        let set = prost_types::FileDescriptorSet::decode(skep_proto::DESCRIPTORS).expect("descriptors decode");
+        let mut count = 0;
+        for service in set.file.iter().flat_map(|file| &file.service) {
+            if service.name() == "Local" {
+                continue;
+            }
+            for method in &service.method {
+                let rpc = format!("skep.v1.{}/{}", service.name(), method.name());
+                assert!(TABLE.iter().any(|(name, _)| *name == rpc), "{rpc} has no row");
+                count += 1;
+            }
+        }
+        assert_eq!(count, TABLE.len(), "a row names an RPC that does not exist");
+    }
+}

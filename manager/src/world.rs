@@ -1,0 +1,114 @@
+//! What the core's actions mean here: disk, peers, sessions, waiting callers.
+//!
+//! Carrying out an action never waits: whatever takes time goes to the log's
+//! thread, a peer's queue or a task of its own and comes back as an event.
+
+use crate::api::{Leadership, Shared};
+use crate::peers::Peers;
+use crate::{disk, sealing, snapshots};
+use protobuf::Message as _;
+use skep_identity::tls::Connections;
+use skep_manager_core::action::Persist;
+use skep_manager_core::{Action, Event, Store};
+use skep_model::SessionId;
+use skep_model::assignment::Assignments;
+use skep_proto::v1::manager_message::Message;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Everything that actions need.
+#[derive(Debug)]
+pub struct World {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) peers: Peers,
+    pub(crate) leadership: watch::Sender<Leadership>,
+    pub(crate) connections: Arc<Connections>,
+    /// Cancelled when this node is no longer a member of raft.
+    pub(crate) removed: CancellationToken,
+}
+
+impl World {
+    /// Does one thing, or starts it.
+    pub fn carry_out(&self, action: Action) {
+        match action {
+            Action::Persist(persist) => self.persist(persist),
+            Action::SendPeer { raft_id, address, message } => match message.write_to_bytes() {
+                Ok(bytes) => self.peers.send(raft_id, address, bytes),
+                Err(error) => tracing::error!(raft_id, %error, "could not encode a raft message"),
+            },
+            Action::StreamSnapshot { raft_id, address, message, view } => {
+                let shared = self.shared.clone();
+                tokio::spawn(async move {
+                    let sent = snapshots::send(&shared, &address, &message, &view).await;
+                    if let Err(error) = &sent {
+                        tracing::warn!(raft_id, %address, %error, "could not deliver a snapshot");
+                    }
+                    shared.inbox.put(Event::SnapshotSent { raft_id, ok: sent.is_ok() });
+                });
+            }
+            Action::SaveSnapshot { metadata, view } => {
+                let shared = self.shared.clone();
+                tokio::task::spawn_blocking(move || match snapshots::save(&shared, &metadata, &view) {
+                    Ok(()) => shared.inbox.put(Event::SnapshotSaved { index: metadata.index }),
+                    Err(error) => disk::fatal("save a snapshot", &error.to_string()),
+                });
+            }
+            Action::Compact { index } => self.shared.log.compact_to(index),
+            Action::Reply { ticket, result } => self.shared.waiting.reply(ticket, result),
+            Action::ReadReady { ticket, result } => self.shared.waiting.ready(ticket, result),
+            Action::WatchChanges { ticket, version, changes } => {
+                if !self.shared.waiting.changes(ticket, version, changes) {
+                    self.shared.inbox.put(Event::Gone { ticket });
+                }
+            }
+            Action::WatchEnded { ticket, refusal } => self.shared.waiting.ended(ticket, refusal),
+            Action::SendInfo { session, info } => self.shared.sessions.send(session, Message::Info((&*info).into())),
+            Action::SendAssignments { session, term: _, assignments, view } => self.assign(session, &assignments, &view),
+            Action::CloseSession { session, reason } => self.shared.sessions.close(session, reason),
+            Action::ClosePeer { node } => {
+                self.shared.sessions.close_node(node);
+                self.connections.close(node);
+            }
+            Action::LeaderChanged { term, leader, is_self } => self.leader_changed(Leadership { term, leader, is_self }),
+            Action::Removed => self.removed.cancel(),
+            Action::Halt { sentence } => {
+                tracing::error!("{sentence}");
+                std::process::exit(70);
+            }
+        }
+    }
+
+    /// The manager has stopped: everyone who waits is let go.
+    pub fn close(&self) {
+        self.shared.waiting.close();
+        self.shared.sessions.close_all("this manager is stopping");
+        self.peers.close();
+    }
+
+    fn persist(&self, persist: Persist) {
+        let (n, inbox) = (persist.n, self.shared.inbox.clone());
+        self.shared.log.append(disk::batch(persist), move || inbox.put(Event::Persisted { n }));
+    }
+
+    /// Adds the values that the changes name, opened here and zeroized with the message.
+    fn assign(&self, session: SessionId, assignments: &Assignments, view: &Store) {
+        match sealing::with_values(&self.shared.sealing, view, assignments) {
+            Ok(messages) => messages.into_iter().for_each(|message| self.shared.sessions.send(session, Message::Assignments(message))),
+            Err(refusal) => {
+                tracing::error!(%refusal, "could not open a value that a node needs");
+                self.shared.sessions.close(session, "a value could not be opened on this manager; see its log".into());
+            }
+        }
+    }
+
+    fn leader_changed(&self, leadership: Leadership) {
+        let before = self.leadership.send_replace(leadership.clone());
+        if before.is_self && !leadership.is_self {
+            self.shared.sessions.close_all("this manager leads no more");
+        }
+        if before != leadership {
+            tracing::info!(term = leadership.term, leader = ?leadership.leader, is_self = leadership.is_self, "leadership");
+        }
+    }
+}
