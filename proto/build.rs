@@ -19,10 +19,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_client(rpc)
         .build_server(rpc)
         .btree_map(".")
-        .boxed(".skep.v1.Object.object.cluster")
-        .boxed(".skep.v1.Object.object.node")
-        .boxed(".skep.v1.Object.object.service")
-        .boxed(".skep.v1.Object.object.task")
         .skip_debug([".skep.v1.Confidential"])
         .compile_fds(descriptors)?;
     Ok(())

@@ -10,8 +10,15 @@
 //! and servers of the services exist only behind feature `rpc`, so that the cores
 //! link messages without a runtime.
 
+pub mod assignment;
 mod confidential;
+pub mod limits;
 mod malformed;
+mod object;
+mod refusal;
+pub mod request;
+mod session;
+mod wire;
 
 pub use malformed::Malformed;
 

@@ -26,7 +26,14 @@ impl Malformed {
         Self { field: format!("{outer}{joint}{}", self.field), reason: self.reason }
     }
 
-    pub(crate) fn missing(field: &str) -> Self {
-        Self::new(field, "must be given")
+    pub(crate) fn missing() -> Self {
+        Self::new("", "must be given")
+    }
+}
+
+/// For users: the request had a field that cannot be accepted.
+impl From<Malformed> for skep_model::Refusal {
+    fn from(error: Malformed) -> Self {
+        Self::invalid(error.field, "", error.reason)
     }
 }

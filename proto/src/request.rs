@@ -1,0 +1,362 @@
+//! What users and nodes ask for, with values that are still in the clear.
+//!
+//! The manager's shell turns an [`Asked`] into a mutation: it seals what is
+//! confidential, then nothing behind it ever sees the value.
+
+use crate::limits::{ANNOTATIONS_MAX, FILTERS_MAX, REFERENCE_MAX, SERVICE_SPEC_MAX, TEXT_MAX};
+use crate::v1::{self, Confidential, mutate_request::Mutation as Any};
+use crate::wire::{Wire, at_most, field};
+use crate::{Malformed, v1::read_request::Query as AnyQuery};
+use prost::Message;
+use skep_model::config::CONFIG_MAX;
+use skep_model::node::Role;
+use skep_model::request::Mutation;
+use skep_model::secret::SECRET_MAX;
+use skep_model::service::Annotations;
+use skep_model::{Kind, NodeId, RequestId};
+use std::collections::BTreeMap;
+
+/// A mutation as a client sends it.
+#[derive(Debug)]
+pub enum Asked {
+    /// Nothing is to be sealed: it can be proposed as it is.
+    Ready(Mutation),
+    /// Make a secret with this value.
+    CreateSecret {
+        /// Name and labels.
+        annotations: Annotations,
+        /// To be sealed.
+        value: Confidential,
+    },
+    /// Add a version to a secret, replace its labels, or both.
+    UpdateSecret {
+        /// Which secret.
+        secret: String,
+        /// To be sealed.
+        value: Option<Confidential>,
+        /// New labels.
+        labels: Option<BTreeMap<String, String>>,
+    },
+    /// Make a config with this value.
+    CreateConfig {
+        /// Name and labels.
+        annotations: Annotations,
+        /// To be sealed.
+        value: Vec<u8>,
+    },
+    /// Add a version to a config, replace its labels, or both.
+    UpdateConfig {
+        /// Which config.
+        config: String,
+        /// To be sealed.
+        value: Option<Vec<u8>>,
+        /// New labels.
+        labels: Option<BTreeMap<String, String>>,
+    },
+    /// Replace a join token; the manager mints and seals it.
+    RotateJoinToken {
+        /// For which role.
+        role: Role,
+    },
+    /// A node asks to become a member of raft; the manager adds its sealing slots.
+    JoinRaft {
+        /// The node; must be the caller.
+        node: NodeId,
+        /// `host:port` at which the others reach it.
+        address: String,
+        /// X25519, 32 bytes.
+        unsealing_key: Vec<u8>,
+        /// The newest stored format it can read.
+        format_max: u32,
+    },
+}
+
+/// The request's id and what it asks for.
+pub fn decode_mutation(wire: v1::MutateRequest) -> Result<(RequestId, Asked), Malformed> {
+    let id = field("request_id", wire.request_id)?;
+    let asked = match wire.mutation.ok_or_else(|| Malformed::missing().within("mutation"))? {
+        Any::CreateSecret(it) => named("create_secret", create_secret(it))?,
+        Any::UpdateSecret(it) => named("update_secret", update_secret(it))?,
+        Any::CreateConfig(it) => named("create_config", create_config(it))?,
+        Any::UpdateConfig(it) => named("update_config", update_config(it))?,
+        Any::RotateJoinToken(it) => Asked::RotateJoinToken { role: field("rotate_join_token.role", it.role)? },
+        Any::JoinRaft(it) => named("join_raft", join_raft(it))?,
+        other => Asked::Ready(decode_ready(other)?),
+    };
+    Ok((id, asked))
+}
+
+fn named<T>(name: &str, result: Result<T, Malformed>) -> Result<T, Malformed> {
+    result.map_err(|error| error.within(name))
+}
+
+fn decode_ready(wire: Any) -> Result<Mutation, Malformed> {
+    match wire {
+        Any::CreateService(it) => named("create_service", service_spec(it.spec)).map(|spec| Mutation::CreateService { spec }),
+        Any::UpdateService(it) => named("update_service", update_service(it)),
+        Any::RollbackService(it) => {
+            let service = reference("rollback_service", it.reference)?;
+            Ok(Mutation::RollbackService { service, expect: it.expect })
+        }
+        Any::ScaleService(it) => {
+            let service = reference("scale_service", it.reference)?;
+            Ok(Mutation::ScaleService { service, replicas: it.replicas })
+        }
+        Any::RemoveService(it) => Ok(Mutation::RemoveService { service: reference("remove_service", it.reference)? }),
+        Any::RemoveSecret(it) => Ok(Mutation::RemoveSecret { secret: reference("remove_secret", it.reference)? }),
+        Any::RemoveConfig(it) => Ok(Mutation::RemoveConfig { config: reference("remove_config", it.reference)? }),
+        Any::RemoveNetwork(it) => Ok(Mutation::RemoveNetwork { network: reference("remove_network", it.reference)? }),
+        Any::RemoveNode(it) => Ok(Mutation::RemoveNode { node: reference("remove_node", it.reference)?, force: it.force }),
+        Any::Leave(it) => Ok(Mutation::Leave { node: field("leave.node_id", it.node_id)? }),
+        Any::CreateNetwork(it) => {
+            small("create_network.spec", it.spec.as_ref())?;
+            Ok(Mutation::CreateNetwork { spec: field("create_network.spec", it.spec)? })
+        }
+        Any::UpdateNode(it) => {
+            small("update_node.spec", it.spec.as_ref())?;
+            let node = reference("update_node", it.reference)?;
+            Ok(Mutation::UpdateNode { node, expect: it.expect, spec: field("update_node.spec", it.spec)? })
+        }
+        Any::UpdateCluster(it) => {
+            small("update_cluster.spec", it.spec.as_ref())?;
+            Ok(Mutation::UpdateCluster { expect: it.expect, spec: field("update_cluster.spec", it.spec)? })
+        }
+        Any::CreateSecret(_)
+        | Any::UpdateSecret(_)
+        | Any::CreateConfig(_)
+        | Any::UpdateConfig(_)
+        | Any::RotateJoinToken(_)
+        | Any::JoinRaft(_) => unreachable!("decode_mutation takes out what must be sealed or completed"),
+    }
+}
+
+fn update_service(wire: v1::UpdateService) -> Result<Mutation, Malformed> {
+    let service = reference("", wire.reference)?;
+    Ok(Mutation::UpdateService { service, expect: wire.expect, spec: service_spec(wire.spec)? })
+}
+
+fn service_spec(wire: Option<v1::ServiceSpec>) -> Result<Box<skep_model::service::ServiceSpec>, Malformed> {
+    at_most("spec", wire.as_ref().map_or(0, Message::encoded_len), SERVICE_SPEC_MAX, "bytes")?;
+    field("spec", wire)
+}
+
+fn create_secret(wire: v1::CreateSecret) -> Result<Asked, Malformed> {
+    let value = wire.value.ok_or_else(|| Malformed::missing().within("value"))?;
+    Ok(Asked::CreateSecret { annotations: annotations(wire.annotations)?, value: secret_value(value)? })
+}
+
+fn update_secret(wire: v1::UpdateSecret) -> Result<Asked, Malformed> {
+    let secret = reference("", wire.reference)?;
+    Ok(Asked::UpdateSecret { secret, value: wire.value.map(secret_value).transpose()?, labels: labels(wire.labels)? })
+}
+
+fn create_config(wire: v1::CreateConfig) -> Result<Asked, Malformed> {
+    Ok(Asked::CreateConfig { annotations: annotations(wire.annotations)?, value: config_value(wire.value)? })
+}
+
+fn update_config(wire: v1::UpdateConfigValue) -> Result<Asked, Malformed> {
+    let config = reference("", wire.reference)?;
+    Ok(Asked::UpdateConfig { config, value: wire.value.map(config_value).transpose()?, labels: labels(wire.labels)? })
+}
+
+fn join_raft(wire: v1::JoinRaft) -> Result<Asked, Malformed> {
+    let key: [u8; 32] = field("unsealing_key", wire.unsealing_key)?;
+    let (node, address) = (field("node_id", wire.node_id)?, wire.address);
+    at_most("address", address.len(), REFERENCE_MAX, "bytes")?;
+    Ok(Asked::JoinRaft { node, address, unsealing_key: key.to_vec(), format_max: wire.format_max })
+}
+
+/// Swarm's limits: a value has at least one byte and is shorter than the maximum.
+fn secret_value(value: Confidential) -> Result<Confidential, Malformed> {
+    value_length(value.value.len(), SECRET_MAX).map(|()| value)
+}
+
+fn config_value(value: Vec<u8>) -> Result<Vec<u8>, Malformed> {
+    value_length(value.len(), CONFIG_MAX).map(|()| value)
+}
+
+fn value_length(length: usize, max: usize) -> Result<(), Malformed> {
+    if (1..max).contains(&length) {
+        return Ok(());
+    }
+    Err(Malformed::new("value", format!("has {length} bytes; at least 1 and less than {max} are allowed")))
+}
+
+fn annotations(wire: Option<v1::Annotations>) -> Result<Annotations, Malformed> {
+    small("annotations", wire.as_ref())?;
+    field("annotations", wire)
+}
+
+fn labels(wire: Option<v1::Labels>) -> Result<Option<BTreeMap<String, String>>, Malformed> {
+    small("labels", wire.as_ref())?;
+    wire.map(|labels| field("labels", labels.labels)).transpose()
+}
+
+fn small(name: &str, wire: Option<&impl Message>) -> Result<(), Malformed> {
+    at_most(name, wire.map_or(0, Message::encoded_len), ANNOTATIONS_MAX, "bytes")
+}
+
+fn reference(within: &str, text: String) -> Result<String, Malformed> {
+    let name = if within.is_empty() { "reference".to_owned() } else { format!("{within}.reference") };
+    at_most(&name, text.len(), REFERENCE_MAX, "bytes")?;
+    if text.is_empty() { Err(Malformed::missing().within(name)) } else { Ok(text) }
+}
+
+/// A request for a mutation that has nothing to seal. `None` for those that only
+/// managers make, or that carry values: build these messages from their fields.
+pub fn encode_mutation(id: RequestId, mutation: &Mutation) -> Option<v1::MutateRequest> {
+    let mutation = match mutation.clone() {
+        Mutation::CreateService { spec } => Any::CreateService(v1::CreateService { spec: spec.encode() }),
+        Mutation::UpdateService { service: reference, expect, spec } => {
+            Any::UpdateService(v1::UpdateService { reference, expect, spec: spec.encode() })
+        }
+        Mutation::RollbackService { service: reference, expect } => {
+            Any::RollbackService(v1::RollbackService { reference, expect })
+        }
+        Mutation::ScaleService { service: reference, replicas } => Any::ScaleService(v1::ScaleService { reference, replicas }),
+        Mutation::RemoveService { service: reference } => Any::RemoveService(v1::Remove { reference }),
+        Mutation::RemoveSecret { secret: reference } => Any::RemoveSecret(v1::Remove { reference }),
+        Mutation::RemoveConfig { config: reference } => Any::RemoveConfig(v1::Remove { reference }),
+        Mutation::CreateNetwork { spec } => Any::CreateNetwork(v1::CreateNetwork { spec: spec.encode() }),
+        Mutation::RemoveNetwork { network: reference } => Any::RemoveNetwork(v1::Remove { reference }),
+        Mutation::UpdateNode { node: reference, expect, spec } => {
+            Any::UpdateNode(v1::UpdateNode { reference, expect, spec: spec.encode() })
+        }
+        Mutation::RemoveNode { node: reference, force } => Any::RemoveNode(v1::RemoveNode { reference, force }),
+        Mutation::UpdateCluster { expect, spec } => Any::UpdateCluster(v1::UpdateCluster { expect, spec: spec.encode() }),
+        Mutation::Leave { node } => Any::Leave(v1::Leave { node_id: node.encode() }),
+        Mutation::CreateSecret { .. }
+        | Mutation::UpdateSecret { .. }
+        | Mutation::CreateConfig { .. }
+        | Mutation::UpdateConfig { .. }
+        | Mutation::RotateJoinToken { .. }
+        | Mutation::Bootstrap { .. }
+        | Mutation::RegisterNode { .. }
+        | Mutation::CertificateIssued { .. }
+        | Mutation::JoinRaft { .. } => return None,
+    };
+    Some(v1::MutateRequest { request_id: id.encode(), mutation: Some(mutation) })
+}
+
+/// `(key, value)` pairs, as a user gave them.
+pub type Filters = Vec<(String, String)>;
+
+/// What a client wants to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// Every object of a kind that passes the filters.
+    List(Kind, Filters),
+    /// One object; the reference is empty for the cluster.
+    Get(Kind, String),
+    /// The tasks of a service.
+    TasksOfService(String, Filters),
+    /// The tasks of a node.
+    TasksOfNode(String, Filters),
+    /// Both join tokens in full.
+    JoinTokens,
+    /// What `skep info` shows of the cluster.
+    ClusterInfo,
+}
+
+/// The query, and whether a stale answer will do.
+pub fn decode_read(wire: v1::ReadRequest) -> Result<(Query, bool), Malformed> {
+    let query = match wire.query.ok_or_else(|| Malformed::missing().within("query"))? {
+        AnyQuery::List(it) => Query::List(field("list.kind", it.kind)?, filters("list.filters", it.filters)?),
+        AnyQuery::Get(it) => decode_get(it).map_err(|error| error.within("get"))?,
+        AnyQuery::TasksOf(it) => {
+            let filters = filters("tasks_of.filters", it.filters)?;
+            match it.of.ok_or_else(|| Malformed::missing().within("tasks_of.of"))? {
+                v1::tasks_of_query::Of::Service(text) => Query::TasksOfService(reference("tasks_of", text)?, filters),
+                v1::tasks_of_query::Of::Node(text) => Query::TasksOfNode(reference("tasks_of", text)?, filters),
+            }
+        }
+        AnyQuery::JoinTokens(_) => Query::JoinTokens,
+        AnyQuery::ClusterInfo(_) => Query::ClusterInfo,
+    };
+    Ok((query, wire.stale))
+}
+
+fn decode_get(wire: v1::GetQuery) -> Result<Query, Malformed> {
+    let kind = field("kind", wire.kind)?;
+    let reference = if kind == Kind::Cluster { wire.reference } else { reference("", wire.reference)? };
+    at_most("reference", reference.len(), REFERENCE_MAX, "bytes")?;
+    Ok(Query::Get(kind, reference))
+}
+
+fn filters(name: &str, wire: Vec<v1::Filter>) -> Result<Filters, Malformed> {
+    at_most(name, wire.len(), FILTERS_MAX, "filters")?;
+    let longest = wire.iter().map(|filter| filter.key.len().max(filter.value.len())).max().unwrap_or(0);
+    at_most(name, longest, TEXT_MAX / 16, "bytes in a filter")?;
+    Ok(wire.into_iter().map(|filter| (filter.key, filter.value)).collect())
+}
+
+/// The request for a query.
+pub fn encode_read(query: &Query, stale: bool) -> v1::ReadRequest {
+    let query = match query.clone() {
+        Query::List(kind, filters) => AnyQuery::List(v1::ListQuery { kind: kind.encode(), filters: encode_filters(filters) }),
+        Query::Get(kind, reference) => AnyQuery::Get(v1::GetQuery { kind: kind.encode(), reference }),
+        Query::TasksOfService(service, filters) => AnyQuery::TasksOf(v1::TasksOfQuery {
+            of: Some(v1::tasks_of_query::Of::Service(service)),
+            filters: encode_filters(filters),
+        }),
+        Query::TasksOfNode(node, filters) => {
+            AnyQuery::TasksOf(v1::TasksOfQuery { of: Some(v1::tasks_of_query::Of::Node(node)), filters: encode_filters(filters) })
+        }
+        Query::JoinTokens => AnyQuery::JoinTokens(v1::JoinTokensQuery {}),
+        Query::ClusterInfo => AnyQuery::ClusterInfo(v1::ClusterInfoQuery {}),
+    };
+    v1::ReadRequest { query: Some(query), stale }
+}
+
+fn encode_filters(filters: Filters) -> Vec<v1::Filter> {
+    filters.into_iter().map(|(key, value)| v1::Filter { key, value }).collect()
+}
+
+/// What a client wants to be told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// Go on after this store version; `None` = from now.
+    pub after: Option<u64>,
+    /// Which kinds; empty = all.
+    pub kinds: Vec<Kind>,
+    /// Which objects.
+    pub filters: Filters,
+}
+
+/// What to watch.
+pub fn decode_watch(wire: v1::WatchRequest) -> Result<Watch, Malformed> {
+    at_most("kinds", wire.kinds.len(), skep_model::object::KINDS.len(), "kinds")?;
+    let (kinds, filters) = (field("kinds", wire.kinds)?, filters("filters", wire.filters)?);
+    Ok(Watch { after: wire.after_version, kinds, filters })
+}
+
+/// The request for a watch.
+pub fn encode_watch(watch: &Watch) -> v1::WatchRequest {
+    let filters = encode_filters(watch.filters.clone());
+    v1::WatchRequest { after_version: watch.after, kinds: watch.kinds.encode(), filters }
+}
+
+/// The name or id whose logs are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogsOf {
+    /// All tasks of a service.
+    Service(String),
+    /// One task.
+    Task(String),
+}
+
+/// Checks a request for logs: whose, with which options.
+pub fn decode_logs(wire: v1::LogsRequest) -> Result<(LogsOf, v1::LogOptions), Malformed> {
+    let of = match wire.of.ok_or_else(|| Malformed::missing().within("of"))? {
+        v1::logs_request::Of::Service(text) => LogsOf::Service(reference("service", text)?),
+        v1::logs_request::Of::Task(text) => LogsOf::Task(reference("task", text)?),
+    };
+    let options = wire.options.ok_or_else(|| Malformed::missing().within("options"))?;
+    if options.tail < -1 {
+        return Err(Malformed::new("options.tail", "must be -1 (all) or a number of lines"));
+    }
+    if !options.stdout && !options.stderr {
+        return Err(Malformed::new("options", "at least one of stdout and stderr must be asked for"));
+    }
+    Ok((of, options))
+}
