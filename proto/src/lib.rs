@@ -17,7 +17,11 @@ mod malformed;
 mod object;
 mod refusal;
 pub mod request;
+#[cfg(test)]
+mod round_trip;
 mod session;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod wire;
 
 pub use malformed::Malformed;
