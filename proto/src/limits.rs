@@ -15,9 +15,15 @@ pub const LIST_MAX: usize = 100_000;
 pub const REFERENCE_MAX: usize = 256;
 /// The most filters of one request.
 pub const FILTERS_MAX: usize = 256;
-/// The largest service spec that a request may carry, in bytes of its encoding;
-/// a transaction holds two of them at most.
+/// The largest service spec that a request may carry, in bytes of its encoding; a
+/// transaction holds two of them at most.
 pub const SERVICE_SPEC_MAX: usize = 256 * 1024;
 /// The largest annotations, labels or settings a request may carry, in bytes of
 /// their encoding.
 pub const ANNOTATIONS_MAX: usize = 64 * 1024;
+/// The longest certificate signing request, in bytes of PEM.
+pub const CSR_MAX: usize = 16 * 1024;
+/// The longest join token, in bytes.
+pub const TOKEN_MAX: usize = 256;
+/// The longest host name, in bytes.
+pub const HOSTNAME_MAX: usize = 253;

@@ -166,6 +166,14 @@ fn join_raft(wire: v1::JoinRaft) -> Result<Asked, Malformed> {
     Ok(Asked::JoinRaft { node, address, unsealing_key: key.to_vec(), format_max: wire.format_max })
 }
 
+/// The request of the peers' service, made by the node whose certificate the
+/// caller showed.
+pub fn decode_join_raft(wire: v1::JoinRaftRequest, node: NodeId) -> Result<(RequestId, Asked), Malformed> {
+    let id = field("request_id", wire.request_id)?;
+    let v1::JoinRaftRequest { address, unsealing_key, format_max, .. } = wire;
+    Ok((id, join_raft(v1::JoinRaft { node_id: node.encode(), address, unsealing_key, format_max })?))
+}
+
 /// Swarm's limits: a value has at least one byte and is shorter than the maximum.
 fn secret_value(value: Confidential) -> Result<Confidential, Malformed> {
     value_length(value.value.len(), SECRET_MAX).map(|()| value)
@@ -359,4 +367,144 @@ pub fn decode_logs(wire: v1::LogsRequest) -> Result<(LogsOf, v1::LogOptions), Ma
         return Err(Malformed::new("options", "at least one of stdout and stderr must be asked for"));
     }
     Ok((of, options))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::any_value;
+    use proptest::prelude::*;
+    use skep_model::cluster::ClusterSpec;
+    use skep_model::network::NetworkSpec;
+    use skep_model::node::NodeSpec;
+    use skep_model::service::ServiceSpec;
+
+    type Specs = ((ServiceSpec, NodeSpec), (ClusterSpec, NetworkSpec));
+
+    /// One of each mutation that goes over the wire as it is.
+    fn mutations(specs: Specs, expect: Option<u64>, n: u64) -> Vec<Mutation> {
+        let ((service_spec, node_spec), (cluster_spec, network_spec)) = specs;
+        let name = || format!("name{n}");
+        vec![
+            Mutation::CreateService { spec: Box::new(service_spec.clone()) },
+            Mutation::UpdateService { service: name(), expect, spec: Box::new(service_spec) },
+            Mutation::RollbackService { service: name(), expect },
+            Mutation::ScaleService { service: name(), replicas: n },
+            Mutation::RemoveService { service: name() },
+            Mutation::RemoveSecret { secret: name() },
+            Mutation::RemoveConfig { config: name() },
+            Mutation::CreateNetwork { spec: network_spec },
+            Mutation::RemoveNetwork { network: name() },
+            Mutation::UpdateNode { node: name(), expect, spec: node_spec },
+            Mutation::RemoveNode { node: name(), force: n % 2 == 0 },
+            Mutation::UpdateCluster { expect, spec: cluster_spec },
+            Mutation::Leave { node: NodeId::from_random([n as u8; 16]) },
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn mutations_arrive_as_they_were_sent(specs in any_value::<Specs>(), expect: Option<u64>, n: u64, id: [u8; 16]) {
+            for mutation in mutations(specs, expect, n) {
+                let wire = encode_mutation(RequestId(id), &mutation).expect("it goes over the wire");
+                let wire = v1::MutateRequest::decode(&wire.encode_to_vec()[..]).expect("what was encoded decodes");
+                let (decoded_id, asked) = decode_mutation(wire).map_err(|error| TestCaseError::fail(error.to_string()))?;
+                prop_assert_eq!(decoded_id, RequestId(id));
+                let Asked::Ready(decoded) = asked else { return Err(TestCaseError::fail("there is nothing to seal")) };
+                prop_assert_eq!(decoded, mutation);
+            }
+        }
+
+        #[test]
+        fn queries_arrive_as_they_were_sent(filters in any_value::<Filters>(), kind in any_value::<Kind>(), stale: bool) {
+            let queries = [
+                Query::List(kind, filters.clone()),
+                Query::Get(kind, "web".into()),
+                Query::Get(Kind::Cluster, String::new()),
+                Query::TasksOfService("web".into(), filters.clone()),
+                Query::TasksOfNode("m1".into(), filters.clone()),
+                Query::JoinTokens,
+                Query::ClusterInfo,
+            ];
+            for query in queries {
+                prop_assert_eq!(decode_read(encode_read(&query, stale)), Ok((query, stale)));
+            }
+            let watch = Watch { after: stale.then_some(7), kinds: vec![kind], filters };
+            prop_assert_eq!(decode_watch(encode_watch(&watch)), Ok(watch));
+        }
+    }
+
+    fn refusal_of(mutation: Option<Any>) -> Option<String> {
+        let wire = v1::MutateRequest { request_id: vec![0; 16], mutation };
+        decode_mutation(wire).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn values_keep_to_swarms_limits() {
+        let annotations = || Some(v1::Annotations { name: "db".into(), ..Default::default() });
+        let secret = |length| {
+            let value = Some(Confidential::new(vec![1; length]));
+            refusal_of(Some(Any::CreateSecret(v1::CreateSecret { annotations: annotations(), value })))
+        };
+        let config = |length| {
+            let value = vec![1; length];
+            refusal_of(Some(Any::CreateConfig(v1::CreateConfig { annotations: annotations(), value })))
+        };
+        let expected = "malformed message: create_secret.value: has 512000 bytes; at least 1 and less than 512000 are allowed";
+        assert_eq!(secret(SECRET_MAX).as_deref(), Some(expected));
+        assert!(secret(0).is_some() && config(0).is_some() && config(CONFIG_MAX).is_some());
+        assert_eq!((secret(SECRET_MAX - 1), config(CONFIG_MAX - 1), secret(1), config(1)), (None, None, None, None));
+    }
+
+    #[test]
+    fn what_is_too_much_is_refused_by_its_path() {
+        let long = || "x".repeat(REFERENCE_MAX + 1);
+        let labels = |n: u64| (0..n).map(|n| (format!("label{n}"), "x".repeat(100))).collect();
+        let spec = v1::ServiceSpec {
+            annotations: Some(v1::Annotations { name: "x".into(), labels: labels(3000) }),
+            ..Default::default()
+        };
+        let table = [
+            (None, "mutation"),
+            (Some(Any::RemoveService(v1::Remove { reference: String::new() })), "remove_service.reference"),
+            (Some(Any::RemoveNode(v1::RemoveNode { reference: long(), force: false })), "remove_node.reference"),
+            (Some(Any::CreateService(v1::CreateService { spec: None })), "create_service.spec"),
+            (Some(Any::CreateService(v1::CreateService { spec: Some(spec) })), "create_service.spec"),
+            (
+                Some(Any::UpdateSecret(v1::UpdateSecret {
+                    reference: "db".into(),
+                    value: None,
+                    labels: Some(v1::Labels { labels: labels(1000) }),
+                })),
+                "update_secret.labels",
+            ),
+            (
+                Some(Any::JoinRaft(v1::JoinRaft { node_id: "0".repeat(25), unsealing_key: vec![0; 31], ..Default::default() })),
+                "join_raft.unsealing_key",
+            ),
+            (Some(Any::RotateJoinToken(v1::RotateJoinToken { role: 0 })), "rotate_join_token.role"),
+        ];
+        for (mutation, path) in table {
+            let error = refusal_of(mutation).expect(path);
+            assert!(error.starts_with(&format!("malformed message: {path}: ")), "{error}");
+        }
+        let filters = vec![v1::Filter::default(); FILTERS_MAX + 1];
+        assert!(decode_watch(v1::WatchRequest { filters, ..Default::default() }).is_err());
+    }
+
+    #[test]
+    fn logs_need_a_source_and_a_stream() {
+        let options = |tail, stdout| Some(v1::LogOptions { tail, stdout, ..Default::default() });
+        let of = || Some(v1::logs_request::Of::Service("web".into()));
+        let table = [
+            (of(), options(-1, true), true),
+            (of(), options(-2, true), false),
+            (of(), options(0, false), false),
+            (of(), None, false),
+            (None, options(0, true), false),
+        ];
+        for (of, options, valid) in table {
+            assert_eq!(decode_logs(v1::LogsRequest { of, options }).is_ok(), valid);
+        }
+    }
 }

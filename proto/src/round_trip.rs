@@ -12,7 +12,7 @@ use skep_model::container::{
 };
 use skep_model::deployment::{Deployment, FailedTask};
 use skep_model::network::{Network, NetworkSpec};
-use skep_model::node::{ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeStatus, Role};
+use skep_model::node::{ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeStatus};
 use skep_model::request::Outcome;
 use skep_model::resources::{Limits, ResourceRequirements, Resources};
 use skep_model::sealed::Sealed;
@@ -39,7 +39,7 @@ where
 macro_rules! round_trips {
     ($($test:ident: $name:ident),* $(,)?) => {
         proptest! {
-            #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+            #![proptest_config(ProptestConfig::with_cases(128))]
             $(
                 #[test]
                 fn $test(value in any_value::<$name>()) {

@@ -3,8 +3,10 @@
 //! An agent's words are cut to their limits by the agent; a manager refuses what
 //! is longer, so that no node can fill the log.
 
+use crate::limits::ANNOTATIONS_MAX;
 use crate::wire::{Wire, at_most, border, field};
 use crate::{Malformed, v1};
+use prost::Message;
 use skep_model::NodeId;
 use skep_model::assignment::{Hello, SessionInfo, StatusUpdate};
 use skep_model::task::{LOG_TAIL_LINES_MAX, MESSAGE_MAX, TaskStatus};
@@ -46,6 +48,8 @@ impl Wire<v1::Hello> for Hello {
     }
 
     fn decode(wire: v1::Hello) -> Result<Self, Malformed> {
+        let description = wire.description.as_ref().map_or(0, Message::encoded_len);
+        at_most("description", description, ANNOTATIONS_MAX, "bytes")?;
         Ok(Self {
             node: field("node_id", wire.node_id)?,
             description: field("description", wire.description)?,
