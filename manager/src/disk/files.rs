@@ -115,11 +115,7 @@ impl<F: FileSystem> Watched<F> {
     }
 
     fn handle(&self, path: &Path, inner: F::Handle) -> WatchedHandle<F> {
-        WatchedHandle {
-            inner: Arc::new(inner),
-            watch: self.watch.clone(),
-            path: path.to_path_buf(),
-        }
+        WatchedHandle { inner: Arc::new(inner), watch: self.watch.clone(), path: path.to_path_buf() }
     }
 }
 

@@ -52,11 +52,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            target_file_bytes: 16 << 20,
-            purge_threshold_bytes: 64 << 20,
-            last_words: Arc::new(end_process),
-        }
+        Self { target_file_bytes: 16 << 20, purge_threshold_bytes: 64 << 20, last_words: Arc::new(end_process) }
     }
 }
 
@@ -363,7 +359,12 @@ impl<F: FileSystem> Log<F> {
         }
     }
 
-    fn stage_append(&mut self, batch: &mut LogBatch, dirty: &mut BTreeSet<&'static [u8]>, append: Batch) -> Result<(), DiskError> {
+    fn stage_append(
+        &mut self,
+        batch: &mut LogBatch,
+        dirty: &mut BTreeSet<&'static [u8]>,
+        append: Batch,
+    ) -> Result<(), DiskError> {
         self.check_fit(&append.entries)?;
         let sealed: Result<Vec<Entry>, DiskError> = append.entries.iter().map(|e| self.seal_entry(e)).collect();
         let sealed = sealed?;
@@ -511,12 +512,12 @@ impl<F: FileSystem> Log<F> {
             match self.engine.purge_expired_files() {
                 Ok(wanting) if wanting.is_empty() => {}
                 Ok(_) => tracing::debug!("the log engine waits for the next compaction to reclaim more files"),
-                Err(error) => self.watch.end(format!("reclaiming log files in {} failed ({error}), so this manager stops", self.dir.display())),
+                Err(error) => self
+                    .watch
+                    .end(format!("reclaiming log files in {} failed ({error}), so this manager stops", self.dir.display())),
             }
         }
-        if noted
-            && let Err(error) = snapshot::remove_unless(&self.dir, |p| !snapshot::is_older(p, self.snapshot_index()))
-        {
+        if noted && let Err(error) = snapshot::remove_unless(&self.dir, |p| !snapshot::is_older(p, self.snapshot_index())) {
             tracing::warn!("older snapshots remain until the next one: {error}");
         }
     }
@@ -658,9 +659,8 @@ impl<F: FileSystem> Log<F> {
             return Ok(Vec::new());
         }
         let mut sealed = Vec::new();
-        let fetched = catch_unwind(AssertUnwindSafe(|| {
-            self.engine.fetch_entries_to::<Entries>(GROUP, begin, last + 1, None, &mut sealed)
-        }));
+        let fetched =
+            catch_unwind(AssertUnwindSafe(|| self.engine.fetch_entries_to::<Entries>(GROUP, begin, last + 1, None, &mut sealed)));
         match fetched {
             Ok(outcome) => outcome.map_err(|e| self.engine_error("reading entries", e))?,
             Err(_) => return Err(self.incomplete("an entry is not where its index says".to_owned())),
@@ -697,7 +697,14 @@ impl<F: FileSystem> Log<F> {
         Ok(entry)
     }
 
-    fn open_record(&self, kind: RecordKind, index: u64, term: u64, sealed: &[u8], record: &str) -> Result<Zeroizing<Vec<u8>>, DiskError> {
+    fn open_record(
+        &self,
+        kind: RecordKind,
+        index: u64,
+        term: u64,
+        sealed: &[u8],
+        record: &str,
+    ) -> Result<Zeroizing<Vec<u8>>, DiskError> {
         let (path, record) = (self.dir.clone(), record.to_owned());
         self.seal.open(kind, index, term, sealed).map_err(|error| match error {
             SealError::NoKey { generation } => DiskError::MissingKey { path, generation, record },
@@ -741,7 +748,12 @@ pub fn destroy(dir: &Path) -> Result<(), DiskError> {
     }
 }
 
-fn open_engine<F: FileSystem>(dir: &Path, settings: &Settings, system: Arc<F>, watch: Arc<Watch>) -> Result<Engine<Watched<F>>, DiskError> {
+fn open_engine<F: FileSystem>(
+    dir: &Path,
+    settings: &Settings,
+    system: Arc<F>,
+    watch: Arc<Watch>,
+) -> Result<Engine<Watched<F>>, DiskError> {
     let config = Config {
         dir: dir.to_string_lossy().into_owned(),
         recovery_mode: RecoveryMode::TolerateTailCorruption,

@@ -37,12 +37,9 @@ use thiserror::Error;
 pub use files::FileCounts;
 pub use log::{Batch, Change, Log, Position, Recovered, Settings, destroy};
 pub use seal::{
-    RECORDS_BEFORE_ROTATION, RECORDS_PER_GENERATION_MAX, RecordKind, RecordSeal, SEAL_OVERHEAD, SealError,
-    generation_of,
+    RECORDS_BEFORE_ROTATION, RECORDS_PER_GENERATION_MAX, RecordKind, RecordSeal, SEAL_OVERHEAD, SealError, generation_of,
 };
-pub use snapshot::{
-    SNAPSHOT_BYTES_MAX, SNAPSHOT_CHUNK_BYTES, SnapshotDigest, SnapshotMeta, SnapshotReader, SnapshotWriter,
-};
+pub use snapshot::{SNAPSHOT_BYTES_MAX, SNAPSHOT_CHUNK_BYTES, SnapshotDigest, SnapshotMeta, SnapshotReader, SnapshotWriter};
 pub use thread::{GROUP_BYTES_MAX, GROUP_CHANGES_MAX, LogHandle, LogThread, QUEUE_MAX};
 
 /// The version of what is written below the data folder.
@@ -108,7 +105,9 @@ pub enum DiskError {
         record: String,
     },
     /// The key of a generation is not the one that wrote this log. The log itself may be whole.
-    #[error("the data key of generation {generation} is not the one that wrote the log in {path}: the log is intact, the keystore does not belong to it")]
+    #[error(
+        "the data key of generation {generation} is not the one that wrote the log in {path}: the log is intact, the keystore does not belong to it"
+    )]
     WrongKey {
         /// The folder of the log.
         path: PathBuf,

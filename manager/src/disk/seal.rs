@@ -126,10 +126,7 @@ struct DataKey {
 
 impl fmt::Debug for RecordSeal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RecordSeal")
-            .field("node_id", &self.node_id)
-            .field("current", &self.current())
-            .finish_non_exhaustive()
+        f.debug_struct("RecordSeal").field("node_id", &self.node_id).field("current", &self.current()).finish_non_exhaustive()
     }
 }
 
@@ -144,13 +141,7 @@ impl RecordSeal {
         keys: impl IntoIterator<Item = (u32, Zeroizing<[u8; 32]>)>,
         current: u32,
     ) -> Result<Self, SealError> {
-        let seal = Self {
-            node_id: node_id.into(),
-            keys: RwLock::new(Keys {
-                current,
-                by_generation: BTreeMap::new(),
-            }),
-        };
+        let seal = Self { node_id: node_id.into(), keys: RwLock::new(Keys { current, by_generation: BTreeMap::new() }) };
         for (generation, key) in keys {
             seal.add_key(generation, &key)?;
         }
@@ -185,11 +176,7 @@ impl RecordSeal {
             };
         }
         let aes_key: &Key<Aes256Gcm> = key.as_slice().try_into().expect("a data key has 32 bytes");
-        let key = DataKey {
-            cipher: Aes256Gcm::new(aes_key),
-            check,
-            n_sealed: Default::default(),
-        };
+        let key = DataKey { cipher: Aes256Gcm::new(aes_key), check, n_sealed: Default::default() };
         keys.by_generation.insert(generation, key);
         Ok(())
     }
@@ -219,14 +206,8 @@ impl RecordSeal {
         }
         let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce).map_err(|_| SealError::NoRandomness)?;
-        let payload = Payload {
-            msg: plaintext,
-            aad: &self.associated(generation, kind, index, term),
-        };
-        let sealed = key
-            .cipher
-            .encrypt(&Nonce::from(nonce), payload)
-            .map_err(|_| SealError::Exhausted { generation })?;
+        let payload = Payload { msg: plaintext, aad: &self.associated(generation, kind, index, term) };
+        let sealed = key.cipher.encrypt(&Nonce::from(nonce), payload).map_err(|_| SealError::Exhausted { generation })?;
         let mut out = Vec::with_capacity(GENERATION_LEN + NONCE_LEN + sealed.len());
         out.extend_from_slice(&generation.to_be_bytes());
         out.extend_from_slice(&nonce);
@@ -244,14 +225,8 @@ impl RecordSeal {
         let key = keys.key(generation)?;
         let (head, body) = sealed.split_at(GENERATION_LEN + NONCE_LEN);
         let nonce: [u8; NONCE_LEN] = head[GENERATION_LEN..].try_into().expect("the split is at the nonce's end");
-        let payload = Payload {
-            msg: body,
-            aad: &self.associated(generation, kind, index, term),
-        };
-        key.cipher
-            .decrypt(&Nonce::from(nonce), payload)
-            .map(Zeroizing::new)
-            .map_err(|_| SealError::DoesNotOpen { generation })
+        let payload = Payload { msg: body, aad: &self.associated(generation, kind, index, term) };
+        key.cipher.decrypt(&Nonce::from(nonce), payload).map(Zeroizing::new).map_err(|_| SealError::DoesNotOpen { generation })
     }
 
     /// A value that only this key at this generation of this node gives; it tells a wrong key from a rotten
@@ -370,27 +345,18 @@ mod tests {
         let old = s.seal(RecordKind::HardState, 0, 0, b"x").unwrap();
         assert_eq!(s.switch_to(2), Err(SealError::NoKey { generation: 2 }));
         s.add_key(2, &Zeroizing::new([9; 32])).unwrap();
-        assert_eq!(
-            s.add_key(2, &Zeroizing::new([8; 32])),
-            Err(SealError::Clash { generation: 2 })
-        );
+        assert_eq!(s.add_key(2, &Zeroizing::new([8; 32])), Err(SealError::Clash { generation: 2 }));
         s.switch_to(2).unwrap();
         let new = s.seal(RecordKind::HardState, 0, 0, b"x").unwrap();
         assert_eq!((generation_of(&old), generation_of(&new)), (Ok(1), Ok(2)));
         assert!(s.open(RecordKind::HardState, 0, 0, &old).is_ok());
         assert!(!s.forget_key(2), "the current key cannot be forgotten");
         assert!(s.forget_key(1));
-        assert_eq!(
-            s.open(RecordKind::HardState, 0, 0, &old).map(|_| ()),
-            Err(SealError::NoKey { generation: 1 })
-        );
+        assert_eq!(s.open(RecordKind::HardState, 0, 0, &old).map(|_| ()), Err(SealError::NoKey { generation: 1 }));
         s.continue_from(2, RECORDS_BEFORE_ROTATION);
         assert!(s.rotation_is_due());
         s.continue_from(2, RECORDS_PER_GENERATION_MAX);
-        assert_eq!(
-            s.seal(RecordKind::HardState, 0, 0, b"x"),
-            Err(SealError::Exhausted { generation: 2 })
-        );
+        assert_eq!(s.seal(RecordKind::HardState, 0, 0, b"x"), Err(SealError::Exhausted { generation: 2 }));
     }
 
     #[test]

@@ -65,10 +65,7 @@ impl SnapshotMeta {
         Some(Self {
             index: number(0)?,
             term: number(8)?,
-            content: SnapshotDigest {
-                length: number(16)?,
-                sha256: bytes.get(24..56)?.try_into().ok()?,
-            },
+            content: SnapshotDigest { length: number(16)?, sha256: bytes.get(24..56)?.try_into().ok()? },
             membership: bytes.get(56..)?.to_vec(),
         })
     }
@@ -154,10 +151,7 @@ impl SnapshotWriter {
     /// [`DiskError::Snapshot`] if the content differs from `announced`; [`DiskError::Io`], [`DiskError::Seal`].
     pub fn finish(mut self, announced: Option<&SnapshotDigest>) -> Result<SnapshotDigest, DiskError> {
         self.put_chunk(true)?;
-        let content = SnapshotDigest {
-            length: self.length,
-            sha256: std::mem::take(&mut self.hash).finalize().into(),
-        };
+        let content = SnapshotDigest { length: self.length, sha256: std::mem::take(&mut self.hash).finalize().into() };
         if announced.is_some_and(|a| *a != content) {
             let reason = "its length or SHA-256 differs from what was announced".to_owned();
             return Err(DiskError::Snapshot { path: self.path.clone(), reason });
@@ -226,16 +220,7 @@ impl SnapshotReader {
             return Err(DiskError::Snapshot { path, reason });
         }
         check_head(&mut input, &path)?;
-        Ok(Self {
-            input,
-            seal,
-            path,
-            meta: meta.clone(),
-            n_chunks: 0,
-            length: 0,
-            hash: Sha256::new(),
-            ended: false,
-        })
+        Ok(Self { input, seal, path, meta: meta.clone(), n_chunks: 0, length: 0, hash: Sha256::new(), ended: false })
     }
 
     /// The next chunk, or `None` after the last one. Use nothing before the `None`: only then is the whole known
@@ -258,10 +243,7 @@ impl SnapshotReader {
         self.hash.update(&chunk);
         if last {
             self.ended = true;
-            let found = SnapshotDigest {
-                length: self.length,
-                sha256: std::mem::take(&mut self.hash).finalize().into(),
-            };
+            let found = SnapshotDigest { length: self.length, sha256: std::mem::take(&mut self.hash).finalize().into() };
             if found != self.meta.content {
                 let reason = "its content differs from the digest in the log".to_owned();
                 return Err(DiskError::Snapshot { path: self.path.clone(), reason });
@@ -273,15 +255,8 @@ impl SnapshotReader {
     fn refuse(&self, source: SealError) -> DiskError {
         let record = format!("chunk {}", self.n_chunks);
         match source {
-            SealError::NoKey { generation } => DiskError::MissingKey {
-                path: self.path.clone(),
-                generation,
-                record,
-            },
-            other => DiskError::Snapshot {
-                path: self.path.clone(),
-                reason: format!("{record}: {other}"),
-            },
+            SealError::NoKey { generation } => DiskError::MissingKey { path: self.path.clone(), generation, record },
+            other => DiskError::Snapshot { path: self.path.clone(), reason: format!("{record}: {other}") },
         }
     }
 }
@@ -363,10 +338,9 @@ fn file_length(content: u64) -> u64 {
 fn open_file(path: &Path) -> Result<BufReader<File>, DiskError> {
     match File::open(path) {
         Ok(file) => Ok(BufReader::new(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(DiskError::Snapshot {
-            path: path.into(),
-            reason: "the file is missing".to_owned(),
-        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(DiskError::Snapshot { path: path.into(), reason: "the file is missing".to_owned() })
+        }
         Err(error) => Err(io_error("opening", path)(error)),
     }
 }
@@ -391,10 +365,7 @@ fn read_chunk(input: &mut impl Read, path: &Path) -> Result<Vec<u8>, DiskError> 
     }
     let mut sealed = vec![0; length];
     input.read_exact(&mut sealed).map_err(|e| torn(path, e))?;
-    generation_of(&sealed).map(|_| sealed).map_err(|e| DiskError::Snapshot {
-        path: path.into(),
-        reason: e.to_string(),
-    })
+    generation_of(&sealed).map(|_| sealed).map_err(|e| DiskError::Snapshot { path: path.into(), reason: e.to_string() })
 }
 
 fn is_no_chunk_length(length: usize) -> bool {
@@ -403,10 +374,7 @@ fn is_no_chunk_length(length: usize) -> bool {
 
 fn torn(path: &Path, error: io::Error) -> DiskError {
     match error.kind() {
-        io::ErrorKind::UnexpectedEof => DiskError::Snapshot {
-            path: path.into(),
-            reason: "it ends too early".to_owned(),
-        },
+        io::ErrorKind::UnexpectedEof => DiskError::Snapshot { path: path.into(), reason: "it ends too early".to_owned() },
         _ => io_error("reading", path)(error),
     }
 }

@@ -78,10 +78,7 @@ impl<F: FileSystem + 'static> LogThread<F> {
             .name("skep-log".to_owned())
             .spawn(move || keep(log, &changes))
             .map_err(|_| DiskError::Stopped)?;
-        Ok(Self {
-            handle: Some(LogHandle { queue }),
-            thread: Some(thread),
-        })
+        Ok(Self { handle: Some(LogHandle { queue }), thread: Some(thread) })
     }
 
     /// A handle to queue changes with.
