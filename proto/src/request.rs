@@ -396,7 +396,7 @@ mod tests {
             Mutation::CreateNetwork { spec: network_spec },
             Mutation::RemoveNetwork { network: name() },
             Mutation::UpdateNode { node: name(), expect, spec: node_spec },
-            Mutation::RemoveNode { node: name(), force: n % 2 == 0 },
+            Mutation::RemoveNode { node: name(), force: n.is_multiple_of(2) },
             Mutation::UpdateCluster { expect, spec: cluster_spec },
             Mutation::Leave { node: NodeId::from_random([n as u8; 16]) },
         ]
