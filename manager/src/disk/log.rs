@@ -396,10 +396,12 @@ impl<F: FileSystem> Log<F> {
         let Some(first) = entries.first() else {
             return Ok(());
         };
-        if first.index <= self.compacted.index || first.index > self.last.index + 1 {
+        // A snapshot holds committed entries only, and raft never replaces those.
+        let fixed = self.compacted.index.max(self.snapshot_index());
+        if first.index <= fixed || first.index > self.last.index + 1 {
             return misfit(format!(
-                "entries from {} do not join a log from {} to {}",
-                first.index, self.compacted.index, self.last.index
+                "entries from {} do not join a log that is fixed up to {fixed} and ends at {}",
+                first.index, self.last.index
             ));
         }
         let mut before = Position { index: first.index - 1, term: self.term_at(first.index - 1) };
