@@ -1,0 +1,6 @@
+//! Tests that need a whole store: the real kernel's overlayfs, a real registry.
+
+mod fixture;
+mod loading;
+mod registry;
+mod removing;
