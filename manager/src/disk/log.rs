@@ -249,7 +249,7 @@ impl<F: FileSystem> Log<F> {
         self.commit(vec![change]).pop().expect("one change, one answer")
     }
 
-    /// Commits entries and state. Errors as [`Log::apply`].
+    /// Commits entries and state.
     ///
     /// # Errors
     /// As [`Log::apply`].
@@ -341,8 +341,9 @@ impl<F: FileSystem> Log<F> {
                     return misfit(format!("a snapshot at {}, behind the present one", meta.index));
                 }
                 let to = Position { index: meta.index, term: meta.term };
-                self.small.insert(KEY_MEMBERSHIP, Zeroizing::new(meta.membership.clone()));
+                let membership = Zeroizing::new(meta.membership.clone());
                 self.stage_snapshot(dirty, meta)?;
+                self.small.insert(KEY_MEMBERSHIP, membership);
                 self.drop_entries(batch, to, self.last.index.max(to.index) + 1);
                 self.last = to;
                 self.runs.clear();

@@ -60,7 +60,7 @@ const TORN: [usize; 6] = [0, 1, 7, 40, 300, 4096];
 #[test]
 fn every_acknowledged_change_survives_a_power_cut() {
     let wanted = if full() { 1_000 } else { 150 };
-    let (mut n_points, mut n_ahead, mut n_deleted, mut n_torn) = (0, 0, 0, 0);
+    let (mut n_points, mut n_ahead, mut n_deleted, mut n_torn, mut n_rewritten) = (0, 0, 0, 0, 0);
     let mut seed = 1;
     while n_points < wanted {
         let run = run(seed, 160, 11);
@@ -70,6 +70,7 @@ fn every_acknowledged_change_survives_a_power_cut() {
         for image in images {
             let torn = TORN[(image.at as usize + n_points) % TORN.len()];
             let files = image.after_cut(torn);
+            n_rewritten += usize::from(files.iter().any(|(n, b)| n.ends_with(".rewrite") && b.len() > 64));
             n_torn += usize::from(files != image.after_cut(0));
             let found = reopen(run.dir.path(), &files)
                 .unwrap_or_else(|e| panic!("seed {seed}, operation {}, torn {torn}: refused: {e}", image.at));
@@ -85,7 +86,11 @@ fn every_acknowledged_change_survives_a_power_cut() {
         }
         seed += 1;
     }
+    println!(
+        "{n_points} cuts: {n_torn} torn, {n_ahead} one change ahead, {n_rewritten} with rewritten records, {n_deleted} files deleted"
+    );
     assert!(n_points >= wanted);
+    assert!(n_rewritten > wanted / 20, "only {n_rewritten} cuts had rewritten records");
     assert!(n_deleted > 10, "only {n_deleted} files were deleted");
     assert!(n_torn > wanted / 20, "only {n_torn} cuts tore a write");
     assert!(n_ahead > 0, "no cut ever fell between sync and answer");

@@ -33,9 +33,7 @@ fn small_files() -> Settings {
 }
 
 fn entry(index: u64, term: u64, data: &[u8]) -> Entry {
-    let mut entry = Entry::default();
-    entry.index = index;
-    entry.term = term;
+    let mut entry = Entry { index, term, ..Entry::default() };
     entry.set_data(data.to_vec().into());
     entry.set_context(vec![index as u8].into());
     entry
