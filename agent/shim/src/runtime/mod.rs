@@ -1,0 +1,16 @@
+//! What the shim process does: one container, its stdio, its health, its exit. Nothing here starts a thread.
+
+pub mod capabilities;
+pub mod container;
+pub mod entry;
+pub mod health;
+pub mod inside;
+pub mod peers;
+pub mod poll;
+pub mod probe;
+pub mod rootfs;
+pub mod seccomp;
+pub mod shim;
+pub mod spec;
+mod syscall_numbers;
+pub mod user;

@@ -1,0 +1,385 @@
+//! The loop: everything that can happen to one task, one thing at a time.
+//!
+//! Invariants:
+//! - An exit is durable on disk before any client hears of it.
+//! - The secrets' tmpfs is made once and outlives every attempt; the rest of an attempt is new each time.
+//! - Without clients the shim goes on. Without a `Start` it goes when its starter does, or after a deadline.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+
+use skep_shim::client::short_path;
+use skep_shim::log::{LogWriter, now_ns};
+use skep_shim::process::ProcessId;
+use skep_shim::protocol::{Event, FromShim, PROTOCOL_VERSION, Phase, Reply, Request, Status, TaskSpec, ToShim};
+use skep_shim::state::{self, ExitRecord, MOUNT_POINT, SOCKET, ShimState};
+
+use super::container::{self, Running};
+use super::health::{Monitor, Outcome};
+use super::peers::Peers;
+use super::poll;
+use super::probe::Probe;
+use super::rootfs::Layout;
+use super::spec as bundle;
+
+/// The longest a shim waits for its first request.
+const START_NS: u64 = 60_000_000_000;
+
+/// The task, once there was a `Start`.
+struct Task {
+    spec: TaskSpec,
+    layout: Layout,
+    log: LogWriter,
+    own: ProcessId,
+}
+
+/// One shim.
+pub struct Shim {
+    state: PathBuf,
+    peers: Peers,
+    status: Status,
+    task: Option<Task>,
+    running: Option<Running>,
+    monitor: Option<Monitor>,
+    probe: Option<Probe>,
+    kill_at_ns: Option<u64>,
+    released: bool,
+}
+
+impl Shim {
+    /// A shim of a state folder whose starter is at the other end of `stream`.
+    pub fn new(state: PathBuf, stream: UnixStream) -> io::Result<Self> {
+        container::guard_folder(&state)?;
+        let status = Status { protocol: PROTOCOL_VERSION, shim_pid: std::process::id() as i32, ..Status::default() };
+        let mut peers = Peers::default();
+        peers.add(stream, &FromShim::Status(Box::new(status.clone())))?;
+        Ok(Self {
+            state,
+            peers,
+            status,
+            task: None,
+            running: None,
+            monitor: None,
+            probe: None,
+            kill_at_ns: None,
+            released: false,
+        })
+    }
+
+    /// Runs until the release.
+    pub fn run(mut self) -> io::Result<()> {
+        let start_by = poll::monotonic_ns() + START_NS;
+        while !self.released {
+            if self.task.is_none() && (self.peers.is_empty() || poll::monotonic_ns() >= start_by) {
+                return Ok(());
+            }
+            let deadline = match self.task {
+                None => Some(start_by),
+                Some(_) => self.next_deadline(),
+            };
+            poll::wait(&self.watched(), deadline)?;
+            self.turn()?;
+        }
+        self.peers.flush();
+        Ok(())
+    }
+
+    fn watched(&self) -> Vec<(i32, bool)> {
+        let mut watched = self.peers.watched();
+        watched.extend(self.running.iter().flat_map(Running::watched).map(|fd| (fd, false)));
+        watched.extend(self.probe.iter().flat_map(Probe::watched).map(|fd| (fd, false)));
+        watched
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
+        let due = self.monitor.as_ref().and_then(|monitor| monitor.due_ns);
+        let probe = self.probe.as_ref().map(|probe| probe.deadline_ns);
+        [self.kill_at_ns, due, probe].into_iter().flatten().min()
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        if let (Some(running), Some(task)) = (&mut self.running, &mut self.task) {
+            running.pump(&mut task.log);
+        }
+        self.check_health();
+        self.check_kill();
+        self.check_exit()?;
+        let status = FromShim::Status(Box::new(self.status.clone()));
+        self.peers.accept(|| status.clone());
+        for (key, message) in self.peers.receive() {
+            self.answer(key, message);
+        }
+        self.peers.flush();
+        Ok(())
+    }
+
+    fn check_kill(&mut self) {
+        if self.kill_at_ns.is_some_and(|at| poll::monotonic_ns() >= at) {
+            self.kill_at_ns = None;
+            if let Some(running) = &self.running {
+                running.signal(libc::SIGKILL);
+            }
+        }
+    }
+
+    fn check_health(&mut self) {
+        let (Some(running), Some(task), Some(monitor)) = (&self.running, &self.task, &mut self.monitor) else {
+            return;
+        };
+        let now = poll::monotonic_ns();
+        let mut told = false;
+        if let Some(probe) = &mut self.probe {
+            let timeout = format!("{:?}", std::time::Duration::from_nanos(monitor.timeout_ns));
+            if let Some(outcome) = probe.turn(&timeout) {
+                told = monitor.take(outcome, probe.began_ns, now, now_ns());
+                self.probe = None;
+            }
+        } else if monitor.due_ns.is_some_and(|due| now >= due) {
+            monitor.due_ns = None;
+            match running.probe(&task.spec, &monitor.command, monitor.timeout_ns) {
+                Ok(probe) => self.probe = Some(probe),
+                Err(error) => {
+                    let output = format!("cannot start the health check: {error}");
+                    told = monitor.take(Outcome { code: None, output }, now, now, now_ns());
+                }
+            }
+        }
+        self.status.health = Some(monitor.report.clone());
+        if told {
+            let event = Event::Health { attempt: task.spec.attempt, report: monitor.report.clone() };
+            self.peers.broadcast(&FromShim::Event(event));
+        }
+    }
+
+    fn check_exit(&mut self) -> io::Result<()> {
+        let (Some(running), Some(task)) = (&mut self.running, &mut self.task) else { return Ok(()) };
+        let Some(ended) = running.reap(&mut task.log, &task.spec.cgroups_path) else { return Ok(()) };
+        self.running = None;
+        self.monitor = None;
+        self.kill_at_ns = None;
+        if let Some(mut probe) = self.probe.take() {
+            // It died with the pid namespace; reap it, which is immediate or a matter of the kernel's next steps.
+            probe.kill();
+            let deadline = poll::monotonic_ns() + 1_000_000_000;
+            while probe.turn("").is_none() && poll::monotonic_ns() < deadline {
+                poll::wait(&[(probe.watched()[0], false)], Some(deadline))?;
+            }
+        }
+        let record = ExitRecord {
+            task_id: task.spec.task_id.clone(),
+            attempt: task.spec.attempt,
+            code: ended.code,
+            signal: ended.signal,
+            oom_killed: ended.oom_killed,
+            at_ns: now_ns(),
+            error: None,
+        };
+        self.finish(record, Event::Exited)
+    }
+
+    /// An attempt is over: first the disk, then the clients, then the cgroup.
+    fn finish(&mut self, record: ExitRecord, event: fn(ExitRecord) -> Event) -> io::Result<()> {
+        record.write(&self.state).map_err(io::Error::other)?;
+        self.status.phase = Phase::Exited;
+        self.status.pid = None;
+        self.status.exit = Some(record.clone());
+        self.peers.broadcast(&FromShim::Event(event(record)));
+        let Some(task) = &self.task else { return Ok(()) };
+        // What stays busy now is tried again, and reported, by a restart or the release.
+        let _ = container::remove_cgroup(&task.spec);
+        self.write_state(None).map_err(io::Error::other)
+    }
+
+    fn write_state(&self, container: Option<ProcessId>) -> Result<(), state::StateError> {
+        let Some(task) = &self.task else { return Ok(()) };
+        let state = ShimState {
+            task_id: task.spec.task_id.clone(),
+            attempt: task.spec.attempt,
+            shim: task.own.clone(),
+            container,
+            started_at_ns: self.status.started_at_ns,
+            cgroups_path: task.spec.cgroups_path.clone(),
+            log_dir: task.spec.log.dir.clone(),
+        };
+        state.write(&self.state)
+    }
+
+    fn answer(&mut self, key: u64, message: ToShim) {
+        let result = match message.request {
+            Request::Start(spec) => self.start(*spec),
+            Request::Restart { attempt } => self.restart(attempt),
+            Request::Stop { signal, grace_ms } => self.stop(signal.as_deref(), grace_ms),
+            Request::Kill => self.with_running(|running| running.signal(libc::SIGKILL)),
+            Request::Status => {
+                self.peers.send(key, &FromShim::Status(Box::new(self.status.clone())));
+                Ok(())
+            }
+            Request::ReplaceSecret { name, .. } => Err(format!("replacing secret {name} in a running task is not supported yet")),
+            Request::Release => self.release(),
+        };
+        self.peers.send(key, &FromShim::Reply(Reply { id: message.id, result }));
+    }
+
+    fn with_running(&self, act: impl FnOnce(&Running)) -> Result<(), String> {
+        self.running.as_ref().map(act).ok_or_else(|| "the container is not running".to_owned())
+    }
+
+    fn start(&mut self, mut spec: TaskSpec) -> Result<(), String> {
+        if self.task.is_some() {
+            return Err("this shim was started already".into());
+        }
+        spec.attempt = spec.attempt.max(1);
+        bundle::check(&spec)?;
+        if let Some(health) = &spec.health {
+            Monitor::new(health, 0, 0)?;
+        }
+        let own = ProcessId::of(std::process::id() as i32).map_err(|error| error.to_string())?;
+        prepare_network(&spec).map_err(|error| format!("cannot prepare the network: {error}"))?;
+        let log = LogWriter::open(&spec.log.dir, spec.log.max_file_bytes, spec.log.max_files)
+            .map_err(|error| format!("{error}: {}", error.source))?;
+        let listener = listen(&self.state).map_err(|error| format!("cannot listen in the state folder: {error}"))?;
+        self.peers.listen(listener).map_err(|error| error.to_string())?;
+        let layout = Layout::build(&self.state.join(MOUNT_POINT), &spec).map_err(|error| error.to_string())?;
+        let versions =
+            |files: &[skep_shim::protocol::FileSpec]| files.iter().map(|file| (file.name.clone(), file.version)).collect();
+        self.status.secrets = versions(&spec.secrets);
+        self.status.configs = versions(&spec.configs);
+        self.status.task_id = spec.task_id.clone();
+        self.status.labels = spec.labels.clone();
+        // On the tmpfs now; the copies in this process are wiped.
+        for file in spec.secrets.iter_mut().chain(&mut spec.configs) {
+            file.bytes = Vec::new().into();
+        }
+        self.task = Some(Task { spec, layout, log, own });
+        self.launch()
+    }
+
+    fn restart(&mut self, attempt: u32) -> Result<(), String> {
+        let Some(task) = &mut self.task else { return Err("this shim was not started yet".into()) };
+        if self.running.is_some() {
+            return Err("the container still runs".into());
+        }
+        if attempt <= task.spec.attempt {
+            return Err(format!("attempt {attempt} is not above {}", task.spec.attempt));
+        }
+        container::remove_cgroup(&task.spec).map_err(|error| error.to_string())?;
+        task.spec.attempt = attempt;
+        self.launch()
+    }
+
+    fn launch(&mut self) -> Result<(), String> {
+        let Some(task) = &self.task else { return Err("this shim was not started yet".into()) };
+        let attempt = task.spec.attempt;
+        self.status.attempt = attempt;
+        self.status.health = None;
+        self.status.started_at_ns = None;
+        self.write_state(None).map_err(|error| error.to_string())?;
+        let peers = &mut self.peers;
+        let created = || peers.broadcast(&FromShim::Event(Event::Created { attempt }));
+        match container::start(&task.spec, &task.layout, created) {
+            Ok(running) => self.started(running),
+            Err(failure) => {
+                let record = ExitRecord {
+                    task_id: task.spec.task_id.clone(),
+                    attempt,
+                    code: failure.code,
+                    signal: None,
+                    oom_killed: false,
+                    at_ns: now_ns(),
+                    error: Some(failure.message.clone()),
+                };
+                self.finish(record, Event::StartFailed).map_err(|error| error.to_string())?;
+                Err(failure.message)
+            }
+        }
+    }
+
+    fn started(&mut self, running: Running) -> Result<(), String> {
+        let Some(task) = &self.task else { return Ok(()) };
+        let at_ns = now_ns();
+        let (pid, attempt) = (running.process.pid, task.spec.attempt);
+        let process = running.process.clone();
+        self.status.phase = Phase::Running;
+        self.status.pid = Some(pid);
+        self.status.started_at_ns = Some(at_ns);
+        self.status.exit = None;
+        if let Some(health) = &task.spec.health {
+            self.monitor = Monitor::new(health, poll::monotonic_ns(), at_ns)?;
+            self.status.health = self.monitor.as_ref().map(|monitor| monitor.report.clone());
+        }
+        self.running = Some(running);
+        self.peers.broadcast(&FromShim::Event(Event::Started { attempt, pid, at_ns }));
+        self.write_state(Some(process)).map_err(|error| error.to_string())
+    }
+
+    fn stop(&mut self, signal: Option<&str>, grace_ms: Option<u64>) -> Result<(), String> {
+        let Some(task) = &self.task else { return Err("this shim was not started yet".into()) };
+        let signal = bundle::signal(signal.unwrap_or(&task.spec.stop_signal))?;
+        let grace_ns = grace_ms.unwrap_or(task.spec.stop_grace_ms).saturating_mul(1_000_000);
+        self.with_running(|running| running.signal(signal))?;
+        let kill_at = poll::monotonic_ns().saturating_add(grace_ns);
+        // A second stop may shorten the wait, never lengthen it.
+        self.kill_at_ns = Some(self.kill_at_ns.map_or(kill_at, |at| at.min(kill_at)));
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<(), String> {
+        if self.running.is_some() {
+            return Err("the container still runs".into());
+        }
+        if let Some(task) = &self.task {
+            container::remove_cgroup(&task.spec).map_err(|error| error.to_string())?;
+            task.layout.tear_down().map_err(|error| error.to_string())?;
+        }
+        state::remove_files(&self.state).map_err(|error| error.to_string())?;
+        self.released = true;
+        Ok(())
+    }
+}
+
+/// The socket, 0600 from its first moment.
+fn listen(state: &std::path::Path) -> io::Result<UnixListener> {
+    skep_shim::file::remove_if_there(&state.join(SOCKET))?;
+    let folder = File::open(state)?;
+    // SAFETY: a call on a number, in a process with one thread.
+    let mask = unsafe { libc::umask(0o177) };
+    let listener = UnixListener::bind(short_path(&folder));
+    // SAFETY: as above.
+    unsafe { libc::umask(mask) };
+    listener
+}
+
+/// Without a network the task gets a namespace of its own, shared by all its attempts and the shim.
+fn prepare_network(spec: &TaskSpec) -> io::Result<()> {
+    use skep_shim::protocol::Network;
+    match &spec.network {
+        Network::Host => Ok(()),
+        Network::Path(path) => fs::metadata(path).map(|_| ()),
+        Network::None => {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
+            raise_loopback()
+        }
+    }
+}
+
+fn raise_loopback() -> io::Result<()> {
+    let socket = nix::sys::socket::socket(
+        nix::sys::socket::AddressFamily::Inet,
+        nix::sys::socket::SockType::Datagram,
+        nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    // SAFETY: an all-zero request is valid; the name is shorter than its field and stays terminated.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    use std::os::fd::AsRawFd;
+    // SAFETY: the request outlives the call and is of the type that this ioctl reads.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

@@ -1,0 +1,568 @@
+//! Real containers under real shims: what the issue promises of a task, asked from inside it and from the node.
+//!
+//! Needs root and `busybox-static`; every container has a pids limit. Each test has its own folder, cgroup and shim,
+//! and removes them even when it fails.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use skep_shim::client;
+use skep_shim::log::{LogReader, Position};
+use skep_shim::protocol::{
+    Event, FileSpec, FromShim, Health, HealthState, LogSpec, Mount, Phase, Request, Resources, Status, TaskSpec, ToShim,
+};
+use skep_shim::state::{ExitRecord, ShimState, cleanup_orphan};
+use skep_shim::{cgroup, wire};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// One image for all tests: busybox, passwd and group, a set-uid program.
+struct Image {
+    _folder: tempfile::TempDir,
+    root: PathBuf,
+}
+
+static IMAGE: LazyLock<Image> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root");
+    for name in ["bin", "etc", "tmp", "root"] {
+        fs::create_dir_all(root.join(name)).unwrap();
+    }
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find(|path| Path::new(path).exists());
+    let busybox = busybox.expect("these tests need Debian's busybox-static: apt-get install busybox-static");
+    fs::copy(busybox, root.join("bin/busybox")).unwrap();
+    for applet in ["sh", "cat", "sleep", "id", "ls", "stat", "touch", "seq", "grep", "echo", "ulimit", "hostname", "mount", "ip"]
+    {
+        symlink("busybox", root.join("bin").join(applet)).unwrap();
+    }
+    fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n").unwrap();
+    fs::write(root.join("etc/group"), "root:x:0:\nuser:x:1000:\nextra:x:77:user\n").unwrap();
+    fs::write(root.join("etc/not-a-program"), "x").unwrap();
+    let probe = root.join("bin/probe");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inside/probe.rs");
+    let built = Command::new("rustc")
+        .args(["--edition", "2024", "-C", "target-feature=+crt-static", "-C", "panic=abort", "-o"])
+        .arg(&probe)
+        .arg(source)
+        .status()
+        .unwrap();
+    assert!(built.success(), "the program to run inside cannot be compiled");
+    fs::copy(&probe, root.join("bin/probe-suid")).unwrap();
+    fs::set_permissions(root.join("bin/probe-suid"), fs::Permissions::from_mode(0o4755)).unwrap();
+    Image { root, _folder: folder }
+});
+
+/// A shim and its task; ends both, and everything of them, when dropped.
+struct Task {
+    folder: tempfile::TempDir,
+    spec: TaskSpec,
+    child: Child,
+    stream: UnixStream,
+    next_id: u64,
+    events: Vec<Event>,
+    status: Option<Status>,
+}
+
+impl Task {
+    fn new(name: &str, args: &[&str], change: impl FnOnce(&mut TaskSpec)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("state")).unwrap();
+        let mut spec = TaskSpec {
+            task_id: name.into(),
+            attempt: 1,
+            args: args.iter().map(|arg| arg.to_string()).collect(),
+            lower_dirs: vec![IMAGE.root.clone()],
+            upper_dir: at("upper"),
+            work_dir: at("work"),
+            log: LogSpec { dir: at("log"), ..LogSpec::default() },
+            cgroups_path: format!("/skep-shim-test/{}/{name}", std::process::id()),
+            resources: Resources { pids: 64, memory_bytes: 64 << 20, nano_cpus: 0 },
+            stop_grace_ms: 10_000,
+            ..TaskSpec::default()
+        };
+        change(&mut spec);
+        let spawned = client::spawn(Path::new(env!("CARGO_BIN_EXE_skep-shim")), &at("state")).unwrap();
+        spawned.stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        Self { folder, spec, child: spawned.child, stream: spawned.stream, next_id: 0, events: Vec::new(), status: None }
+    }
+
+    fn started(name: &str, args: &[&str], change: impl FnOnce(&mut TaskSpec)) -> Self {
+        let mut task = Self::new(name, args, change);
+        task.start().unwrap();
+        task
+    }
+
+    fn sh(name: &str, script: &str, change: impl FnOnce(&mut TaskSpec)) -> Self {
+        Self::started(name, &["sh", "-c", script], change)
+    }
+
+    fn start(&mut self) -> Result<(), String> {
+        self.ask(Request::Start(Box::new(self.spec.clone())))
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    fn next(&mut self) -> FromShim {
+        let message = wire::receive(&mut self.stream).unwrap();
+        match &message {
+            FromShim::Event(event) => self.events.push(event.clone()),
+            FromShim::Status(status) => self.status = Some((**status).clone()),
+            FromShim::Reply(_) => {}
+        }
+        message
+    }
+
+    fn ask(&mut self, request: Request) -> Result<(), String> {
+        self.next_id += 1;
+        let id = self.next_id;
+        wire::send(&mut self.stream, &ToShim { id, request }).unwrap();
+        loop {
+            if let FromShim::Reply(reply) = self.next() {
+                assert_eq!(reply.id, id);
+                return reply.result;
+            }
+        }
+    }
+
+    fn status(&mut self) -> Status {
+        self.ask(Request::Status).unwrap();
+        self.status.clone().unwrap()
+    }
+
+    /// The first event, past or to come, that the question has an answer to.
+    fn await_event<T>(&mut self, question: impl Fn(&Event) -> Option<T>) -> T {
+        let mut seen = 0;
+        loop {
+            if let Some(answer) = self.events[seen..].iter().find_map(&question) {
+                return answer;
+            }
+            seen = self.events.len();
+            self.next();
+        }
+    }
+
+    fn exit(&mut self, attempt: u32) -> ExitRecord {
+        self.await_event(|event| match event {
+            Event::Exited(record) if record.attempt == attempt => Some(record.clone()),
+            _ => None,
+        })
+    }
+
+    fn health(&mut self, state: HealthState) -> skep_shim::protocol::HealthReport {
+        self.await_event(|event| match event {
+            Event::Health { report, .. } if report.state == state => Some(report.clone()),
+            _ => None,
+        })
+    }
+
+    fn log(&self) -> Vec<String> {
+        let reader = LogReader::new(&self.spec.log.dir);
+        let (mut at, mut lines) = (Position::default(), Vec::new());
+        loop {
+            let batch = reader.read(at, 10_000).unwrap();
+            assert_eq!(batch.n_damaged, 0);
+            if batch.next == at {
+                return lines;
+            }
+            at = batch.next;
+            lines.extend(batch.records.iter().map(|r| String::from_utf8(r.text.clone()).unwrap()));
+        }
+    }
+
+    /// Waits for a line that the task prints; the task's word is the only clock.
+    fn await_line(&self, wanted: &str) {
+        let begin = Instant::now();
+        while !self.log().iter().any(|line| line == wanted) {
+            assert!(begin.elapsed() < DEADLINE, "no line {wanted:?} in {:?}", self.log());
+            std::thread::yield_now();
+        }
+    }
+
+    /// The output of a script that ends.
+    fn output(mut self) -> Vec<String> {
+        let record = self.exit(1);
+        let log = self.log();
+        assert_eq!(record.code, 0, "{log:?}");
+        log
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Err(error) = cleanup_orphan(&self.state(), &self.spec.cgroups_path, DEADLINE)
+            && !std::thread::panicking()
+        {
+            panic!("cleanup: {error}");
+        }
+        let parent = format!("/skep-shim-test/{}", std::process::id());
+        for folder in cgroup::folders(&parent).unwrap_or_default() {
+            // Other tests of this process may still have theirs in it.
+            let _ = fs::remove_dir(folder);
+        }
+        let root = "/skep-shim-test";
+        for folder in cgroup::folders(root).unwrap_or_default() {
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
+fn secret(target: &str, uid: u32, mode: u32, value: &str) -> FileSpec {
+    FileSpec { name: target.into(), version: 3, target: target.into(), uid, gid: uid, mode, bytes: value.into() }
+}
+
+const STATUS: &str = "grep -E '^(CapPrm|CapEff|CapBnd|CapInh|CapAmb|NoNewPrivs|Seccomp|Uid|Groups):' /proc/1/status";
+
+fn field(lines: &[String], name: &str) -> String {
+    let line = lines.iter().find_map(|line| line.strip_prefix(&format!("{name}:")));
+    line.unwrap_or_else(|| panic!("no {name} in {lines:?}")).trim().to_owned()
+}
+
+#[test]
+fn a_task_runs_and_its_exit_code_and_output_are_kept() {
+    let mut task = Task::sh("runs", "echo out; echo err >&2; printf last; exit 7", |_| {});
+    let record = task.exit(1);
+    assert_eq!((record.code, record.signal, record.oom_killed, record.error.as_deref()), (7, None, false, None));
+    assert_eq!(ExitRecord::read(&task.state()).unwrap(), Some(record));
+    let lines: BTreeSet<_> = task.log().into_iter().collect();
+    assert_eq!(lines, BTreeSet::from(["out", "err", "last"].map(String::from)));
+    assert_eq!(task.status().phase, Phase::Exited);
+}
+
+#[test]
+fn the_first_process_has_exactly_the_rights_of_the_spec() {
+    for (name, change, caps, eff, nnp) in [
+        ("root", Box::new(|_: &mut TaskSpec| {}) as Box<dyn FnOnce(&mut TaskSpec)>, "00000000a80425fb", None, "0"),
+        ("user", Box::new(|s: &mut TaskSpec| s.user = "user".into()), "00000000a80425fb", Some("0000000000000000"), "0"),
+        (
+            "none",
+            Box::new(|s: &mut TaskSpec| {
+                s.cap_drop = vec!["ALL".into()];
+                s.no_new_privileges = true;
+            }),
+            "0000000000000000",
+            None,
+            "1",
+        ),
+        (
+            "some",
+            Box::new(|s: &mut TaskSpec| {
+                s.cap_drop = vec!["ALL".into()];
+                s.cap_add = vec!["NET_BIND_SERVICE".into()];
+            }),
+            "0000000000000400",
+            None,
+            "0",
+        ),
+    ] {
+        let lines = Task::sh(&format!("rights-{name}"), STATUS, change).output();
+        assert_eq!(field(&lines, "CapBnd"), caps, "{name}");
+        assert_eq!(field(&lines, "CapEff"), eff.unwrap_or(caps), "{name}");
+        assert_eq!(field(&lines, "CapPrm"), eff.unwrap_or(caps), "{name}");
+        assert_eq!(field(&lines, "CapInh"), "0000000000000000", "{name}");
+        assert_eq!(field(&lines, "CapAmb"), "0000000000000000", "{name}");
+        assert_eq!(field(&lines, "NoNewPrivs"), nnp, "{name}");
+        assert_eq!(field(&lines, "Seccomp"), "2", "{name}");
+        if name == "user" {
+            assert_eq!(field(&lines, "Groups"), "77 1000");
+        }
+    }
+}
+
+#[test]
+fn denied_calls_say_eperm_and_unknown_ones_enosys() {
+    let lines =
+        Task::sh("denied", "probe unshare-user; probe unknown-call; mount -t tmpfs x /tmp || echo refused", |_| {}).output();
+    for expect in [libc::EPERM.to_string(), libc::ENOSYS.to_string(), "refused".to_owned()] {
+        assert!(lines.contains(&expect), "{expect} in {lines:?}");
+    }
+    let lines = Task::sh("allowed", "probe unshare-user", |s| s.cap_add = vec!["SYS_ADMIN".into()]).output();
+    assert_eq!(lines, ["ok"]);
+}
+
+#[test]
+fn a_set_uid_program_works_unless_forbidden() {
+    for (name, forbidden, expect) in [("suid", false, "0"), ("suid-nnp", true, "1000")] {
+        let change = |s: &mut TaskSpec| {
+            s.user = "1000:1000".into();
+            s.no_new_privileges = forbidden;
+        };
+        assert_eq!(Task::sh(name, "probe-suid euid", change).output(), [expect], "{name}");
+    }
+}
+
+#[test]
+fn the_world_inside_is_the_specs() {
+    let script = "hostname; cat /etc/hostname; echo $HOME $HOSTNAME $GREETING; pwd; cat /etc/hosts; id -u; \
+                  cat /proc/self/oom_score_adj; ulimit -n; cat /proc/1/comm; echo x > /etc/new || echo ro; echo x > /dev/null; \
+                  echo open > /dev/stdout; ls /sys/class/net; touch /data/x";
+    let lines = Task::sh("world", script, |s| {
+        s.hostname = "box".into();
+        s.env = vec!["GREETING=hello there".into()];
+        s.cwd = "/made/for/it".into();
+        s.read_only = true;
+        s.user = "user".into();
+        s.oom_score_adj = Some(500);
+        s.ulimits = vec![skep_shim::protocol::Ulimit { name: "nofile".into(), soft: 333, hard: 1 << 40 }];
+        s.extra_hosts = vec![skep_shim::protocol::HostEntry { host: "db".into(), address: "10.1.2.3".into() }];
+        s.mounts = vec![Mount::Tmpfs { target: "/data".into(), size_bytes: 1 << 20, mode: 0 }];
+    })
+    .output();
+    for expect in
+        ["box", "/home/user box hello there", "/made/for/it", "10.1.2.3\tdb", "1000", "500", "333", "sh", "ro", "open", "lo"]
+    {
+        assert!(lines.iter().any(|line| line == expect), "{expect} in {lines:?}");
+    }
+}
+
+#[test]
+fn secrets_are_files_of_the_task_alone() {
+    let value = "canary-7d1f";
+    let script = "stat -c '%a %u %g' /run/secrets/pw /etc/app/key /plain.conf; cat /run/secrets/pw /etc/app/key /plain.conf; \
+                  echo; echo x > /run/secrets/pw || echo read-only; touch /run/secrets/new || echo read-only; \
+                  echo x >> /etc/app/key || echo read-only; grep -c canary /proc/1/environ; echo ready; sleep 1000";
+    let mut task = Task::sh("secrets", script, |s| {
+        s.secrets = vec![secret("pw", 1000, 0o440, value), secret("/etc/app/key", 0, 0o400, "key!")];
+        s.configs = vec![secret("plain.conf", 0, 0o444, "conf")];
+        s.env = vec!["TOKEN=canary-env".into()];
+    });
+    task.await_line("ready");
+    let lines = task.log();
+    for expect in ["440 1000 1000", "400 0 0", "444 0 0", &format!("{value}key!conf"), "1"] {
+        assert!(lines.iter().any(|line| line == expect), "{expect} in {lines:?}");
+    }
+    assert_eq!(lines.iter().filter(|line| *line == "read-only").count(), 3, "{lines:?}");
+    let status = task.status();
+    assert_eq!(status.secrets, [("pw".to_owned(), 3), ("/etc/app/key".to_owned(), 3)]);
+    // The node: no file, no mount, no argument and no environment holds it.
+    let found = |needle: &str| {
+        let mut stack = vec![task.folder.path().to_owned()];
+        while let Some(path) = stack.pop() {
+            if fs::symlink_metadata(&path).unwrap().is_dir() {
+                stack.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            } else if let Ok(bytes) = fs::read(&path)
+                && bytes.windows(needle.len()).any(|window| window == needle.as_bytes())
+                && !path.starts_with(&task.spec.log.dir)
+            {
+                return Some(path);
+            }
+        }
+        None
+    };
+    let planted = task.folder.path().join("planted");
+    fs::write(&planted, value).unwrap();
+    assert_eq!(found(value), Some(planted.clone()), "the search itself works");
+    fs::remove_file(planted).unwrap();
+    assert_eq!(found(value), None);
+    assert_eq!(found("canary-env"), None);
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(task.folder.path().to_str().unwrap()));
+    for file in ["cmdline", "environ"] {
+        let bytes = fs::read(format!("/proc/{}/{file}", task.child.id())).unwrap();
+        assert!(!String::from_utf8_lossy(&bytes).contains("canary"));
+    }
+    // Kill the shim, then the first process: the namespace that held the secrets is gone.
+    let pid = status.pid.unwrap();
+    let namespace = fs::read_link(format!("/proc/{}/ns/mnt", task.child.id())).unwrap();
+    task.child.kill().unwrap();
+    task.child.wait().unwrap();
+    let root = format!("/proc/{pid}/root/run/secrets/pw");
+    assert_eq!(fs::read_to_string(&root).unwrap(), value, "the task goes on without its shim");
+    let state = ShimState::read(&task.state()).unwrap().unwrap();
+    assert!(!state.shim_is_alive().unwrap());
+    assert!(state.container.as_ref().unwrap().is_alive().unwrap());
+    cleanup_orphan(&task.state(), &task.spec.cgroups_path, DEADLINE).unwrap();
+    assert_gone(&task, pid, &[namespace]);
+}
+
+/// No process, mount, cgroup, namespace or file of a task.
+fn assert_gone(task: &Task, pid: i32, namespaces: &[PathBuf]) {
+    assert!(!Path::new(&format!("/proc/{pid}/root")).exists() || is_zombie(pid));
+    assert_eq!(cgroup::folders(&task.spec.cgroups_path).unwrap(), Vec::<PathBuf>::new());
+    assert_eq!(fs::read_dir(task.state()).unwrap().count(), 0);
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(task.folder.path().to_str().unwrap()));
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        for kind in ["mnt", "pid", "net"] {
+            let held = fs::read_link(entry.path().join("ns").join(kind));
+            assert!(!held.is_ok_and(|held| namespaces.contains(&held)), "{:?} holds a namespace", entry.path());
+        }
+    }
+}
+
+fn is_zombie(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z"))
+}
+
+#[test]
+fn release_leaves_nothing() {
+    let mut task = Task::sh("release", "sleep 1000 & echo ready; wait", |s| {
+        s.secrets = vec![secret("pw", 0, 0o400, "x")];
+    });
+    task.await_line("ready");
+    assert_eq!(task.ask(Request::Release), Err("the container still runs".into()));
+    let pid = task.status().pid.unwrap();
+    let space = |pid: i32, kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+    let shim = task.child.id() as i32;
+    let namespaces = [space(shim, "mnt"), space(shim, "net"), space(pid, "mnt"), space(pid, "pid"), space(pid, "net")];
+    assert!(!cgroup::folders(&task.spec.cgroups_path).unwrap().is_empty());
+    task.ask(Request::Kill).unwrap();
+    let record = task.exit(1);
+    assert_eq!((record.code, record.signal), (137, Some(9)));
+    task.ask(Request::Release).unwrap();
+    assert!(task.child.wait().unwrap().success());
+    assert_gone(&task, pid, &namespaces);
+}
+
+#[test]
+fn a_stop_is_polite_first_and_final_at_the_grace() {
+    let mut task = Task::sh("stop-polite", "trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.05; done", |_| {});
+    task.await_line("ready");
+    task.ask(Request::Stop { signal: None, grace_ms: None }).unwrap();
+    assert_eq!(task.exit(1).code, 3);
+    assert_eq!(task.log().last().unwrap(), "bye");
+
+    let mut task = Task::sh("stop-deaf", "trap '' TERM; echo ready; while :; do sleep 0.05; done", |_| {});
+    task.await_line("ready");
+    let begin = Instant::now();
+    task.ask(Request::Stop { signal: None, grace_ms: Some(300) }).unwrap();
+    let record = task.exit(1);
+    assert_eq!((record.code, record.signal, record.oom_killed), (137, Some(9), false));
+    assert!(begin.elapsed() >= Duration::from_millis(300));
+
+    let mut task = Task::sh("stop-signal", "trap 'exit 4' USR1; echo ready; while :; do sleep 0.05; done", |s| {
+        s.stop_signal = "SIGUSR1".into();
+    });
+    task.await_line("ready");
+    task.ask(Request::Stop { signal: None, grace_ms: None }).unwrap();
+    assert_eq!(task.exit(1).code, 4);
+}
+
+#[test]
+fn a_restart_in_place_keeps_the_secrets_and_nothing_else() {
+    let script = "cat /run/secrets/pw; echo; ls /left 2>/dev/null; touch /left; exit 1";
+    let mut task = Task::sh("restart", script, |s| s.secrets = vec![secret("pw", 0, 0o400, "kept")]);
+    assert_eq!(task.exit(1).code, 1);
+    assert!(task.ask(Request::Restart { attempt: 1 }).unwrap_err().contains("not above"));
+    for attempt in [2, 5] {
+        task.ask(Request::Restart { attempt }).unwrap();
+        assert_eq!(task.exit(attempt).code, 1);
+    }
+    assert_eq!(task.log(), ["kept", "kept", "kept"]);
+    assert_eq!(ExitRecord::read(&task.state()).unwrap().unwrap().attempt, 5);
+}
+
+#[test]
+fn what_cannot_start_says_why() {
+    for (name, args, code, expect) in [
+        ("no-program", "nosuch", 127, "exec: \"nosuch\": executable file not found in $PATH"),
+        ("no-path", "/bin/nosuch", 127, "exec: \"/bin/nosuch\": no such file or directory"),
+        ("no-right", "/etc/not-a-program", 126, "exec: \"/etc/not-a-program\": permission denied"),
+    ] {
+        let mut task = Task::new(name, &[args], |_| {});
+        assert_eq!(task.start(), Err(expect.into()));
+        let record = ExitRecord::read(&task.state()).unwrap().unwrap();
+        assert_eq!((record.code, record.error.as_deref()), (code, Some(expect)));
+        assert_eq!(cgroup::folders(&task.spec.cgroups_path).unwrap(), Vec::<PathBuf>::new());
+        task.ask(Request::Release).unwrap();
+    }
+    let mut task = Task::new("no-user", &["sh"], |s| s.user = "nobody".into());
+    assert_eq!(task.start(), Err("unable to find user nobody: no matching entries in passwd file".into()));
+    let mut task = Task::new("refused", &["sh"], |s| s.tty = true);
+    assert_eq!(task.start(), Err("tty is not supported yet".into()));
+}
+
+#[test]
+fn health_is_dockers() {
+    let health = |line: &str, timeout_ms| {
+        Some(Health { test: vec!["CMD-SHELL".into(), line.into()], interval_ms: 30, timeout_ms, retries: 2, ..Health::default() })
+    };
+    let script = "echo ready; sleep 1000";
+    let mut task = Task::sh("health", script, |s| {
+        s.user = "user".into();
+        s.env = vec!["SIGN=/tmp/bad".into()];
+        s.mounts = vec![Mount::Tmpfs { target: "/tmp".into(), size_bytes: 0, mode: 0 }];
+        s.health = health("id -u; grep -E '^(CapBnd|Seccomp):' /proc/self/status; [ ! -e $SIGN ]", 5000);
+    });
+    let report = task.health(HealthState::Healthy);
+    assert_eq!(report.exit_code, 0);
+    for expect in ["1000\n", "CapBnd:\t00000000a80425fb\n", "Seccomp:\t2\n"] {
+        assert!(report.output.contains(expect), "{expect} in {}", report.output);
+    }
+    let pid = task.status().pid.unwrap();
+    fs::write(format!("/proc/{pid}/root/tmp/bad"), "").unwrap();
+    let report = task.health(HealthState::Unhealthy);
+    assert_eq!((report.exit_code, report.failing_streak), (1, 2));
+
+    let mut task = Task::sh("health-slow", script, |s| {
+        s.health = health("sleep 1000 & sleep 1000", 100);
+    });
+    let report = task.health(HealthState::Unhealthy);
+    assert_eq!((report.exit_code, report.output.as_str()), (-1, "Health check exceeded timeout (100ms)"));
+    task.ask(Request::Kill).unwrap();
+    task.exit(1);
+
+    let mut task = Task::sh("health-loud", script, |s| s.health = health("seq 1 100000; exit 1", 5000));
+    assert_eq!(task.health(HealthState::Unhealthy).output.len(), skep_shim::protocol::HEALTH_OUTPUT_MAX);
+}
+
+#[test]
+fn a_client_that_dies_costs_nothing_and_another_adopts() {
+    let script = "i=0; while [ $i -lt 20000 ]; do echo $i; i=$((i+1)); done; echo end; sleep 1000";
+    let mut task = Task::sh("adopt", script, |s| s.log.max_file_bytes = 40_000);
+    task.spec.log.max_files = 5;
+    let before = task.status();
+    for _ in 0..10 {
+        // What the death of an agent is to a shim: its end of the stream closes, and a new one comes by the socket.
+        task.stream = client::connect(&task.state()).unwrap();
+        task.stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let FromShim::Status(status) = task.next() else { panic!("the status comes first") };
+        assert_eq!((status.pid, status.attempt, status.phase), (before.pid, 1, Phase::Running));
+    }
+    task.await_line("end");
+    let kept: Vec<u32> = task.log().iter().filter_map(|line| line.parse().ok()).collect();
+    assert_eq!(kept.last(), Some(&19_999));
+    assert!(kept.windows(2).all(|pair| pair[0] + 1 == pair[1]), "a gap");
+    let state = ShimState::read(&task.state()).unwrap().unwrap();
+    assert!(state.shim_is_alive().unwrap());
+    assert_eq!(state.container.unwrap().pid, before.pid.unwrap());
+    let socket = fs::metadata(task.state().join("shim.sock")).unwrap();
+    assert_eq!((socket.mode() & 0o777, socket.uid()), (0o600, 0));
+}
+
+#[test]
+fn limits_hold() {
+    let mut task = Task::sh("memory", "x=x; while :; do x=$x$x; done", |s| s.resources.memory_bytes = 16 << 20);
+    let record = task.exit(1);
+    assert!(record.oom_killed, "{record:?}");
+
+    let lines = Task::sh("pids", "for i in 1 2 3 4 5 6 7 8 9; do sleep 1000 & done; echo no limit", |s| s.resources.pids = 5);
+    let mut lines = lines;
+    assert_ne!(lines.exit(1).code, 0, "{:?}", lines.log());
+}
+
+#[test]
+fn a_shim_that_nobody_starts_goes_away() {
+    let mut task = Task::new("unused", &["sh"], |_| {});
+    let (ours, _) = UnixStream::pair().unwrap();
+    task.stream = ours;
+    assert!(task.child.wait().unwrap().success());
+    assert_eq!(
+        client::connect(&task.state()).err().map(|error| match error {
+            client::ClientError::Connect { source, .. } => source.kind(),
+            other => panic!("{other}"),
+        }),
+        Some(ErrorKind::NotFound)
+    );
+}
