@@ -14,10 +14,14 @@
 pub mod ca;
 pub mod certificate;
 pub mod clock;
+pub mod keystore;
+pub mod process;
 pub mod refusal;
 pub mod seal;
 pub mod secret;
+pub mod tls;
 pub mod token;
+pub mod unix;
 
 pub use certificate::NodeIdentity;
 pub use refusal::Refusal;
