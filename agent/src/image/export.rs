@@ -64,5 +64,8 @@ fn header(n_bytes: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_size(n_bytes);
     header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     header
 }

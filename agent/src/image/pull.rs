@@ -128,7 +128,7 @@ pub struct Pulled {
     pub n_fetched: usize,
 }
 
-type Watcher = dyn Fn(Progress) + Send + Sync;
+type Watcher<'a> = dyn Fn(Progress) + Send + Sync + 'a;
 
 /// One pull's connection to its registry.
 struct Session {
@@ -153,7 +153,7 @@ impl ImageStore {
         auth: &Auth,
         platform: &Platform,
         options: &RegistryOptions,
-        progress: &Watcher,
+        progress: &Watcher<'_>,
     ) -> Result<Pulled> {
         if reference.digest().is_some()
             && let Some(image) = self.image_for(reference).await?
@@ -172,7 +172,13 @@ impl ImageStore {
         result
     }
 
-    async fn pull_leased(&self, session: &Session, platform: &Platform, progress: &Watcher, lease: &mut Lease) -> Result<Pulled> {
+    async fn pull_leased(
+        &self,
+        session: &Session,
+        platform: &Platform,
+        progress: &Watcher<'_>,
+        lease: &mut Lease,
+    ) -> Result<Pulled> {
         let reference = &session.reference;
         let (target, manifest_digest, manifest, documents) = session.resolve(platform).await?;
         progress(Progress::Resolved(target.clone()));
@@ -223,7 +229,13 @@ impl ImageStore {
         blocking(move || documents.iter().try_for_each(|bytes| shared.layout.write_document(bytes).map(drop))).await
     }
 
-    async fn fetch_layers(&self, session: &Session, manifest: &Manifest, progress: &Watcher, lease: &mut Lease) -> Result<usize> {
+    async fn fetch_layers(
+        &self,
+        session: &Session,
+        manifest: &Manifest,
+        progress: &Watcher<'_>,
+        lease: &mut Lease,
+    ) -> Result<usize> {
         for layer in &manifest.layers {
             lease.add(&layer.digest);
         }

@@ -103,17 +103,18 @@ impl<R: Read> TarStream<R> {
         let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous);
         let size = if is_file { extensions.size.unwrap_or(size) } else { size };
         self.expect_content(size);
+        let old = header.as_old();
         let id = |from_pax: Option<u64>, from_header: io::Result<u64>| -> io::Result<u32> {
             u32::try_from(from_pax.map_or(from_header, Ok)?).map_err(|_| invalid("an owner's id is over 32 bits"))
         };
-        let seconds = header.mtime()?;
+        let seconds = or_blank(&old.mtime, header.mtime())?;
         Ok(Member {
             path: extensions.path.unwrap_or_else(|| header.path_bytes().into_owned()),
             link: extensions.link.unwrap_or_else(|| header.link_name_bytes().unwrap_or_default().into_owned()),
             kind,
-            mode: header.mode()? & 0o7777,
-            uid: id(extensions.uid, header.uid())?,
-            gid: id(extensions.gid, header.gid())?,
+            mode: or_blank(&old.mode, header.mode())? & 0o7777,
+            uid: id(extensions.uid, or_blank(&old.uid, header.uid()))?,
+            gid: id(extensions.gid, or_blank(&old.gid, header.gid()))?,
             // Base-256 fields hold negative times in two's complement.
             mtime: extensions.mtime.unwrap_or((seconds as i64, 0)),
             size,
@@ -199,6 +200,11 @@ impl Extensions {
         }
         Ok(())
     }
+}
+
+/// Some writers leave a number they do not care about blank.
+fn or_blank<T: Default>(field: &[u8], value: io::Result<T>) -> io::Result<T> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) { Ok(T::default()) } else { value }
 }
 
 fn number(value: &[u8]) -> io::Result<u64> {
