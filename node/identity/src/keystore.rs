@@ -27,6 +27,8 @@ use crate::seal::SealingKey;
 
 const FILE_NAME: &str = "keystore";
 const KEK_FILE_NAME: &str = "keystore.key";
+/// The key to come, while the keystore is being sealed with it.
+const NEXT_KEK_FILE_NAME: &str = "keystore.key.next";
 const MAGIC: &[u8; 15] = b"skep keystore 1";
 const CHECK_LENGTH: usize = 16;
 const HEAD_LENGTH: usize = MAGIC.len() + CHECK_LENGTH;
@@ -169,13 +171,16 @@ impl Keystore {
         if read_limited(&folder.join(FILE_NAME))?.is_none() {
             return Ok(Opened::Absent);
         }
-        let kek_path = folder.join(KEK_FILE_NAME);
-        let Some(text) = read_limited(&kek_path)? else {
-            return Ok(Opened::Locked);
-        };
-        let text = std::str::from_utf8(&text).map_err(|_| KeystoreError::UnlockKey)?;
-        let keystore = Self::open_with(folder, UnlockKey::parse(text)?, false)?;
-        Ok(Opened::Open(keystore))
+        let mut wrong = None;
+        for name in [KEK_FILE_NAME, NEXT_KEK_FILE_NAME] {
+            let Some(text) = read_limited(&folder.join(name))? else { continue };
+            let text = std::str::from_utf8(&text).map_err(|_| KeystoreError::UnlockKey)?;
+            match Self::open_with(folder, UnlockKey::parse(text)?, false) {
+                Err(error @ KeystoreError::WrongKey(_)) => wrong = Some(error),
+                other => return other.map(Opened::Open),
+            }
+        }
+        wrong.map_or(Ok(Opened::Locked), Err)
     }
 
     /// Opens a locked keystore. The key stays in memory only.
@@ -228,14 +233,17 @@ impl Keystore {
         self.write()
     }
 
-    /// Seals it with another key and says where that is kept. At every moment of
-    /// the change the files on disk can be opened with one of the two keys, but a
-    /// crash in between may leave the old key beside a file sealed with the new:
-    /// opening then says that the key is wrong, and the new key opens it.
+    /// Seals it with another key and says where that is kept. A key that stays on
+    /// disk is written beside the old one first, so a crash at any moment leaves a
+    /// keystore that opens. With autolock a crash before the old key's file is gone
+    /// makes opening say that the key is wrong; the new key unlocks it.
     ///
     /// # Errors
     /// If writing fails.
     pub fn rekey(&mut self, kek: UnlockKey, autolock: bool) -> Result<(), KeystoreError> {
+        if !autolock {
+            write_atomically(&self.folder, NEXT_KEK_FILE_NAME, kek.reveal().as_bytes())?;
+        }
         self.kek = kek;
         self.autolock = autolock;
         self.write()?;
@@ -247,7 +255,7 @@ impl Keystore {
     /// # Errors
     /// If a file is there and cannot be removed.
     pub fn destroy(folder: &Path) -> Result<(), KeystoreError> {
-        for name in [FILE_NAME, KEK_FILE_NAME] {
+        for name in [FILE_NAME, KEK_FILE_NAME, NEXT_KEK_FILE_NAME] {
             remove_if_there(&folder.join(name))?;
         }
         if folder.try_exists().map_err(io_error("look for", folder))? {
@@ -286,9 +294,11 @@ impl Keystore {
     fn place_kek(&self) -> Result<(), KeystoreError> {
         if self.autolock {
             remove_if_there(&self.folder.join(KEK_FILE_NAME))?;
-            return sync_folder(&self.folder);
+        } else {
+            write_atomically(&self.folder, KEK_FILE_NAME, self.kek.reveal().as_bytes())?;
         }
-        write_atomically(&self.folder, KEK_FILE_NAME, self.kek.reveal().as_bytes())
+        remove_if_there(&self.folder.join(NEXT_KEK_FILE_NAME))?;
+        sync_folder(&self.folder)
     }
 }
 
@@ -503,6 +513,25 @@ mod tests {
         is_open(Keystore::open(place.path()).unwrap());
         keystore.change(|keys| keys.certificate_pem = "renewed".into()).unwrap();
         assert_eq!(is_open(Keystore::open(place.path()).unwrap()).keys().certificate_pem, "renewed");
+    }
+
+    #[test]
+    fn a_crash_while_the_key_changes_leaves_a_keystore_that_opens() {
+        let place = tempfile::tempdir().unwrap();
+        let mut keystore = Keystore::create(place.path(), UnlockKey::generate(), false, some_keys()).unwrap();
+        let old_keystore = fs::read(place.path().join(FILE_NAME)).unwrap();
+        let old_key = fs::read(place.path().join(KEK_FILE_NAME)).unwrap();
+        keystore.rekey(UnlockKey::generate(), false).unwrap();
+        assert!(!place.path().join(NEXT_KEK_FILE_NAME).exists());
+        let new_keystore = fs::read(place.path().join(FILE_NAME)).unwrap();
+        let new_key = fs::read(place.path().join(KEK_FILE_NAME)).unwrap();
+        // Before and after the keystore was replaced, with the new key beside the old.
+        for keystore in [old_keystore, new_keystore] {
+            fs::write(place.path().join(FILE_NAME), keystore).unwrap();
+            fs::write(place.path().join(KEK_FILE_NAME), &old_key).unwrap();
+            fs::write(place.path().join(NEXT_KEK_FILE_NAME), &new_key).unwrap();
+            is_open(Keystore::open(place.path()).unwrap());
+        }
     }
 
     #[test]
