@@ -72,7 +72,7 @@ pub const X86_64: &[(&str, u32)] = &[
     ("memfd_create", 319), ("kexec_file_load", 320), ("bpf", 321), ("execveat", 322), ("userfaultfd", 323),
     ("membarrier", 324), ("mlock2", 325), ("copy_file_range", 326), ("preadv2", 327), ("pwritev2", 328),
     ("pkey_mprotect", 329), ("pkey_alloc", 330), ("pkey_free", 331), ("statx", 332), ("io_pgetevents", 333),
-    ("rseq", 334), ("pidfd_send_signal", 424), ("io_uring_setup", 425), ("io_uring_enter", 426),
+    ("rseq", 334), ("uretprobe", 335), ("pidfd_send_signal", 424), ("io_uring_setup", 425), ("io_uring_enter", 426),
     ("io_uring_register", 427), ("open_tree", 428), ("move_mount", 429), ("fsopen", 430), ("fsconfig", 431),
     ("fsmount", 432), ("fspick", 433), ("pidfd_open", 434), ("clone3", 435), ("close_range", 436), ("openat2", 437),
     ("pidfd_getfd", 438), ("faccessat2", 439), ("process_madvise", 440), ("epoll_pwait2", 441),
