@@ -117,6 +117,14 @@ pub struct ImageStore {
     pub(super) shared: Arc<Shared>,
 }
 
+impl std::fmt::Debug for ImageStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ImageStore")
+            .field("layout", &self.shared.layout)
+            .finish_non_exhaustive()
+    }
+}
+
 pub(super) struct Shared {
     pub layout: Layout,
     pub limits: StoreLimits,
