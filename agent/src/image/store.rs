@@ -119,9 +119,7 @@ pub struct ImageStore {
 
 impl std::fmt::Debug for ImageStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ImageStore")
-            .field("layout", &self.shared.layout)
-            .finish_non_exhaustive()
+        f.debug_struct("ImageStore").field("layout", &self.shared.layout).finish_non_exhaustive()
     }
 }
 
