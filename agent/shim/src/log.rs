@@ -137,9 +137,11 @@ impl LogWriter {
         if self.batch.is_empty() {
             return Ok(());
         }
-        if self.size >= self.max_file_bytes {
-            self.rotate()?;
-        }
+        // Without a next file the present one grows: a long file is better than a lost line.
+        let rotated = match self.size >= self.max_file_bytes {
+            true => self.rotate(),
+            false => Ok(()),
+        };
         let batch = std::mem::take(&mut self.batch);
         let n_records = batch.iter().filter(|byte| **byte == b'\n').count() as u64;
         let mut head = Vec::new();
@@ -162,7 +164,7 @@ impl LogWriter {
         }
         self.batch = batch;
         self.batch.clear();
-        Ok(())
+        rotated
     }
 
     fn rotate(&mut self) -> Result<(), LogError> {

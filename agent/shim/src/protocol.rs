@@ -69,7 +69,8 @@ pub struct TaskSpec {
     pub sysctls: BTreeMap<String, String>,
     /// Name or number of the stop signal; empty means SIGTERM.
     pub stop_signal: String,
-    /// Between the stop signal and SIGKILL, where a [`Request::Stop`] names nothing else.
+    /// Between the stop signal and SIGKILL, where a [`Request::Stop`] names nothing else. 0 is no grace at all; Docker's
+    /// default of 10 s is for the caller to fill in.
     pub stop_grace_ms: u64,
     /// What to mount.
     pub mounts: Vec<Mount>,

@@ -80,7 +80,7 @@ impl Visitor<'_> for HexVisitor {
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Sensitive, E> {
         let digits = text.as_bytes();
-        if digits.len() % 2 != 0 {
+        if !digits.len().is_multiple_of(2) {
             return Err(E::custom("hexadecimal text of odd length"));
         }
         // Exactly sized at once: a growing vector would leave unwiped copies behind.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use skep_shim::client;
 use skep_shim::log::{LogReader, Position};
 use skep_shim::protocol::{
-    Event, FileSpec, FromShim, Health, HealthState, LogSpec, Mount, Phase, Request, Resources, Status, TaskSpec, ToShim,
+    Event, FileSpec, FromShim, Health, HealthState, LogSpec, Mount, Network, Phase, Request, Resources, Status, TaskSpec, ToShim,
 };
 use skep_shim::state::{ExitRecord, ShimState, cleanup_orphan};
 use skep_shim::{cgroup, wire};
@@ -374,7 +374,7 @@ fn secrets_are_files_of_the_task_alone() {
     }
     // Kill the shim, then the first process: the namespace that held the secrets is gone.
     let pid = status.pid.unwrap();
-    let namespace = fs::read_link(format!("/proc/{}/ns/mnt", task.child.id())).unwrap();
+    let namespace = Namespace::of(task.child.id() as i32, "mnt");
     task.child.kill().unwrap();
     task.child.wait().unwrap();
     let root = format!("/proc/{pid}/root/run/secrets/pw");
@@ -386,8 +386,21 @@ fn secrets_are_files_of_the_task_alone() {
     assert_gone(&task, pid, &[namespace]);
 }
 
+/// A namespace by name, held open: its number would otherwise be given to the next one at once.
+struct Namespace {
+    name: PathBuf,
+    _held: fs::File,
+}
+
+impl Namespace {
+    fn of(pid: i32, kind: &str) -> Self {
+        let path = format!("/proc/{pid}/ns/{kind}");
+        Self { name: fs::read_link(&path).unwrap(), _held: fs::File::open(&path).unwrap() }
+    }
+}
+
 /// No process, mount, cgroup, namespace or file of a task.
-fn assert_gone(task: &Task, pid: i32, namespaces: &[PathBuf]) {
+fn assert_gone(task: &Task, pid: i32, namespaces: &[Namespace]) {
     assert!(!Path::new(&format!("/proc/{pid}/root")).exists() || is_zombie(pid));
     assert_eq!(cgroup::folders(&task.spec.cgroups_path).unwrap(), Vec::<PathBuf>::new());
     assert_eq!(fs::read_dir(task.state()).unwrap().count(), 0);
@@ -396,7 +409,11 @@ fn assert_gone(task: &Task, pid: i32, namespaces: &[PathBuf]) {
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         for kind in ["mnt", "pid", "net"] {
             let held = fs::read_link(entry.path().join("ns").join(kind));
-            assert!(!held.is_ok_and(|held| namespaces.contains(&held)), "{:?} holds a namespace", entry.path());
+            assert!(
+                !held.is_ok_and(|held| namespaces.iter().any(|one| one.name == held)),
+                "{:?} holds a namespace",
+                entry.path()
+            );
         }
     }
 }
@@ -413,9 +430,9 @@ fn release_leaves_nothing() {
     task.await_line("ready");
     assert_eq!(task.ask(Request::Release), Err("the container still runs".into()));
     let pid = task.status().pid.unwrap();
-    let space = |pid: i32, kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+    let space = Namespace::of;
     let shim = task.child.id() as i32;
-    let namespaces = [space(shim, "mnt"), space(shim, "net"), space(pid, "mnt"), space(pid, "pid"), space(pid, "net")];
+    let namespaces = [space(shim, "mnt"), space(pid, "mnt"), space(pid, "pid"), space(pid, "net")];
     assert!(!cgroup::folders(&task.spec.cgroups_path).unwrap().is_empty());
     task.ask(Request::Kill).unwrap();
     let record = task.exit(1);
@@ -521,7 +538,6 @@ fn health_is_dockers() {
 fn a_client_that_dies_costs_nothing_and_another_adopts() {
     let script = "i=0; while [ $i -lt 20000 ]; do echo $i; i=$((i+1)); done; echo end; sleep 1000";
     let mut task = Task::sh("adopt", script, |s| s.log.max_file_bytes = 40_000);
-    task.spec.log.max_files = 5;
     let before = task.status();
     for _ in 0..10 {
         // What the death of an agent is to a shim: its end of the stream closes, and a new one comes by the socket.
@@ -539,6 +555,62 @@ fn a_client_that_dies_costs_nothing_and_another_adopts() {
     assert_eq!(state.container.unwrap().pid, before.pid.unwrap());
     let socket = fs::metadata(task.state().join("shim.sock")).unwrap();
     assert_eq!((socket.mode() & 0o777, socket.uid()), (0o600, 0));
+}
+
+#[test]
+fn mounts_and_networks_are_as_asked() {
+    let shared = tempfile::tempdir().unwrap();
+    fs::write(shared.path().join("seen"), "from the node").unwrap();
+    let bind = |target: &str, read_only| Mount::Bind {
+        source: shared.path().to_owned(),
+        target: target.into(),
+        read_only,
+        propagation: String::new(),
+    };
+    let script = "cat /ro/seen; echo; touch /ro/x || echo ro; echo written > /rw/back; cat /proc/sys/net/core/somaxconn; \
+                  ls -l /proc/self/ns/net; echo ready; sleep 1000";
+    let mut task = Task::sh("mounts", script, |s| {
+        s.mounts = vec![bind("/ro", true), bind("/rw", false)];
+        s.sysctls.insert("net.core.somaxconn".into(), "77".into());
+        s.network = Network::None;
+    });
+    task.await_line("ready");
+    let lines = task.log();
+    for expect in ["from the node", "ro", "77"] {
+        assert!(lines.iter().any(|line| line == expect), "{expect} in {lines:?}");
+    }
+    assert_eq!(fs::read_to_string(shared.path().join("back")).unwrap(), "written\n");
+    let network = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+    let of_node = network(std::process::id() as i32);
+    let first = task.status().pid.unwrap();
+    assert_ne!(network(first), of_node);
+
+    let path = PathBuf::from(format!("/proc/{first}/ns/net"));
+    let mut joined = Task::sh("joined", "echo ready; sleep 1000", |s| s.network = Network::Path(path));
+    let second = joined.status().pid.unwrap();
+    assert_eq!(network(second), network(first));
+
+    let mut host = Task::sh("host", "echo ready; sleep 1000", |s| s.network = Network::Host);
+    let third = host.status().pid.unwrap();
+    assert_eq!(network(third), of_node);
+}
+
+#[test]
+fn requests_out_of_turn_are_refused_and_change_nothing() {
+    let mut task = Task::new("turn", &["sh", "-c", "sleep 1000"], |_| {});
+    for early in [Request::Restart { attempt: 2 }, Request::Kill, Request::Stop { signal: None, grace_ms: None }] {
+        assert!(task.ask(early).is_err());
+    }
+    task.start().unwrap();
+    let before = task.status();
+    assert_eq!(task.start(), Err("this shim was started already".into()));
+    assert_eq!(task.ask(Request::Restart { attempt: 2 }), Err("the container still runs".into()));
+    let bad = Request::Stop { signal: Some("NOPE".into()), grace_ms: None };
+    assert_eq!(task.ask(bad), Err("invalid signal: NOPE".into()));
+    let replace = Request::ReplaceSecret { name: "pw".into(), version: 2, bytes: "x".into() };
+    assert!(task.ask(replace).unwrap_err().contains("secret pw"));
+    let after = task.status();
+    assert_eq!((before.pid, before.attempt), (after.pid, after.attempt));
 }
 
 #[test]

@@ -132,7 +132,7 @@ fn write_bundle(spec: &TaskSpec, layout: &Layout, set: u64, held: u64) -> Result
     let text = |(source, target): (PathBuf, String), read_only| (source.to_string_lossy().into_owned(), target, read_only);
     let mut binds: Vec<_> = etc.into_iter().map(|bind| text(bind, false)).collect();
     binds.extend(layout.file_binds(spec).into_iter().map(|bind| text(bind, true)));
-    let config = bundle::oci(spec, set, held, &binds).to_string();
+    let config = bundle::oci(spec, set, held, layout.network(spec).as_deref(), &binds).to_string();
     fs::write(layout.bundle().join("config.json"), config).map_err(|error| say(&error))
 }
 

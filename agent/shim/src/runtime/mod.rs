@@ -5,6 +5,7 @@ pub mod container;
 pub mod entry;
 pub mod health;
 pub mod inside;
+pub mod network;
 pub mod peers;
 pub mod poll;
 pub mod probe;

@@ -57,9 +57,17 @@ impl Probe {
         enter(own_pids.as_raw_fd(), libc::CLONE_NEWPID)?;
         let pid = forked?;
         let began_ns = poll::monotonic_ns();
+        let pidfd = pidfd_open(pid).inspect_err(|_| {
+            // Unwatched it must not run.
+            // SAFETY: our own child, not reaped yet.
+            unsafe {
+                libc::kill(pid, libc::SIGKILL);
+                libc::waitpid(pid, std::ptr::null_mut(), 0);
+            }
+        })?;
         Ok(Self {
             pid,
-            pidfd: pidfd_open(pid)?,
+            pidfd,
             output_end,
             output: Vec::new(),
             output_open: true,

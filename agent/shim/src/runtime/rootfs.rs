@@ -6,6 +6,7 @@
 //!   layers/{0,1,…,upper,work}   links with short names, since mount options have room for a page only
 //!   etc/{hosts,hostname,resolv.conf}
 //!   rootfs             overlay
+//!   netns              the network namespace of a task without a network
 //!   files              tmpfs of its own for secrets and configs, writable to the shim alone
 //!     secrets/…        bound read-only on /run/secrets
 //!     single/N         bound read-only on an absolute target
@@ -21,6 +22,8 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use skep_shim::protocol::{FileSpec, Network, TaskSpec};
+
+use super::network;
 
 const ETC_FILE_MAX: u64 = 1 << 20;
 const LAYERS_MAX: usize = 500;
@@ -78,12 +81,25 @@ impl Layout {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount_tmpfs(&files, flags, &format!("mode=0755,size={n_bytes},nr_inodes={n_inodes}"))?;
         layout.write_files(spec)?;
+        if spec.network == Network::None {
+            let path = layout.base.join("netns");
+            network::pin_empty(&path).map_err(fail("make a network namespace at", &path))?;
+        }
         Ok(layout)
     }
 
     /// Where the container's root is.
     pub fn rootfs(&self) -> PathBuf {
         self.base.join("rootfs")
+    }
+
+    /// The network namespace to join; none means the node's.
+    pub fn network(&self, spec: &TaskSpec) -> Option<PathBuf> {
+        match &spec.network {
+            Network::Host => None,
+            Network::None => Some(self.base.join("netns")),
+            Network::Path(path) => Some(path.clone()),
+        }
     }
 
     /// The OCI bundle.
@@ -94,11 +110,6 @@ impl Layout {
     /// Libcontainer's own state.
     pub fn container_state(&self) -> PathBuf {
         self.base.join("state")
-    }
-
-    /// Unmounts everything, so that the mount point can be removed from inside the namespace.
-    pub fn tear_down(&self) -> Result<(), RootfsError> {
-        umount2(&self.base, MntFlags::MNT_DETACH).map_err(fail("unmount", &self.base))
     }
 
     /// A fresh overlay: whatever an earlier attempt wrote is gone, as with a new task.
@@ -173,6 +184,15 @@ impl Layout {
             write_file(&files.join("single").join(number.to_string()), file)?;
         }
         Ok(())
+    }
+}
+
+/// Unmounts everything, so that the mount point can be removed from inside the namespace. Nothing mounted, as after a
+/// refused start, is no error.
+pub fn tear_down(mount_point: &Path) -> Result<(), RootfsError> {
+    match umount2(mount_point, MntFlags::MNT_DETACH) {
+        Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => Ok(()),
+        Err(error) => Err(fail("unmount", mount_point)(error)),
     }
 }
 

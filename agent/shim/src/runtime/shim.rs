@@ -5,7 +5,7 @@
 //! - The secrets' tmpfs is made once and outlives every attempt; the rest of an attempt is new each time.
 //! - Without clients the shim goes on. Without a `Start` it goes when its starter does, or after a deadline.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -21,11 +21,13 @@ use super::health::{Monitor, Outcome};
 use super::peers::Peers;
 use super::poll;
 use super::probe::Probe;
-use super::rootfs::Layout;
+use super::rootfs::{self, Layout};
 use super::spec as bundle;
 
 /// The longest a shim waits for its first request.
 const START_NS: u64 = 60_000_000_000;
+/// Between two tries to write an exit record that the disk did not take.
+const RETRY_NS: u64 = 1_000_000_000;
 
 /// The task, once there was a `Start`.
 struct Task {
@@ -34,6 +36,9 @@ struct Task {
     log: LogWriter,
     own: ProcessId,
 }
+
+/// The exit of an attempt, its kind of event, and when the disk is tried again.
+type Unwritten = (ExitRecord, fn(ExitRecord) -> Event, u64);
 
 /// One shim.
 pub struct Shim {
@@ -45,6 +50,8 @@ pub struct Shim {
     monitor: Option<Monitor>,
     probe: Option<Probe>,
     kill_at_ns: Option<u64>,
+    /// An exit that is not on disk yet, its event, and when to try again.
+    unwritten: Option<Unwritten>,
     released: bool,
 }
 
@@ -64,6 +71,7 @@ impl Shim {
             monitor: None,
             probe: None,
             kill_at_ns: None,
+            unwritten: None,
             released: false,
         })
     }
@@ -96,7 +104,8 @@ impl Shim {
     fn next_deadline(&self) -> Option<u64> {
         let due = self.monitor.as_ref().and_then(|monitor| monitor.due_ns);
         let probe = self.probe.as_ref().map(|probe| probe.deadline_ns);
-        [self.kill_at_ns, due, probe].into_iter().flatten().min()
+        let retry = self.unwritten.as_ref().map(|(_, _, at)| *at);
+        [self.kill_at_ns, due, probe, retry].into_iter().flatten().min()
     }
 
     fn turn(&mut self) -> io::Result<()> {
@@ -106,8 +115,9 @@ impl Shim {
         self.check_health();
         self.check_kill();
         self.check_exit()?;
-        let status = FromShim::Status(Box::new(self.status.clone()));
-        self.peers.accept(|| status.clone());
+        self.check_unwritten();
+        let status = &self.status;
+        self.peers.accept(|| FromShim::Status(Box::new(status.clone())));
         for (key, message) in self.peers.receive() {
             self.answer(key, message);
         }
@@ -176,20 +186,46 @@ impl Shim {
             at_ns: now_ns(),
             error: None,
         };
-        self.finish(record, Event::Exited)
+        self.finish(record, Event::Exited);
+        Ok(())
     }
 
-    /// An attempt is over: first the disk, then the clients, then the cgroup.
-    fn finish(&mut self, record: ExitRecord, event: fn(ExitRecord) -> Event) -> io::Result<()> {
-        record.write(&self.state).map_err(io::Error::other)?;
-        self.status.phase = Phase::Exited;
+    /// An attempt is over: first the disk, then the clients, then the cgroup. A disk that refuses, being full, is
+    /// tried again: the shim is the only one that knows the exit, so it stays.
+    fn finish(&mut self, record: ExitRecord, event: fn(ExitRecord) -> Event) {
         self.status.pid = None;
+        if record.write(&self.state).is_err() {
+            self.unwritten = Some((record, event, poll::monotonic_ns() + RETRY_NS));
+            return;
+        }
+        self.status.phase = Phase::Exited;
         self.status.exit = Some(record.clone());
         self.peers.broadcast(&FromShim::Event(event(record)));
-        let Some(task) = &self.task else { return Ok(()) };
-        // What stays busy now is tried again, and reported, by a restart or the release.
-        let _ = container::remove_cgroup(&task.spec);
-        self.write_state(None).map_err(io::Error::other)
+        if let Some(task) = &self.task {
+            // What stays busy now is tried again, and reported, by a restart or the release.
+            let _ = container::remove_cgroup(&task.spec);
+        }
+        // A stale container in it is harmless: its start time tells that it is dead.
+        let _ = self.write_state(None);
+    }
+
+    fn check_unwritten(&mut self) {
+        if self.unwritten.as_ref().is_some_and(|(_, _, at)| poll::monotonic_ns() >= *at)
+            && let Some((record, event, _)) = self.unwritten.take()
+        {
+            self.finish(record, event);
+        }
+    }
+
+    /// Whether a new attempt or the release may come: the last one must have ended, durably.
+    fn check_idle(&self) -> Result<(), String> {
+        if self.running.is_some() {
+            return Err("the container still runs".into());
+        }
+        if self.unwritten.is_some() {
+            return Err("the exit of the container cannot be written to the state folder".into());
+        }
+        Ok(())
     }
 
     fn write_state(&self, container: Option<ProcessId>) -> Result<(), state::StateError> {
@@ -236,7 +272,6 @@ impl Shim {
             Monitor::new(health, 0, 0)?;
         }
         let own = ProcessId::of(std::process::id() as i32).map_err(|error| error.to_string())?;
-        prepare_network(&spec).map_err(|error| format!("cannot prepare the network: {error}"))?;
         let log = LogWriter::open(&spec.log.dir, spec.log.max_file_bytes, spec.log.max_files)
             .map_err(|error| format!("{error}: {}", error.source))?;
         let listener = listen(&self.state).map_err(|error| format!("cannot listen in the state folder: {error}"))?;
@@ -257,10 +292,8 @@ impl Shim {
     }
 
     fn restart(&mut self, attempt: u32) -> Result<(), String> {
+        self.check_idle()?;
         let Some(task) = &mut self.task else { return Err("this shim was not started yet".into()) };
-        if self.running.is_some() {
-            return Err("the container still runs".into());
-        }
         if attempt <= task.spec.attempt {
             return Err(format!("attempt {attempt} is not above {}", task.spec.attempt));
         }
@@ -290,7 +323,7 @@ impl Shim {
                     at_ns: now_ns(),
                     error: Some(failure.message.clone()),
                 };
-                self.finish(record, Event::StartFailed).map_err(|error| error.to_string())?;
+                self.finish(record, Event::StartFailed);
                 Err(failure.message)
             }
         }
@@ -311,7 +344,9 @@ impl Shim {
         }
         self.running = Some(running);
         self.peers.broadcast(&FromShim::Event(Event::Started { attempt, pid, at_ns }));
-        self.write_state(Some(process)).map_err(|error| error.to_string())
+        // The shim itself is in the state already; that is what adoption needs. The task runs, so this is no refusal.
+        let _ = self.write_state(Some(process));
+        Ok(())
     }
 
     fn stop(&mut self, signal: Option<&str>, grace_ms: Option<u64>) -> Result<(), String> {
@@ -326,13 +361,11 @@ impl Shim {
     }
 
     fn release(&mut self) -> Result<(), String> {
-        if self.running.is_some() {
-            return Err("the container still runs".into());
-        }
+        self.check_idle()?;
         if let Some(task) = &self.task {
             container::remove_cgroup(&task.spec).map_err(|error| error.to_string())?;
-            task.layout.tear_down().map_err(|error| error.to_string())?;
         }
+        rootfs::tear_down(&self.state.join(MOUNT_POINT)).map_err(|error| error.to_string())?;
         state::remove_files(&self.state).map_err(|error| error.to_string())?;
         self.released = true;
         Ok(())
@@ -349,37 +382,4 @@ fn listen(state: &std::path::Path) -> io::Result<UnixListener> {
     // SAFETY: as above.
     unsafe { libc::umask(mask) };
     listener
-}
-
-/// Without a network the task gets a namespace of its own, shared by all its attempts and the shim.
-fn prepare_network(spec: &TaskSpec) -> io::Result<()> {
-    use skep_shim::protocol::Network;
-    match &spec.network {
-        Network::Host => Ok(()),
-        Network::Path(path) => fs::metadata(path).map(|_| ()),
-        Network::None => {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
-            raise_loopback()
-        }
-    }
-}
-
-fn raise_loopback() -> io::Result<()> {
-    let socket = nix::sys::socket::socket(
-        nix::sys::socket::AddressFamily::Inet,
-        nix::sys::socket::SockType::Datagram,
-        nix::sys::socket::SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
-    // SAFETY: an all-zero request is valid; the name is shorter than its field and stays terminated.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_name[0] = b'l' as libc::c_char;
-    request.ifr_name[1] = b'o' as libc::c_char;
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    use std::os::fd::AsRawFd;
-    // SAFETY: the request outlives the call and is of the type that this ioctl reads.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }

@@ -13,7 +13,7 @@ use super::capabilities::{self, FOR_ENTRY};
 use super::entry::PATH_DEFAULT;
 use super::user::Identity;
 
-const MASKED: [&str; 13] = [
+const MASKED: [&str; 12] = [
     "/proc/asound",
     "/proc/acpi",
     "/proc/interrupts",
@@ -26,7 +26,6 @@ const MASKED: [&str; 13] = [
     "/proc/scsi",
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
-    "/sys/devices/system/cpu/cpu0/thermal_throttle",
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 const CPU_PERIOD_US: i64 = 100_000;
@@ -61,15 +60,35 @@ pub fn check(spec: &TaskSpec) -> Result<(), String> {
     if !spec.cwd.is_empty() && !spec.cwd.starts_with('/') {
         return Err(format!("working directory {:?} must be absolute", spec.cwd));
     }
+    if spec.env.iter().any(|entry| entry.expose().contains(&0)) {
+        return Err("an environment entry contains a zero byte".into());
+    }
+    check_names(spec)?;
     check_hostname(&spec.hostname)?;
     signal(&spec.stop_signal)?;
     spec.mounts.iter().try_for_each(check_mount)?;
     check_files(spec)?;
     spec.ulimits.iter().try_for_each(|limit| rlimit_number(&limit.name).map(|_| ()))?;
+    if let Network::Path(path) = &spec.network
+        && !path.exists()
+    {
+        return Err(format!("there is no network namespace at {}", path.display()));
+    }
     if spec.network == Network::Host && spec.sysctls.keys().any(|key| key.starts_with("net.")) {
         return Err("sysctls of net. are not allowed in the host's network".into());
     }
     Ok(())
+}
+
+/// What goes into hosts and resolv.conf must stay on its line and in its field.
+fn check_names(spec: &TaskSpec) -> Result<(), String> {
+    let hosts = spec.extra_hosts.iter().flat_map(|entry| [&entry.host, &entry.address]);
+    let dns = &spec.dns;
+    let names = dns.servers.iter().chain(&dns.search).chain(&dns.options);
+    match hosts.chain(names).find(|name| name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control())) {
+        Some(bad) => Err(format!("invalid host, server or option {bad:?}")),
+        None => Ok(()),
+    }
 }
 
 fn check_hostname(name: &str) -> Result<(), String> {
@@ -215,8 +234,14 @@ pub fn rlimits(spec: &TaskSpec) -> Result<Vec<(u32, u64, u64)>, String> {
     Ok(found)
 }
 
-/// The bundle's `config.json`. `binds` are (source, target, read-only) of files the shim itself made.
-pub fn oci(spec: &TaskSpec, capability_set: u64, held: u64, binds: &[(String, String, bool)]) -> Value {
+/// The bundle's `config.json`. `network` is the namespace to join; `binds` are (source, target, read-only) of files the shim itself made.
+pub fn oci(
+    spec: &TaskSpec,
+    capability_set: u64,
+    held: u64,
+    network: Option<&std::path::Path>,
+    binds: &[(String, String, bool)],
+) -> Value {
     let names = capabilities::names((capability_set | FOR_ENTRY) & held);
     let mut namespaces = vec![
         json!({"type": "pid"}),
@@ -225,7 +250,7 @@ pub fn oci(spec: &TaskSpec, capability_set: u64, held: u64, binds: &[(String, St
         json!({"type": "uts"}),
         json!({"type": "cgroup"}),
     ];
-    if let Network::Path(path) = &spec.network {
+    if let Some(path) = network {
         namespaces.push(json!({"type": "network", "path": path}));
     }
     let rlimits = rlimits(spec).unwrap_or_default();
@@ -374,6 +399,8 @@ mod tests {
         refused(&|s| s.init = true, "init");
         refused(&|s| s.cgroups_path = "/a/../..".into(), "cgroup path");
         refused(&|s| s.cwd = "data".into(), "working directory");
+        refused(&|s| s.env.push("A=\0".into()), "zero byte");
+        refused(&|s| s.dns.servers.push("1.1.1.1\nnameserver x".into()), "invalid host");
         refused(&|s| s.stop_signal = "NOPE".into(), "invalid signal: NOPE");
         refused(&|s| s.mounts.push(Mount::Tmpfs { target: "/a/../b".into(), size_bytes: 0, mode: 0 }), "mount target");
         refused(
