@@ -132,11 +132,15 @@ pub enum Action {
 pub struct Persist {
     /// Rises by one with every batch.
     pub n: u64,
+    /// A received snapshot (which is on disk) takes effect: the log is emptied and
+    /// continues after it. Comes before the entries.
+    pub snapshot: Option<eraftpb::SnapshotMetadata>,
     /// Entries; one at index i replaces everything from i on.
     pub entries: Vec<eraftpb::Entry>,
     /// The new hard state, if it changed.
     pub hard_state: Option<eraftpb::HardState>,
-    /// The new membership (encoded `ConfState`), if it changed, with the index at which it did.
+    /// The new membership, if it changed, with the index as of which it
+    /// is: the newest such record is [`crate::Recovered::membership`].
     pub membership: Option<(u64, eraftpb::ConfState)>,
     /// For the log: when it was made.
     pub at: Time,

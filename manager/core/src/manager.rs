@@ -2,11 +2,32 @@
 //!
 //! It owns the parts and their order, nothing more: consensus first, then what
 //! committed, then the leader's turn, then what the agents are to be told.
+//!
+//! An event is only taken in by [`Manager::handle`]; its consequences are worked
+//! out in [`Manager::take_actions`], so that whatever arrived together is agreed
+//! and synced together.
+
+mod applying;
+mod calls;
+mod joining;
+mod leading;
 
 use crate::action::Action;
-use crate::event::Event;
+use crate::consensus::Consensus;
+use crate::consensus::log::Log;
+use crate::consensus::members::Directory;
+use crate::consensus::proposals::Proposals;
+use crate::consensus::reads::Reads;
+use crate::event::{Event, Ticket};
+use crate::mint::{Mint, Purpose};
+use crate::store::watch::Watches;
+use crate::store::{SnapshotContent, Store};
+use calls::Waiting;
+use leading::{Leading, Told};
 use raft::eraftpb;
-use skep_model::{NodeId, Time};
+use skep_model::{NodeId, SessionId, Time};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What a manager must know before it starts.
 #[derive(Clone, Debug)]
@@ -15,8 +36,11 @@ pub struct Config {
     pub node: NodeId,
     /// Its raft id; not 0.
     pub raft_id: u64,
-    /// Release, for messages.
+    /// The newest stored format that it can read.
     pub format_max: u32,
+    /// Raft id → `host:port` of the members, as the reply to the join named them;
+    /// used until the store says it.
+    pub peers: BTreeMap<u64, String>,
 }
 
 /// What was found on disk.
@@ -26,32 +50,314 @@ pub struct Recovered {
     pub hard_state: eraftpb::HardState,
     /// The members, as of the newest of snapshot and membership records.
     pub membership: eraftpb::ConfState,
+    /// The index as of which `membership` is.
+    pub membership_index: u64,
     /// The newest snapshot, if there is one.
-    pub snapshot: Option<(eraftpb::SnapshotMetadata, crate::store::SnapshotContent)>,
+    pub snapshot: Option<(eraftpb::SnapshotMetadata, SnapshotContent)>,
     /// Every entry after the snapshot (and some before it), without a gap.
     pub entries: Vec<eraftpb::Entry>,
 }
 
+/// The first index of a cluster's log that is an entry; the one before stands for
+/// the founding, so that every later member begins with a snapshot.
+const FOUNDING: (u64, u64) = (1, 1);
+
+impl Recovered {
+    /// The beginning of a cluster: nothing but its first member. The shell then
+    /// sends `Mutation::Bootstrap` as the first request. A manager that joins
+    /// begins with `Recovered::default()` instead.
+    pub fn bootstrap(raft_id: u64) -> Self {
+        let (commit, term) = FOUNDING;
+        Self {
+            hard_state: eraftpb::HardState { term, commit, ..eraftpb::HardState::default() },
+            membership: eraftpb::ConfState { voters: vec![raft_id], ..eraftpb::ConfState::default() },
+            membership_index: commit,
+            ..Self::default()
+        }
+    }
+
+    /// Log, store and newest membership. What the disk holds after a crash may be
+    /// a snapshot that the log has not been reset for: entries that contradict it
+    /// were never agreed, and go.
+    fn begin(self) -> (Log, Store, (u64, eraftpb::ConfState)) {
+        let is_member = !self.membership.voters.is_empty();
+        let (mut applied, store) = match self.snapshot {
+            Some((metadata, content)) => (metadata, content.store),
+            None if is_member => {
+                let (index, term) = FOUNDING;
+                let store = Store { version: index, ..Store::default() };
+                (eraftpb::SnapshotMetadata { index, term, ..eraftpb::SnapshotMetadata::default() }, store)
+            }
+            None => (eraftpb::SnapshotMetadata::default(), Store::default()),
+        };
+        assert!(
+            store.version == applied.index,
+            "a snapshot that ends at {} says that it ends at {}",
+            store.version,
+            applied.index
+        );
+        let membership = if self.membership_index >= applied.index {
+            (self.membership_index, self.membership)
+        } else {
+            (applied.index, applied.get_conf_state().clone())
+        };
+        applied.set_conf_state(membership.1.clone());
+        let mut entries = self.entries;
+        let contradicts = |entry: &eraftpb::Entry| entry.index == applied.index && entry.term != applied.term;
+        let is_behind = entries.last().is_some_and(|last| last.index < applied.index);
+        if is_behind || entries.iter().any(contradicts) {
+            entries.clear();
+        }
+        let before = match entries.first() {
+            Some(first) if first.index <= applied.index => {
+                let before = (first.index, first.term);
+                entries.remove(0);
+                before
+            }
+            _ => (applied.index, applied.term),
+        };
+        let mut log = Log::new(before, entries);
+        log.hard_state = self.hard_state;
+        if log.hard_state.term < applied.term {
+            log.hard_state.term = applied.term;
+            log.hard_state.vote = 0;
+        }
+        log.hard_state.commit = log.hard_state.commit.max(applied.index);
+        assert!(
+            log.hard_state.commit <= log.last(),
+            "the log ends at {} although {} was agreed: acknowledged entries are lost",
+            log.last(),
+            log.hard_state.commit
+        );
+        log.applied = applied;
+        (log, store, membership)
+    }
+}
+
+/// What is known of a manager's part, for `info` and for checkers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Its raft id.
+    pub raft_id: u64,
+    /// The current term.
+    pub term: u64,
+    /// The leader's raft id; 0 if none is known.
+    pub leader: u64,
+    /// It leads by raft's rules.
+    pub is_leader: bool,
+    /// It leads, and its store has everything that was agreed before.
+    pub is_ready: bool,
+    /// The highest index known to be agreed.
+    pub commit: u64,
+    /// The index up to which the store has applied.
+    pub applied: u64,
+    /// The first index that the log still holds.
+    pub first: u64,
+    /// The last index of the log.
+    pub last: u64,
+    /// Voting members.
+    pub voters: Vec<u64>,
+    /// Learning members.
+    pub learners: Vec<u64>,
+}
+
 /// The brain of a manager.
 #[derive(Debug)]
-pub struct Manager {}
+pub struct Manager {
+    config: Config,
+    mint: Mint,
+    now: Time,
+    consensus: Consensus,
+    store: Store,
+    /// A shared clone of the store as it is, made when first asked for.
+    view: Option<Arc<Store>>,
+    directory: Directory,
+    proposals: Proposals,
+    /// Joins that are recorded and wait for raft: raft id → who waits for what.
+    joining: BTreeMap<u64, Vec<(Ticket, skep_model::request::Outcome)>>,
+    reads: Reads,
+    watches: Watches,
+    waiting: BTreeMap<Ticket, Waiting>,
+    deadlines: BTreeSet<(Time, Ticket)>,
+    leading: Option<Leading>,
+    told: Told,
+    /// The term in which what is under way was proposed.
+    led_term: u64,
+    sessions: BTreeSet<SessionId>,
+    snapshot_at: u64,
+    is_saving: bool,
+    bytes_since_snapshot: usize,
+    members_due: bool,
+    actions: Vec<Action>,
+    is_unsettled: bool,
+    is_stopped: bool,
+}
 
 impl Manager {
-    /// A manager as it was when it stopped, or a new one.
-    pub fn new(_config: Config, _seed: u64, _recovered: Recovered, _now: Time) -> Self {
-        Self {}
+    /// A manager as it was when it stopped, or a new one. `seed` is fresh
+    /// randomness at every start of a real process.
+    pub fn new(config: Config, seed: u64, recovered: Recovered, now: Time) -> Self {
+        assert!(config.raft_id != 0, "a manager has a raft id before it starts");
+        let mut mint = Mint::new(seed);
+        let (log, store, membership) = recovered.begin();
+        let snapshot_at = store.version;
+        let reads = Reads::new(mint.number(Purpose::Choice));
+        let directory = Directory::new(&store, config.peers.clone());
+        let watches = Watches::new(store.version);
+        let consensus = Consensus::new(config.raft_id, log, membership, &mut mint, now);
+        Self {
+            config,
+            mint,
+            now,
+            consensus,
+            store,
+            view: None,
+            directory,
+            proposals: Proposals::default(),
+            joining: BTreeMap::new(),
+            reads,
+            watches,
+            waiting: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            leading: None,
+            told: Told::default(),
+            led_term: 0,
+            sessions: BTreeSet::new(),
+            snapshot_at,
+            is_saving: false,
+            bytes_since_snapshot: 0,
+            members_due: false,
+            actions: Vec::new(),
+            is_unsettled: true,
+            is_stopped: false,
+        }
     }
 
     /// One thing happened.
-    pub fn handle(&mut self, _now: Time, _event: Event) {}
+    pub fn handle(&mut self, now: Time, event: Event) {
+        if self.is_stopped {
+            return;
+        }
+        self.now = self.now.max(now);
+        self.is_unsettled = true;
+        match event {
+            Event::Tick => {}
+            Event::Persisted { n } => {
+                for message in self.consensus.persisted(n) {
+                    self.send(message);
+                }
+            }
+            Event::Peer(message) => {
+                // A snapshot comes with its content, as an event of its own.
+                if message.get_msg_type() != eraftpb::MessageType::MsgSnapshot {
+                    self.consensus.step(self.now, *message, &mut self.mint);
+                }
+            }
+            Event::PeerUnreachable { raft_id } => self.consensus.unreachable(raft_id),
+            Event::SnapshotReceived { message, content } => self.receive_snapshot(*message, *content),
+            Event::SnapshotSent { raft_id, ok } => self.consensus.snapshot_sent(raft_id, ok),
+            Event::SnapshotSaved { index } => self.compact(index),
+            Event::Request { ticket, request, mutation } => self.request(ticket, request, mutation),
+            Event::Read { ticket, consistency } => self.read(ticket, consistency),
+            Event::Watch { ticket, after } => self.watch(ticket, after),
+            Event::Gone { ticket } => self.gone(ticket),
+            Event::SessionOpened { session, hello } => self.session_opened(session, *hello),
+            Event::Heartbeat { session } => self.with_leading(|leading, now, _| leading.dispatcher.heartbeat(now, session)),
+            Event::Status { session, updates } => {
+                self.with_leading(|leading, now, store| leading.dispatcher.status(now, store, session, updates));
+            }
+            Event::SessionClosed { session, is_goodbye } => {
+                self.sessions.remove(&session);
+                self.with_leading(|leading, now, _| leading.dispatcher.closed(now, session, is_goodbye));
+            }
+            Event::StepDown => {
+                self.consensus.hand_over(self.now);
+            }
+        }
+    }
 
     /// What the world should do about it, in order.
     pub fn take_actions(&mut self) -> Vec<Action> {
-        Vec::new()
+        if std::mem::take(&mut self.is_unsettled) {
+            self.settle();
+        }
+        std::mem::take(&mut self.actions)
     }
 
     /// When to call again if nothing happens.
     pub fn next_wakeup(&self) -> Option<Time> {
-        None
+        if self.is_stopped {
+            return None;
+        }
+        if self.is_unsettled {
+            return Some(self.now);
+        }
+        let leading = self.leading.as_ref();
+        [
+            Some(self.consensus.next_wakeup()),
+            self.deadlines.first().map(|(at, _)| *at),
+            self.reads.next_wakeup(),
+            leading.and_then(|leading| leading.leader.next_wakeup()),
+            leading.and_then(|leading| leading.dispatcher.next_wakeup()),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// The state of the cluster as this manager has it.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What is known of this manager's part.
+    pub fn status(&self) -> Status {
+        let members = self.consensus.members();
+        Status {
+            raft_id: self.consensus.raft_id(),
+            term: self.consensus.term(),
+            leader: self.consensus.leader(),
+            is_leader: self.consensus.is_leader(),
+            is_ready: self.leading.is_some(),
+            commit: self.consensus.commit(),
+            applied: self.store.version,
+            first: self.consensus.log().first(),
+            last: self.consensus.log().last(),
+            voters: members.voters.clone(),
+            learners: members.learners.clone(),
+        }
+    }
+
+    /// An entry of the log, while it is kept.
+    pub fn log_entry(&self, index: u64) -> Option<&eraftpb::Entry> {
+        self.consensus.log().entry(index)
+    }
+
+    /// Works until nothing more follows from what happened.
+    fn settle(&mut self) {
+        let ticks_before = self.consensus.next_wakeup();
+        self.consensus.advance(self.now, &mut self.mint);
+        self.members_due |= ticks_before != self.consensus.next_wakeup();
+        while !self.is_stopped {
+            let Some(round) = self.consensus.round(self.now, &mut self.mint) else {
+                self.follow_leadership();
+                self.expire();
+                self.serve_reads();
+                self.save_snapshot();
+                self.lead();
+                if self.consensus.has_work() { continue } else { break }
+            };
+            self.carry_out(round);
+        }
+    }
+
+    /// A shared clone of the store as it is.
+    fn view(&mut self) -> Arc<Store> {
+        self.view.get_or_insert_with(|| Arc::new(self.store.clone())).clone()
+    }
+
+    fn halt(&mut self, sentence: String) {
+        self.actions.push(Action::Halt { sentence });
+        self.is_stopped = true;
     }
 }

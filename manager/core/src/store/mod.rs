@@ -14,6 +14,9 @@ pub mod resolve;
 pub mod snapshot;
 pub mod watch;
 
+#[cfg(test)]
+mod tests;
+
 use index::Indexes;
 use requests::Requests;
 use rpds::RedBlackTreeMapSync;

@@ -1,0 +1,174 @@
+//! Who is a member: roles in the store and membership in raft are made equal.
+//!
+//! Level-triggered, on the leader: each look compares what users want (a node's
+//! desired role), what the store records (its role and place in raft) and what
+//! raft has, and names at most one step. A step that is lost is named again.
+//!
+//! The order keeps everyone reachable: a joiner's raft id and address are
+//! recorded first, then it learns, then it votes; a leaver's raft id is spent, it
+//! hands over leadership, leaves raft, and only then loses its role and its slots
+//! of the sealing key.
+
+use super::Consensus;
+use crate::store::{Change, Store, StoredObject};
+use crate::transaction::{Precondition, SectionName, Transaction, Write};
+use raft::eraftpb::ConfChangeType;
+use skep_model::cluster::ClusterPlan;
+use skep_model::node::{ManagerStatus, Node, NodePlan, Role};
+use skep_model::{Kind, NodeId, ObjectRef, Time};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Raft ids, where they are reached, and the nodes that are, were or shall be managers.
+#[derive(Debug, Default)]
+pub(crate) struct Directory {
+    members: BTreeMap<u64, (NodeId, String)>,
+    concerned: BTreeSet<NodeId>,
+    /// Addresses that a joiner was told before its store had any.
+    hints: BTreeMap<u64, String>,
+}
+
+/// One step towards the wanted members.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Record something in the store.
+    Write(Box<Transaction>),
+    /// Change raft's membership.
+    Change(ConfChangeType, u64),
+    /// This leader is to leave: another one must lead first.
+    HandOver,
+}
+
+impl Directory {
+    /// What a store says, and hints for a store that says nothing yet.
+    pub(crate) fn new(store: &Store, hints: BTreeMap<u64, String>) -> Self {
+        let mut directory = Self { hints, ..Self::default() };
+        directory.rebuild(store);
+        directory
+    }
+
+    /// Forgets what it knew of a store that was replaced.
+    pub(crate) fn rebuild(&mut self, store: &Store) {
+        self.members.clear();
+        self.concerned.clear();
+        store.nodes().for_each(|node| self.add(node));
+    }
+
+    /// Follows a change; whether it concerned a manager.
+    pub(crate) fn changed(&mut self, change: &Change) -> bool {
+        if change.object.kind != Kind::Node {
+            return false;
+        }
+        let id = NodeId(change.object.id);
+        let was_concerned = self.concerned.remove(&id);
+        if let Some(StoredObject::Node(old)) = &change.old
+            && let Some(manager) = &old.plan.manager
+        {
+            self.members.remove(&manager.raft_id);
+        }
+        if let Some(StoredObject::Node(new)) = &change.new {
+            self.add(new);
+        }
+        was_concerned || self.concerned.contains(&id)
+    }
+
+    /// The node with a raft id.
+    pub(crate) fn node(&self, raft_id: u64) -> Option<NodeId> {
+        self.members.get(&raft_id).map(|(node, _)| *node)
+    }
+
+    /// `host:port` of a member; empty if it is not known.
+    pub(crate) fn address(&self, raft_id: u64) -> String {
+        let recorded = self.members.get(&raft_id).map(|(_, address)| address);
+        recorded.or_else(|| self.hints.get(&raft_id)).cloned().unwrap_or_default()
+    }
+
+    fn add(&mut self, node: &Node) {
+        if let Some(manager) = &node.plan.manager {
+            self.members.insert(manager.raft_id, (node.id, manager.address.clone()));
+        }
+        if node.spec.desired_role == Role::Manager || node.plan.role == Role::Manager || node.plan.manager.is_some() {
+            self.concerned.insert(node.id);
+        }
+    }
+
+    /// The next step of a leader whose store is up to date.
+    pub(crate) fn step(&self, store: &Store, consensus: &Consensus, now: Time) -> Option<Step> {
+        // Before its first mutation a cluster has a member without a node.
+        store.cluster()?;
+        let nodes = || self.concerned.iter().filter_map(|id| store.node(*id));
+        nodes()
+            .find_map(|node| step_of_node(store, consensus, node, now))
+            .or_else(|| consensus.learner_to_promote(now).map(|id| Step::Change(ConfChangeType::AddNode, id)))
+            .or_else(|| self.step_of_stranger(consensus, now))
+    }
+
+    /// A member of raft that no node claims any more is removed.
+    fn step_of_stranger(&self, consensus: &Consensus, now: Time) -> Option<Step> {
+        let members = consensus.members();
+        let stranger = members.voters.iter().chain(&members.learners).find(|id| !self.members.contains_key(id))?;
+        removal(consensus, *stranger, now)
+    }
+}
+
+fn step_of_node(store: &Store, consensus: &Consensus, node: &Node, now: Time) -> Option<Step> {
+    let plan = || node.plan.value.clone();
+    let Some(manager) = &node.plan.manager else {
+        let role = node.spec.desired_role;
+        return (node.plan.role != role).then(|| write_plan(store, node, NodePlan { role, ..plan() }, None, now));
+    };
+    let cluster = store.cluster()?;
+    let (is_member, is_spent) = (consensus.is_member(manager.raft_id), cluster.plan.removed_raft_ids.contains(&manager.raft_id));
+    match node.spec.desired_role {
+        // A raft id whose removal has begun is never used again, even if the node
+        // is promoted meanwhile: its log may be gone already.
+        _ if is_spent && is_member => removal(consensus, manager.raft_id, now),
+        _ if is_spent => {
+            let plan = NodePlan { role: Role::Worker, manager: None, unsealing_key: Vec::new(), ..plan() };
+            Some(write_plan(store, node, plan, Some(cluster_without(store, node, &cluster.plan)), now))
+        }
+        Role::Manager => (!is_member).then_some(Step::Change(ConfChangeType::AddLearnerNode, manager.raft_id)),
+        Role::Worker if !consensus.can_remove(now, manager.raft_id) => None,
+        Role::Worker => {
+            let mut cluster = cluster.plan.value.clone();
+            cluster.removed_raft_ids.push(manager.raft_id);
+            Some(write_plan(store, node, plan(), Some(cluster), now))
+        }
+    }
+}
+
+fn removal(consensus: &Consensus, raft_id: u64, now: Time) -> Option<Step> {
+    if !consensus.can_remove(now, raft_id) {
+        return None;
+    }
+    let is_self = raft_id == consensus.raft_id();
+    Some(if is_self { Step::HandOver } else { Step::Change(ConfChangeType::RemoveNode, raft_id) })
+}
+
+fn write_plan(store: &Store, node: &Node, plan: NodePlan, cluster: Option<ClusterPlan>, now: Time) -> Step {
+    let mut transaction = Transaction::new(now);
+    let reference = ObjectRef { kind: Kind::Node, id: node.id.0 };
+    transaction.preconditions.push(Precondition::Unchanged(reference, SectionName::Plan, node.plan.version));
+    transaction.preconditions.push(Precondition::Unchanged(reference, SectionName::Spec, node.spec.version));
+    transaction.writes.push(Write::NodePlan(node.id, plan));
+    if let (Some(stored), Some(plan)) = (store.cluster(), cluster) {
+        let reference = ObjectRef { kind: Kind::Cluster, id: stored.id.0 };
+        transaction.preconditions.push(Precondition::Unchanged(reference, SectionName::Plan, stored.plan.version));
+        transaction.writes.push(Write::ClusterPlan(Box::new(plan)));
+    }
+    Step::Write(Box::new(transaction))
+}
+
+/// The cluster's plan once a node is no longer a manager: without its slots, and
+/// the stored format raised if it was the one that held it down.
+fn cluster_without(store: &Store, node: &Node, plan: &ClusterPlan) -> ClusterPlan {
+    let mut plan = plan.clone();
+    plan.sealing_slots.remove(&node.id);
+    let others = store.nodes().filter(|other| other.id != node.id);
+    plan.format = format_of(others.filter_map(|other| other.plan.manager.as_ref()), plan.format);
+    plan
+}
+
+/// The lowest newest format among managers; `otherwise` if there are none.
+pub(crate) fn format_of<'a>(managers: impl Iterator<Item = &'a ManagerStatus>, otherwise: u32) -> u32 {
+    managers.map(|manager| manager.format_max).min().unwrap_or(otherwise)
+}

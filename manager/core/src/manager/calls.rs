@@ -1,0 +1,243 @@
+//! Those who wait: requests, reads and watches, each with a deadline.
+
+use super::Manager;
+use crate::action::Action;
+use crate::consensus::proposals::{Call, Origin, Proposal};
+use crate::control::{self, Admitted};
+use crate::event::{Consistency, Ticket};
+use crate::store::apply::Conflict;
+use crate::store::codec;
+use crate::timing;
+use crate::transaction::Transaction;
+use skep_model::request::{Mutation, Outcome};
+use skep_model::{Refusal, RequestId, Time};
+
+/// How often a request whose transaction was refused is admitted anew.
+const ATTEMPTS_MAX: u32 = 16;
+
+/// What a ticket waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiting {
+    pub(super) deadline: Time,
+    pub(super) kind: WaitingFor,
+}
+
+/// See [`Waiting`].
+#[derive(Clone, Copy, Debug)]
+pub(super) enum WaitingFor {
+    Outcome(RequestId),
+    /// A join is recorded and waits for raft.
+    Membership(u64),
+    Read,
+    Watch,
+}
+
+impl Manager {
+    pub(super) fn request(&mut self, ticket: Ticket, request: RequestId, mutation: Box<Mutation>) {
+        if !self.consensus.is_leader() {
+            let leader = self.directory.node(self.consensus.leader());
+            return self.reply(ticket, Err(Refusal::NotLeader { leader }));
+        }
+        self.wait(ticket, WaitingFor::Outcome(request));
+        if let Some(call) = self.proposals.calls.get_mut(&request) {
+            call.tickets.push(ticket);
+            return;
+        }
+        self.proposals.calls.insert(request, Call { mutation, tickets: vec![ticket], attempts: 0, is_proposed: false });
+        if self.leading.is_some() {
+            self.admit(request);
+        }
+    }
+
+    /// Decides on a request that is under way, on a store that is up to date.
+    pub(super) fn admit(&mut self, request: RequestId) {
+        let Some(call) = self.proposals.calls.get_mut(&request) else { return };
+        call.attempts += 1;
+        let mutation = call.mutation.clone();
+        let admitted = self
+            .check_members(&mutation)
+            .and_then(|()| control::admit(&self.store, self.now, &mut self.mint, request, *mutation))
+            .and_then(|admitted| match admitted {
+                Admitted::Join(join) => self.admit_join(join).map(Admitted::Propose),
+                Admitted::Leave { node } => self.admit_leave(node).map(Admitted::Propose),
+                other => Ok(other),
+            });
+        match admitted {
+            Ok(Admitted::Propose(mut transaction)) => {
+                assert!(transaction.outcome.is_some(), "a request was admitted without an outcome");
+                transaction.request = Some(request);
+                if let Err(refusal) = self.propose(Origin::Request(request), transaction) {
+                    self.finish(request, Err(refusal));
+                }
+            }
+            Ok(Admitted::Done(outcome)) => self.finish(request, Ok(outcome)),
+            Ok(Admitted::Join(_) | Admitted::Leave { .. }) => unreachable!("joining and leaving have become transactions"),
+            Err(refusal) => self.finish(request, Err(refusal)),
+        }
+    }
+
+    /// Proposes a transaction. It has been refused if it is too large or this
+    /// manager cannot take it now.
+    pub(super) fn propose(&mut self, origin: Origin, transaction: Transaction) -> Result<(), Refusal> {
+        let format = self.store.cluster().map_or(1, |cluster| cluster.plan.format.max(1));
+        let data = codec::encode(&transaction, format);
+        if data.len() > timing::TRANSACTION_BYTES_MAX || transaction.writes.len() > timing::TRANSACTION_WRITES_MAX {
+            let limit = format!("{} bytes and {} writes", timing::TRANSACTION_BYTES_MAX, timing::TRANSACTION_WRITES_MAX);
+            return Err(Refusal::TooLarge { what: "the change".into(), limit });
+        }
+        let Some(index) = self.consensus.propose(data) else {
+            return Err(Refusal::Unavailable("the leader cannot take changes at the moment; try again".into()));
+        };
+        self.proposals.add(index, Proposal { term: self.consensus.term(), origin, transaction });
+        Ok(())
+    }
+
+    /// A request's transaction was agreed. A conflict means that the store has
+    /// moved on since it was admitted, so it is decided again on what there is now.
+    pub(super) fn request_settled(&mut self, request: RequestId, conflict: Option<Conflict>) {
+        let result = match (conflict, self.store.requests.outcome(request)) {
+            (Some(Conflict::Repeated(outcome)), _) | (None, Some(outcome)) => Ok(outcome),
+            (None, None) => panic!("a request was applied without an outcome"),
+            (Some(conflict), _) => match self.proposals.calls.get(&request) {
+                Some(call) if call.attempts < ATTEMPTS_MAX => return self.admit(request),
+                _ => conflict.into_result(),
+            },
+        };
+        self.finish(request, result);
+    }
+
+    /// Answers everyone who waits for a request; a join waits on for raft.
+    pub(super) fn finish(&mut self, request: RequestId, result: Result<Outcome, Refusal>) {
+        let Some(call) = self.proposals.calls.remove(&request) else { return };
+        for ticket in call.tickets {
+            match &result {
+                Ok(outcome) if matches!(*call.mutation, Mutation::JoinRaft { .. }) => self.await_join(ticket, *outcome),
+                _ => self.reply(ticket, result.clone()),
+            }
+        }
+    }
+
+    /// Leadership is lost: what was proposed may or may not come to pass.
+    pub(super) fn abandon_calls(&mut self) {
+        let leader = self.directory.node(self.consensus.leader());
+        for call in self.proposals.abandon().into_values() {
+            let refusal = if call.is_proposed { Refusal::Aborted } else { Refusal::NotLeader { leader } };
+            for ticket in call.tickets {
+                self.reply(ticket, Err(refusal.clone()));
+            }
+        }
+        for ticket in std::mem::take(&mut self.joining).into_values().flatten().map(|(ticket, _)| ticket) {
+            self.reply(ticket, Err(Refusal::Aborted));
+        }
+    }
+
+    pub(super) fn read(&mut self, ticket: Ticket, consistency: Consistency) {
+        match consistency {
+            Consistency::Stale => {
+                let view = self.view();
+                self.actions.push(Action::ReadReady { ticket, result: Ok(view) });
+            }
+            Consistency::Linearizable => {
+                self.wait(ticket, WaitingFor::Read);
+                self.reads.add(ticket);
+            }
+        }
+    }
+
+    pub(super) fn watch(&mut self, ticket: Ticket, after: Option<u64>) {
+        match after {
+            Some(after) => self.begin_watch(ticket, after),
+            None => {
+                self.wait(ticket, WaitingFor::Watch);
+                self.reads.add(ticket);
+            }
+        }
+    }
+
+    pub(super) fn serve_reads(&mut self) {
+        if let Some(context) = self.reads.question(self.now) {
+            self.consensus.read_index(context);
+        }
+        for ticket in self.reads.ready(self.store.version) {
+            let Some(waiting) = self.waiting.remove(&ticket) else { continue };
+            self.deadlines.remove(&(waiting.deadline, ticket));
+            let view = self.view();
+            let version = view.version;
+            self.actions.push(Action::ReadReady { ticket, result: Ok(view) });
+            if matches!(waiting.kind, WaitingFor::Watch) {
+                self.begin_watch(ticket, version);
+            }
+        }
+    }
+
+    fn begin_watch(&mut self, ticket: Ticket, after: u64) {
+        match self.watches.add(ticket, after) {
+            Ok(missed) => {
+                let missed = missed.into_iter().map(|(version, changes)| Action::WatchChanges { ticket, version, changes });
+                self.actions.extend(missed);
+            }
+            Err(refusal) => self.actions.push(Action::WatchEnded { ticket, refusal }),
+        }
+    }
+
+    pub(super) fn gone(&mut self, ticket: Ticket) {
+        self.watches.remove(ticket);
+        if let Some(waiting) = self.waiting.remove(&ticket) {
+            self.deadlines.remove(&(waiting.deadline, ticket));
+            self.forget(ticket, waiting);
+        }
+    }
+
+    /// Answers everyone whose time is up. What they asked for may still happen.
+    pub(super) fn expire(&mut self) {
+        while let Some(&(deadline, ticket)) = self.deadlines.first()
+            && deadline <= self.now
+        {
+            self.deadlines.remove(&(deadline, ticket));
+            let Some(waiting) = self.waiting.remove(&ticket) else { continue };
+            self.forget(ticket, waiting);
+            let refusal = Refusal::Unavailable(self.unavailable());
+            self.actions.push(match waiting.kind {
+                WaitingFor::Outcome(_) | WaitingFor::Membership(_) => Action::Reply { ticket, result: Err(refusal) },
+                WaitingFor::Read => Action::ReadReady { ticket, result: Err(refusal) },
+                WaitingFor::Watch => Action::WatchEnded { ticket, refusal },
+            });
+        }
+    }
+
+    fn unavailable(&self) -> String {
+        if self.consensus.leader() == 0 {
+            return "the swarm does not have a leader: it is possible that too few managers are online; \
+                    make sure more than half of the managers are online"
+                .into();
+        }
+        let seconds = timing::REQUEST_TIMEOUT.as_secs();
+        format!("no majority of the managers answered within {seconds} s; the request may be repeated")
+    }
+
+    fn forget(&mut self, ticket: Ticket, waiting: Waiting) {
+        match waiting.kind {
+            WaitingFor::Outcome(request) => self.proposals.forget_ticket(request, ticket),
+            WaitingFor::Membership(raft_id) => {
+                if let Some(joins) = self.joining.get_mut(&raft_id) {
+                    joins.retain(|(waiting, _)| *waiting != ticket);
+                }
+            }
+            WaitingFor::Read | WaitingFor::Watch => self.reads.remove(ticket),
+        }
+    }
+
+    pub(super) fn wait(&mut self, ticket: Ticket, kind: WaitingFor) {
+        let deadline = self.now + timing::REQUEST_TIMEOUT;
+        self.deadlines.insert((deadline, ticket));
+        let previous = self.waiting.insert(ticket, Waiting { deadline, kind });
+        assert!(previous.is_none(), "{ticket:?} waits for two things");
+    }
+
+    pub(super) fn reply(&mut self, ticket: Ticket, result: Result<Outcome, Refusal>) {
+        if let Some(waiting) = self.waiting.remove(&ticket) {
+            self.deadlines.remove(&(waiting.deadline, ticket));
+        }
+        self.actions.push(Action::Reply { ticket, result });
+    }
+}

@@ -1,0 +1,239 @@
+//! What holds for any history of transactions, sensible or not.
+
+use super::index::Indexes;
+use super::*;
+use crate::store::apply::Conflict;
+use crate::transaction::{Precondition, SectionName, Transaction, Write};
+use proptest::prelude::*;
+use skep_model::cluster::{ClusterPlan, ClusterSpec};
+use skep_model::config::ConfigSpec;
+use skep_model::network::NetworkSpec;
+use skep_model::node::{NodeDescription, NodePlan, NodeSpec, NodeStatus};
+use skep_model::request::Outcome;
+use skep_model::secret::SecretSpec;
+use skep_model::service::{ServicePlan, ServiceRecord};
+use skep_model::task::{TaskPlan, TaskStatus};
+use skep_model::{ClusterId, Id, Kind, Refusal, RequestId};
+use skep_proto::testing::any_value;
+
+/// Few ids, so that histories meet the same objects again.
+fn any_id() -> impl Strategy<Value = Id> {
+    (0..6u8).prop_map(|n| Id::from_random([n; 16]))
+}
+
+fn any_reference() -> impl Strategy<Value = ObjectRef> {
+    (proptest::sample::select(&skep_model::object::KINDS), any_id()).prop_map(|(kind, id)| ObjectRef { kind, id })
+}
+
+/// An object with one of the few ids, which names and refers to few others.
+fn any_object() -> impl Strategy<Value = Object> {
+    (any_value::<Object>(), any_id(), any_id(), any_id()).prop_map(|(mut object, id, other, third)| {
+        match &mut object {
+            Object::Cluster(object) => object.id = ClusterId(id),
+            Object::Node(object) => object.id = NodeId(id),
+            Object::Network(object) => object.id = NetworkId(id),
+            Object::Secret(object) => object.id = SecretId(id),
+            Object::Config(object) => object.id = ConfigId(id),
+            Object::Service(object) => {
+                object.id = ServiceId(id);
+                refer(&mut object.spec.value, other, third);
+            }
+            Object::Task(object) => {
+                object.id = TaskId(id);
+                object.service_id = ServiceId(other);
+                object.plan.value.node = object.plan.value.node.map(|_| NodeId(third));
+            }
+        }
+        object
+    })
+}
+
+fn refer(record: &mut ServiceRecord, secret: Id, config: Id) {
+    let container = &mut record.spec.task_template.container_spec;
+    container.secrets.iter_mut().for_each(|reference| reference.id = SecretId(secret));
+    container.configs.iter_mut().for_each(|reference| reference.id = ConfigId(config));
+}
+
+fn any_write() -> impl Strategy<Value = Write> {
+    let service = (any_id(), any_value::<ServiceRecord>(), any_id(), any_id()).prop_map(|(id, mut record, secret, config)| {
+        refer(&mut record, secret, config);
+        Write::ServiceSpec(ServiceId(id), Box::new(record))
+    });
+    prop_oneof![
+        8 => any_object().prop_map(Write::Create),
+        3 => any_reference().prop_map(Write::Remove),
+        1 => any_value::<ClusterSpec>().prop_map(Write::ClusterSpec),
+        1 => any_value::<ClusterPlan>().prop_map(|value| Write::ClusterPlan(Box::new(value))),
+        1 => (any_id(), any_value::<NodeSpec>()).prop_map(|(id, value)| Write::NodeSpec(NodeId(id), value)),
+        1 => (any_id(), any_value::<NodeDescription>()).prop_map(|(id, value)| Write::NodeDescription(NodeId(id), value)),
+        1 => (any_id(), any_value::<NodeStatus>()).prop_map(|(id, value)| Write::NodeStatus(NodeId(id), value)),
+        1 => (any_id(), any_value::<NodePlan>()).prop_map(|(id, value)| Write::NodePlan(NodeId(id), value)),
+        1 => (any_id(), any_value::<NetworkSpec>()).prop_map(|(id, value)| Write::NetworkSpec(NetworkId(id), value)),
+        1 => (any_id(), any_value::<SecretSpec>()).prop_map(|(id, value)| Write::SecretSpec(SecretId(id), value)),
+        1 => (any_id(), any_value::<ConfigSpec>()).prop_map(|(id, value)| Write::ConfigSpec(ConfigId(id), value)),
+        3 => service,
+        2 => (any_id(), any_value::<ServicePlan>()).prop_map(|(id, value)| Write::ServicePlan(ServiceId(id), value)),
+        2 => (any_id(), any_value::<TaskPlan>()).prop_map(|(id, value)| Write::TaskPlan(TaskId(id), value)),
+        1 => (any_id(), any_value::<TaskStatus>()).prop_map(|(id, value)| Write::TaskStatus(TaskId(id), value)),
+    ]
+}
+
+fn any_section() -> impl Strategy<Value = SectionName> {
+    use SectionName::{Description, Plan, Spec, Status};
+    proptest::sample::select(&[Spec, Description, Status, Plan])
+}
+
+fn any_precondition() -> impl Strategy<Value = Precondition> {
+    prop_oneof![
+        any_reference().prop_map(Precondition::Exists),
+        any_reference().prop_map(Precondition::Absent),
+        (any_reference(), any_section(), 0..20u64)
+            .prop_map(|(object, section, version)| { Precondition::Unchanged(object, section, version) }),
+    ]
+}
+
+fn any_transaction() -> impl Strategy<Value = Transaction> {
+    let request = proptest::option::of((0..4u8).prop_map(|n| RequestId([n; 16])));
+    let preconditions = proptest::collection::vec(any_precondition(), 0..2);
+    (0..2_000_000u64, request, any_value::<Outcome>(), preconditions, proptest::collection::vec(any_write(), 0..4)).prop_map(
+        |(millis, request, outcome, preconditions, writes)| Transaction {
+            time: Time::from_millis(millis),
+            request,
+            outcome: request.map(|_| outcome),
+            preconditions,
+            writes,
+        },
+    )
+}
+
+fn bytes(store: &Store) -> Vec<u8> {
+    store.encoded_records().flatten().collect()
+}
+
+fn contents(indexes: &Indexes) -> String {
+    format!(
+        "{:?} {:?} {:?} {:?} {:?}",
+        indexes.names.iter().collect::<Vec<_>>(),
+        indexes.service_tasks.iter().collect::<Vec<_>>(),
+        indexes.node_tasks.iter().collect::<Vec<_>>(),
+        indexes.secret_services.iter().collect::<Vec<_>>(),
+        indexes.config_services.iter().collect::<Vec<_>>(),
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn replicas_agree_and_indexes_follow_the_tables(history in proptest::collection::vec(any_transaction(), 1..24)) {
+        let (mut first, mut second) = (Store::default(), Store::default());
+        for (index, transaction) in history.iter().enumerate() {
+            let index = index as u64 + 2;
+            let before = bytes(&first);
+            let ours = first.apply(index, transaction);
+            // The second replica reads the transaction from its log.
+            let read = codec::decode(&codec::encode(transaction, 1), 1).expect("what was encoded decodes");
+            prop_assert_eq!(&read, transaction);
+            let theirs = second.apply(index, &read);
+            prop_assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
+            prop_assert_eq!(bytes(&first), bytes(&second));
+            prop_assert_eq!((first.version, first.time), (second.version, second.time));
+            let rebuilt = Indexes::rebuilt(first.objects()).expect("names are unique");
+            prop_assert_eq!(contents(&first.indexes), contents(&rebuilt));
+            match ours {
+                Err(_) => {
+                    let objects_before = before.len();
+                    // Only time and forgotten requests may differ after a refusal.
+                    prop_assert!(bytes(&first).len() <= objects_before + 16);
+                }
+                Ok(changes) => for change in changes {
+                    let stored = first.object(change.object).map(|object| object.to_object());
+                    prop_assert_eq!(change.new.map(|object| object.to_object()), stored);
+                },
+            }
+        }
+    }
+
+    #[test]
+    fn a_store_survives_a_snapshot(history in proptest::collection::vec(any_transaction(), 1..24)) {
+        let mut store = Store::default();
+        for (index, transaction) in history.iter().enumerate() {
+            let _ = store.apply(index as u64 + 2, transaction);
+        }
+        let encoded = bytes(&store);
+        let back = SnapshotContent::decode(store.version, 1, 1, &encoded).expect("what was encoded decodes").store;
+        prop_assert_eq!(bytes(&back), encoded);
+        prop_assert_eq!((back.version, back.time), (store.version, store.time));
+        prop_assert_eq!(contents(&back.indexes), contents(&store.indexes));
+        prop_assert_eq!(&back.requests, &store.requests);
+    }
+
+    #[test]
+    fn damaged_bytes_are_refused_and_never_panic(data in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = codec::decode(&data, 1);
+        let _ = SnapshotContent::decode(1, 1, 1, &data);
+    }
+}
+
+fn secret(n: u8, name: &str) -> Object {
+    let annotations = skep_model::service::Annotations { name: name.into(), ..Default::default() };
+    let spec = SecretSpec { annotations, versions: Vec::new(), current: 0 };
+    let secret =
+        Secret { id: SecretId::from_random([n; 16]), meta: skep_model::Meta::default(), spec: skep_model::Section::new(spec) };
+    Object::Secret(Box::new(secret))
+}
+
+fn with_secrets(secrets: &[(u8, &str)]) -> Store {
+    let mut store = Store::default();
+    for (n, name) in secrets {
+        let mut transaction = Transaction::new(Time::from_millis(5));
+        transaction.writes.push(Write::Create(secret(*n, name)));
+        store.apply(store.version + 1, &transaction).expect("ids and names are free");
+    }
+    store
+}
+
+#[test]
+fn a_repeat_has_no_effect_and_the_first_outcome() {
+    let mut store = Store::default();
+    let mut transaction = Transaction::new(Time::from_millis(5));
+    let outcome = Outcome { id: Id::from_random([1; 16]), version: 0, number: 7 };
+    (transaction.request, transaction.outcome) = (Some(RequestId([9; 16])), Some(outcome));
+    transaction.writes.push(Write::Create(secret(1, "a")));
+    store.apply(2, &transaction).expect("it is new");
+    transaction.writes = vec![Write::Create(secret(2, "b"))];
+    let repeat = store.apply(3, &transaction).expect_err("it is a repeat");
+    assert_eq!(repeat.into_result(), Ok(Outcome { version: 2, ..outcome }));
+    assert_eq!((store.secrets().count(), store.version), (1, 3));
+}
+
+#[test]
+fn a_transaction_is_applied_whole_or_not_at_all() {
+    let mut store = with_secrets(&[(1, "a")]);
+    let mut transaction = Transaction::new(Time::from_millis(6));
+    transaction.writes = vec![Write::Create(secret(2, "b")), Write::Create(secret(3, "A"))];
+    let conflict = store.apply(9, &transaction).expect_err("the name is taken, whatever its case");
+    assert_eq!(conflict, Conflict::NameTaken { kind: Kind::Secret, name: "A".into() });
+    assert_eq!((store.secrets().count(), store.version), (1, 9));
+}
+
+#[test]
+fn objects_are_found_by_id_name_and_unique_prefix() {
+    let store = with_secrets(&[(1, "one"), (2, "two"), (255, "f")]);
+    let ids: Vec<String> = store.secrets().map(|secret| secret.id.to_string()).collect();
+    let common: String = ids[0].chars().zip(ids[1].chars()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect();
+    let name_of = |reference: &str| store.resolve_secret(reference).map(|secret| secret.spec.annotations.name.clone());
+    for (reference, name) in [(ids[0].as_str(), "one"), ("two", "two"), ("TWO", "two"), (&ids[2][..3], "f"), ("f", "f")] {
+        assert_eq!(name_of(reference).as_deref(), Ok(name), "{reference}");
+    }
+    assert_eq!(name_of(&common), Err(Refusal::Ambiguous { kind: Kind::Secret, reference: common.clone(), matches: 2 }));
+    for reference in ["", "three", "zzz", "é", "0123456789012345678901234567"] {
+        assert!(matches!(name_of(reference), Err(Refusal::NotFound { .. })), "{reference}");
+    }
+}
+
+#[test]
+fn an_entry_of_a_newer_format_is_not_guessed_at() {
+    let data = codec::encode(&Transaction::new(Time::ZERO), 2);
+    assert_eq!(codec::decode(&data, 1), Err(codec::Unreadable::Format { format: 2, format_max: 1 }));
+}
