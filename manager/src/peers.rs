@@ -19,7 +19,6 @@ use tokio_stream::wrappers::ReceiverStream;
 const QUEUE_MAX: usize = 4096;
 
 /// The streams to all peers.
-#[derive(Debug)]
 pub struct Peers {
     inbox: Inbox,
     channels: Arc<Channels>,

@@ -5,7 +5,7 @@
 
 use crate::api::{Leadership, Shared};
 use crate::peers::Peers;
-use crate::{disk, sealing, snapshots};
+use crate::{persist, sealing, snapshots};
 use protobuf::Message as _;
 use skep_identity::tls::Connections;
 use skep_manager_core::action::Persist;
@@ -18,12 +18,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Everything that actions need.
-#[derive(Debug)]
 pub struct World {
     pub(crate) shared: Arc<Shared>,
     pub(crate) peers: Peers,
     pub(crate) leadership: watch::Sender<Leadership>,
-    pub(crate) connections: Arc<Connections>,
+    pub(crate) connections: Connections,
     /// Cancelled when this node is no longer a member of raft.
     pub(crate) removed: CancellationToken,
 }
@@ -51,10 +50,10 @@ impl World {
                 let shared = self.shared.clone();
                 tokio::task::spawn_blocking(move || match snapshots::save(&shared, &metadata, &view) {
                     Ok(()) => shared.inbox.put(Event::SnapshotSaved { index: metadata.index }),
-                    Err(error) => disk::fatal("save a snapshot", &error.to_string()),
+                    Err(error) => persist::fatal("save a snapshot", &error),
                 });
             }
-            Action::Compact { index } => self.shared.log.compact_to(index),
+            Action::Compact { index } => self.shared.disk.compact(index),
             Action::Reply { ticket, result } => self.shared.waiting.reply(ticket, result),
             Action::ReadReady { ticket, result } => self.shared.waiting.ready(ticket, result),
             Action::WatchChanges { ticket, version, changes } => {
@@ -68,7 +67,7 @@ impl World {
             Action::CloseSession { session, reason } => self.shared.sessions.close(session, reason),
             Action::ClosePeer { node } => {
                 self.shared.sessions.close_node(node);
-                self.connections.close(node);
+                self.connections.close_node(node.as_str());
             }
             Action::LeaderChanged { term, leader, is_self } => self.leader_changed(Leadership { term, leader, is_self }),
             Action::Removed => self.removed.cancel(),
@@ -88,13 +87,15 @@ impl World {
 
     fn persist(&self, persist: Persist) {
         let (n, inbox) = (persist.n, self.shared.inbox.clone());
-        self.shared.log.append(disk::batch(persist), move || inbox.put(Event::Persisted { n }));
+        self.shared.disk.persist(persist, move || inbox.put(Event::Persisted { n }));
     }
 
     /// Adds the values that the changes name, opened here and zeroized with the message.
     fn assign(&self, session: SessionId, assignments: &Assignments, view: &Store) {
         match sealing::with_values(&self.shared.sealing, view, assignments) {
-            Ok(messages) => messages.into_iter().for_each(|message| self.shared.sessions.send(session, Message::Assignments(message))),
+            Ok(messages) => {
+                messages.into_iter().for_each(|message| self.shared.sessions.send(session, Message::Assignments(message)))
+            }
             Err(refusal) => {
                 tracing::error!(%refusal, "could not open a value that a node needs");
                 self.shared.sessions.close(session, "a value could not be opened on this manager; see its log".into());

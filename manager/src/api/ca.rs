@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status};
 const CSR_MAX: usize = 16 * 1024;
 
 /// The service.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct CaApi(pub(crate) Arc<Shared>);
 
 #[tonic::async_trait]
@@ -36,7 +36,10 @@ impl Ca for CaApi {
         let caller = caller(&request).ok();
         let message = request.get_ref();
         if message.csr.len() > CSR_MAX {
-            return Err(from_refusal(&Refusal::TooLarge { what: "the certificate request".into(), limit: format!("{CSR_MAX} bytes") }));
+            return Err(from_refusal(&Refusal::TooLarge {
+                what: "the certificate request".into(),
+                limit: format!("{CSR_MAX} bytes"),
+            }));
         }
         if let Some(address) = self.0.elsewhere() {
             // A token speaks for itself on any manager; a certificate only to whom it is shown.

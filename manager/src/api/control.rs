@@ -9,7 +9,7 @@ use crate::api::{Shared, deadline};
 use crate::sealing::Kind as SealedKind;
 use crate::status::{from_refusal, to_refusal};
 use crate::waiting::WatchItem;
-use futures_util::{Stream, StreamExt};
+use futures_util::Stream;
 use skep_identity::clock;
 use skep_manager_core::event::Consistency;
 use skep_manager_core::{Event, Store, Ticket};
@@ -17,10 +17,12 @@ use skep_model::config::{CONFIG_MAX, ConfigVersion};
 use skep_model::request::{Mutation, Outcome};
 use skep_model::secret::{SECRET_MAX, SecretVersion};
 use skep_model::{ConfigId, Id, Kind, NodeId, Object, Refusal, RequestId, SecretId, TaskId, TaskState};
+use skep_proto::request::{Asked, decode_mutation};
 use skep_proto::v1::control_client::ControlClient;
 use skep_proto::v1::control_server::Control;
-use skep_proto::v1::mutate_request::Mutation as Wire;
-use skep_proto::v1::{self, MutateReply, MutateRequest, ReadReply, ReadRequest, image_chunk, logs_request, read_request, tasks_of_query};
+use skep_proto::v1::{
+    self, MutateReply, MutateRequest, ReadReply, ReadRequest, image_chunk, logs_request, read_request, tasks_of_query,
+};
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -36,14 +38,15 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The service, on the network and on the local socket alike.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ControlApi(pub(crate) Arc<Shared>);
 
 #[tonic::async_trait]
 impl Control for ControlApi {
     async fn mutate(&self, request: Request<MutateRequest>) -> Result<Response<MutateReply>, Status> {
         let message = request.into_inner();
-        let outcome = tokio::time::timeout(CALL_MAX, self.decide(message)).await.map_err(|_| deadline("the change", CALL_MAX))??;
+        let outcome =
+            tokio::time::timeout(CALL_MAX, self.decide(message)).await.map_err(|_| deadline("the change", CALL_MAX))??;
         Ok(Response::new(MutateReply { outcome: Some(outcome), warnings: Vec::new() }))
     }
 
@@ -66,14 +69,15 @@ impl Control for ControlApi {
         let (ticket, receiver) = self.0.waiting.for_watch();
         self.0.inbox.put(Event::Watch { ticket, after: request.after_version });
         let guard = Gone { shared: self.0.clone(), ticket };
-        let stream = futures_util::stream::unfold((receiver, guard, kinds, false), |(mut receiver, guard, kinds, over)| async move {
-            if over {
-                return None;
-            }
-            let item = receiver.recv().await;
-            let (event, over) = watch_event(item, &kinds);
-            Some((event, (receiver, guard, kinds, over)))
-        });
+        let stream =
+            futures_util::stream::unfold((receiver, guard, kinds, false), |(mut receiver, guard, kinds, over)| async move {
+                if over {
+                    return None;
+                }
+                let item = receiver.recv().await;
+                let (event, over) = watch_event(item, &kinds);
+                Some((event, (receiver, guard, kinds, over)))
+            });
         Ok(Response::new(Box::pin(stream)))
     }
 
@@ -104,10 +108,13 @@ impl Control for ControlApi {
 
     type DistributeImageStream = Replies<v1::ImageProgress>;
 
-    async fn distribute_image(&self, request: Request<Streaming<v1::ImageChunk>>) -> Result<Response<Self::DistributeImageStream>, Status> {
+    async fn distribute_image(
+        &self,
+        request: Request<Streaming<v1::ImageChunk>>,
+    ) -> Result<Response<Self::DistributeImageStream>, Status> {
         let chunks = request.into_inner();
         if let Some(address) = self.elsewhere().await? {
-            let chunks = chunks.take_while(|chunk| futures_util::future::ready(chunk.is_ok())).filter_map(|chunk| async { chunk.ok() });
+            let chunks = tokio_stream::StreamExt::map_while(chunks, Result::ok);
             let stream = ControlClient::new(self.0.channels.to(&address)).distribute_image(chunks).await?.into_inner();
             return Ok(Response::new(Box::pin(stream)));
         }
@@ -131,7 +138,11 @@ impl ControlApi {
                     let reply = ControlClient::new(self.0.channels.to(&address)).mutate(message.clone()).await;
                     reply.map(|reply| reply.into_inner().outcome.unwrap_or_default())
                 }
-                None => self.propose(&message).await.map(|outcome| v1::Outcome::from(&outcome)).map_err(|refusal| from_refusal(&refusal)),
+                None => self
+                    .propose(&message)
+                    .await
+                    .map(|outcome| v1::Outcome::from(&outcome))
+                    .map_err(|refusal| from_refusal(&refusal)),
             };
             match result {
                 Err(status) if is_retryable(&status) => tokio::time::sleep(RETRY_PAUSE).await,
@@ -153,71 +164,54 @@ impl ControlApi {
     }
 
     async fn propose(&self, message: &MutateRequest) -> Result<Outcome, Refusal> {
-        let request = request_id(&message.request_id)?;
-        let mutation = self.parse(message).await?;
+        let (request, asked) = decode_mutation(message.clone()).map_err(Refusal::from)?;
+        let mutation = self.seal(asked).await?;
         self.0.propose(request, mutation).await
     }
 
-    /// From the wire to the model; values are sealed here and nowhere later.
-    async fn parse(&self, message: &MutateRequest) -> Result<Mutation, Refusal> {
-        let missing = || Refusal::invalid("mutation", "", "the request names no change");
-        Ok(match message.mutation.clone().ok_or_else(missing)? {
-            Wire::CreateService(wire) => Mutation::CreateService { spec: Box::new(part("spec", wire.spec)?) },
-            Wire::UpdateService(wire) => {
-                Mutation::UpdateService { service: wire.reference, expect: wire.expect, spec: Box::new(part("spec", wire.spec)?) }
-            }
-            Wire::RollbackService(wire) => Mutation::RollbackService { service: wire.reference, expect: wire.expect },
-            Wire::ScaleService(wire) => Mutation::ScaleService { service: wire.reference, replicas: wire.replicas },
-            Wire::RemoveService(wire) => Mutation::RemoveService { service: wire.reference },
-            Wire::CreateSecret(wire) => {
+    /// Values are sealed here and nowhere later.
+    async fn seal(&self, asked: Asked) -> Result<Mutation, Refusal> {
+        Ok(match asked {
+            Asked::Ready(mutation) => mutation,
+            Asked::CreateSecret { annotations, value } => {
                 let id = SecretId(self.0.random_id());
-                let value = wire.value.ok_or_else(|| Refusal::invalid("secret value", "", "a value must be given"))?;
                 let version = self.secret_version(id, 1, &value.value).await?;
-                Mutation::CreateSecret { id, annotations: part("annotations", wire.annotations)?, version }
+                Mutation::CreateSecret { id, annotations, version }
             }
-            Wire::UpdateSecret(wire) => {
-                let version = match wire.value {
+            Asked::UpdateSecret { secret: reference, value, labels } => {
+                let version = match value {
                     Some(value) => {
                         let store = self.0.read(Consistency::Linearizable).await?;
-                        let secret = store.resolve_secret(&wire.reference)?;
+                        let secret = store.resolve_secret(&reference)?;
                         let newest = secret.spec.versions.last().map_or(0, |version| version.n);
                         Some(self.secret_version(secret.id, newest + 1, &value.value).await?)
                     }
                     None => None,
                 };
-                Mutation::UpdateSecret { secret: wire.reference, version, labels: wire.labels.map(|labels| labels.labels) }
+                Mutation::UpdateSecret { secret: reference, version, labels }
             }
-            Wire::RemoveSecret(wire) => Mutation::RemoveSecret { secret: wire.reference },
-            Wire::CreateConfig(wire) => {
+            Asked::CreateConfig { annotations, value } => {
                 let id = ConfigId(self.0.random_id());
-                let version = self.config_version(id, 1, &wire.value).await?;
-                Mutation::CreateConfig { id, annotations: part("annotations", wire.annotations)?, version }
+                let version = self.config_version(id, 1, &value).await?;
+                Mutation::CreateConfig { id, annotations, version }
             }
-            Wire::UpdateConfig(wire) => {
-                let version = match wire.value {
+            Asked::UpdateConfig { config: reference, value, labels } => {
+                let version = match value {
                     Some(value) => {
                         let store = self.0.read(Consistency::Linearizable).await?;
-                        let config = store.resolve_config(&wire.reference)?;
+                        let config = store.resolve_config(&reference)?;
                         let newest = config.spec.versions.last().map_or(0, |version| version.n);
                         Some(self.config_version(config.id, newest + 1, &value).await?)
                     }
                     None => None,
                 };
-                Mutation::UpdateConfig { config: wire.reference, version, labels: wire.labels.map(|labels| labels.labels) }
+                Mutation::UpdateConfig { config: reference, version, labels }
             }
-            Wire::RemoveConfig(wire) => Mutation::RemoveConfig { config: wire.reference },
-            Wire::CreateNetwork(wire) => Mutation::CreateNetwork { spec: part("spec", wire.spec)? },
-            Wire::RemoveNetwork(wire) => Mutation::RemoveNetwork { network: wire.reference },
-            Wire::UpdateNode(wire) => Mutation::UpdateNode { node: wire.reference, expect: wire.expect, spec: part("spec", wire.spec)? },
-            Wire::RemoveNode(wire) => Mutation::RemoveNode { node: wire.reference, force: wire.force },
-            Wire::UpdateCluster(wire) => Mutation::UpdateCluster { expect: wire.expect, spec: part("spec", wire.spec)? },
-            Wire::RotateJoinToken(wire) => {
-                let role = skep_model::node::Role::try_from(wire.role()).map_err(|error| malformed(&error))?;
+            Asked::RotateJoinToken { role } => {
                 let store = self.0.read(Consistency::Linearizable).await?;
                 Mutation::RotateJoinToken { role, sealed: self.0.sealing.new_token(&store, role)? }
             }
-            Wire::Leave(wire) => Mutation::Leave { node: node_id(&wire.node_id)? },
-            Wire::JoinRaft(_) => return Err(Refusal::PermissionDenied("a manager joins through the raft service".into())),
+            Asked::JoinRaft { .. } => return Err(Refusal::PermissionDenied("a manager joins through the raft service".into())),
         })
     }
 
@@ -298,7 +292,10 @@ impl ControlApi {
                 Some(image_chunk::Chunk::Data(data)) => {
                     size += data.len() as u64;
                     if size > crate::images::ARCHIVE_MAX {
-                        return Err(from_refusal(&Refusal::TooLarge { what: "the image archive".into(), limit: "16 GiB".into() }));
+                        return Err(from_refusal(&Refusal::TooLarge {
+                            what: "the image archive".into(),
+                            limit: "16 GiB".into(),
+                        }));
                     }
                     file.write_all(&data).await.map_err(failed)?;
                 }
@@ -415,26 +412,9 @@ fn kind(kind: v1::Kind) -> Result<Kind, Status> {
     Kind::try_from(kind).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
-/// A required part of a message as its type of the model.
-fn part<W, M: TryFrom<W>>(field: &'static str, wire: Option<W>) -> Result<M, Refusal>
-where
-    M::Error: std::fmt::Display,
-{
-    let wire = wire.ok_or_else(|| Refusal::invalid(field, "", "it must be given"))?;
-    M::try_from(wire).map_err(|error| Refusal::invalid(field, "", error.to_string()))
-}
-
-fn malformed(error: &skep_proto::Malformed) -> Refusal {
-    Refusal::invalid("request", "", error.to_string())
-}
-
 pub(crate) fn request_id(bytes: &[u8]) -> Result<RequestId, Refusal> {
     let bytes = bytes.try_into().map_err(|_| Refusal::invalid("request id", "", "it has 16 bytes"))?;
     Ok(RequestId(bytes))
-}
-
-pub(crate) fn node_id(text: &str) -> Result<NodeId, Refusal> {
-    text.parse().map_err(|error: skep_model::id::InvalidId| Refusal::invalid("node id", text, error.to_string()))
 }
 
 fn check_size(what: &str, size: usize, max: usize) -> Result<(), Refusal> {

@@ -27,7 +27,7 @@ const HELLO_MAX: Duration = Duration::from_secs(5);
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The service.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct DispatcherApi(pub(crate) Arc<Shared>);
 
 #[tonic::async_trait]
@@ -79,7 +79,8 @@ impl Dispatcher for DispatcherApi {
     async fn fetch_image(&self, request: Request<v1::FetchImageRequest>) -> Result<Response<Self::FetchImageStream>, Status> {
         let (node, _) = caller(&request)?;
         let id = parse_id(&request.into_inner().transfer_id)?;
-        let path = self.0.images.file(id, node).ok_or_else(|| Status::not_found("no such image transfer is open for this node"))?;
+        let path =
+            self.0.images.file(id, node).ok_or_else(|| Status::not_found("no such image transfer is open for this node"))?;
         let failed = |error: std::io::Error| Status::internal(format!("could not read the spooled image archive: {error}"));
         let file = tokio::fs::File::open(path).await.map_err(failed)?;
         let stream = futures_util::stream::unfold(Some(file), move |file| async move {
@@ -152,8 +153,7 @@ fn hello(first: Option<AgentMessage>, node: NodeId) -> Result<Hello, Status> {
 }
 
 fn updates(statuses: v1::Statuses) -> Result<Vec<StatusUpdate>, Status> {
-    let parse = |update| StatusUpdate::try_from(update).map_err(|error| Status::invalid_argument(error.to_string()));
-    statuses.updates.into_iter().map(parse).collect()
+    Vec::<StatusUpdate>::try_from(statuses).map_err(|error: skep_proto::Malformed| Status::invalid_argument(error.to_string()))
 }
 
 fn parse_id(text: &str) -> Result<Id, Status> {

@@ -1,5 +1,6 @@
 //! The services that a manager offers, and what they share.
 
+pub mod authorise;
 pub mod ca;
 pub mod control;
 pub mod dispatcher;
@@ -8,18 +9,18 @@ pub mod raft;
 pub mod roles;
 
 use crate::channels::Channels;
-use crate::disk::LogThread;
 use crate::drive::Inbox;
 use crate::images::Images;
 use crate::logs::Logs;
+use crate::persist::Disk;
 use crate::sealing::Sealing;
 use crate::sessions::Sessions;
 use crate::waiting::Waiting;
+use skep_identity::tls::PeerInfo;
 use skep_manager_core::event::Consistency;
 use skep_manager_core::{Event, Store};
 use skep_model::request::{Mutation, Outcome};
 use skep_model::{Id, NodeId, Refusal, RequestId};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -40,10 +41,8 @@ pub struct Leadership {
 }
 
 /// What every service needs.
-#[derive(Debug)]
 pub struct Shared {
     pub(crate) node: NodeId,
-    pub(crate) folder: PathBuf,
     pub(crate) inbox: Inbox,
     pub(crate) waiting: Waiting,
     pub(crate) leadership: watch::Receiver<Leadership>,
@@ -52,7 +51,7 @@ pub struct Shared {
     pub(crate) sealing: Sealing,
     pub(crate) logs: Logs,
     pub(crate) images: Images,
-    pub(crate) log: LogThread,
+    pub(crate) disk: Disk,
 }
 
 impl Shared {
@@ -87,7 +86,9 @@ impl Shared {
 
     /// Sixteen random bytes.
     pub fn random(&self) -> [u8; 16] {
-        skep_identity::random_bytes()
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+        bytes
     }
 
     /// A new id.
@@ -98,9 +99,9 @@ impl Shared {
 
 /// The node that calls, by its certificate, and its address without port.
 pub(crate) fn caller<T>(request: &Request<T>) -> Result<(NodeId, String), Status> {
-    let peer = request.extensions().get::<skep_identity::tls::PeerInfo>();
-    let identity = peer.and_then(|peer| peer.identity.as_ref().map(|identity| (identity.node_id, peer.address.ip().to_string())));
-    identity.ok_or_else(|| Status::unauthenticated("this call needs the certificate of a node of this cluster"))
+    let peer = request.extensions().get::<PeerInfo>();
+    let node = peer.and_then(|peer| Some((peer.node.as_ref()?.node_id.parse().ok()?, peer.remote.ip().to_string())));
+    node.ok_or_else(|| Status::unauthenticated("this call needs the certificate of a node of this cluster"))
 }
 
 pub(crate) fn deadline(what: &str, limit: Duration) -> Status {

@@ -61,7 +61,9 @@ fn check(key: &str, value: &str) -> Result<(), Refusal> {
         "membership" => among(&["accepted", "pending"]),
         "mode" => among(&["replicated", "global", "replicated-job", "global-job"]),
         "runtime" => among(&["container"]),
-        "desired-state" => value.parse::<TaskState>().map(drop).map_err(|text| Refusal::invalid("filter desired-state", value, text)),
+        "desired-state" => {
+            value.parse::<TaskState>().map(drop).map_err(|text| Refusal::invalid("filter desired-state", value, text))
+        }
         _ => Ok(()),
     }
 }
@@ -142,8 +144,12 @@ pub fn shown(mut object: Object) -> Object {
         Object::Config(config) => config.spec.value.versions.iter_mut().for_each(|version| version.sealed = Sealed::default()),
         Object::Cluster(cluster) => {
             let plan = std::mem::take(&mut cluster.plan.value);
-            cluster.plan.value =
-                ClusterPlan { root_ca: plan.root_ca, format: plan.format, removed_nodes: plan.removed_nodes, ..ClusterPlan::default() };
+            cluster.plan.value = ClusterPlan {
+                root_ca: plan.root_ca,
+                format: plan.format,
+                removed_nodes: plan.removed_nodes,
+                ..ClusterPlan::default()
+            };
         }
         _ => {}
     }

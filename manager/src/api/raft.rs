@@ -11,14 +11,12 @@ use skep_model::request::Mutation;
 use skep_proto::RAFT_MESSAGE_MAX;
 use skep_proto::v1::raft_client::RaftClient;
 use skep_proto::v1::raft_server::Raft;
-use skep_proto::v1::{
-    JoinRaftReply, JoinRaftRequest, RaftMember, RaftMessage, SnapshotChunk, SnapshotDone, StepDone,
-};
+use skep_proto::v1::{JoinRaftReply, JoinRaftRequest, RaftMember, RaftMessage, SnapshotChunk, SnapshotDone, StepDone};
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 
 /// The service.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RaftApi(pub(crate) Arc<Shared>);
 
 #[tonic::async_trait]
@@ -57,7 +55,7 @@ impl RaftApi {
         let refuse = |refusal: Refusal| from_refusal(&refusal);
         let request = super::control::request_id(&message.request_id).map_err(refuse)?;
         let store = self.0.read(Consistency::Linearizable).await.map_err(refuse)?;
-        let slots = self.0.sealing.slots_for(&store, &message.unsealing_key).map_err(refuse)?;
+        let slots = self.0.sealing.slots_for(&store, node, &message.unsealing_key).map_err(refuse)?;
         let mutation = Mutation::JoinRaft {
             node,
             address: message.address,

@@ -1,1 +1,310 @@
-//! Leader.
+//! The leader's turn: from what became dirty to transactions.
+//!
+//! Changes say where to look, never what to do: a turn compares a dirty service
+//! with what it should be and drafts the difference. A new leader marks
+//! everything dirty; there is no second code path. What must be remembered
+//! (restarts, progress, deadlines) is in the store; timers only remind.
+//!
+//! The stages of a turn, one file each, over a [`draft`]: *enforce* takes tasks
+//! from nodes that may not have them, *orchestrate* makes and removes slots,
+//! *restart* replaces what ended, *update* rolls specs, *allocate* pins what a
+//! task needs, *schedule* places, *verdict* judges the deployment, *reap* removes
+//! what is over. The cost of a turn grows with the dirty services and their
+//! tasks, not with the cluster; only scheduling and global services look at all
+//! nodes.
+//!
+//! The next turn starts when the last one's transactions have all been settled,
+//! so a draft never builds on what is not yet true.
+
+mod allocate;
+mod draft;
+mod enforce;
+mod ledger;
+mod orchestrate;
+mod reap;
+mod restart;
+mod schedule;
+mod slot;
+mod update;
+mod verdict;
+
+pub(crate) use draft::estimate_spec;
+pub(crate) use verdict::begin as begin_deployment;
+
+use crate::mint::Mint;
+use crate::store::{Change, Store, StoredObject};
+use crate::transaction::{Precondition, Transaction};
+use allocate::Wanted;
+use draft::{Draft, Drafted};
+use ledger::{FAILURE_MEMORY, Ledger};
+use skep_model::deployment::DeploymentKind;
+use skep_model::node::Node;
+use skep_model::service::ServiceMode;
+use skep_model::task::Task;
+use skep_model::{ConfigId, Kind, NodeId, SecretId, ServiceId, TaskId, TaskState, Time};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// What the leader knows beyond the store: where to look, and what nodes carry.
+#[derive(Debug, Default)]
+pub struct Leader {
+    ledger: Ledger,
+    dirty: Dirty,
+    /// Services with tasks that fit on no node now.
+    waiting: BTreeSet<ServiceId>,
+    /// Global services: they follow every node.
+    global: BTreeSet<ServiceId>,
+    timers: Timers,
+}
+
+/// Where to look in the next turn.
+#[derive(Debug, Default)]
+struct Dirty {
+    services: BTreeSet<ServiceId>,
+    nodes: BTreeSet<NodeId>,
+    secrets: BTreeSet<SecretId>,
+    configs: BTreeSet<ConfigId>,
+    is_everything: bool,
+    /// Something was freed: tasks that wait for a node may find one.
+    is_room: bool,
+}
+
+/// When to look at a service again although nothing happened to it.
+#[derive(Debug, Default)]
+struct Timers {
+    by_service: BTreeMap<ServiceId, Time>,
+    by_time: BTreeSet<(Time, ServiceId)>,
+}
+
+impl Timers {
+    fn set(&mut self, service: ServiceId, at: Option<Time>) {
+        if let Some(old) = self.by_service.remove(&service) {
+            self.by_time.remove(&(old, service));
+        }
+        if let Some(at) = at {
+            self.by_service.insert(service, at);
+            self.by_time.insert((at, service));
+        }
+    }
+
+    fn due(&mut self, now: Time) -> Vec<ServiceId> {
+        let due: Vec<ServiceId> = self.by_time.iter().take_while(|(at, _)| *at <= now).map(|(_, service)| *service).collect();
+        for service in &due {
+            self.set(*service, None);
+        }
+        due
+    }
+}
+
+impl Leader {
+    /// A leader that has just been elected, with a store that is up to date.
+    pub fn new(store: &Store, now: Time) -> Self {
+        let mut leader = Self::default();
+        leader.dirty.is_everything = true;
+        for task in store.tasks() {
+            leader.ledger.change(None, Some(task));
+            if is_failure(task) && now.since(task.status.applied_at) < FAILURE_MEMORY {
+                leader.ledger.failed(task, task.status.applied_at);
+            }
+        }
+        let is_global = |service: &&Arc<skep_model::service::Service>| matches!(service.spec.spec.mode, ServiceMode::Global {});
+        leader.global = store.services().filter(is_global).map(|service| service.id).collect();
+        leader
+    }
+
+    /// A transaction was applied, ours or another.
+    pub fn changed(&mut self, changes: &[Change]) {
+        for change in changes {
+            match (&change.old, &change.new) {
+                (_, Some(StoredObject::Task(_))) | (Some(StoredObject::Task(_)), None) => {
+                    self.task_changed(task_of(&change.old), task_of(&change.new));
+                }
+                (_, Some(StoredObject::Service(service))) => {
+                    self.dirty.services.insert(service.id);
+                    if matches!(service.spec.spec.mode, ServiceMode::Global {}) {
+                        self.global.insert(service.id);
+                    }
+                }
+                (Some(StoredObject::Service(service)), None) => {
+                    self.dirty.services.insert(service.id);
+                    self.global.remove(&service.id);
+                    self.waiting.remove(&service.id);
+                }
+                (Some(StoredObject::Node(old)), Some(StoredObject::Node(new))) if is_same_place(old, new) => {}
+                (Some(StoredObject::Node(node)), _) | (None, Some(StoredObject::Node(node))) => {
+                    self.dirty.nodes.insert(node.id);
+                }
+                (_, Some(StoredObject::Secret(secret))) => drop(self.dirty.secrets.insert(secret.id)),
+                (_, Some(StoredObject::Config(config))) => drop(self.dirty.configs.insert(config.id)),
+                (Some(StoredObject::Cluster(old)), Some(StoredObject::Cluster(new))) => {
+                    self.dirty.is_everything |= old.spec.task_history_limit != new.spec.task_history_limit;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn task_changed(&mut self, old: Option<&Arc<Task>>, new: Option<&Arc<Task>>) {
+        self.ledger.change(old.map(|task| &**task), new.map(|task| &**task));
+        if let Some(task) = new.or(old) {
+            self.dirty.services.insert(task.service_id);
+        }
+        if let Some(task) = new.filter(|task| is_failure(task) && !old.is_some_and(|old| is_failure(old))) {
+            self.ledger.failed(task, task.status.applied_at);
+        }
+        let was_counted = |task: &&Arc<Task>| task.is_wanted() || ledger::holds_reservation(task);
+        let is_less = |old: &&Arc<Task>| {
+            new.is_none_or(|new| {
+                (old.is_wanted() && !new.is_wanted()) || (ledger::holds_reservation(old) && !ledger::holds_reservation(new))
+            })
+        };
+        self.dirty.is_room |= old.filter(was_counted).filter(is_less).is_some();
+    }
+
+    /// Whether there is something to look at now.
+    pub fn is_dirty(&self) -> bool {
+        let dirty = &self.dirty;
+        let has_keys =
+            !(dirty.services.is_empty() && dirty.nodes.is_empty() && dirty.secrets.is_empty() && dirty.configs.is_empty());
+        has_keys || dirty.is_everything || (dirty.is_room && !self.waiting.is_empty())
+    }
+
+    /// Drafts what is to be done about everything that became dirty, or whose
+    /// time has come. To be called only when every transaction of the last turn
+    /// has been committed or refused.
+    pub fn turn(&mut self, store: &Store, now: Time, mint: &mut Mint) -> Vec<Transaction> {
+        self.ledger.forget(now);
+        let (services, overcommitted) = self.to_look_at(store, now);
+        let mut transactions = Vec::new();
+        let mut drafted_pairs = Vec::new();
+        for id in services {
+            let (drafted, is_waiting) = draft_service(store, &mut self.ledger, mint, id, now, &overcommitted);
+            if is_waiting {
+                self.waiting.insert(id);
+            } else {
+                self.waiting.remove(&id);
+            }
+            self.timers.set(id, drafted.wakeup);
+            transactions.extend(drafted.transactions);
+            drafted_pairs.extend(drafted.pairs);
+        }
+        // Drafts become true when they have committed; until then they are not counted.
+        for (stored, drafted) in drafted_pairs {
+            self.ledger.change(drafted.as_deref(), stored.as_deref());
+        }
+        transactions
+    }
+
+    /// A transaction of the last turn was refused: its service is looked at again.
+    pub fn refused(&mut self, transaction: &Transaction) {
+        for precondition in &transaction.preconditions {
+            if let Precondition::Unchanged(object, ..) | Precondition::Exists(object) | Precondition::Absent(object) =
+                precondition
+                && object.kind == Kind::Service
+            {
+                self.dirty.services.insert(ServiceId(object.id));
+            }
+        }
+    }
+
+    /// When a turn is due although nothing happened.
+    pub fn next_wakeup(&self) -> Option<Time> {
+        self.timers.by_time.first().map(|(at, _)| *at)
+    }
+
+    /// The services that a turn looks at, and tasks that no longer fit on their nodes.
+    fn to_look_at(&mut self, store: &Store, now: Time) -> (BTreeSet<ServiceId>, BTreeSet<TaskId>) {
+        let dirty = std::mem::take(&mut self.dirty);
+        let mut services = dirty.services;
+        services.extend(self.timers.due(now));
+        let mut overcommitted = BTreeSet::new();
+        if dirty.is_everything {
+            services.extend(store.services().map(|service| service.id));
+            services.extend(store.tasks().map(|task| task.service_id));
+        }
+        let nodes: Vec<NodeId> =
+            if dirty.is_everything { store.nodes().map(|node| node.id).collect() } else { dirty.nodes.iter().copied().collect() };
+        for node in &nodes {
+            services.extend(store.tasks_of_node(*node).map(|task| task.service_id));
+            overcommitted.extend(enforce::overcommitted(store, *node));
+        }
+        if !nodes.is_empty() {
+            services.extend(&self.global);
+        }
+        if !nodes.is_empty() || dirty.is_room {
+            services.extend(&self.waiting);
+        }
+        for secret in dirty.secrets {
+            services.extend(store.services_of_secret(secret).map(|service| service.id));
+        }
+        for config in dirty.configs {
+            services.extend(store.services_of_config(config).map(|service| service.id));
+        }
+        (services, overcommitted)
+    }
+}
+
+/// Runs the stages of a turn over one service.
+fn draft_service(
+    store: &Store,
+    ledger: &mut Ledger,
+    mint: &mut Mint,
+    id: ServiceId,
+    now: Time,
+    overcommitted: &BTreeSet<TaskId>,
+) -> (Drafted, bool) {
+    let mut draft = Draft::new(store, ledger, id, now);
+    let wanted = draft.service.as_ref().map(|service| Wanted::of(service, store));
+    enforce::enforce(&mut draft, wanted.as_ref(), overcommitted);
+    let mut is_waiting = false;
+    match &wanted {
+        Some(wanted) => {
+            draft.begin_if_none(wanted.spec_version());
+            orchestrate::orchestrate(&mut draft, mint, wanted);
+            restart::retire(&mut draft, wanted);
+            verdict::act_on_failures(&mut draft, wanted);
+            // A service that rolls back is looked at again with the spec it returns to.
+            if !draft.is_spec_replaced() {
+                restart::replace(&mut draft, mint, wanted);
+                update::update(&mut draft, mint, wanted);
+                restart::start(&mut draft);
+                is_waiting = schedule::schedule(&mut draft, mint);
+                verdict::judge(&mut draft, wanted);
+            }
+        }
+        None => orchestrate::dissolve(&mut draft),
+    }
+    reap::reap(&mut draft);
+    (draft.finish(), is_waiting)
+}
+
+impl Draft<'_> {
+    /// Every spec version has a deployment; whoever writes a spec begins it, and
+    /// this is for one that did not.
+    fn begin_if_none(&mut self, spec_version: u64) {
+        if self.deployment().is_none_or(|deployment| deployment.spec_version != spec_version) {
+            let kind = if spec_version <= 1 { DeploymentKind::Create } else { DeploymentKind::Update };
+            self.set_deployment(verdict::begin(spec_version, kind, self.now));
+        }
+    }
+}
+
+fn task_of(object: &Option<StoredObject>) -> Option<&Arc<Task>> {
+    match object {
+        Some(StoredObject::Task(task)) => Some(task),
+        _ => None,
+    }
+}
+
+fn is_failure(task: &Task) -> bool {
+    matches!(task.status.state, TaskState::Failed | TaskState::Rejected)
+}
+
+/// Whether nothing changed that matters for what runs on a node.
+fn is_same_place(old: &Node, new: &Node) -> bool {
+    old.spec.value == new.spec.value
+        && old.description.value == new.description.value
+        && old.status.state == new.status.state
+        && old.status.address == new.status.address
+        && old.plan.role == new.plan.role
+}

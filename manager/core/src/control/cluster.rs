@@ -1,0 +1,73 @@
+//! The cluster object: settings, join tokens, and its beginning.
+
+use super::{Admitted, check_expected, done, text, transaction, unchanged};
+use crate::store::Store;
+use crate::transaction::{SectionName, Write};
+use skep_model::cluster::{Cluster, ClusterSpec};
+use skep_model::node::{Node, Role};
+use skep_model::sealed::Sealed;
+use skep_model::{Kind, Object, Refusal, Time};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The shortest validity of a node's certificate, as in Swarm.
+const CERT_EXPIRY_MIN: Duration = Duration::from_secs(3600);
+/// Bounds of the heartbeat period: a node is down after six of them.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+const HEARTBEAT_MAX: Duration = Duration::from_secs(600);
+
+/// The cluster, which every request but the first one needs.
+pub(super) fn cluster(store: &Store) -> Result<&Arc<Cluster>, Refusal> {
+    store.cluster().ok_or_else(|| Refusal::FailedPrecondition("the cluster has not been initialised".into()))
+}
+
+pub(super) fn update(store: &Store, now: Time, expect: Option<u64>, spec: ClusterSpec) -> Result<Admitted, Refusal> {
+    let stored = cluster(store)?;
+    check_expected(expect, stored.spec.version)?;
+    if spec.annotations.name != stored.spec.annotations.name {
+        return Err(Refusal::invalid("cluster name", &spec.annotations.name, "renaming the cluster is not supported"));
+    }
+    text::check_labels("cluster label", &spec.annotations.labels)?;
+    if spec.node_cert_expiry < CERT_EXPIRY_MIN {
+        let value = format!("{:?}", spec.node_cert_expiry);
+        return Err(Refusal::invalid("certificate expiry", value, "minimum certificate expiry time is 1h0m0s"));
+    }
+    if !(HEARTBEAT_MIN..=HEARTBEAT_MAX).contains(&spec.heartbeat_period) {
+        let value = format!("{:?}", spec.heartbeat_period);
+        return Err(Refusal::invalid("dispatcher heartbeat", value, "it must be between 100ms and 10m0s"));
+    }
+    if spec.snapshot_interval == 0 {
+        return Err(Refusal::invalid("snapshot interval", "0", "at least 1 log entry lies between two snapshots"));
+    }
+    if spec == stored.spec.value {
+        return Ok(done(store, stored.id.0, 0));
+    }
+    let precondition = unchanged(Kind::Cluster, stored.id.0, SectionName::Spec, stored.spec.version);
+    Ok(transaction(now, stored.id.0, 0, vec![precondition], vec![Write::ClusterSpec(spec)]))
+}
+
+pub(super) fn rotate_join_token(store: &Store, now: Time, role: Role, sealed: Sealed) -> Result<Admitted, Refusal> {
+    let stored = cluster(store)?;
+    if sealed.bytes.is_empty() {
+        return Err(Refusal::invalid("join token", "", "it must not be empty"));
+    }
+    let mut plan = stored.plan.value.clone();
+    match role {
+        Role::Worker => plan.sealed_worker_token = sealed,
+        Role::Manager => plan.sealed_manager_token = sealed,
+    }
+    let precondition = unchanged(Kind::Cluster, stored.id.0, SectionName::Plan, stored.plan.version);
+    Ok(transaction(now, stored.id.0, 0, vec![precondition], vec![Write::ClusterPlan(Box::new(plan))]))
+}
+
+pub(super) fn bootstrap(store: &Store, now: Time, cluster: Cluster, node: Node) -> Result<Admitted, Refusal> {
+    if store.cluster().is_some() {
+        return Err(Refusal::FailedPrecondition("this cluster has been initialised already".into()));
+    }
+    if node.plan.role != Role::Manager || node.spec.desired_role != Role::Manager || node.plan.manager.is_none() {
+        return Err(Refusal::invalid("node role", "worker", "the first node of a cluster is a manager"));
+    }
+    let id = cluster.id.0;
+    let writes = vec![Write::Create(Object::Cluster(Box::new(cluster))), Write::Create(Object::Node(Box::new(node)))];
+    Ok(transaction(now, id, 0, Vec::new(), writes))
+}

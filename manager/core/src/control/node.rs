@@ -1,0 +1,147 @@
+//! Nodes: joining, updating, promoting, removing.
+//!
+//! What raft has to do about it (adding a member, removing one, moving a node's
+//! actual role) is not done here: a spec says what role a node shall have.
+
+use super::cluster::cluster;
+use super::{Admitted, JoinRaft, check_expected, done, removal, text, transaction, unchanged};
+use crate::store::Store;
+use crate::transaction::{SectionName, Write};
+use skep_model::name::NAME_MAX;
+use skep_model::node::{Availability, Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus, Role};
+use skep_model::{Kind, Meta, NodeId, Object, Refusal, Section, Time};
+use std::time::Duration;
+
+/// A removed node's id is refused until its certificate has been expired for this long.
+const REMOVED_NODE_MEMORY: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The length of an X25519 public key.
+const UNSEALING_KEY: usize = 32;
+
+pub(super) fn update(
+    store: &Store,
+    now: Time,
+    reference: &str,
+    expect: Option<u64>,
+    spec: NodeSpec,
+) -> Result<Admitted, Refusal> {
+    let stored = store.resolve_node(reference)?;
+    check_expected(expect, stored.spec.version)?;
+    text::check_labels("node label", &spec.labels)?;
+    if stored.spec.desired_role == Role::Manager && spec.desired_role == Role::Worker {
+        let is_other_manager = |node: &&std::sync::Arc<Node>| node.id != stored.id && node.spec.desired_role == Role::Manager;
+        if !store.nodes().any(|node| is_other_manager(&node)) {
+            return Err(Refusal::FailedPrecondition("attempting to demote the last manager of the swarm".into()));
+        }
+    }
+    if spec == stored.spec.value {
+        return Ok(done(store, stored.id.0, 0));
+    }
+    let precondition = unchanged(Kind::Node, stored.id.0, SectionName::Spec, stored.spec.version);
+    Ok(transaction(now, stored.id.0, 0, vec![precondition], vec![Write::NodeSpec(stored.id, spec)]))
+}
+
+pub(super) fn remove(store: &Store, now: Time, reference: &str, force: bool) -> Result<Admitted, Refusal> {
+    let stored = store.resolve_node(reference)?;
+    let cluster = cluster(store)?;
+    if stored.spec.desired_role == Role::Manager || stored.plan.role == Role::Manager || stored.plan.manager.is_some() {
+        let text = format!(
+            "node {} is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal",
+            stored.id
+        );
+        return Err(Refusal::FailedPrecondition(text));
+    }
+    if !force && stored.status.state == NodeState::Ready {
+        return Err(Refusal::FailedPrecondition(format!("node {} is not down and can't be removed", stored.id)));
+    }
+    let mut plan = cluster.plan.value.clone();
+    plan.removed_nodes.retain(|_, until| *until > now);
+    plan.removed_nodes.insert(stored.id, stored.plan.certificate_expires.max(now) + REMOVED_NODE_MEMORY);
+    plan.sealing_slots.remove(&stored.id);
+    let preconditions = vec![
+        unchanged(Kind::Cluster, cluster.id.0, SectionName::Plan, cluster.plan.version),
+        unchanged(Kind::Node, stored.id.0, SectionName::Spec, stored.spec.version),
+        unchanged(Kind::Node, stored.id.0, SectionName::Plan, stored.plan.version),
+    ];
+    let writes = vec![Write::ClusterPlan(Box::new(plan)), removal(Kind::Node, stored.id.0)];
+    Ok(transaction(now, stored.id.0, 0, preconditions, writes))
+}
+
+/// What is known of a node that was given its first certificate.
+pub(super) struct Newcomer {
+    pub(super) node: NodeId,
+    pub(super) role: Role,
+    pub(super) availability: Availability,
+    pub(super) hostname: String,
+    pub(super) certificate_expires: Time,
+}
+
+pub(super) fn register(store: &Store, now: Time, newcomer: Newcomer) -> Result<Admitted, Refusal> {
+    let cluster = cluster(store)?;
+    let Newcomer { node: id, role, availability, hostname, certificate_expires } = newcomer;
+    if cluster.plan.removed_nodes.contains_key(&id) {
+        return Err(Refusal::PermissionDenied(format!("node {id} was removed from the cluster")));
+    }
+    if store.node(id).is_some() {
+        return Err(Refusal::FailedPrecondition(format!("node {id} is registered already")));
+    }
+    check_hostname(&hostname)?;
+    let status =
+        NodeStatus { state: NodeState::Unknown, message: "has not reported yet".into(), address: String::new(), since: now };
+    let node = Node {
+        id,
+        meta: Meta::default(),
+        spec: Section::new(NodeSpec { desired_role: role, availability, ..NodeSpec::default() }),
+        description: Section::new(NodeDescription { hostname, ..NodeDescription::default() }),
+        status: Section::new(status),
+        plan: Section::new(NodePlan { role, certificate_expires, ..NodePlan::default() }),
+    };
+    Ok(transaction(now, id.0, 0, Vec::new(), vec![Write::Create(Object::Node(Box::new(node)))]))
+}
+
+pub(super) fn certificate_issued(store: &Store, now: Time, id: NodeId, expires: Time) -> Result<Admitted, Refusal> {
+    let stored = member(store, id)?;
+    let plan = NodePlan { certificate_expires: expires, ..stored.plan.value.clone() };
+    let precondition = unchanged(Kind::Node, id.0, SectionName::Plan, stored.plan.version);
+    Ok(transaction(now, id.0, 0, vec![precondition], vec![Write::NodePlan(id, plan)]))
+}
+
+pub(super) fn join(store: &Store, join: JoinRaft) -> Result<Admitted, Refusal> {
+    let stored = member(store, join.node)?;
+    if stored.spec.desired_role != Role::Manager || stored.plan.role != Role::Manager {
+        return Err(Refusal::PermissionDenied(format!("node {} is not a manager", join.node)));
+    }
+    let port = join.address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+    if port.is_none_or(|(host, port)| host.is_empty() || port == 0) {
+        return Err(Refusal::invalid("manager address", &join.address, "it has the form host:port"));
+    }
+    if join.unsealing_key.len() != UNSEALING_KEY {
+        return Err(Refusal::invalid("unsealing key", "", format!("it has {UNSEALING_KEY} bytes")));
+    }
+    let format = cluster(store)?.plan.format;
+    if join.format_max < format {
+        let text =
+            format!("node {} reads stored formats up to {}, the cluster has {format}: upgrade it", join.node, join.format_max);
+        return Err(Refusal::FailedPrecondition(text));
+    }
+    Ok(Admitted::Join(join))
+}
+
+pub(super) fn leave(store: &Store, id: NodeId) -> Result<Admitted, Refusal> {
+    member(store, id)?;
+    Ok(Admitted::Leave { node: id })
+}
+
+fn member(store: &Store, id: NodeId) -> Result<&std::sync::Arc<Node>, Refusal> {
+    if cluster(store)?.plan.removed_nodes.contains_key(&id) {
+        return Err(Refusal::PermissionDenied(format!("node {id} was removed from the cluster")));
+    }
+    store.node(id).ok_or_else(|| Refusal::NotFound { kind: Kind::Node, reference: id.to_string() })
+}
+
+fn check_hostname(hostname: &str) -> Result<(), Refusal> {
+    let is_valid = hostname.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+    if hostname.is_empty() || hostname.len() > 4 * NAME_MAX || !is_valid {
+        return Err(Refusal::invalid("host name", hostname, "it consists of letters, digits, '-', '_' and '.'"));
+    }
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! Services: create, update, scale, roll back, remove.
+
+use super::{Admitted, done, files, removal, rollout, spec, transaction, unchanged};
+use crate::leader::begin_deployment;
+use crate::mint::Mint;
+use crate::store::Store;
+use crate::transaction::{SectionName, Write};
+use skep_model::deployment::{DeploymentKind, DeploymentState};
+use skep_model::service::{Service, ServiceMode, ServicePlan, ServiceRecord, ServiceSpec};
+use skep_model::{Kind, Meta, Object, Refusal, Section, ServiceId, Time};
+
+pub(super) fn create(store: &Store, now: Time, mint: &mut Mint, wanted: ServiceSpec) -> Result<Admitted, Refusal> {
+    spec::check(store, &wanted)?;
+    let name = &wanted.annotations.name;
+    let is_taken =
+        |service: &Service| service.plan.removed_at.is_none() && service.spec.spec.annotations.name.eq_ignore_ascii_case(name);
+    if store.services().any(|service| is_taken(service)) {
+        return Err(Refusal::NameConflict { kind: Kind::Service, name: name.clone() });
+    }
+    let id = ServiceId::from_random(mint.id());
+    let preconditions = files::preconditions(&wanted.task_template.container_spec);
+    let deployment = Some(begin_deployment(1, DeploymentKind::Create, now));
+    let service = Service {
+        id,
+        meta: Meta::default(),
+        spec: Section::new(ServiceRecord { spec: wanted, previous: None, spec_version: 1 }),
+        plan: Section::new(ServicePlan { deployment, removed_at: None }),
+    };
+    Ok(transaction(now, id.0, 1, preconditions, vec![Write::Create(Object::Service(Box::new(service)))]))
+}
+
+pub(super) fn update(
+    store: &Store,
+    now: Time,
+    reference: &str,
+    expect: Option<u64>,
+    wanted: ServiceSpec,
+) -> Result<Admitted, Refusal> {
+    let stored = store.resolve_service(reference)?;
+    super::check_expected(expect, stored.spec.version)?;
+    let old = &stored.spec.spec;
+    if wanted.annotations.name != old.annotations.name {
+        return Err(Refusal::invalid("service name", &wanted.annotations.name, "renaming services is not supported"));
+    }
+    if std::mem::discriminant(&wanted.mode) != std::mem::discriminant(&old.mode) {
+        return Err(Refusal::FailedPrecondition("service mode change is not allowed".into()));
+    }
+    spec::check(store, &wanted)?;
+    replace(store, now, stored, wanted)
+}
+
+pub(super) fn scale(store: &Store, now: Time, reference: &str, replicas: u64) -> Result<Admitted, Refusal> {
+    let stored = store.resolve_service(reference)?;
+    let mut wanted = stored.spec.spec.clone();
+    match &mut wanted.mode {
+        ServiceMode::Replicated { replicas: old } => *old = replicas,
+        ServiceMode::Global {} => {
+            let text = "scale can only be used with replicated or replicated-job mode";
+            return Err(Refusal::FailedPrecondition(text.into()));
+        }
+    }
+    spec::check_mode(&wanted.mode)?;
+    replace(store, now, stored, wanted)
+}
+
+pub(super) fn rollback(store: &Store, now: Time, reference: &str, expect: Option<u64>) -> Result<Admitted, Refusal> {
+    let stored = store.resolve_service(reference)?;
+    super::check_expected(expect, stored.spec.version)?;
+    let old = &stored.spec.value;
+    let Some(previous) = &old.previous else {
+        let name = &old.spec.annotations.name;
+        return Err(Refusal::FailedPrecondition(format!("service {name} does not have a previous spec")));
+    };
+    // What it refers to may have been removed since.
+    files::check(store, &previous.task_template.container_spec)?;
+    let spec_version = old.spec_version + 1;
+    let now_previous = Some(Box::new(rollout::pinned(store, &old.spec)));
+    let record = ServiceRecord { spec: (**previous).clone(), previous: now_previous, spec_version };
+    let mut preconditions = files::preconditions(&previous.task_template.container_spec);
+    preconditions.push(rollout::precondition(stored));
+    let writes = rollout::writes(stored, record, DeploymentKind::Rollback, now);
+    Ok(transaction(now, stored.id.0, spec_version, preconditions, writes.into()))
+}
+
+/// The object goes at once, so that its name is free again, as in Swarm; its
+/// tasks are told to stop and live on until they have.
+pub(super) fn remove(store: &Store, now: Time, reference: &str) -> Result<Admitted, Refusal> {
+    let stored = store.resolve_service(reference)?;
+    let precondition = unchanged(Kind::Service, stored.id.0, SectionName::Spec, stored.spec.version);
+    Ok(transaction(now, stored.id.0, 0, vec![precondition], vec![removal(Kind::Service, stored.id.0)]))
+}
+
+/// Replaces the spec. Only what may need other tasks, or starts a paused update
+/// again, counts as a new version of it and begins a deployment.
+fn replace(store: &Store, now: Time, stored: &Service, wanted: ServiceSpec) -> Result<Admitted, Refusal> {
+    let old = &stored.spec.value;
+    let is_paused = stored.plan.deployment.as_ref().is_some_and(|deployment| deployment.state == DeploymentState::Paused);
+    if wanted == old.spec && !is_paused {
+        return Ok(done(store, stored.id.0, old.spec_version));
+    }
+    let is_deployment = wanted.task_template != old.spec.task_template || wanted.mode != old.spec.mode || is_paused;
+    let spec_version = old.spec_version + u64::from(is_deployment);
+    let mut preconditions = files::preconditions(&wanted.task_template.container_spec);
+    preconditions.push(rollout::precondition(stored));
+    let previous = match wanted == old.spec {
+        true => old.previous.clone(),
+        false => Some(Box::new(rollout::pinned(store, &old.spec))),
+    };
+    let record = ServiceRecord { spec: wanted, previous, spec_version };
+    let writes = match is_deployment {
+        true => rollout::writes(stored, record, DeploymentKind::Update, now).into(),
+        false => vec![Write::ServiceSpec(stored.id, Box::new(record))],
+    };
+    Ok(transaction(now, stored.id.0, spec_version, preconditions, writes))
+}

@@ -1,0 +1,196 @@
+//! Which nodes are there.
+//!
+//! Deadlines live in memory. A node that was ready under another leader is
+//! unknown until it opens a session here; silence makes a node down, a session
+//! makes it ready. Changes of status wait here until they are written.
+
+use super::heartbeat_period;
+use crate::store::Store;
+use crate::timing;
+use crate::transaction::{Precondition, SectionName, Transaction, Write};
+use skep_model::assignment::Hello;
+use skep_model::node::{Node, NodeDescription, NodeState, NodeStatus};
+use skep_model::{Kind, NodeId, ObjectRef, Time};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How many sessions a node may open within [`REGISTRATIONS_WINDOW`]. Swarm has
+/// 3; here a node whose daemon restarts is to be back before it counts as down.
+pub(super) const REGISTRATIONS_MAX: usize = 20;
+/// See [`REGISTRATIONS_MAX`].
+pub(super) const REGISTRATIONS_WINDOW: Duration = Duration::from_secs(8);
+
+/// What is known of the nodes beyond the store.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    period: Duration,
+    /// When a node is down if it is not heard of before.
+    deadlines: BTreeMap<NodeId, Time>,
+    by_deadline: BTreeSet<(Time, NodeId)>,
+    registrations: BTreeMap<NodeId, VecDeque<Time>>,
+    /// State and message that a node shall get; what was last wished for counts.
+    wished: BTreeMap<NodeId, Wish>,
+    /// Nodes whose wish is being written, with what was written.
+    in_flight: BTreeMap<NodeId, Wish>,
+    now: Time,
+}
+
+/// What is to be written about a node.
+#[derive(Clone, Debug, PartialEq)]
+struct Wish {
+    state: NodeState,
+    message: &'static str,
+    address: Option<String>,
+    description: Option<NodeDescription>,
+}
+
+impl Nodes {
+    pub(super) fn new(store: &Store, now: Time) -> Self {
+        let period = heartbeat_period(store);
+        let mut nodes = Self {
+            period,
+            deadlines: BTreeMap::new(),
+            by_deadline: BTreeSet::new(),
+            registrations: BTreeMap::new(),
+            wished: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            now,
+        };
+        for node in store.nodes().filter(|node| node.status.state != NodeState::Down) {
+            nodes.set_deadline(node.id, Some(now + period * timing::NODE_DOWN_HEARTBEATS_NEW_LEADER));
+            if node.status.state == NodeState::Ready {
+                nodes.wish(node.id, NodeState::Unknown, "node moved to \"unknown\" state due to leadership change in cluster");
+            }
+        }
+        nodes
+    }
+
+    /// Checks who opens a session and notes what it says of itself.
+    pub(super) fn register(&mut self, now: Time, store: &Store, hello: &Hello) -> Result<(), String> {
+        self.now = now;
+        let id = hello.node;
+        let Some(node) = store.node(id) else { return Err(format!("node {id} is not part of the cluster")) };
+        let recent = self.registrations.entry(id).or_default();
+        while recent.front().is_some_and(|&at| now.since(at) >= REGISTRATIONS_WINDOW) {
+            recent.pop_front();
+        }
+        if recent.len() >= REGISTRATIONS_MAX {
+            return Err(format!("node {id} exceeded rate limit count of registrations"));
+        }
+        recent.push_back(now);
+        let description = (node.description.value != hello.description).then(|| hello.description.clone());
+        let address = Some(hello.address.clone());
+        self.wished.insert(id, Wish { state: NodeState::Ready, message: "", address, description });
+        Ok(())
+    }
+
+    /// A node with a session was heard of.
+    pub(super) fn heard(&mut self, now: Time, store: &Store, node: NodeId) {
+        self.period = heartbeat_period(store);
+        self.beat(now, node);
+    }
+
+    /// A node with a session is alive.
+    pub(super) fn beat(&mut self, now: Time, node: NodeId) {
+        self.now = now;
+        self.set_deadline(node, Some(now + self.period * timing::NODE_DOWN_HEARTBEATS));
+    }
+
+    /// A node said goodbye; it is down when its grace is over.
+    pub(super) fn goodbye(&mut self, now: Time, node: NodeId) {
+        self.beat(now, node);
+        self.wish(node, NodeState::Disconnected, "the node's daemon was stopped");
+    }
+
+    /// A node joined; it has to open a session like one that a new leader waits for.
+    pub(super) fn added(&mut self, store: &Store, node: &Node) {
+        self.period = heartbeat_period(store);
+        self.now = self.now.max(store.time);
+        if !self.deadlines.contains_key(&node.id) {
+            self.set_deadline(node.id, Some(self.now + self.period * timing::NODE_DOWN_HEARTBEATS_NEW_LEADER));
+        }
+    }
+
+    pub(super) fn removed(&mut self, node: NodeId) {
+        self.set_deadline(node, None);
+        self.registrations.remove(&node);
+        self.wished.remove(&node);
+    }
+
+    /// Nodes whose time is over are down; they are returned.
+    pub(super) fn expire(&mut self, store: &Store, now: Time) -> Vec<NodeId> {
+        self.now = now;
+        self.period = heartbeat_period(store);
+        let mut expired = Vec::new();
+        while let Some((_, node)) = self.by_deadline.first().copied().filter(|(at, _)| *at <= now) {
+            self.set_deadline(node, None);
+            self.wish(node, NodeState::Down, "heartbeat failure");
+            expired.push(node);
+        }
+        expired
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Time> {
+        self.by_deadline.first().map(|(at, _)| *at)
+    }
+
+    /// What is wished for and differs from what is stored, as one transaction
+    /// for each node.
+    pub(super) fn transactions(&mut self, store: &Store, now: Time) -> Vec<Transaction> {
+        let mut transactions = Vec::new();
+        for (id, wish) in std::mem::take(&mut self.wished) {
+            let Some(node) = store.node(id) else { continue };
+            let mut transaction = Transaction::new(now);
+            let object = ObjectRef { kind: Kind::Node, id: id.0 };
+            let status = next_status(node, &wish, now);
+            if status != node.status.value {
+                transaction.preconditions.push(Precondition::Unchanged(object, SectionName::Status, node.status.version));
+                transaction.writes.push(Write::NodeStatus(id, status));
+            }
+            if let Some(description) = wish.description.clone().filter(|description| *description != node.description.value) {
+                transaction.preconditions.push(Precondition::Unchanged(
+                    object,
+                    SectionName::Description,
+                    node.description.version,
+                ));
+                transaction.writes.push(Write::NodeDescription(id, description));
+            }
+            if !transaction.writes.is_empty() {
+                self.in_flight.insert(id, wish);
+                transactions.push(transaction);
+            }
+        }
+        transactions
+    }
+
+    /// What was written about a node took effect, or not: then it is wished for
+    /// again, unless something newer is.
+    pub(super) fn settled(&mut self, node: NodeId, committed: bool) {
+        if let Some(wish) = self.in_flight.remove(&node).filter(|_| !committed) {
+            self.wished.entry(node).or_insert(wish);
+        }
+    }
+
+    fn wish(&mut self, node: NodeId, state: NodeState, message: &'static str) {
+        let waiting = self.wished.remove(&node);
+        let (address, description) = waiting.map_or((None, None), |wish| (wish.address, wish.description));
+        self.wished.insert(node, Wish { state, message, address, description });
+    }
+
+    fn set_deadline(&mut self, node: NodeId, at: Option<Time>) {
+        if let Some(old) = self.deadlines.remove(&node) {
+            self.by_deadline.remove(&(old, node));
+        }
+        if let Some(at) = at {
+            self.deadlines.insert(node, at);
+            self.by_deadline.insert((at, node));
+        }
+    }
+}
+
+fn next_status(node: &Arc<Node>, wish: &Wish, now: Time) -> NodeStatus {
+    let since = if node.status.state == wish.state { node.status.since } else { now };
+    let address = wish.address.clone().unwrap_or_else(|| node.status.address.clone());
+    NodeStatus { state: wish.state, message: wish.message.into(), address, since }
+}

@@ -1,0 +1,137 @@
+//! What agents observed, on its way into the store.
+//!
+//! A report counts if the task is on that node and the step is one that an agent
+//! may make; what is stale or out of place is ignored, since agents repeat
+//! everything with each session. Reports of one task that wait are merged: the
+//! latest state wins.
+
+use crate::store::Store;
+use crate::timing;
+use crate::transaction::{Precondition, SectionName, Transaction, Write};
+use skep_model::assignment::StatusUpdate;
+use skep_model::task::{LOG_TAIL_LINES_MAX, MESSAGE_MAX, Task, TaskStatus};
+use skep_model::task_state::Owner;
+use skep_model::{Kind, NodeId, ObjectRef, TaskId, TaskState, Time};
+use std::collections::BTreeMap;
+
+/// The longest line of a log tail, in bytes.
+const LOG_LINE_MAX: usize = 1024;
+/// Reports that wait at most; an agent whose reports are dropped repeats them
+/// with its next session.
+const REPORTS_MAX: usize = 200_000;
+
+/// Reports that have not been written yet.
+#[derive(Debug, Default)]
+pub(super) struct Reports {
+    waiting: BTreeMap<TaskId, (NodeId, TaskStatus)>,
+    /// Reports that are being written.
+    in_flight: BTreeMap<TaskId, (NodeId, TaskStatus)>,
+}
+
+impl Reports {
+    /// Takes the reports of one node.
+    pub(super) fn add(&mut self, store: &Store, node: NodeId, updates: Vec<StatusUpdate>) {
+        for update in updates {
+            if self.waiting.len() >= REPORTS_MAX && !self.waiting.contains_key(&update.task) {
+                continue;
+            }
+            let known = self.waiting.get(&update.task).map(|(_, status)| status.state);
+            let Some(task) = store.task(update.task).filter(|task| task.plan.node == Some(node)) else { continue };
+            let is_older = known.is_some_and(|known| update.status.state < known);
+            if !is_older && is_acceptable(task, &update.status) {
+                self.waiting.insert(update.task, (node, bounded(update.status)));
+            }
+        }
+    }
+
+    /// The node is gone, and what it said with it.
+    pub(super) fn forget_node(&mut self, node: NodeId) {
+        self.waiting.retain(|_, (reporter, _)| *reporter != node);
+    }
+
+    /// A report was written, or could not be: then it is looked at again, unless
+    /// a newer one waits.
+    pub(super) fn settled(&mut self, task: TaskId, committed: bool) {
+        if let Some(report) = self.in_flight.remove(&task).filter(|_| !committed) {
+            self.waiting.entry(task).or_insert(report);
+        }
+    }
+
+    /// Everything that waits and still counts, as few transactions as fit.
+    pub(super) fn transactions(&mut self, store: &Store, now: Time) -> Vec<Transaction> {
+        let mut transactions: Vec<Transaction> = Vec::new();
+        let mut bytes = 0;
+        for (id, (node, status)) in std::mem::take(&mut self.waiting) {
+            let Some(task) = store.task(id).filter(|task| task.plan.node == Some(node)) else { continue };
+            let Some(merged) = merged(task, status.clone(), now) else { continue };
+            self.in_flight.insert(id, (node, status));
+            let status = merged;
+            bytes += size(&status);
+            let is_full = transactions.last().is_none_or(|last| last.writes.len() >= timing::TRANSACTION_WRITES_MAX);
+            if is_full || bytes > timing::TRANSACTION_BYTES_MAX / 2 {
+                transactions.push(Transaction::new(now));
+                bytes = size(&status);
+            }
+            let transaction = transactions.last_mut().expect("one was pushed if there was none");
+            let object = ObjectRef { kind: Kind::Task, id: id.0 };
+            transaction.preconditions.push(Precondition::Unchanged(object, SectionName::Status, task.status.version));
+            transaction.writes.push(Write::TaskStatus(id, status));
+        }
+        transactions
+    }
+}
+
+/// Whether an agent may say this of a task: a legal step, or more about the
+/// state that it is in.
+fn is_acceptable(task: &Task, status: &TaskStatus) -> bool {
+    let (from, to) = (task.status.state, status.state);
+    if from == to {
+        return from >= TaskState::Accepted && !from.is_final();
+    }
+    from.may_become(to, Owner::Agent)
+}
+
+/// The status to store; `None` if it says nothing new. Times by which the leader
+/// decides are the leader's own.
+fn merged(task: &Task, status: TaskStatus, now: Time) -> Option<TaskStatus> {
+    if !is_acceptable(task, &status) {
+        return None;
+    }
+    let old = &task.status.value;
+    let attempt = status.attempt.max(old.attempt);
+    let is_running = status.state == TaskState::Running;
+    // A task that its agent restarted in place has to prove itself anew.
+    let is_restarted = is_running && attempt > old.attempt;
+    let running_since = match old.running_since {
+        Some(since) if !is_restarted => Some(since),
+        _ if is_running => Some(now),
+        // It ran so shortly that only its end was reported.
+        _ => status.running_since.map(|since| since.min(now)),
+    };
+    let merged = TaskStatus {
+        attempt,
+        applied_at: if status.state == old.state { old.applied_at } else { now },
+        running_since,
+        container: status.container.clone().or_else(|| old.container.clone()),
+        ..status
+    };
+    let is_news = TaskStatus { timestamp: old.timestamp, ..merged.clone() } != *old;
+    is_news.then_some(merged)
+}
+
+fn bounded(mut status: TaskStatus) -> TaskStatus {
+    cut(&mut status.message, MESSAGE_MAX);
+    cut(&mut status.error, MESSAGE_MAX);
+    let surplus = status.log_tail.len().saturating_sub(LOG_TAIL_LINES_MAX);
+    status.log_tail.drain(..surplus);
+    status.log_tail.iter_mut().for_each(|line| cut(line, LOG_LINE_MAX));
+    status
+}
+
+fn cut(text: &mut String, max: usize) {
+    text.truncate(text.floor_char_boundary(max));
+}
+
+fn size(status: &TaskStatus) -> usize {
+    300 + status.message.len() + status.error.len() + status.log_tail.iter().map(String::len).sum::<usize>()
+}

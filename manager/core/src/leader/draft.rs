@@ -1,0 +1,330 @@
+//! What a turn is about to do to one service: its tasks as they will be.
+//!
+//! Every stage of a turn reads the draft and writes to it, so that a later stage
+//! sees what an earlier one decided, and a task that is made, placed and started
+//! in one turn is one write. Nothing of it is true before its transaction has
+//! committed.
+//!
+//! A transaction holds the versions of what was read as preconditions, with one
+//! exception: a task's status, unless it is written. Observed states only grow,
+//! so what followed from an older one still follows, and a status report never
+//! refuses a plan. Writes that belong together (an old task and its replacement)
+//! are never split.
+
+use super::ledger::Ledger;
+use crate::store::Store;
+use crate::timing;
+use crate::transaction::{Precondition, SectionName, Transaction, Write};
+use skep_model::deployment::Deployment;
+use skep_model::service::{Service, ServicePlan, ServiceRecord, TaskSpec};
+use skep_model::task::Task;
+use skep_model::{Kind, NodeId, Object, ObjectRef, ServiceId, TaskId, TaskState, Time};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// The most bytes (estimated) of one of the leader's transactions.
+const BYTES_MAX: usize = 1024 * 1024;
+
+/// One task and what was done to it.
+#[derive(Debug)]
+struct Entry {
+    /// As it is stored; `None` if this turn makes it.
+    stored: Option<Arc<Task>>,
+    /// As it will be; `None` if this turn removes it.
+    task: Option<Arc<Task>>,
+}
+
+/// The service a draft is about, and its tasks as they will be.
+#[derive(Debug)]
+pub(crate) struct Draft<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) now: Time,
+    pub(crate) id: ServiceId,
+    /// The service; `None` if it was removed.
+    pub(crate) service: Option<Arc<Service>>,
+    tasks: BTreeMap<TaskId, Entry>,
+    /// Nodes on whose state a placement relies.
+    nodes_read: BTreeSet<NodeId>,
+    record: Option<ServiceRecord>,
+    deployment: Option<Deployment>,
+    /// When this service must be looked at again if nothing happens.
+    pub(crate) wakeup: Option<Time>,
+    /// What the tasks of this turn do to the nodes.
+    pub(crate) ledger: &'a mut Ledger,
+}
+
+impl<'a> Draft<'a> {
+    pub(crate) fn new(store: &'a Store, ledger: &'a mut Ledger, id: ServiceId, now: Time) -> Self {
+        let service = store.service(id).filter(|service| service.plan.removed_at.is_none()).cloned();
+        let entry = |task: &Arc<Task>| (task.id, Entry { stored: Some(task.clone()), task: Some(task.clone()) });
+        Self {
+            store,
+            now,
+            id,
+            tasks: store.tasks_of_service(id).map(entry).collect(),
+            nodes_read: BTreeSet::new(),
+            record: None,
+            deployment: service.as_ref().and_then(|service| service.plan.deployment.clone()),
+            service,
+            wakeup: None,
+            ledger,
+        }
+    }
+
+    /// The tasks as they will be, by id.
+    pub(crate) fn tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks.values().filter_map(|entry| entry.task.as_ref())
+    }
+
+    /// One task as it will be.
+    pub(crate) fn task(&self, id: TaskId) -> Option<&Arc<Task>> {
+        self.tasks.get(&id)?.task.as_ref()
+    }
+
+    /// Adds a task.
+    pub(crate) fn create(&mut self, task: Task) {
+        self.ledger.change(None, Some(&task));
+        self.tasks.insert(task.id, Entry { stored: None, task: Some(Arc::new(task)) });
+    }
+
+    /// Changes a task that the draft has.
+    pub(crate) fn change(&mut self, id: TaskId, change: impl FnOnce(&mut Task)) {
+        let Some(old) = self.task(id).cloned() else { return };
+        let mut new = Task::clone(&old);
+        change(&mut new);
+        self.ledger.change(Some(&old), Some(&new));
+        if let Some(entry) = self.tasks.get_mut(&id) {
+            entry.task = Some(Arc::new(new));
+        }
+    }
+
+    /// Raises what is wanted of a task; it never goes back.
+    pub(crate) fn want(&mut self, id: TaskId, desired: TaskState) {
+        if self.task(id).is_some_and(|task| task.plan.desired < desired) {
+            let now = self.now;
+            self.change(id, |task| {
+                task.plan.value.desired = desired;
+                task.plan.value.desired_since = now;
+            });
+        }
+    }
+
+    /// Removes a task for good.
+    pub(crate) fn remove(&mut self, id: TaskId) {
+        if let Some(entry) = self.tasks.get_mut(&id) {
+            if let Some(task) = entry.task.take() {
+                self.ledger.change(Some(&task), None);
+            }
+            if entry.stored.is_none() {
+                self.tasks.remove(&id);
+            }
+        }
+    }
+
+    /// The deployment as it will be.
+    pub(crate) fn deployment(&self) -> Option<&Deployment> {
+        self.deployment.as_ref()
+    }
+
+    /// The deployment, to be changed.
+    pub(crate) fn deployment_mut(&mut self) -> Option<&mut Deployment> {
+        self.deployment.as_mut()
+    }
+
+    /// Replaces the deployment.
+    pub(crate) fn set_deployment(&mut self, deployment: Deployment) {
+        self.deployment = Some(deployment);
+    }
+
+    /// Replaces the service's spec: the failure action `rollback` does.
+    pub(crate) fn replace_spec(&mut self, record: ServiceRecord, deployment: Deployment) {
+        self.record = Some(record);
+        self.deployment = Some(deployment);
+    }
+
+    /// Whether this turn replaces the service's spec.
+    pub(crate) fn is_spec_replaced(&self) -> bool {
+        self.record.is_some()
+    }
+
+    /// A decision relies on what this node is now.
+    pub(crate) fn relies_on(&mut self, node: NodeId) {
+        self.nodes_read.insert(node);
+    }
+
+    /// Asks to be looked at again at `at`; the earliest wish counts.
+    pub(crate) fn wake_at(&mut self, at: Time) {
+        if at > self.now {
+            self.wakeup = Some(self.wakeup.map_or(at, |earlier| earlier.min(at)));
+        }
+    }
+
+    /// The transactions of this draft, and what they rely on.
+    pub(crate) fn finish(mut self) -> Drafted {
+        let groups = self.groups();
+        let mut transactions: Vec<(Transaction, usize)> = Vec::new();
+        for group in groups {
+            let bytes = group.iter().map(estimate).sum::<usize>();
+            let has_room = transactions.last().is_some_and(|(transaction, sum)| {
+                transaction.writes.len() + group.len() <= timing::TRANSACTION_WRITES_MAX && sum + bytes <= BYTES_MAX
+            });
+            if !has_room {
+                transactions.push((Transaction::new(self.now), 0));
+            }
+            let (transaction, sum) = transactions.last_mut().expect("one was pushed if there was none");
+            transaction.writes.extend(group);
+            *sum += bytes;
+        }
+        let mut transactions: Vec<Transaction> = transactions.into_iter().map(|(transaction, _)| transaction).collect();
+        for transaction in &mut transactions {
+            transaction.preconditions = self.preconditions(&transaction.writes);
+        }
+        let pairs = self.tasks.into_values().filter(|entry| is_changed(entry)).map(|entry| (entry.stored, entry.task)).collect();
+        Drafted { transactions, wakeup: self.wakeup, pairs }
+    }
+
+    /// The writes, in groups that must not be split. The service's own sections
+    /// come last, since their versions are preconditions of all others.
+    fn groups(&mut self) -> Vec<Vec<Write>> {
+        let mut groups: BTreeMap<(u64, Option<NodeId>), Vec<Write>> = BTreeMap::new();
+        for (id, entry) in &self.tasks {
+            let Some(any) = entry.task.as_ref().or(entry.stored.as_ref()) else { continue };
+            let key = (any.slot, if any.slot == 0 { any.plan.node } else { None });
+            let mut writes = Vec::new();
+            match (&entry.stored, &entry.task) {
+                (Some(stored), Some(task)) => {
+                    if stored.plan.value != task.plan.value {
+                        writes.push(Write::TaskPlan(*id, task.plan.value.clone()));
+                    }
+                    if stored.status.value != task.status.value {
+                        writes.push(Write::TaskStatus(*id, task.status.value.clone()));
+                    }
+                }
+                (None, Some(task)) => writes.push(Write::Create(Object::Task(Box::new(Task::clone(task))))),
+                (Some(_), None) => writes.push(Write::Remove(ObjectRef { kind: Kind::Task, id: id.0 })),
+                (None, None) => {}
+            }
+            if !writes.is_empty() {
+                groups.entry(key).or_default().extend(writes);
+            }
+        }
+        let mut groups: Vec<Vec<Write>> = groups.into_values().collect();
+        let mut last = Vec::new();
+        if let (Some(record), Some(_)) = (self.record.take(), &self.service) {
+            last.push(Write::ServiceSpec(self.id, Box::new(record)));
+        }
+        if let Some(service) = &self.service
+            && service.plan.deployment != self.deployment
+        {
+            let plan = ServicePlan { deployment: self.deployment.clone(), removed_at: service.plan.removed_at };
+            last.push(Write::ServicePlan(self.id, plan));
+        }
+        if self.service.is_none() && self.store.service(self.id).is_some() && self.tasks().next().is_none() {
+            last.push(Write::Remove(ObjectRef { kind: Kind::Service, id: self.id.0 }));
+        }
+        if !last.is_empty() {
+            groups.push(last);
+        }
+        groups
+    }
+
+    fn preconditions(&self, writes: &[Write]) -> Vec<Precondition> {
+        let mut preconditions = Vec::new();
+        let service = ObjectRef { kind: Kind::Service, id: self.id.0 };
+        match self.store.service(self.id) {
+            Some(read) => {
+                preconditions.push(Precondition::Unchanged(service, SectionName::Spec, read.spec.version));
+                preconditions.push(Precondition::Unchanged(service, SectionName::Plan, read.plan.version));
+            }
+            // Always true; it names the service if the transaction is refused.
+            None => preconditions.push(Precondition::Absent(service)),
+        }
+        let mut nodes = BTreeSet::new();
+        let mut tasks = BTreeSet::new();
+        let mut statuses = BTreeSet::new();
+        for write in writes {
+            match write {
+                Write::TaskPlan(id, _) => drop(tasks.insert(*id)),
+                Write::TaskStatus(id, _) => drop((tasks.insert(*id), statuses.insert(*id))),
+                Write::Remove(object) if object.kind == Kind::Task => drop(tasks.insert(TaskId(object.id))),
+                Write::Create(Object::Task(task)) => nodes.extend(task.plan.node),
+                _ => {}
+            }
+            if let Write::TaskPlan(_, plan) = write {
+                nodes.extend(plan.node);
+            }
+        }
+        for stored in tasks.iter().filter_map(|id| self.tasks.get(id)?.stored.as_ref()) {
+            let task = ObjectRef { kind: Kind::Task, id: stored.id.0 };
+            preconditions.push(Precondition::Unchanged(task, SectionName::Plan, stored.plan.version));
+            if statuses.contains(&stored.id) {
+                preconditions.push(Precondition::Unchanged(task, SectionName::Status, stored.status.version));
+            }
+        }
+        for read in nodes.intersection(&self.nodes_read).filter_map(|id| self.store.node(*id)) {
+            let node = ObjectRef { kind: Kind::Node, id: read.id.0 };
+            preconditions.push(Precondition::Unchanged(node, SectionName::Spec, read.spec.version));
+            preconditions.push(Precondition::Unchanged(node, SectionName::Description, read.description.version));
+            preconditions.push(Precondition::Unchanged(node, SectionName::Status, read.status.version));
+        }
+        preconditions
+    }
+}
+
+/// What became of a draft.
+#[derive(Debug)]
+pub(crate) struct Drafted {
+    pub(crate) transactions: Vec<Transaction>,
+    pub(crate) wakeup: Option<Time>,
+    /// Tasks before and after, for the ledger.
+    pub(crate) pairs: Vec<(Option<Arc<Task>>, Option<Arc<Task>>)>,
+}
+
+fn is_changed(entry: &Entry) -> bool {
+    match (&entry.stored, &entry.task) {
+        (Some(stored), Some(task)) => !Arc::ptr_eq(stored, task),
+        _ => true,
+    }
+}
+
+/// Roughly how many bytes a write has when encoded, on the high side.
+fn estimate(write: &Write) -> usize {
+    match write {
+        Write::Create(Object::Task(task)) => 700 + estimate_spec(&task.spec),
+        Write::TaskStatus(_, status) => {
+            300 + status.error.len() + status.message.len() + status.log_tail.iter().map(|line| line.len() + 4).sum::<usize>()
+        }
+        Write::ServiceSpec(_, record) => {
+            2_000
+                + estimate_spec(&record.spec.task_template)
+                + record.previous.as_ref().map_or(0, |previous| estimate_spec(&previous.task_template))
+        }
+        _ => 300,
+    }
+}
+
+pub(crate) fn estimate_spec(spec: &TaskSpec) -> usize {
+    let list = |list: &[String]| list.iter().map(|text| text.len() + 4).sum::<usize>();
+    let container = &spec.container_spec;
+    let map = |map: &BTreeMap<String, String>| map.iter().map(|(key, value)| key.len() + value.len() + 8).sum::<usize>();
+    600 + container.image.len()
+        + list(&container.command)
+        + list(&container.args)
+        + list(&container.env)
+        + list(&container.groups)
+        + list(&container.capability_add)
+        + list(&container.capability_drop)
+        + list(&spec.placement.constraints)
+        + list(&spec.placement.spread)
+        + map(&container.labels)
+        + map(&container.sysctls)
+        + container.mounts.iter().map(|mount| 64 + mount.source.len() + mount.target.len()).sum::<usize>()
+        + container.secrets.iter().map(|secret| 96 + secret.name.len() + secret.file.name.len()).sum::<usize>()
+        + container.configs.iter().map(|config| 96 + config.name.len() + config.file.name.len()).sum::<usize>()
+        + container.hosts.iter().map(|host| 16 + host.address.len() + host.name.len()).sum::<usize>()
+        + container.ulimits.len() * 48
+        + container.healthcheck.as_ref().map_or(0, |health| 96 + list(&health.test))
+        + list(&container.dns.nameservers)
+        + list(&container.dns.search)
+        + list(&container.dns.options)
+}

@@ -1,0 +1,134 @@
+//! Rolls a service from one spec to the next, a few slots at a time.
+//!
+//! Only dirty tasks are replaced: those whose spec differs from the service's in
+//! anything but placement, or whose node does not meet the new constraints. A
+//! slot occupies one of the update's places until its new task runs (or ended)
+//! and the delay between batches is over. All of this is read off the tasks.
+
+use super::allocate::{Cause, Wanted, make};
+use super::draft::Draft;
+use super::orchestrate::takes_new;
+use super::slot::{Slot, SlotKey, slots};
+use crate::mint::Mint;
+use skep_model::deployment::DeploymentState;
+use skep_model::service::{UpdateConfig, UpdateOrder};
+use skep_model::task::Task;
+use skep_model::{TaskState, Time};
+use std::collections::BTreeMap;
+
+/// How the deployment under way proceeds.
+pub(crate) fn config(draft: &Draft<'_>, wanted: &Wanted) -> UpdateConfig {
+    let spec = &wanted.service.spec.spec;
+    let is_rollback = draft.deployment().is_some_and(|deployment| deployment.kind.is_rollback());
+    if is_rollback { spec.rollback_config } else { spec.update_config }
+}
+
+/// Starts as many slots of the update as may be under way.
+pub(crate) fn update(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted) {
+    let config = config(draft, wanted);
+    let slots = slots(draft);
+    hand_over(draft, wanted, &slots, config.order);
+    if draft.deployment().is_none_or(|deployment| deployment.state == DeploymentState::Paused) {
+        return;
+    }
+    let n_busy = slots.values().filter(|slot| is_busy(draft, slot, config, wanted.spec_version())).count() as u64;
+    let n_free = if config.parallelism == 0 { u64::MAX } else { config.parallelism.saturating_sub(n_busy) };
+    let mut dirty: Vec<(&SlotKey, &Slot)> =
+        slots.iter().filter(|(key, slot)| is_slot_dirty(draft, wanted, slot) && may_update(draft, wanted, key)).collect();
+    // What does not run anyway is replaced first.
+    dirty.sort_by_key(|(key, slot)| (is_running(slot), **key));
+    for (key, slot) in dirty.into_iter().take(usize::try_from(n_free).unwrap_or(usize::MAX)) {
+        replace(draft, mint, wanted, *key, slot, config.order);
+    }
+}
+
+/// Whether a task is not what the service's spec asks for.
+pub(crate) fn is_dirty(draft: &Draft<'_>, wanted: &Wanted, task: &Task) -> bool {
+    let (have, want) = (&*task.spec, &*wanted.template);
+    if task.spec_version == wanted.spec_version()
+        && have.container_spec.secrets == want.container_spec.secrets
+        && have.container_spec.configs == want.container_spec.configs
+    {
+        return false;
+    }
+    let is_same = have.container_spec == want.container_spec
+        && have.resources == want.resources
+        && have.restart_policy == want.restart_policy
+        && have.network == want.network
+        && have.force_update == want.force_update;
+    if !is_same {
+        return true;
+    }
+    if have.placement == want.placement {
+        return false;
+    }
+    let node = task.plan.node.and_then(|node| draft.store.node(node));
+    !node.is_some_and(|node| wanted.constraints.iter().all(|constraint| constraint.matches(node)))
+}
+
+/// Whether a slot has no task that is as the spec wants it, nor had one that
+/// ended and is not to be restarted.
+pub(crate) fn is_slot_dirty(draft: &Draft<'_>, wanted: &Wanted, slot: &Slot) -> bool {
+    if slot.active().next().is_none() {
+        return slot.newest().is_some_and(|newest| is_dirty(draft, wanted, newest));
+    }
+    if slot.active().any(|task| !is_dirty(draft, wanted, task)) {
+        return false;
+    }
+    // Start-first: the new task ended, and policy does not give it another try.
+    !slot.tasks.iter().any(|task| task.spec_version == wanted.spec_version() && !is_dirty(draft, wanted, task))
+}
+
+/// A global service's tasks stay as they are on nodes that take no new ones.
+fn may_update(draft: &Draft<'_>, wanted: &Wanted, key: &SlotKey) -> bool {
+    key.node.is_none_or(|node| draft.store.node(node).is_some_and(|node| takes_new(wanted, node)))
+}
+
+/// Whether a slot still occupies one of the update's places.
+fn is_busy(draft: &mut Draft<'_>, slot: &Slot, config: UpdateConfig, spec_version: u64) -> bool {
+    let made_for_it = || slot.tasks.iter().filter(|task| task.spec_version == spec_version);
+    if !made_for_it().any(|task| task.plan.replaces.is_some() && !task.plan.is_restart) {
+        return false;
+    }
+    let reached = made_for_it().filter_map(|task| reached_at(task)).min();
+    match reached.map(|at| at + config.delay) {
+        Some(free_at) if free_at <= draft.now => false,
+        Some(free_at) => {
+            draft.wake_at(free_at);
+            true
+        }
+        None => true,
+    }
+}
+
+/// When a task first ran, or ended without having run.
+fn reached_at(task: &Task) -> Option<Time> {
+    task.status.running_since.or_else(|| task.status.state.is_final().then_some(task.status.applied_at))
+}
+
+fn is_running(slot: &Slot) -> bool {
+    slot.active().any(|task| task.status.state == TaskState::Running)
+}
+
+/// Where a slot has two active tasks, the old one goes as soon as the new one runs.
+fn hand_over(draft: &mut Draft<'_>, wanted: &Wanted, slots: &BTreeMap<SlotKey, Slot>, order: UpdateOrder) {
+    for slot in slots.values().filter(|slot| slot.active().count() > 1) {
+        let Some(newest) = slot.active().next_back().filter(|task| !is_dirty(draft, wanted, task)).cloned() else { continue };
+        if newest.status.state == TaskState::Running || order == UpdateOrder::StopFirst {
+            for old in slot.active().filter(|task| task.id != newest.id) {
+                draft.want(old.id, TaskState::Shutdown);
+            }
+        }
+    }
+}
+
+fn replace(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted, key: SlotKey, slot: &Slot, order: UpdateOrder) {
+    let starts_first = order == UpdateOrder::StartFirst && is_running(slot);
+    if !starts_first {
+        for task in slot.active() {
+            draft.want(task.id, TaskState::Shutdown);
+        }
+    }
+    let desired = if starts_first { TaskState::Running } else { TaskState::Ready };
+    make(draft, mint, wanted, key, Cause { desired, start_at: None, replaces: slot.predecessor(), is_restart: false });
+}

@@ -1,0 +1,54 @@
+//! The network port: every service behind mutual TLS and the role table.
+
+use crate::api::Shared;
+use crate::api::authorise::Authorise;
+use crate::api::ca::CaApi;
+use crate::api::control::ControlApi;
+use crate::api::dispatcher::DispatcherApi;
+use crate::api::raft::RaftApi;
+use skep_identity::tls::{self, AcceptLimits, Connections, Incoming, TlsIdentity};
+use skep_proto::v1::ca_server::CaServer;
+use skep_proto::v1::control_server::ControlServer;
+use skep_proto::v1::dispatcher_server::DispatcherServer;
+use skep_proto::v1::raft_server::RaftServer;
+use skep_proto::{CHUNK_MAX, MESSAGE_MAX, RAFT_MESSAGE_MAX, READ_REPLY_MAX, SESSION_MESSAGE_MAX};
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Bytes beside the data in a message that carries a chunk.
+const ENVELOPE: usize = 4096;
+
+/// Serves until `stop`; open calls are dropped then.
+pub async fn run(
+    listener: TcpListener,
+    identity: TlsIdentity,
+    connections: Connections,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) {
+    let incoming = Incoming::new(listener, identity, connections, AcceptLimits::default());
+    let serving = tls::server()
+        .layer(Authorise(shared.clone()))
+        .add_service(CaServer::new(CaApi(shared.clone())).max_decoding_message_size(MESSAGE_MAX))
+        .add_service(
+            ControlServer::new(ControlApi(shared.clone()))
+                .max_decoding_message_size(MESSAGE_MAX.max(CHUNK_MAX + ENVELOPE))
+                .max_encoding_message_size(READ_REPLY_MAX),
+        )
+        .add_service(
+            DispatcherServer::new(DispatcherApi(shared.clone()))
+                .max_decoding_message_size(SESSION_MESSAGE_MAX)
+                .max_encoding_message_size(SESSION_MESSAGE_MAX),
+        )
+        .add_service(RaftServer::new(RaftApi(shared)).max_decoding_message_size(RAFT_MESSAGE_MAX + ENVELOPE))
+        .serve_with_incoming(incoming);
+    tokio::select! {
+        result = serving => {
+            if let Err(error) = result {
+                tracing::error!(%error, "the manager's port is not served any more");
+            }
+        }
+        () = stop.cancelled() => {}
+    }
+}
