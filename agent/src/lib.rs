@@ -1,3 +1,155 @@
-//! Placeholder.
+//! The agent of a node: runs the tasks that a manager assigns to it.
+//!
+//! `skep-agent-core` decides; here are the session with a manager, the images,
+//! the shims and the logs. A restart of the daemon touches no container: shims
+//! live on and are adopted.
 
+pub mod connect;
+pub mod description;
+mod drive;
 pub mod image;
+pub mod images;
+mod logs;
+pub mod runtime;
+mod saved;
+mod session;
+mod values;
+mod world;
+
+use connect::Managers;
+use drive::{Inbox, lock};
+use image::ImageStore;
+use images::Fetches;
+use runtime::{Folders, Runtime, Settings};
+use saved::Saved;
+use session::{Outbox, Sessions};
+use skep_agent_core::Agent as Core;
+use skep_identity::clock;
+use skep_model::assignment::SessionInfo;
+use skep_model::node::NodeDescription;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use values::Values;
+use world::World;
+
+/// What an agent needs to start.
+#[derive(Debug)]
+pub struct Start {
+    /// Its node, its shim, its cgroups.
+    pub settings: Settings,
+    /// What it says of itself.
+    pub description: NodeDescription,
+    /// The daemon's data folder.
+    pub data: PathBuf,
+    /// The node's images; they outlive the agent.
+    pub images: ImageStore,
+    /// The managers.
+    pub managers: Arc<Managers>,
+}
+
+/// Why an agent could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The folders of tasks.
+    #[error("could not open the folder of tasks in {path}")]
+    Folders {
+        /// The data folder.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The cache of assignments.
+    #[error(transparent)]
+    Saved(#[from] saved::SavedError),
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    core: Arc<Mutex<Core>>,
+    runtime: Arc<Runtime>,
+    saved: Arc<Saved>,
+    info: watch::Receiver<Option<SessionInfo>>,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Agent {
+    /// Adopts what lives on this node and looks for a manager.
+    pub async fn start(start: Start) -> Result<Self, StartError> {
+        let folders = Folders::open(&start.data).map_err(|source| StartError::Folders { path: start.data.clone(), source })?;
+        let saved = Arc::new(Saved::open(&start.data.join("assignments"))?);
+        let node = start.settings.node;
+        let (inbox, events) = Inbox::new();
+        let (outbox, outgoing) = Outbox::new();
+        let values = Arc::new(Values::default());
+        let runtime = Runtime::new(start.settings, folders.clone(), start.images.clone(), values.clone(), inbox.clone());
+        let recovered = runtime.recover(saved.load()).await;
+        let core = Arc::new(Mutex::new(Core::new(recovered, clock::now())));
+        let task_of: logs::TaskOf = Arc::new({
+            let core = core.clone();
+            move |id| lock(&core).tasks().find(|task| task.id == id).cloned()
+        });
+        let (info_sender, info) = watch::channel(None);
+        let world = World { runtime: runtime.clone(), saved: saved.clone(), values: values.clone(), outbox: outbox.clone() };
+        let sessions = Sessions {
+            node,
+            description: start.description,
+            managers: start.managers.clone(),
+            agent: core.clone(),
+            inbox,
+            values,
+            logs: logs::Publisher::new(node, folders, start.managers.clone(), task_of),
+            fetches: Fetches::new(start.images, start.managers, outbox),
+            info: info_sender,
+        };
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        // What recovery decided is carried out before anything else happens.
+        let actions = lock(&core).take_actions();
+        actions.into_iter().for_each(|action| world.carry_out(action));
+        tasks.spawn(drive::run(core.clone(), events, Arc::new(world), stop.clone()));
+        tasks.spawn(sessions.run(outgoing, stop.clone()));
+        Ok(Self { core, runtime, saved, info, stop, tasks })
+    }
+
+    /// What the manager last said of the cluster.
+    pub fn info(&self) -> watch::Receiver<Option<SessionInfo>> {
+        self.info.clone()
+    }
+
+    /// The containers.
+    pub fn runtime(&self) -> &Arc<Runtime> {
+        &self.runtime
+    }
+
+    /// How many tasks there are, and how many of them run.
+    pub fn counts(&self) -> (u64, u64) {
+        let statuses = lock(&self.core).statuses();
+        let running = statuses.iter().filter(|update| update.status.state == skep_model::TaskState::Running).count();
+        (statuses.len() as u64, running as u64)
+    }
+
+    /// Ends the session; containers go on.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        self.saved.flush();
+    }
+
+    /// Ends the session and every container: the node leaves the cluster.
+    pub async fn leave(self) {
+        let (core, runtime, saved) = (self.core.clone(), self.runtime.clone(), self.saved.clone());
+        self.stop().await;
+        let tasks: Vec<_> = lock(&core).tasks().map(|task| task.id).collect();
+        for task in tasks {
+            runtime.remove_now(task).await;
+            saved.forget(task);
+        }
+        saved.flush();
+    }
+}

@@ -107,6 +107,11 @@ impl Agent {
             machine.session_up(now);
             self.dirty.insert(*id);
         }
+        // What happened while the session was being opened is in no hello.
+        let statuses = self.statuses();
+        if !statuses.is_empty() {
+            self.actions.push(Action::Report(statuses));
+        }
     }
 
     fn session_down(&mut self) {

@@ -1,0 +1,142 @@
+//! The managers this node knows, and connections to them.
+//!
+//! The list comes from the join, then from every session. Channels are kept per
+//! address: they reconnect by themselves and end themselves when the peer is
+//! silent.
+
+use skep_identity::tls::{Connector, TlsIdentity};
+use skep_model::{NodeId, Refusal};
+use skep_proto::v1;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard};
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+#[derive(Debug, Default)]
+struct Known {
+    /// In the order in which they are tried; the front one is in use.
+    order: Vec<String>,
+    address_of: BTreeMap<NodeId, String>,
+    channels: BTreeMap<String, Channel>,
+}
+
+/// The managers.
+pub struct Managers {
+    connector: Connector,
+    file: PathBuf,
+    known: Mutex<Known>,
+}
+
+impl fmt::Debug for Managers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Managers({:?})", self.lock().order)
+    }
+}
+
+impl Managers {
+    /// The managers named in `file` (one address a line) and `more`.
+    pub fn open(tls: TlsIdentity, file: PathBuf, more: &[String]) -> Self {
+        let saved = std::fs::read_to_string(&file).unwrap_or_default();
+        let mut known = Known::default();
+        for address in more.iter().cloned().chain(saved.lines().map(str::to_owned)) {
+            if !address.is_empty() && !known.order.contains(&address) {
+                known.order.push(address);
+            }
+        }
+        Self { connector: Connector::member(tls), file, known: Mutex::new(known) }
+    }
+
+    /// The manager to try next.
+    pub fn next(&self) -> Option<String> {
+        self.lock().order.first().cloned()
+    }
+
+    /// The manager that has the session.
+    pub fn current(&self) -> Option<String> {
+        self.next()
+    }
+
+    /// A channel to an address; it connects when it is first used.
+    pub fn channel(&self, address: &str) -> Channel {
+        let mut known = self.lock();
+        if let Some(channel) = known.channels.get(address) {
+            return channel.clone();
+        }
+        let channel = self.connector.channel(address).unwrap_or_else(|error| {
+            tracing::error!(%address, %error, "the address of a manager is malformed");
+            // Nothing listens there: every call over it fails at once.
+            Endpoint::from_static("http://[::1]:0").connect_lazy()
+        });
+        known.channels.insert(address.into(), channel.clone());
+        channel
+    }
+
+    /// A manager did not answer: the others come first from now on.
+    pub fn failed(&self, address: &str) {
+        let mut known = self.lock();
+        known.channels.remove(address);
+        if known.order.first().is_some_and(|first| first == address) {
+            known.order.rotate_left(1);
+        }
+    }
+
+    /// A manager refused; if it named the leader, that one is next.
+    pub fn refused(&self, address: &str, status: &Status) {
+        let leader = refusal_of(status).and_then(|refusal| match refusal {
+            Refusal::NotLeader { leader } => leader,
+            _ => None,
+        });
+        let leader = leader.and_then(|node| self.lock().address_of.get(&node).cloned());
+        match leader {
+            Some(leader) if leader != address => {
+                let mut known = self.lock();
+                known.order.retain(|other| *other != leader);
+                known.order.insert(0, leader);
+            }
+            _ => self.failed(address),
+        }
+    }
+
+    /// A session told who the managers are.
+    pub fn learn(&self, managers: &[(NodeId, String)]) {
+        let mut known = self.lock();
+        known.address_of = managers.iter().cloned().collect();
+        let addresses: Vec<String> = managers.iter().map(|(_, address)| address.clone()).collect();
+        // The one in use stays in front; who is no manager any more goes.
+        let current = known.order.first().cloned();
+        known.order.retain(|address| addresses.contains(address) || Some(address) == current.as_ref());
+        for address in addresses {
+            if !known.order.contains(&address) {
+                known.order.push(address);
+            }
+        }
+        let text = known.order.join("\n");
+        drop(known);
+        if std::fs::read_to_string(&self.file).ok().as_deref() != Some(&text)
+            && let Err(error) = write(&self.file, &text)
+        {
+            tracing::warn!(%error, "could not save the addresses of the managers");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn write(file: &std::path::Path, text: &str) -> std::io::Result<()> {
+    let temporary = file.with_extension("new");
+    std::fs::write(&temporary, text)?;
+    std::fs::rename(temporary, file)
+}
+
+/// The refusal that a status carries, if it does.
+pub fn refusal_of(status: &Status) -> Option<Refusal> {
+    use prost::Message;
+    if status.details().is_empty() {
+        return None;
+    }
+    v1::Refusal::decode(status.details()).ok().and_then(|message| Refusal::try_from(message).ok())
+}

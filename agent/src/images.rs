@@ -1,0 +1,73 @@
+//! Images that the leader offers: fetched and loaded, one after the other.
+
+use crate::connect::Managers;
+use crate::image::{ImageStore, Platform};
+use crate::session::Outbox;
+use futures_util::StreamExt;
+use skep_proto::v1::dispatcher_client::DispatcherClient;
+use skep_proto::v1::{FetchImageRequest, ImageChunk, ImageOffer, ImageResult, image_chunk};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio_util::io::StreamReader;
+
+/// How long one image may take to arrive.
+const FETCH_MAX: Duration = Duration::from_secs(600);
+
+/// Fetches offered images.
+#[derive(Clone, Debug)]
+pub struct Fetches {
+    store: ImageStore,
+    managers: Arc<Managers>,
+    outbox: Outbox,
+    one: Arc<Semaphore>,
+}
+
+impl Fetches {
+    /// Nothing is fetched yet.
+    pub fn new(store: ImageStore, managers: Arc<Managers>, outbox: Outbox) -> Self {
+        Self { store, managers, outbox, one: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Begins to fetch; the result goes back over the session.
+    pub fn fetch(&self, offer: ImageOffer) {
+        let fetches = self.clone();
+        tokio::spawn(async move {
+            let _one = fetches.one.acquire().await;
+            let loaded = tokio::time::timeout(FETCH_MAX, fetches.load(&offer.transfer_id)).await;
+            let error = match loaded {
+                Ok(Ok(())) => String::new(),
+                Ok(Err(error)) => error,
+                Err(_) => format!("the image did not arrive within {} s", FETCH_MAX.as_secs()),
+            };
+            let result = ImageResult { transfer_id: offer.transfer_id, bytes: offer.size, done: true, error };
+            fetches.outbox.image_result(result);
+        });
+    }
+
+    async fn load(&self, transfer: &str) -> Result<(), String> {
+        let address = self.managers.current().ok_or("no manager is known")?;
+        let mut client = DispatcherClient::new(self.managers.channel(&address));
+        let request = FetchImageRequest { transfer_id: transfer.into() };
+        let chunks = client.fetch_image(request).await.map_err(|status| status.message().to_owned())?.into_inner();
+        load_stream(&self.store, chunks).await.map(drop)
+    }
+}
+
+/// Loads an archive that arrives in chunks. Returns the names of its images.
+pub async fn load_stream(
+    store: &ImageStore,
+    chunks: impl futures_util::Stream<Item = Result<ImageChunk, tonic::Status>> + Send + 'static,
+) -> Result<Vec<String>, String> {
+    let bytes = chunks.filter_map(|chunk| {
+        futures_util::future::ready(match chunk {
+            Ok(ImageChunk { chunk: Some(image_chunk::Chunk::Data(data)) }) => Some(Ok(io::Cursor::new(data))),
+            Ok(_) => None,
+            Err(status) => Some(Err(io::Error::other(status.message().to_owned()))),
+        })
+    });
+    let loaded = store.load(StreamReader::new(Box::pin(bytes)), &Platform::host()).await;
+    let loaded = loaded.map_err(|error| crate::runtime::text_of(&error))?;
+    Ok(loaded.into_iter().flat_map(|image| image.names).collect())
+}

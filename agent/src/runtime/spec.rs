@@ -1,0 +1,278 @@
+//! From a task and its image to what its shim is told.
+//!
+//! The task's own words win over the image's; empty means "as the image says".
+//! Placeholders in host name, environment and mount paths are filled in here,
+//! on the node, where all of their values are known.
+
+use crate::image::{Healthcheck, Image, ImageConfig};
+use crate::runtime::Settings;
+use crate::runtime::folders::TaskFolder;
+use crate::values::Values;
+use serde_json::{Value, json};
+use skep_model::container::{HealthConfig, Mount, MountKind};
+use skep_model::service::NetworkMode;
+use skep_model::task::Task;
+use skep_shim::protocol::{self, FileSpec, Health, HostEntry, LogSpec, Network, Resources, TaskSpec};
+use skep_shim::sensitive::Sensitive;
+use skep_template::Template;
+use std::time::Duration;
+
+/// What the shim is told; an error is a sentence for the user.
+pub(super) fn of(
+    settings: &Settings,
+    folder: &TaskFolder,
+    task: &Task,
+    attempt: u64,
+    image: &Image,
+    values: &Values,
+) -> Result<TaskSpec, String> {
+    let container = &task.spec.container_spec;
+    let config = &image.config;
+    let context = context(settings, task);
+    let fill = |text: &str| fill(text, &context);
+    Ok(TaskSpec {
+        task_id: task.id.to_string(),
+        attempt: super::attend::to_shim(attempt),
+        hostname: fill(&container.hostname)?,
+        args: args(&container.command, &container.args, config)?,
+        env: environment(config, &container.env, fill)?,
+        cwd: first(&container.dir, &config.workdir),
+        user: first(&container.user, &config.user),
+        groups: container.groups.clone(),
+        lower_dirs: image.lower_dirs.clone(),
+        upper_dir: folder.upper(),
+        work_dir: folder.work(),
+        log: LogSpec { dir: folder.log(), ..LogSpec::default() },
+        cgroups_path: format!("{}/{}", settings.cgroup_parent.trim_end_matches('/'), task.id),
+        resources: Resources {
+            nano_cpus: signed(task.spec.resources.limits.nano_cpus),
+            memory_bytes: signed(task.spec.resources.limits.memory_bytes),
+            pids: task.spec.resources.limits.pids,
+        },
+        cap_add: container.capability_add.clone(),
+        cap_drop: container.capability_drop.clone(),
+        no_new_privileges: container.no_new_privileges,
+        read_only: container.read_only,
+        init: container.init.unwrap_or(false),
+        tty: false,
+        ulimits: container
+            .ulimits
+            .iter()
+            .map(|limit| protocol::Ulimit { name: limit.name.clone(), soft: limit.soft, hard: limit.hard })
+            .collect(),
+        sysctls: container.sysctls.clone(),
+        stop_signal: first(&container.stop_signal, config.stop_signal.as_deref().unwrap_or_default()),
+        stop_grace_ms: millis(container.stop_grace_period.unwrap_or(skep_agent_core::task::STOP_GRACE)),
+        mounts: container.mounts.iter().map(|mount| mount_of(mount, fill)).collect::<Result<_, String>>()?,
+        extra_hosts: container
+            .hosts
+            .iter()
+            .map(|host| HostEntry { host: host.name.clone(), address: host.address.clone() })
+            .collect(),
+        dns: protocol::Dns {
+            servers: container.dns.nameservers.clone(),
+            search: container.dns.search.clone(),
+            options: container.dns.options.clone(),
+        },
+        network: match task.spec.network {
+            NetworkMode::None => Network::None,
+            NetworkMode::Host => Network::Host,
+        },
+        addresses: Vec::new(),
+        labels: labels(settings, task),
+        health: health(container.healthcheck.as_ref(), config.healthcheck.as_ref()),
+        secrets: secrets(task, values)?,
+        configs: configs(task, values)?,
+        oom_score_adj: (container.oom_score_adj != 0).then_some(container.oom_score_adj),
+    })
+}
+
+/// Entrypoint and arguments, as Docker combines them: a new entrypoint drops the
+/// image's arguments as well.
+fn args(command: &[String], args: &[String], config: &ImageConfig) -> Result<Vec<String>, String> {
+    let (entrypoint, default) = if command.is_empty() { (&config.entrypoint[..], &config.cmd[..]) } else { (command, &[][..]) };
+    let rest = if args.is_empty() { default } else { args };
+    let all: Vec<String> = entrypoint.iter().chain(rest).cloned().collect();
+    if all.is_empty() { Err("No command specified: neither the image nor the service names one".into()) } else { Ok(all) }
+}
+
+/// The image's environment, overridden by the task's.
+fn environment(
+    config: &ImageConfig,
+    own: &[String],
+    fill: impl Fn(&str) -> Result<String, String>,
+) -> Result<Vec<Sensitive>, String> {
+    let key = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
+    let mut entries: Vec<String> = config.env.clone();
+    for entry in own {
+        let filled = match entry.split_once('=') {
+            Some((name, value)) => format!("{name}={}", fill(value)?),
+            None => entry.clone(),
+        };
+        entries.retain(|other| key(other) != key(&filled));
+        entries.push(filled);
+    }
+    Ok(entries.into_iter().filter(|entry| entry.contains('=')).map(Sensitive::from).collect())
+}
+
+fn mount_of(mount: &Mount, fill: impl Fn(&str) -> Result<String, String>) -> Result<protocol::Mount, String> {
+    let target = fill(&mount.target)?;
+    match mount.kind {
+        MountKind::Tmpfs => Ok(protocol::Mount::Tmpfs { target, size_bytes: mount.tmpfs_size, mode: mount.tmpfs_mode }),
+        MountKind::Bind => {
+            let source = fill(&mount.source)?;
+            if mount.create_source {
+                std::fs::create_dir_all(&source)
+                    .map_err(|error| format!("could not make the bind mount source {source}: {error}"))?;
+            }
+            if !std::path::Path::new(&source).exists() {
+                return Err(format!("invalid mount config for type \"bind\": bind source path does not exist: {source}"));
+            }
+            let propagation = mount.propagation.clone();
+            Ok(protocol::Mount::Bind { source: source.into(), target, read_only: mount.read_only, propagation })
+        }
+    }
+}
+
+fn secrets(task: &Task, values: &Values) -> Result<Vec<FileSpec>, String> {
+    let file = |reference: &skep_model::container::SecretReference| {
+        let version = reference.version.unwrap_or_default();
+        let value = values.secret(reference.id, version);
+        let value = value.ok_or_else(|| format!("version {version} of secret {} is not on this node", reference.name))?;
+        Ok(file_of(&reference.name, version, &reference.file, &value))
+    };
+    task.spec.container_spec.secrets.iter().map(file).collect()
+}
+
+fn configs(task: &Task, values: &Values) -> Result<Vec<FileSpec>, String> {
+    let file = |reference: &skep_model::container::ConfigReference| {
+        let version = reference.version.unwrap_or_default();
+        let value = values.config(reference.id, version);
+        let value = value.ok_or_else(|| format!("version {version} of config {} is not on this node", reference.name))?;
+        Ok(file_of(&reference.name, version, &reference.file, &value))
+    };
+    task.spec.container_spec.configs.iter().map(file).collect()
+}
+
+fn file_of(name: &str, version: u64, file: &skep_model::container::FileTarget, value: &[u8]) -> FileSpec {
+    FileSpec {
+        name: name.into(),
+        version,
+        target: file.name.clone(),
+        uid: file.uid,
+        gid: file.gid,
+        mode: file.mode,
+        bytes: Sensitive::from(value.to_vec()),
+    }
+}
+
+/// The service's check where it says anything of it, the image's for the rest.
+fn health(own: Option<&HealthConfig>, image: Option<&Healthcheck>) -> Option<Health> {
+    let nanos = |value: Option<Duration>, image: u64| value.map_or(image / 1_000_000, millis);
+    let from_image = |pick: fn(&Healthcheck) -> u64| image.map_or(0, pick);
+    let own = own.cloned().unwrap_or_default();
+    let test = if own.test.is_empty() { image.map(|check| check.test.clone()).unwrap_or_default() } else { own.test };
+    if test.is_empty() || test[0] == "NONE" {
+        return None;
+    }
+    Some(Health {
+        test,
+        interval_ms: nanos(own.interval, from_image(|check| check.interval)),
+        timeout_ms: nanos(own.timeout, from_image(|check| check.timeout)),
+        start_period_ms: nanos(own.start_period, from_image(|check| check.start_period)),
+        start_interval_ms: nanos(own.start_interval, from_image(|check| check.start_interval)),
+        retries: if own.retries == 0 { image.map_or(0, |check| check.retries) } else { own.retries },
+    })
+}
+
+/// The labels that say which cluster object a container belongs to, under the
+/// names that Swarm's tools look for, beside the user's own.
+fn labels(settings: &Settings, task: &Task) -> std::collections::BTreeMap<String, String> {
+    let mut labels = task.spec.container_spec.labels.clone();
+    let own = [
+        ("com.docker.swarm.node.id", settings.node.to_string()),
+        ("com.docker.swarm.service.id", task.service_id.to_string()),
+        ("com.docker.swarm.service.name", task.service_name.clone()),
+        ("com.docker.swarm.task", String::new()),
+        ("com.docker.swarm.task.id", task.id.to_string()),
+        ("com.docker.swarm.task.name", task.name()),
+    ];
+    labels.extend(own.map(|(key, value)| (key.to_owned(), value)));
+    labels
+}
+
+/// What placeholders may name (Swarm's template context).
+fn context(settings: &Settings, task: &Task) -> Value {
+    let slot = if task.slot == 0 { settings.node.to_string() } else { task.slot.to_string() };
+    json!({
+        "Service": { "ID": task.service_id, "Name": task.service_name, "Labels": task.spec.container_spec.labels },
+        "Node": {
+            "ID": settings.node,
+            "Hostname": settings.hostname,
+            "Platform": { "Architecture": std::env::consts::ARCH, "OS": "linux" },
+        },
+        "Task": { "ID": task.id, "Name": task.name(), "Slot": slot },
+    })
+}
+
+fn fill(text: &str, context: &Value) -> Result<String, String> {
+    if !text.contains("{{") {
+        return Ok(text.into());
+    }
+    let template = Template::parse(text).map_err(|error| format!("the placeholder in {text:?} does not parse: {error}"))?;
+    template.render(context).map_err(|error| format!("the placeholder in {text:?} cannot be filled in: {error}"))
+}
+
+fn first(own: &str, image: &str) -> String {
+    if own.is_empty() { image.into() } else { own.into() }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(list: &[&str]) -> Vec<String> {
+        list.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn commands_combine_as_dockers_do() {
+        let image = ImageConfig { entrypoint: strings(&["run"]), cmd: strings(&["-d"]), ..ImageConfig::default() };
+        let bare = ImageConfig::default();
+        let table: [(&[&str], &[&str], &ImageConfig, Option<&[&str]>); 5] = [
+            (&[], &[], &image, Some(&["run", "-d"])),
+            (&[], &["-v"], &image, Some(&["run", "-v"])),
+            (&["sh"], &[], &image, Some(&["sh"])),
+            (&["sh"], &["-c"], &image, Some(&["sh", "-c"])),
+            (&[], &[], &bare, None),
+        ];
+        for (command, own, config, expected) in table {
+            assert_eq!(args(&strings(command), &strings(own), config).ok(), expected.map(strings), "{command:?} {own:?}");
+        }
+    }
+
+    #[test]
+    fn the_tasks_environment_wins() {
+        let image = ImageConfig { env: strings(&["PATH=/bin", "A=1"]), ..ImageConfig::default() };
+        let entries = environment(&image, &strings(&["A=2", "B={{x}}", "UNSET"]), |text| Ok(text.replace("{{x}}", "y"))).unwrap();
+        let entries: Vec<_> = entries.iter().map(|entry| String::from_utf8_lossy(entry.expose()).into_owned()).collect();
+        assert_eq!(entries, ["PATH=/bin", "A=2", "B=y"]);
+    }
+
+    #[test]
+    fn a_service_may_switch_the_images_check_off_or_adjust_it() {
+        let image = Healthcheck { test: strings(&["CMD", "probe"]), interval: 2_000_000_000, ..Healthcheck::default() };
+        assert!(health(Some(&HealthConfig { test: strings(&["NONE"]), ..HealthConfig::default() }), Some(&image)).is_none());
+        let adjusted = health(Some(&HealthConfig { retries: 7, ..HealthConfig::default() }), Some(&image)).unwrap();
+        assert_eq!((adjusted.interval_ms, adjusted.retries, adjusted.test), (2000, 7, strings(&["CMD", "probe"])));
+        assert!(health(None, None).is_none());
+    }
+}

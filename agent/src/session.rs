@@ -1,0 +1,252 @@
+//! The session with the leader: hello, assignments in, statuses and heartbeats
+//! out, and a new one whenever it ends.
+//!
+//! Managers are tried in turn, the leader first where it is known; a manager that
+//! is not the leader says so and names it. Between two attempts there is a pause
+//! that doubles, with jitter, up to two seconds.
+
+use crate::connect::Managers;
+use crate::drive::{Inbox, lock};
+use crate::images::Fetches;
+use crate::logs::Publisher;
+use crate::values::Values;
+use skep_agent_core::{Agent, Event};
+use skep_model::assignment::{Assignments, SessionInfo, StatusUpdate};
+use skep_model::node::NodeDescription;
+use skep_model::version::{PROTOCOL_MAX, PROTOCOL_MIN};
+use skep_model::{NodeId, SessionId, Time};
+use skep_proto::SESSION_MESSAGE_MAX;
+use skep_proto::assignment::Assembler;
+use skep_proto::v1::dispatcher_client::DispatcherClient;
+use skep_proto::v1::manager_message::Message;
+use skep_proto::v1::{self, AgentMessage, ManagerMessage, agent_message};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+use zeroize::Zeroizing;
+
+/// The first pause between two attempts.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// The longest pause between two attempts.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// How long a manager may take to begin a session.
+const BEGIN_MAX: Duration = Duration::from_secs(5);
+/// Messages that wait to be sent.
+const QUEUE_MAX: usize = 256;
+
+/// What the loop wants said; kept across sessions.
+#[derive(Clone, Debug)]
+pub struct Outbox(mpsc::UnboundedSender<Outgoing>);
+
+/// Something to be said or done by the session.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// Statuses that changed.
+    Report(Vec<StatusUpdate>),
+    /// How a fetched image went.
+    ImageResult(v1::ImageResult),
+    /// Open a new session.
+    Reset(String),
+}
+
+impl Outbox {
+    /// An outbox and the end that sessions read.
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Outgoing>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(sender), receiver)
+    }
+
+    /// Statuses changed.
+    pub fn report(&self, updates: Vec<StatusUpdate>) {
+        let _ = self.0.send(Outgoing::Report(updates));
+    }
+
+    /// The chain of assignments is broken.
+    pub fn reset(&self, reason: String) {
+        let _ = self.0.send(Outgoing::Reset(reason));
+    }
+
+    /// An offered image was loaded, or not.
+    pub fn image_result(&self, result: v1::ImageResult) {
+        let _ = self.0.send(Outgoing::ImageResult(result));
+    }
+}
+
+/// Everything a session needs.
+#[derive(Debug)]
+pub struct Sessions {
+    pub(crate) node: NodeId,
+    pub(crate) description: NodeDescription,
+    pub(crate) managers: Arc<Managers>,
+    pub(crate) agent: Arc<Mutex<Agent>>,
+    pub(crate) inbox: Inbox,
+    pub(crate) values: Arc<Values>,
+    pub(crate) logs: Publisher,
+    pub(crate) fetches: Fetches,
+    pub(crate) info: watch::Sender<Option<SessionInfo>>,
+}
+
+/// Why a session ended.
+type Ended = String;
+
+impl Sessions {
+    /// Keeps a session open until `stop`.
+    pub async fn run(self, mut outgoing: mpsc::UnboundedReceiver<Outgoing>, stop: CancellationToken) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let begun = std::time::Instant::now();
+            let ended = tokio::select! {
+                () = stop.cancelled() => break,
+                ended = self.session(&mut outgoing, &stop) => ended,
+            };
+            self.inbox.put(Event::SessionDown);
+            if stop.is_cancelled() {
+                break;
+            }
+            // One that lasted was a good one: the next is tried at once.
+            pause = if begun.elapsed() > PAUSE_MAX { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
+            tracing::info!(reason = %ended, "no session with a manager");
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(jittered(pause)) => {}
+            }
+        }
+    }
+
+    async fn session(&self, outgoing: &mut mpsc::UnboundedReceiver<Outgoing>, stop: &CancellationToken) -> Ended {
+        let Some(address) = self.managers.next() else { return "no manager is known".into() };
+        let channel = self.managers.channel(&address);
+        let mut client = DispatcherClient::new(channel)
+            .max_decoding_message_size(SESSION_MESSAGE_MAX)
+            .max_encoding_message_size(SESSION_MESSAGE_MAX);
+        let (sender, stream) = mpsc::channel(QUEUE_MAX);
+        // What was said of an earlier session is in the statuses of this hello.
+        while outgoing.try_recv().is_ok() {}
+        let _ = sender.try_send(agent_message(agent_message::Message::Hello(self.hello())));
+        let begun = tokio::time::timeout(BEGIN_MAX, client.session(ReceiverStream::new(stream))).await;
+        let mut messages = match begun {
+            Err(_) => {
+                self.managers.failed(&address);
+                return format!("manager {address} did not answer within {} s", BEGIN_MAX.as_secs());
+            }
+            Ok(Err(status)) => {
+                self.managers.refused(&address, &status);
+                return format!("manager {address}: {}", status.message());
+            }
+            Ok(Ok(response)) => response.into_inner(),
+        };
+        let ended = self.converse(&mut messages, sender, outgoing, stop).await;
+        self.managers.failed(&address);
+        format!("the session with manager {address} ended: {ended}")
+    }
+
+    async fn converse(
+        &self,
+        messages: &mut Streaming<ManagerMessage>,
+        sender: mpsc::Sender<AgentMessage>,
+        outgoing: &mut mpsc::UnboundedReceiver<Outgoing>,
+        stop: &CancellationToken,
+    ) -> Ended {
+        let session = SessionId::from_random(random());
+        let (mut heartbeat, mut term) = (tokio::time::interval(Duration::from_millis(500)), 0);
+        let mut assembler = Assembler::default();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => {
+                    let _ = sender.try_send(agent_message(agent_message::Message::Goodbye(v1::Goodbye {})));
+                    return "the daemon is stopping".into();
+                }
+                _ = heartbeat.tick() => {
+                    if sender.try_send(agent_message(agent_message::Message::Heartbeat(v1::Heartbeat {}))).is_err() {
+                        return "heartbeats cannot be sent".into();
+                    }
+                }
+                next = outgoing.recv() => match next {
+                    Some(Outgoing::Reset(reason)) => return reason,
+                    Some(Outgoing::Report(updates)) => {
+                        let statuses = v1::Statuses::from(&updates[..]);
+                        if sender.send(agent_message(agent_message::Message::Statuses(statuses))).await.is_err() {
+                            return "statuses cannot be sent".into();
+                        }
+                    }
+                    Some(Outgoing::ImageResult(result)) => {
+                        let _ = sender.send(agent_message(agent_message::Message::ImageResult(result))).await;
+                    }
+                    None => return "the agent is stopping".into(),
+                },
+                message = messages.message() => match message {
+                    Err(status) => return status.message().into(),
+                    Ok(None) => return "the manager ended it".into(),
+                    Ok(Some(ManagerMessage { message: None })) => {}
+                    Ok(Some(ManagerMessage { message: Some(message) })) => match message {
+                        Message::Info(info) => match SessionInfo::try_from(info) {
+                            Ok(info) => {
+                                heartbeat = tokio::time::interval(info.heartbeat_period);
+                                if term != info.term {
+                                    term = info.term;
+                                    self.inbox.put(Event::SessionUp { session, info: Box::new(info.clone()) });
+                                }
+                                self.managers.learn(&info.managers);
+                                self.info.send_replace(Some(info));
+                            }
+                            Err(error) => return error.to_string(),
+                        },
+                        Message::Assignments(part) => match assembler.push(part) {
+                            Ok(Some((assignments, values))) => self.assigned(term, assignments, values),
+                            Ok(None) => {}
+                            Err(error) => return error.to_string(),
+                        },
+                        Message::LogSubscribe(request) => self.logs.subscribe(request),
+                        Message::LogUnsubscribe(request) => self.logs.unsubscribe(&request.subscription_id),
+                        Message::ImageOffer(offer) => self.fetches.fetch(offer),
+                        Message::Close(close) => return close.reason,
+                    },
+                },
+            }
+        }
+    }
+
+    /// Keeps the values, then tells the core which are here.
+    fn assigned(&self, term: u64, assignments: Assignments, values: skep_proto::assignment::Values) {
+        for ((id, version), value) in values.secrets {
+            self.values.put_secret(id, version, value.take());
+        }
+        for ((id, version), value) in values.configs {
+            self.values.put_config(id, version, Zeroizing::new(value));
+        }
+        self.inbox.put(Event::Assignments { term, assignments: Box::new(assignments) });
+    }
+
+    fn hello(&self) -> v1::Hello {
+        let hello = skep_model::assignment::Hello {
+            node: self.node,
+            description: self.description.clone(),
+            statuses: lock(&self.agent).statuses(),
+            address: String::new(),
+            certificate_expires: Time::ZERO,
+        };
+        let mut message = v1::Hello::from(&hello);
+        message.protocol_min = PROTOCOL_MIN;
+        message.protocol_max = PROTOCOL_MAX;
+        message
+    }
+}
+
+fn agent_message(message: agent_message::Message) -> AgentMessage {
+    AgentMessage { message: Some(message) }
+}
+
+/// Between half of and the whole pause, so that nodes do not knock together.
+fn jittered(pause: Duration) -> Duration {
+    let [first, ..] = random();
+    pause / 2 + (pause / 2).mul_f64(f64::from(first) / f64::from(u8::MAX))
+}
+
+fn random() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+    bytes
+}

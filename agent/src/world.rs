@@ -1,0 +1,38 @@
+//! What the agent's actions mean here: images, shims, the session, the cache.
+
+use crate::runtime::Runtime;
+use crate::saved::Saved;
+use crate::session::Outbox;
+use crate::values::Values;
+use skep_agent_core::Action;
+use std::sync::Arc;
+
+/// Everything that actions need.
+#[derive(Debug)]
+pub struct World {
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) saved: Arc<Saved>,
+    pub(crate) values: Arc<Values>,
+    pub(crate) outbox: Outbox,
+}
+
+impl World {
+    /// Does one thing, or starts it; never waits.
+    pub fn carry_out(&self, action: Action) {
+        match action {
+            Action::Prepare { task, attempt } => self.runtime.prepare(task, attempt),
+            Action::Start { task } => self.runtime.start(task),
+            Action::Restart { task, attempt } => self.runtime.restart(task, attempt),
+            Action::Stop { task, grace } => self.runtime.stop(task, grace),
+            Action::Kill { task } => self.runtime.kill(task),
+            Action::Release { task } => self.runtime.release(task),
+            Action::Remove { task } => self.runtime.remove(task),
+            Action::Save { task, status } => self.saved.save(&task, &status),
+            Action::Forget { task } => self.saved.forget(task),
+            Action::DropSecret(id, version) => self.values.drop_secret(id, version),
+            Action::DropConfig(id, version) => self.values.drop_config(id, version),
+            Action::Report(updates) => self.outbox.report(updates),
+            Action::ResetSession { reason } => self.outbox.reset(reason),
+        }
+    }
+}
