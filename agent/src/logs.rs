@@ -12,7 +12,7 @@ use skep_proto::v1::dispatcher_client::DispatcherClient;
 use skep_proto::v1::{LogChunk, LogOptions, LogPublish, LogStream, LogSubscribe};
 use skep_shim::log::{LogReader, Position, Record, Stream};
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::io::unix::AsyncFd;
@@ -189,6 +189,12 @@ async fn blocking<T: Send + 'static>(
 
 /// The kernel's word on changes of a folder, as something that can be awaited.
 struct Watch(Inotify);
+
+impl AsRawFd for Watch {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
 
 impl AsFd for Watch {
     fn as_fd(&self) -> BorrowedFd<'_> {

@@ -23,9 +23,9 @@ pub const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// The longest a client may take for its handshake.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// After this much silence on an HTTP/2 connection a ping is sent.
-pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// A connection whose ping is not answered within this time is closed.
-pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(4);
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Every channel's deadlines and keep-alive, in this one place.
 pub fn with_deadlines(endpoint: Endpoint) -> Endpoint {
