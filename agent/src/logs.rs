@@ -206,7 +206,8 @@ fn watch(folder: &Path) -> std::io::Result<AsyncFd<Watch>> {
     let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
     let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_DELETE_SELF;
     inotify.add_watch(folder, flags)?;
-    Ok(AsyncFd::register(Watch(inotify))?)
+    // SAFETY: the descriptor is the inotify instance's own and stays the same until it is dropped.
+    Ok(unsafe { AsyncFd::register(Watch(inotify)) }?)
 }
 
 /// Waits until something changed, and takes all that is known of it.
