@@ -3,7 +3,7 @@
 //! An error of the disk ends the process with a sentence: a manager that cannot
 //! keep its word must not go on giving it.
 
-use crate::disk::{Batch, Change, LogHandle, LogThread, RecordSeal, SnapshotMeta, SnapshotReader};
+use crate::disk::{Batch, Change, LogHandle, LogThread, RecordSeal, SnapshotMeta, SnapshotReader, SnapshotWriter};
 use protobuf::Message as _;
 use raft::eraftpb::{ConfState, SnapshotMetadata};
 use skep_manager_core::Recovered;
@@ -99,6 +99,24 @@ impl Disk {
             Err(error) => fatal("write to the log", &error),
         }
     }
+}
+
+/// Writes the beginning of a cluster: the empty store as a snapshot, which is
+/// what every log continues from.
+pub fn write_founding(
+    folder: &Path,
+    seal: &Arc<RecordSeal>,
+    log: &mut crate::disk::Log,
+    founding: &Recovered,
+) -> Result<(), PersistError> {
+    let (index, term) = (founding.membership_index, founding.hard_state.term);
+    let mut writer = SnapshotWriter::create(folder, seal.clone(), index, term)?;
+    writer.write(&FORMAT_MAX.to_be_bytes())?;
+    let content = writer.finish(None)?;
+    let membership = encode_membership(index, &founding.membership);
+    let meta = SnapshotMeta { index, term, membership, content };
+    log.apply(Change::InstallSnapshot { meta, hard_state: Some(founding.hard_state.clone()) })?;
+    Ok(())
 }
 
 /// What the core needs of what the disk held.

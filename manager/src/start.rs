@@ -132,12 +132,9 @@ impl Manager {
         let listener = listen(start.listen).await?;
         make_folder(&start.folder)?;
         let seal = record_seal(start.node, start.data_keys)?;
-        let (disk, mut recovered) = open(start.folder.clone(), seal).await?;
-        let is_new = recovered.membership.voters.is_empty() && recovered.snapshot.is_none();
+        let founder = start.founding.is_some().then_some(start.raft_id);
+        let (disk, recovered, is_new) = open(start.folder.clone(), seal, founder).await?;
         let founding = start.founding.filter(|_| is_new);
-        if founding.is_some() {
-            recovered = Recovered::bootstrap(start.raft_id);
-        }
         let config = Config { node: start.node, raft_id: start.raft_id, format_max: FORMAT_MAX, peers: start.peers };
         let core = Core::new(config, seed(), recovered, clock::now());
         let (inbox, events) = Inbox::new();
@@ -218,7 +215,7 @@ impl Manager {
     /// Hands leadership over, if this manager has it and another can take it.
     pub async fn step_down(&self) {
         let mut leadership = self.shared.leadership.clone();
-        if !leadership.borrow().is_self {
+        if !leadership.borrow().is_self || self.is_alone().await {
             return;
         }
         self.shared.inbox.put(Event::StepDown);
@@ -226,6 +223,12 @@ impl Manager {
         if tokio::time::timeout(STEP_DOWN_MAX, handed_over).await.is_err() {
             tracing::warn!("no other manager took the leadership over; stopping all the same");
         }
+    }
+
+    /// Whether there is no other manager that could lead.
+    async fn is_alone(&self) -> bool {
+        let store = self.shared.read(skep_manager_core::event::Consistency::Stale).await;
+        store.is_ok_and(|store| store.nodes().filter(|node| node.plan.manager.is_some()).count() <= 1)
     }
 
     /// Hands leadership over and stops.
@@ -283,12 +286,23 @@ fn record_seal(node: NodeId, keys: BTreeMap<u32, SecretBytes>) -> Result<Arc<Rec
     Ok(Arc::new(RecordSeal::new(node.as_str(), keys, current)?))
 }
 
-/// Opens the log on a thread of its own: it reads everything there is.
-async fn open(folder: PathBuf, seal: Arc<RecordSeal>) -> Result<(Disk, Recovered), StartError> {
-    let opened = tokio::task::spawn_blocking(move || -> Result<(Disk, Recovered), StartError> {
-        let (log, found) = Log::open(&folder, seal.clone(), &Settings::default())?;
-        let recovered = persist::recovered(&folder, &seal, found)?;
-        Ok((Disk::start(folder, seal, log)?, recovered))
+/// Opens the log on a thread of its own: it reads everything there is. For a
+/// founder's empty log the founding is written first: the empty store, as a
+/// snapshot whose only member it is. Also tells whether that was done.
+async fn open(folder: PathBuf, seal: Arc<RecordSeal>, founder: Option<u64>) -> Result<(Disk, Recovered, bool), StartError> {
+    let opened = tokio::task::spawn_blocking(move || -> Result<(Disk, Recovered, bool), StartError> {
+        let (mut log, found) = Log::open(&folder, seal.clone(), &Settings::default())?;
+        let is_empty = found.snapshot.is_none() && found.entries.is_empty() && found.membership.is_none();
+        let founder = founder.filter(|_| is_empty);
+        let recovered = match founder {
+            Some(raft_id) => {
+                let recovered = Recovered::bootstrap(raft_id);
+                persist::write_founding(&folder, &seal, &mut log, &recovered)?;
+                recovered
+            }
+            None => persist::recovered(&folder, &seal, found)?,
+        };
+        Ok((Disk::start(folder, seal, log)?, recovered, founder.is_some()))
     });
     match opened.await {
         Ok(result) => result,

@@ -27,6 +27,12 @@ pub(crate) fn retire(draft: &mut Draft<'_>, wanted: &Wanted) {
     let wanted_tasks: Vec<Arc<Task>> = draft.tasks().filter(|task| task.is_wanted()).cloned().collect();
     for task in wanted_tasks {
         if task.status.state.is_final() {
+            // One that failed while it was still waiting for its delay (no such
+            // image) is dealt with when the delay is over: no faster loop.
+            if let Some(at) = task.plan.start_at.filter(|at| *at > draft.now) {
+                draft.wake_at(at);
+                continue;
+            }
             verdict::count_failure(draft, wanted, &task);
             draft.want(task.id, TaskState::Shutdown);
         } else if task.plan.node.is_some_and(|node| must_leave(draft.store.node(node))) {
@@ -85,7 +91,7 @@ fn n_restarts(newest: &Task, slot: &Slot) -> u64 {
 fn replace_one(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted, key: SlotKey, slot: &Slot, old: &Task) {
     let node = old.plan.node.and_then(|node| draft.store.node(node));
     let is_drained = node.is_some_and(|node| node.spec.availability == Availability::Drain);
-    let from = if old.status.state.is_final() { ended_at(old) } else { draft.now };
+    let from = if old.status.state.is_final() { ended_at(old).max(old.plan.start_at.unwrap_or_default()) } else { draft.now };
     let start_at = (!is_drained).then(|| from + old.spec.restart_policy.delay);
     let cause = Cause { desired: TaskState::Ready, start_at, replaces: slot.predecessor(), is_restart: ended_by_itself(old) };
     make(draft, mint, wanted, key, cause);
