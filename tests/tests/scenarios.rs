@@ -1,0 +1,343 @@
+//! Golden scenarios: `tests/scenarios/*.txt`, where each file's name is the
+//! specification. A line that begins with `> ` is a command, what follows is
+//! what it printed; `#` begins a comment. `UPDATE_EXPECT=1` writes them anew.
+
+mod cluster;
+
+use cluster::{Cluster, Start};
+use skep_model::container::{FileTarget, SecretReference};
+use skep_model::node::Availability;
+use skep_model::request::Mutation;
+use skep_model::resources::Resources;
+use skep_model::sealed::Sealed;
+use skep_model::secret::SecretVersion;
+use skep_model::service::{
+    Annotations, FailureAction, Platform, RestartCondition, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig, UpdateOrder,
+};
+use skep_model::task::Task;
+use skep_model::{Refusal, SecretId, TaskState};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[test]
+fn scenarios_give_their_golden_output() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let mut paths: Vec<_> = std::fs::read_dir(&folder)
+        .expect("the folder of scenarios")
+        .map(|entry| entry.expect("an entry of the folder").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "txt"))
+        .collect();
+    paths.sort();
+    assert!(paths.len() >= 12, "only {} scenarios were found", paths.len());
+    for path in paths {
+        let script = std::fs::read_to_string(&path).expect("a readable scenario");
+        expect_test::expect_file![path].assert_eq(&run(&script));
+    }
+}
+
+/// Runs a script and returns it with the output of now.
+fn run(script: &str) -> String {
+    let mut cluster = Cluster::new(7);
+    let mut out = String::new();
+    for line in script.lines() {
+        if let Some(command) = line.strip_prefix("> ") {
+            out.push_str(line);
+            out.push('\n');
+            let printed = match execute(&mut cluster, command) {
+                Ok(text) => text,
+                Err(refusal) => format!("refused: {refusal}\n"),
+            };
+            for event in cluster.trace.drain(..) {
+                out.push_str(&event);
+                out.push('\n');
+            }
+            out.push_str(&printed);
+        } else if line.starts_with('#') || line.is_empty() {
+            out.push_str(line);
+            out.push('\n');
+        }
+    }
+    out
+}
+
+fn execute(cluster: &mut Cluster, command: &str) -> Result<String, Refusal> {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let options = |from: usize| words.iter().skip(from).filter_map(|word| word.split_once('=')).collect::<Vec<_>>();
+    match words.as_slice() {
+        ["node", "add", name, ..] => add_node(cluster, name, &options(3)),
+        ["node", "down", name] => cluster.silence(name),
+        ["node", "goodbye", name] => cluster.goodbye(name),
+        ["node", "up", name] => {
+            cluster.open(name);
+            cluster.settle();
+        }
+        ["node", "rm", name] => {
+            cluster.request(Mutation::RemoveNode { node: (*name).into(), force: false })?;
+        }
+        ["node", verb, name, ..] => update_node(cluster, verb, name, &options(3))?,
+        ["service", "create", name, ..] => {
+            let mut spec = new_spec(name);
+            set_options(cluster, &mut spec, &options(3));
+            if words.contains(&"global") {
+                spec.mode = ServiceMode::Global {};
+            }
+            cluster.request(Mutation::CreateService { spec: Box::new(spec) })?;
+        }
+        ["service", "update", name, ..] => {
+            let mut spec = cluster.store.resolve_service(name)?.spec.spec.clone();
+            set_options(cluster, &mut spec, &options(3));
+            let update = Mutation::UpdateService { service: (*name).into(), expect: None, spec: Box::new(spec) };
+            cluster.request(update)?;
+        }
+        ["service", "scale", name, replicas] => {
+            let replicas = replicas.parse().expect("a number of replicas");
+            cluster.request(Mutation::ScaleService { service: (*name).into(), replicas })?;
+        }
+        ["service", "rollback", name] => {
+            cluster.request(Mutation::RollbackService { service: (*name).into(), expect: None })?;
+        }
+        ["service", "rm", name] => {
+            cluster.request(Mutation::RemoveService { service: (*name).into() })?;
+        }
+        ["service", "behave", name, ..] => behave(cluster, name, &options(3)),
+        ["secret", verb, name, ..] => secret(cluster, verb, name, words.get(3).copied().unwrap_or_default())?,
+        ["task", verb, name] => end_task(cluster, verb, name),
+        ["leader", "change"] => cluster.change_leader(),
+        ["advance", duration] => cluster.advance(parse_duration(duration)),
+        ["trace", "on"] => cluster.is_traced = true,
+        ["trace", "off"] => cluster.is_traced = false,
+        ["show", "tasks"] => return Ok(show_tasks(cluster, false)),
+        ["show", "history"] => return Ok(show_tasks(cluster, true)),
+        ["show", "nodes"] => return Ok(show_nodes(cluster)),
+        ["show", "spread"] => return Ok(show_spread(cluster)),
+        ["show", "deployment", name] => return show_deployment(cluster, name),
+        ["show", "messages", name] => {
+            let agent = cluster.agents.get_mut(*name).expect("an agent of that name");
+            return Ok(agent.told.drain(..).map(|line| line + "\n").collect());
+        }
+        _ => panic!("not a command: {command}"),
+    }
+    Ok(String::new())
+}
+
+fn add_node(cluster: &mut Cluster, name: &str, options: &[(&str, &str)]) {
+    let mut resources = Resources { nano_cpus: 4_000_000_000, memory_bytes: 8 << 30 };
+    let mut platform = Platform { architecture: "x86_64".into(), os: "linux".into() };
+    let mut labels = Vec::new();
+    for (key, value) in options {
+        match *key {
+            "cpu" => resources.nano_cpus = value.parse::<u64>().expect("a number of cores") * 1_000_000_000,
+            "mem" => resources.memory_bytes = value.parse::<u64>().expect("a number of MiB") << 20,
+            "arch" => platform.architecture = (*value).into(),
+            "label" => labels.push(*value),
+            other => panic!("a node has no {other}"),
+        }
+    }
+    cluster.add_node(name, resources, platform);
+    for label in labels {
+        update_node(cluster, "label", name, &[label.split_once(':').expect("KEY:VALUE")]).expect("a label");
+    }
+}
+
+fn update_node(cluster: &mut Cluster, verb: &str, name: &str, options: &[(&str, &str)]) -> Result<(), Refusal> {
+    let mut spec = cluster.store.resolve_node(name)?.spec.value.clone();
+    match verb {
+        "drain" => spec.availability = Availability::Drain,
+        "pause" => spec.availability = Availability::Pause,
+        "active" => spec.availability = Availability::Active,
+        "label" => spec.labels.extend(options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))),
+        other => panic!("a node cannot {other}"),
+    }
+    cluster.request(Mutation::UpdateNode { node: name.into(), expect: None, spec }).map(drop)
+}
+
+fn new_spec(name: &str) -> ServiceSpec {
+    let mut template = TaskSpec::default();
+    template.container_spec.image = "app:1".into();
+    ServiceSpec {
+        annotations: Annotations { name: name.into(), labels: BTreeMap::new() },
+        task_template: template,
+        mode: ServiceMode::Replicated { replicas: 1 },
+        update_config: UpdateConfig::default(),
+        rollback_config: UpdateConfig::default(),
+        deadline: None,
+    }
+}
+
+fn set_options(cluster: &Cluster, spec: &mut ServiceSpec, options: &[(&str, &str)]) {
+    for (key, value) in options {
+        let template = &mut spec.task_template;
+        let number = || value.parse::<u64>().unwrap_or_else(|_| panic!("{key} is a number, not {value}"));
+        match *key {
+            "replicas" => spec.mode = ServiceMode::Replicated { replicas: number() },
+            "image" => template.container_spec.image = (*value).into(),
+            "cpu" => template.resources.reservations.nano_cpus = number() * 1_000_000_000,
+            "constraint" => template.placement.constraints = vec![value.replace('~', "==")],
+            "spread" => template.placement.spread.push((*value).into()),
+            "max-per-node" => template.placement.max_replicas = number(),
+            "arch" => template.placement.platforms = vec![Platform { architecture: (*value).into(), os: "linux".into() }],
+            "restart" => {
+                template.restart_policy.condition = match *value {
+                    "none" => RestartCondition::None,
+                    "on-failure" => RestartCondition::OnFailure,
+                    _ => RestartCondition::Any,
+                };
+            }
+            "delay" => template.restart_policy.delay = parse_duration(value),
+            "attempts" => template.restart_policy.max_attempts = number(),
+            "window" => template.restart_policy.window = parse_duration(value),
+            "force" => template.force_update = number(),
+            "parallelism" => spec.update_config.parallelism = number(),
+            "update-delay" => spec.update_config.delay = parse_duration(value),
+            "monitor" => spec.update_config.monitor = parse_duration(value),
+            "order" if *value == "start-first" => spec.update_config.order = UpdateOrder::StartFirst,
+            "order" => spec.update_config.order = UpdateOrder::StopFirst,
+            "ratio" => spec.update_config.max_failure_ratio = value.parse().expect("a ratio"),
+            "on-failure" => {
+                spec.update_config.failure_action = match *value {
+                    "continue" => FailureAction::Continue,
+                    "rollback" => FailureAction::Rollback,
+                    _ => FailureAction::Pause,
+                };
+            }
+            "deadline" => spec.deadline = Some(parse_duration(value)),
+            "label" => drop(spec.annotations.labels.insert("label".into(), (*value).into())),
+            "secret" => {
+                let stored = cluster.store.resolve_secret(value).expect("a secret of that name");
+                let file = FileTarget { name: (*value).into(), uid: 0, gid: 0, mode: 0o444 };
+                let reference = SecretReference { id: stored.id, name: (*value).into(), version: None, file };
+                template.container_spec.secrets.push(reference);
+            }
+            other => panic!("a service has no {other}"),
+        }
+    }
+}
+
+fn behave(cluster: &mut Cluster, name: &str, options: &[(&str, &str)]) {
+    let mut behaviour = cluster.behaviours.get(name).cloned().unwrap_or_default();
+    for option in options {
+        match option {
+            ("start", "runs") => behaviour.start = Start::Runs,
+            ("start", "fails") => behaviour.start = Start::Fails,
+            ("start", "rejected") => behaviour.start = Start::Rejected,
+            ("start", "hangs") => behaviour.start = Start::Hangs,
+            ("stop", value) => behaviour.never_stops = *value == "never",
+            other => panic!("nobody behaves like {other:?}"),
+        }
+    }
+    cluster.behaviours.insert(name.into(), behaviour);
+    cluster.settle();
+}
+
+fn secret(cluster: &mut Cluster, verb: &str, name: &str, value: &str) -> Result<(), Refusal> {
+    let version = |n: u64| SecretVersion {
+        n,
+        sealed: Sealed { key_generation: 1, nonce: [0; 12], bytes: vec![0; 16 + value.len()] },
+        // Stands for the keyed hash of the value.
+        fingerprint: format!("{:016x}", value.bytes().fold(7_u64, |hash, byte| hash.wrapping_mul(31) + u64::from(byte))),
+        created_at: cluster.now,
+    };
+    let mutation = match verb {
+        "create" => Mutation::CreateSecret {
+            id: SecretId::from_random([name.len() as u8; 16]),
+            annotations: Annotations { name: name.into(), labels: BTreeMap::new() },
+            version: version(1),
+        },
+        "update" => {
+            let newest = cluster.store.resolve_secret(name)?.spec.versions.last().map_or(0, |version| version.n);
+            Mutation::UpdateSecret { secret: name.into(), version: Some(version(newest + 1)), labels: None }
+        }
+        "rm" => Mutation::RemoveSecret { secret: name.into() },
+        other => panic!("a secret cannot {other}"),
+    };
+    cluster.request(mutation).map(drop)
+}
+
+fn end_task(cluster: &mut Cluster, verb: &str, name: &str) {
+    let task = cluster.task(name).unwrap_or_else(|| panic!("there is no task {name}"));
+    let verb = verb.to_owned();
+    cluster.report(task.id, move |status| match verb.as_str() {
+        "fail" => {
+            status.state = TaskState::Failed;
+            status.error = "task: non-zero exit (1)".into();
+            status.log_tail = vec!["it broke".into()];
+        }
+        "complete" => status.state = TaskState::Complete,
+        other => panic!("a task cannot {other}"),
+    });
+}
+
+fn parse_duration(text: &str) -> Duration {
+    let split = text.find(|letter: char| letter.is_ascii_alphabetic()).expect("a duration has a unit");
+    let number: u64 = text[..split].parse().expect("a duration has a number");
+    match &text[split..] {
+        "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        "m" => Duration::from_secs(60 * number),
+        "h" => Duration::from_secs(3600 * number),
+        other => panic!("{other} is no unit of time"),
+    }
+}
+
+fn show_tasks(cluster: &Cluster, is_all: bool) -> String {
+    let mut tasks: Vec<&Arc<Task>> = cluster.store.tasks().filter(|task| is_all || !task.status.state.is_final()).collect();
+    tasks.sort_by_key(|task| (task.service_name.clone(), cluster.place(task), task.meta.created_at, task.meta.version));
+    let line = |task: &&Arc<Task>| {
+        let name = format!("{}.{}", task.service_name, cluster.place(task));
+        let node = task.plan.node.map_or("-".into(), |node| cluster.node_name(node));
+        let error = if task.status.error.is_empty() { String::new() } else { format!("  {:?}", task.status.error) };
+        let line = format!(
+            "{name:<8} {node:<4} desired {:<9} {:<9} v{} {}{error}",
+            task.plan.desired, task.status.state, task.spec_version, task.spec.container_spec.image
+        );
+        line.trim_end().to_owned() + "\n"
+    };
+    if tasks.is_empty() { "no tasks\n".into() } else { tasks.iter().map(line).collect() }
+}
+
+fn show_nodes(cluster: &Cluster) -> String {
+    let mut nodes: Vec<_> = cluster.store.nodes().collect();
+    nodes.sort_by_key(|node| node.description.hostname.clone());
+    let name = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
+    nodes
+        .iter()
+        .map(|node| {
+            let (state, availability) = (name(&node.status.state), name(&node.spec.availability));
+            let line = format!("{:<4} {state:<12} {availability:<7} {}", node.description.hostname, node.status.message);
+            line.trim_end().to_owned() + "\n"
+        })
+        .collect()
+}
+
+fn show_spread(cluster: &Cluster) -> String {
+    let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
+    for task in cluster.store.tasks().filter(|task| task.is_active()) {
+        let node = task.plan.node.map_or("-".into(), |node| cluster.node_name(node));
+        *counts.entry((task.service_name.clone(), node)).or_default() += 1;
+    }
+    counts.iter().map(|((service, node), count)| format!("{service} on {node}: {count}\n")).collect()
+}
+
+fn show_deployment(cluster: &Cluster, name: &str) -> Result<String, Refusal> {
+    let service = cluster.store.resolve_service(name)?;
+    let Some(deployment) = &service.plan.deployment else { return Ok("no deployment\n".into()) };
+    // Ids are as random as the seed: names are what a reader can follow.
+    let mut cause = deployment.cause.clone();
+    for task in cluster.store.tasks() {
+        cause = cause.replace(task.id.as_str(), &format!("<{}.{}>", task.service_name, cluster.place(task)));
+    }
+    let cause = if cause.is_empty() { String::new() } else { format!("\n  {cause}") };
+    let failed = deployment.failed_task.as_ref().map(|failed| format!("\n  last: {} {:?}", failed.error, failed.log_tail));
+    Ok(format!(
+        "{:?} v{} {:?}: {} of {} running, {} failures{cause}{}\n",
+        deployment.kind,
+        deployment.spec_version,
+        deployment.state,
+        deployment.running,
+        deployment.wanted,
+        deployment.failures,
+        failed.unwrap_or_default()
+    ))
+}
