@@ -168,11 +168,11 @@ impl Manager {
         tasks.spawn(drive::run(core, events, Arc::new(world), stop.clone()));
         tasks.spawn(serve::run(listener, start.tls, connections, shared.clone(), stop.clone()));
         let manager = Self { shared, removed, stop, tasks };
-        if let Some(founding) = founding {
-            if let Err(refusal) = manager.bootstrap(founding).await {
-                manager.stop().await;
-                return Err(StartError::Founding(refusal));
-            }
+        if let Some(founding) = founding
+            && let Err(refusal) = manager.bootstrap(founding).await
+        {
+            manager.stop().await;
+            return Err(StartError::Founding(refusal));
         }
         Ok(manager)
     }

@@ -5,7 +5,7 @@
 //! the same request id, until they are decided or the deadline is over.
 
 use crate::api::query::{self, Filters};
-use crate::api::{Shared, deadline};
+use crate::api::{Leadership, Shared, deadline};
 use crate::sealing::Kind as SealedKind;
 use crate::status::{from_refusal, to_refusal};
 use crate::waiting::WatchItem;
@@ -134,10 +134,7 @@ impl ControlApi {
     async fn decide(&self, message: MutateRequest) -> Result<v1::Outcome, Status> {
         loop {
             let result = match self.elsewhere().await? {
-                Some(address) => {
-                    let reply = ControlClient::new(self.0.channels.to(&address)).mutate(message.clone()).await;
-                    reply.map(|reply| reply.into_inner().outcome.unwrap_or_default())
-                }
+                Some(address) => self.forward(&address, message.clone()).await,
                 None => self
                     .propose(&message)
                     .await
@@ -148,6 +145,18 @@ impl ControlApi {
                 Err(status) if is_retryable(&status) => tokio::time::sleep(RETRY_PAUSE).await,
                 decided => return decided,
             }
+        }
+    }
+
+    /// Sends a change on to the leader. A leader that was deposed meanwhile may be
+    /// out of reach and never answer, so its successor is asked, with the same id.
+    async fn forward(&self, address: &str, message: MutateRequest) -> Result<v1::Outcome, Status> {
+        let mut client = ControlClient::new(self.0.channels.to(address));
+        let mut leadership = self.0.leadership.clone();
+        let is_other = |now: &Leadership| now.is_self || now.leader.as_ref().is_some_and(|(_, other)| other != address);
+        tokio::select! {
+            reply = client.mutate(message) => Ok(reply?.into_inner().outcome.unwrap_or_default()),
+            _ = leadership.wait_for(is_other) => Err(Status::unavailable("leadership changed while the leader was asked")),
         }
     }
 
