@@ -1,0 +1,113 @@
+//! `skep service ls`.
+
+use crate::client::Client;
+use crate::command::task::ps::{tasks, without_digest};
+use crate::failure::Failure;
+use crate::flags::filter;
+use crate::render::listing::{Listing, row, short};
+use crate::render::output;
+use skep_model::service::{Service, ServiceMode};
+use skep_model::task::Task;
+use skep_model::{Kind, Object, ServiceId, TaskState};
+use skep_proto::request::Query;
+use std::collections::BTreeMap;
+
+/// List services
+#[derive(Debug, clap::Args)]
+pub struct Ls {
+    /// Filter output based on conditions provided
+    #[arg(long, short, value_parser = filter::parse, value_name = "KEY=VALUE")]
+    filter: Vec<(String, String)>,
+    /// table, table TEMPLATE, json, or a Go template
+    #[arg(long)]
+    format: Option<String>,
+    /// Only display IDs
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+impl Ls {
+    /// Prints the list.
+    pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        filter::check(Kind::Service, &self.filter)?;
+        let objects = client.list(&Query::List(Kind::Service, self.filter)).await?;
+        let mut services: Vec<Service> = objects
+            .into_iter()
+            .filter_map(|object| if let Object::Service(service) = object { Some(*service) } else { None })
+            .collect();
+        services.sort_by(|a, b| name(a).cmp(name(b)));
+        let tasks = tasks(client.list(&Query::List(Kind::Task, Vec::new())).await?);
+        output::write(&listing(&services, &counts(&tasks)).render(self.format.as_deref(), self.quiet)?)
+    }
+}
+
+fn name(service: &Service) -> &str {
+    &service.spec.spec.annotations.name
+}
+
+/// How many tasks of a service run, and how many a global service should have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Count {
+    running: u64,
+    desired: u64,
+}
+
+fn counts(tasks: &[Task]) -> BTreeMap<ServiceId, Count> {
+    let mut counts = BTreeMap::<ServiceId, Count>::new();
+    for task in tasks {
+        let count = counts.entry(task.service_id).or_default();
+        count.running += u64::from(task.is_wanted() && task.status.state == TaskState::Running);
+        count.desired += u64::from(task.is_wanted());
+    }
+    counts
+}
+
+fn listing(services: &[Service], counts: &BTreeMap<ServiceId, Count>) -> Listing {
+    Listing {
+        columns: "{{.ID}}\t{{.Name}}\t{{.Mode}}\t{{.Replicas}}\t{{.Image}}\t{{.Ports}}",
+        headers: &[
+            ("ID", "ID"),
+            ("Name", "NAME"),
+            ("Mode", "MODE"),
+            ("Replicas", "REPLICAS"),
+            ("Image", "IMAGE"),
+            ("Ports", "PORTS"),
+            ("Labels", "LABELS"),
+        ],
+        raw: &[
+            ("id", "ID"),
+            ("name", "Name"),
+            ("mode", "Mode"),
+            ("replicas", "Replicas"),
+            ("image", "Image"),
+            ("ports", "Ports"),
+        ],
+        rows: services
+            .iter()
+            .map(|service| {
+                let spec = &service.spec.spec;
+                let count = counts.get(&service.id).copied().unwrap_or_default();
+                row([
+                    ("ID", short(service.id.as_str()).into()),
+                    ("Name", spec.annotations.name.as_str().into()),
+                    ("Mode", if matches!(spec.mode, ServiceMode::Global {}) { "global" } else { "replicated" }.into()),
+                    ("Replicas", replicas(service, count).into()),
+                    ("Image", without_digest(&spec.task_template.container_spec.image).into()),
+                    ("Ports", "".into()),
+                    ("Labels", serde_json::to_value(&spec.annotations.labels).unwrap_or_default()),
+                ])
+            })
+            .collect(),
+        quiet: services.iter().map(|service| short(service.id.as_str()).to_owned()).collect(),
+    }
+}
+
+fn replicas(service: &Service, count: Count) -> String {
+    match service.spec.spec.mode {
+        ServiceMode::Global {} => format!("{}/{}", count.running, count.desired),
+        ServiceMode::Replicated { replicas } => match service.spec.spec.task_template.placement.max_replicas {
+            0 => format!("{}/{replicas}", count.running),
+            max => format!("{}/{replicas} (max {max} per node)", count.running),
+        },
+    }
+}

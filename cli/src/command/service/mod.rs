@@ -1,0 +1,53 @@
+//! `skep service`: run services and change them.
+
+mod create;
+mod logs;
+mod ls;
+mod ps;
+mod references;
+mod rm;
+mod shared;
+
+use crate::client::Client;
+use crate::failure::Failure;
+use clap::Subcommand;
+use skep_model::service::Service;
+use skep_model::{Kind, Object};
+
+/// What can be done with services.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a new service
+    Create(Box<create::Create>),
+    /// Fetch the logs of a service or task
+    Logs(logs::Logs),
+    /// List services
+    #[command(visible_alias = "list")]
+    Ls(ls::Ls),
+    /// List the tasks of one or more services
+    Ps(ps::Ps),
+    /// Remove one or more services
+    #[command(visible_alias = "remove")]
+    Rm(rm::Rm),
+}
+
+impl Command {
+    /// Carries it out.
+    pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        match self {
+            Self::Create(create) => create.run(client).await,
+            Self::Logs(logs) => logs.run(client).await,
+            Self::Ls(ls) => ls.run(client).await,
+            Self::Ps(ps) => ps.run(client).await,
+            Self::Rm(rm) => rm.run(client).await,
+        }
+    }
+}
+
+/// A service by id, name or unique prefix, and the store version it was read at.
+pub async fn get(client: &Client, reference: &str) -> Result<(Service, u64), Failure> {
+    match client.get(Kind::Service, reference).await? {
+        (Object::Service(service), version) => Ok((*service, version)),
+        _ => Err(Failure::refused("the daemon answered with an object of another kind")),
+    }
+}

@@ -1,0 +1,158 @@
+//! `skep swarm init`.
+
+use crate::client::{self, Client};
+use crate::failure::Failure;
+use crate::flags::{choice, duration};
+use crate::render::output;
+use skep_model::node::Availability;
+use skep_proto::v1::{self, InitReply, InitRequest};
+use std::time::Duration;
+
+/// Until the new manager leads.
+const INIT_MAX: Duration = Duration::from_secs(60);
+
+/// Make this node the first manager of a new cluster
+#[derive(Debug, clap::Args)]
+pub struct Init {
+    /// Advertised address (format: <ip|interface>[:port])
+    #[arg(long, value_name = "ADDRESS")]
+    advertise_addr: Option<String>,
+    /// Enable manager autolocking (requiring an unlock key to start a stopped manager)
+    #[arg(long)]
+    autolock: bool,
+    /// Availability of the node (active, pause, drain)
+    #[arg(long, default_value = "active", value_parser = choice::availability)]
+    availability: Availability,
+    /// Validity period for node certificates (ns|us|ms|s|m|h) [default: 2160h0m0s]
+    #[arg(long, value_parser = duration::parse)]
+    cert_expiry: Option<Duration>,
+    /// Address or interface to use for data path traffic (format: <ip|interface>)
+    #[arg(long, value_name = "ADDRESS")]
+    data_path_addr: Option<String>,
+    /// Port number to use for data path traffic (1024 - 49151); 0 is the default port 4789
+    #[arg(long, default_value_t = 0, value_parser = data_path_port)]
+    data_path_port: u32,
+    /// Default address pool in CIDR format
+    #[arg(long, value_delimiter = ',', value_name = "NET")]
+    default_addr_pool: Vec<String>,
+    /// Default address pool subnet mask length
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=29))]
+    default_addr_pool_mask_length: u32,
+    /// Dispatcher heartbeat period (ns|us|ms|s|m|h) [default: 500ms]
+    #[arg(long, value_parser = duration::parse)]
+    dispatcher_heartbeat: Option<Duration>,
+    /// Force create a new cluster from current state
+    #[arg(long)]
+    force_new_cluster: bool,
+    /// Listen address (format: <ip|interface>[:port])
+    #[arg(long, default_value = "0.0.0.0:2377", value_name = "ADDRESS")]
+    listen_addr: String,
+    /// Number of additional Raft snapshots to retain [default: 0]
+    #[arg(long)]
+    max_snapshots: Option<u64>,
+    /// Number of log entries between Raft snapshots [default: 10000]
+    #[arg(long)]
+    snapshot_interval: Option<u64>,
+    /// Task history retention limit [default: 5]
+    #[arg(long, allow_negative_numbers = true)]
+    task_history_limit: Option<i64>,
+}
+
+impl Init {
+    /// Makes the cluster and says how others join it.
+    pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        let request = self.request();
+        let reply = client::call(INIT_MAX, client.local().init(request)).await?;
+        output::write(&text(&reply)?)
+    }
+
+    fn request(self) -> InitRequest {
+        InitRequest {
+            advertise_addr: self.advertise_addr.unwrap_or_default(),
+            listen_addr: self.listen_addr,
+            data_path_addr: self.data_path_addr.unwrap_or_default(),
+            data_path_port: self.data_path_port,
+            default_addr_pool: self.default_addr_pool,
+            default_addr_pool_mask_length: self.default_addr_pool_mask_length,
+            autolock: self.autolock,
+            availability: v1::Availability::from(self.availability).into(),
+            cert_expiry: self.cert_expiry.map(nanos),
+            heartbeat_period: self.dispatcher_heartbeat.map(nanos),
+            task_history_limit: self.task_history_limit,
+            snapshot_interval: self.snapshot_interval,
+            max_snapshots: self.max_snapshots,
+            force_new_cluster: self.force_new_cluster,
+        }
+    }
+}
+
+/// Nanoseconds, as messages have them.
+pub fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn data_path_port(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(port) if port == 0 || (1024..=49151).contains(&port) => Ok(port),
+        _ => Err("a data path port is between 1024 and 49151, or 0 for 4789".into()),
+    }
+}
+
+fn text(reply: &InitReply) -> Result<String, Failure> {
+    let token = reply.worker_token.as_ref().map(|token| token.text()).transpose()?.unwrap_or_default();
+    let mut text = format!(
+        "Swarm initialized: current node ({}) is now a manager.\n\n\
+         To add a worker to this swarm, run the following command:\n\n    skep swarm join --token {token} {}\n\n\
+         To add a manager to this swarm, run 'skep swarm join-token manager' and follow the instructions.\n\n",
+        reply.node_id, reply.address
+    );
+    if let Some(key) = &reply.unlock_key {
+        text.push_str(&unlock_key_text(key.text()?));
+    }
+    Ok(text)
+}
+
+/// What is said with every new unlock key.
+pub fn unlock_key_text(key: &str) -> String {
+    format!(
+        "To unlock a swarm manager after it restarts, run the `skep swarm unlock`\ncommand and provide the following key:\n\n    {key}\n\n\
+         Remember to store this key in a password manager, since without it you\nwill not be able to restart the manager.\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+    use skep_proto::v1::Confidential;
+
+    #[test]
+    fn a_new_cluster_says_how_to_join_it() {
+        let reply = InitReply {
+            node_id: "node1".into(),
+            worker_token: Some(Confidential::new("SWMTKN-1-a-b")),
+            manager_token: Some(Confidential::new("SWMTKN-1-a-c")),
+            unlock_key: Some(Confidential::new("SWMKEY-1-x")),
+            address: "10.0.0.1:2377".into(),
+            cluster_id: "cluster1".into(),
+        };
+        expect![[r#"
+            Swarm initialized: current node (node1) is now a manager.
+
+            To add a worker to this swarm, run the following command:
+
+                skep swarm join --token SWMTKN-1-a-b 10.0.0.1:2377
+
+            To add a manager to this swarm, run 'skep swarm join-token manager' and follow the instructions.
+
+            To unlock a swarm manager after it restarts, run the `skep swarm unlock`
+            command and provide the following key:
+
+                SWMKEY-1-x
+
+            Remember to store this key in a password manager, since without it you
+            will not be able to restart the manager.
+        "#]]
+        .assert_eq(&text(&reply).expect("text"));
+    }
+}

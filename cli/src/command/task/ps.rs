@@ -1,0 +1,170 @@
+//! Lists of tasks, for `service ps` and `node ps`.
+
+use crate::failure::Failure;
+use crate::flags::filter;
+use crate::render::ago;
+use crate::render::listing::{Listing, row, short};
+use skep_model::task::Task;
+use skep_model::{Kind, NodeId, Object, Time};
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+/// The flags of a list of tasks.
+#[derive(Debug, clap::Args)]
+pub struct Flags {
+    /// Filter output based on conditions provided
+    #[arg(long, short, value_parser = filter::parse, value_name = "KEY=VALUE")]
+    pub filter: Vec<(String, String)>,
+    /// table, table TEMPLATE, json, or a Go template
+    #[arg(long)]
+    pub format: Option<String>,
+    /// Do not map IDs to Names
+    #[arg(long)]
+    pub no_resolve: bool,
+    /// Do not truncate output
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Only display task IDs
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+impl Flags {
+    /// Refuses filters that no list of tasks knows.
+    pub fn check(&self) -> Result<(), Failure> {
+        filter::check(Kind::Task, &self.filter)
+    }
+
+    /// The text of the list. `names` may lack nodes that are gone.
+    pub fn render(&self, mut tasks: Vec<Task>, names: &BTreeMap<NodeId, String>, now: Time) -> Result<String, Failure> {
+        tasks.sort_by(order);
+        tasks.dedup_by(|a, b| a.id == b.id);
+        self.listing(&tasks, names, now).render(self.format.as_deref(), self.quiet)
+    }
+
+    fn listing(&self, tasks: &[Task], names: &BTreeMap<NodeId, String>, now: Time) -> Listing {
+        let mut previous = None;
+        let mut rows = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            let place = place(task);
+            let is_history = previous.as_ref() == Some(&place);
+            rows.push(self.row(task, is_history, names, now));
+            previous = Some(place);
+        }
+        Listing {
+            columns: "{{.ID}}\t{{.Name}}\t{{.Image}}\t{{.Node}}\t{{.DesiredState}}\t{{.CurrentState}}\t{{.Error}}\t{{.Ports}}",
+            headers: &[
+                ("ID", "ID"),
+                ("Name", "NAME"),
+                ("Image", "IMAGE"),
+                ("Node", "NODE"),
+                ("DesiredState", "DESIRED STATE"),
+                ("CurrentState", "CURRENT STATE"),
+                ("Error", "ERROR"),
+                ("Ports", "PORTS"),
+            ],
+            raw: &[
+                ("id", "ID"),
+                ("name", "Name"),
+                ("image", "Image"),
+                ("node", "Node"),
+                ("desired_state", "DesiredState"),
+                ("current_state", "CurrentState"),
+                ("error", "Error"),
+                ("ports", "Ports"),
+            ],
+            rows,
+            quiet: tasks.iter().map(|task| self.id(task)).collect(),
+        }
+    }
+
+    fn row(&self, task: &Task, is_history: bool, names: &BTreeMap<NodeId, String>, now: Time) -> serde_json::Value {
+        let name = if self.no_resolve { bare_id_name(task) } else { name(task, names) };
+        let state = title(task.status.state.name());
+        row([
+            ("ID", self.id(task).into()),
+            ("Name", if is_history { format!(" \\_ {name}") } else { name }.into()),
+            (
+                "Image",
+                if self.no_trunc {
+                    task.spec.container_spec.image.clone()
+                } else {
+                    without_digest(&task.spec.container_spec.image)
+                }
+                .into(),
+            ),
+            ("Node", node_name(task, names, self.no_resolve).into()),
+            ("DesiredState", title(task.plan.desired.name()).into()),
+            ("CurrentState", format!("{state} {}", lower(&ago::ago(task.status.timestamp, now))).into()),
+            ("Error", self.error(&task.status.error).into()),
+            ("Ports", "".into()),
+        ])
+    }
+
+    fn id(&self, task: &Task) -> String {
+        if self.no_trunc { task.id.to_string() } else { short(task.id.as_str()).to_owned() }
+    }
+
+    fn error(&self, error: &str) -> String {
+        let line = error.replace(['\n', '\t'], " ");
+        if line.is_empty() {
+            return String::new();
+        }
+        if self.no_trunc || line.chars().count() <= 30 {
+            return format!("\"{line}\"");
+        }
+        format!("\"{}…\"", line.chars().take(29).collect::<String>())
+    }
+}
+
+/// `service.slot`, or `service.node` for a global service.
+pub fn name(task: &Task, names: &BTreeMap<NodeId, String>) -> String {
+    match (task.slot, task.plan.node) {
+        (0, Some(node)) => format!("{}.{}", task.service_name, names.get(&node).map_or(node.as_str(), String::as_str)),
+        (slot, _) => format!("{}.{slot}", task.service_name),
+    }
+}
+
+fn bare_id_name(task: &Task) -> String {
+    match (task.slot, task.plan.node) {
+        (0, Some(node)) => format!("{}.{node}", task.service_id),
+        (slot, _) => format!("{}.{slot}", task.service_id),
+    }
+}
+
+fn node_name(task: &Task, names: &BTreeMap<NodeId, String>, no_resolve: bool) -> String {
+    let Some(node) = task.plan.node else { return String::new() };
+    let resolved = names.get(&node).filter(|_| !no_resolve);
+    resolved.cloned().unwrap_or_else(|| node.to_string())
+}
+
+/// What several tasks follow one another in: a slot, or a node of a global service.
+fn place(task: &Task) -> (String, u64, Option<NodeId>) {
+    (task.service_id.to_string(), task.slot, task.plan.node.filter(|_| task.slot == 0))
+}
+
+fn order(a: &Task, b: &Task) -> Ordering {
+    let key = |task: &Task| (task.service_name.clone(), place(task));
+    key(a).cmp(&key(b)).then(b.meta.created_at.cmp(&a.meta.created_at)).then(a.id.cmp(&b.id))
+}
+
+/// With a capital first letter.
+pub fn title(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+fn lower(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
+}
+
+/// An image reference as lists show it.
+pub fn without_digest(image: &str) -> String {
+    image.split_once('@').map_or(image, |(name, _)| name).to_owned()
+}
+
+/// The tasks among objects.
+pub fn tasks(objects: Vec<Object>) -> Vec<Task> {
+    objects.into_iter().filter_map(|object| if let Object::Task(task) = object { Some(*task) } else { None }).collect()
+}
