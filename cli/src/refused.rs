@@ -96,6 +96,9 @@ fn at(command: Command, path: &[&str], change: impl FnOnce(Command) -> Command) 
         [] => change(command),
         [first, rest @ ..] => {
             let first: &str = first;
+            if command.find_subcommand(first).is_none() {
+                return command;
+            }
             command.mut_subcommand(first.to_owned(), |inner| at(inner, rest, change))
         }
     }
