@@ -4,8 +4,10 @@
 
 mod cluster;
 
-use cluster::{Cluster, Start};
+use cluster::{Behaviour, Cluster, Start};
+use proptest::prelude::*;
 use skep_model::container::{FileTarget, SecretReference};
+use skep_model::deployment::DeploymentState;
 use skep_model::node::Availability;
 use skep_model::request::Mutation;
 use skep_model::resources::Resources;
@@ -101,7 +103,7 @@ fn execute(cluster: &mut Cluster, command: &str) -> Result<String, Refusal> {
         ["service", "rm", name] => {
             cluster.request(Mutation::RemoveService { service: (*name).into() })?;
         }
-        ["service", "behave", name, ..] => behave(cluster, name, &options(3)),
+        ["service" | "image", "behave", name, ..] => behave(cluster, name, &options(3)),
         ["secret", verb, name, ..] => secret(cluster, verb, name, words.get(3).copied().unwrap_or_default())?,
         ["task", verb, name] => end_task(cluster, verb, name),
         ["leader", "change"] => cluster.change_leader(),
@@ -328,6 +330,9 @@ fn show_deployment(cluster: &Cluster, name: &str) -> Result<String, Refusal> {
     for task in cluster.store.tasks() {
         cause = cause.replace(task.id.as_str(), &format!("<{}.{}>", task.service_name, cluster.place(task)));
     }
+    if let Some(failed) = &deployment.failed_task {
+        cause = cause.replace(failed.task.as_str(), "<one that is forgotten>");
+    }
     let cause = if cause.is_empty() { String::new() } else { format!("\n  {cause}") };
     let failed = deployment.failed_task.as_ref().map(|failed| format!("\n  last: {} {:?}", failed.error, failed.log_tail));
     Ok(format!(
@@ -340,4 +345,142 @@ fn show_deployment(cluster: &Cluster, name: &str) -> Result<String, Refusal> {
         deployment.failures,
         failed.unwrap_or_default()
     ))
+}
+
+/// One random thing that happens to a cluster.
+#[derive(Clone, Debug)]
+enum Step {
+    Scale(u64),
+    Image(u64),
+    Parallelism(u64),
+    Fail(usize),
+    Down(usize),
+    Up(usize),
+    Drain(usize),
+    Active(usize),
+    NewLeader,
+    Advance(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0_u64..8).prop_map(Step::Scale),
+        (0_u64..3).prop_map(Step::Image),
+        (0_u64..3).prop_map(Step::Parallelism),
+        (0_usize..8).prop_map(Step::Fail),
+        (0_usize..3).prop_map(Step::Down),
+        (0_usize..3).prop_map(Step::Up),
+        (0_usize..3).prop_map(Step::Drain),
+        (0_usize..3).prop_map(Step::Active),
+        Just(Step::NewLeader),
+        (1_u64..20).prop_map(Step::Advance),
+    ]
+}
+
+fn take_step(cluster: &mut Cluster, step: &Step) {
+    let node = |n: &usize| format!("n{}", n + 1);
+    let update = |cluster: &mut Cluster, change: &dyn Fn(&mut ServiceSpec)| {
+        let mut spec = cluster.store.resolve_service("web").expect("the service").spec.spec.clone();
+        change(&mut spec);
+        let mutation = Mutation::UpdateService { service: "web".into(), expect: None, spec: Box::new(spec) };
+        cluster.request(mutation).expect("a valid update");
+    };
+    match step {
+        Step::Scale(replicas) => update(cluster, &|spec| spec.mode = ServiceMode::Replicated { replicas: *replicas }),
+        Step::Image(n) => update(cluster, &|spec| spec.task_template.container_spec.image = format!("app:{n}")),
+        Step::Parallelism(n) => update(cluster, &|spec| spec.update_config.parallelism = *n),
+        Step::Fail(n) => {
+            let running: Vec<_> =
+                cluster.store.tasks().filter(|task| task.status.state == TaskState::Running).map(|task| task.id).collect();
+            if let Some(id) = running.get(*n) {
+                cluster.report(*id, |status| status.state = TaskState::Failed);
+            }
+        }
+        Step::Down(n) => cluster.silence(&node(n)),
+        Step::Up(n) => {
+            cluster.open(&node(n));
+            cluster.settle();
+        }
+        Step::Drain(n) => update_node(cluster, "drain", &node(n), &[]).expect("a node of that name"),
+        Step::Active(n) => update_node(cluster, "active", &node(n), &[]).expect("a node of that name"),
+        Step::NewLeader => cluster.change_leader(),
+        Step::Advance(seconds) => cluster.advance(Duration::from_secs(*seconds)),
+    }
+}
+
+/// Slots whose update is under way: their task of the newest version was made to
+/// replace another, and has not run yet.
+fn n_updating(cluster: &Cluster) -> usize {
+    let service = cluster.store.resolve_service("web").expect("the service");
+    let is_step = |task: &&Arc<Task>| {
+        task.spec_version == service.spec.spec_version
+            && task.is_active()
+            && task.plan.replaces.is_some()
+            && !task.plan.is_restart
+            && task.status.state < TaskState::Running
+    };
+    cluster.store.tasks_of_service(service.id).filter(is_step).count()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever happens, the checks of the cluster hold after every transaction
+    /// (legal steps, one wanted task for each slot, no over-reservation), and once
+    /// all nodes are back the service is what it should be.
+    #[test]
+    fn a_service_survives_anything(steps in prop::collection::vec(step(), 1..40), seed in 0_u64..1000) {
+        let mut cluster = Cluster::new(seed);
+        for name in ["n1", "n2", "n3"] {
+            add_node(&mut cluster, name, &[("cpu", "4")]);
+        }
+        let mut spec = new_spec("web");
+        set_options(&cluster, &mut spec, &[("replicas", "3"), ("cpu", "1"), ("delay", "1s"), ("on-failure", "continue")]);
+        cluster.request(Mutation::CreateService { spec: Box::new(spec) }).expect("a valid service");
+        for step in &steps {
+            take_step(&mut cluster, step);
+        }
+        for name in ["n1", "n2", "n3"] {
+            cluster.open(name);
+            cluster.settle();
+            update_node(&mut cluster, "active", name, &[]).expect("a node of that name");
+        }
+        cluster.advance(Duration::from_secs(200));
+        let service = cluster.store.resolve_service("web").expect("the service").clone();
+        let ServiceMode::Replicated { replicas } = service.spec.spec.mode else { panic!("it is replicated") };
+        let running: Vec<_> = cluster.store.tasks_of_service(service.id).filter(|task| task.is_active()).collect();
+        prop_assert_eq!(running.len() as u64, replicas);
+        for task in running {
+            prop_assert_eq!(task.status.state, TaskState::Running);
+            prop_assert_eq!(&task.spec.container_spec.image, &service.spec.spec.task_template.container_spec.image);
+        }
+        prop_assert_eq!(service.plan.deployment.as_ref().map(|deployment| deployment.state), Some(DeploymentState::Converged));
+    }
+
+    /// An update never has more slots under way than its parallelism allows.
+    #[test]
+    fn parallelism_is_never_exceeded(replicas in 1_u64..9, parallelism in 1_u64..5, delay in 0_u64..4, failing in 0_usize..9) {
+        let mut cluster = Cluster::new(replicas);
+        add_node(&mut cluster, "n1", &[("cpu", "16")]);
+        let mut spec = new_spec("web");
+        let (replicas, parallelism, delay) = (replicas.to_string(), parallelism.to_string(), format!("{delay}s"));
+        let options = [("replicas", replicas.as_str()), ("parallelism", &parallelism), ("update-delay", &delay), ("delay", "1s"), ("ratio", "1")];
+        set_options(&cluster, &mut spec, &options);
+        cluster.request(Mutation::CreateService { spec: Box::new(spec.clone()) }).expect("a valid service");
+        cluster.behaviours.insert("app:2".into(), Behaviour { start: Start::Hangs, never_stops: false });
+        spec.task_template.container_spec.image = "app:2".into();
+        cluster.request(Mutation::UpdateService { service: "web".into(), expect: None, spec: Box::new(spec) }).expect("an update");
+        let expected = replicas.parse::<usize>().expect("a number").min(parallelism.parse().expect("a number"));
+        prop_assert_eq!(n_updating(&cluster), expected);
+        // One of the old tasks fails meanwhile: its restart is no step of the update.
+        let old: Vec<_> = cluster.store.tasks().filter(|task| task.status.state == TaskState::Running).map(|task| task.id).collect();
+        if let Some(id) = old.get(failing) {
+            cluster.report(*id, |status| status.state = TaskState::Failed);
+        }
+        cluster.advance(Duration::from_secs(10));
+        prop_assert!(n_updating(&cluster) <= expected);
+        cluster.behaviours.clear();
+        cluster.advance(Duration::from_secs(120));
+        prop_assert_eq!(n_updating(&cluster), 0);
+    }
 }

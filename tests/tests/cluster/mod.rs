@@ -28,7 +28,7 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 /// So many rounds without coming to rest are a livelock.
 const ROUNDS_MAX: usize = 10_000;
 
-/// What a service's tasks do when they are started or stopped.
+/// What the tasks of a service (or an image) do when they are started or stopped.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Behaviour {
     /// How far a start gets.
@@ -73,6 +73,7 @@ pub struct Cluster {
     pub leader: Leader,
     pub dispatcher: Dispatcher,
     pub agents: BTreeMap<String, Agent>,
+    /// By name of a service or an image.
     pub behaviours: BTreeMap<String, Behaviour>,
     /// What happened to tasks, in words, while it is being traced.
     pub trace: Vec<String>,
@@ -145,8 +146,13 @@ impl Cluster {
             certificate_expires: self.now + Duration::from_secs(90 * 24 * 3600),
         };
         self.request(mutation).expect("a node may join");
-        let description =
-            NodeDescription { hostname: name.into(), platform, resources, engine_version: "0.1.0".into(), ..NodeDescription::default() };
+        let description = NodeDescription {
+            hostname: name.into(),
+            platform,
+            resources,
+            engine_version: "0.1.0".into(),
+            ..NodeDescription::default()
+        };
         self.agents.insert(name.into(), Agent { node: Some(id), is_up: true, description, ..Agent::default() });
         self.open(name);
         self.settle();
@@ -159,8 +165,7 @@ impl Cluster {
         agent.is_up = true;
         agent.session = Some(session);
         agent.chain = 0;
-        let statuses =
-            agent.tasks.iter().map(|(id, (_, status))| StatusUpdate { task: *id, status: status.clone() }).collect();
+        let statuses = agent.tasks.iter().map(|(id, (_, status))| StatusUpdate { task: *id, status: status.clone() }).collect();
         let hello = Hello {
             node: agent.node.expect("an agent has a node"),
             description: agent.description.clone(),
@@ -406,7 +411,9 @@ impl Cluster {
             let Some(session) = agent.session else { continue };
             let mut updates = Vec::new();
             for (task, status) in agent.tasks.values_mut() {
-                let behaviour = self.behaviours.get(&task.service_name).cloned().unwrap_or_default();
+                let image = &task.spec.container_spec.image;
+                let behaviour = self.behaviours.get(&task.service_name).or_else(|| self.behaviours.get(image));
+                let behaviour = behaviour.cloned().unwrap_or_default();
                 if step(task, status, &behaviour, self.now) {
                     updates.push(StatusUpdate { task: task.id, status: status.clone() });
                 }

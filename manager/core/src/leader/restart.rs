@@ -92,7 +92,9 @@ fn replace_one(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted, key: Slo
     let node = old.plan.node.and_then(|node| draft.store.node(node));
     let is_drained = node.is_some_and(|node| node.spec.availability == Availability::Drain);
     let from = if old.status.state.is_final() { ended_at(old).max(old.plan.start_at.unwrap_or_default()) } else { draft.now };
-    let start_at = (!is_drained).then(|| from + old.spec.restart_policy.delay);
+    // One that was asked to stop and has, on a node that was drained and is back, left no reason to wait.
+    let was_asked = old.status.state == TaskState::Shutdown;
+    let start_at = (!is_drained && !was_asked).then(|| from + old.spec.restart_policy.delay);
     let cause = Cause { desired: TaskState::Ready, start_at, replaces: slot.predecessor(), is_restart: ended_by_itself(old) };
     make(draft, mint, wanted, key, cause);
 }

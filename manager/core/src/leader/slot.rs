@@ -29,11 +29,12 @@ impl Slot {
         self.tasks.last()
     }
 
-    /// The task that a new one has to wait for: the newest that has been started
-    /// and not ended, else the newest.
+    /// The task that a new one has to wait for: the newest that is being stopped,
+    /// else the newest.
     pub(crate) fn predecessor(&self) -> Option<TaskId> {
         let is_up = |task: &&Arc<Task>| (TaskState::Starting..=TaskState::Running).contains(&task.status.state);
-        self.tasks.iter().rev().find(is_up).or(self.newest()).map(|task| task.id)
+        let is_stopping = |task: &&Arc<Task>| !task.is_wanted() && is_up(task);
+        self.tasks.iter().rev().find(is_stopping).or(self.newest()).map(|task| task.id)
     }
 
     /// Tasks that are wanted and have not ended.

@@ -129,6 +129,8 @@ fn replace(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted, key: SlotKey
             draft.want(task.id, TaskState::Shutdown);
         }
     }
+    // An old task that runs is being stopped by now, but for start-first.
+    let replaces = slot.active().next_back().map(|task| task.id).or(slot.predecessor());
     let desired = if starts_first { TaskState::Running } else { TaskState::Ready };
-    make(draft, mint, wanted, key, Cause { desired, start_at: None, replaces: slot.predecessor(), is_restart: false });
+    make(draft, mint, wanted, key, Cause { desired, start_at: None, replaces, is_restart: false });
 }

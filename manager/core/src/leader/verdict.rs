@@ -11,7 +11,7 @@
 use super::allocate::Wanted;
 use super::draft::Draft;
 use super::restart::{ended_by_itself, should_restart};
-use super::slot::{Slot, SlotKey, slots};
+use super::slot::{Slot, SlotKey, key, slots};
 use super::update::{config, is_dirty, is_slot_dirty};
 use crate::control::references_exist;
 use crate::timing;
@@ -20,6 +20,7 @@ use skep_model::service::{FailureAction, ServiceMode, ServiceRecord};
 use skep_model::task::Task;
 use skep_model::{TaskId, TaskState, Time};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A deployment that begins now.
@@ -44,13 +45,16 @@ pub(crate) fn begin(spec_version: u64, kind: DeploymentKind, now: Time) -> Deplo
 /// the deployment under way and ended within its monitor period.
 pub(crate) fn count_failure(draft: &mut Draft<'_>, wanted: &Wanted, task: &Task) {
     let monitor = monitor(draft, wanted);
+    // Only the first task of a spec version in its slot counts; its restarts do not.
+    let is_same = |other: &&Arc<Task>| other.spec_version == task.spec_version && key(other) == key(task);
+    let created = |task: &Task| (task.meta.created_at, task.meta.version, task.id);
+    let is_first = !draft.tasks().filter(is_same).any(|other| created(other) < created(task));
     let Some(deployment) = draft.deployment_mut() else { return };
     if deployment.state.is_final() || task.spec_version != deployment.spec_version || !ended_by_itself(task) {
         return;
     }
     let is_early = task.status.running_since.is_none_or(|since| task.status.applied_at.since(since) <= monitor);
-    // Only the update's own tasks count; their restarts do not.
-    if is_early && !task.plan.is_restart {
+    if is_early && is_first {
         deployment.failures += 1;
     }
     if is_early && task.status.state != TaskState::Complete {
@@ -124,7 +128,7 @@ pub(crate) fn judge(draft: &mut Draft<'_>, wanted: &Wanted) {
     if standing.n_settled >= n_wanted && standing.n_unsettled == 0 {
         let state = if is_rollback { DeploymentState::RolledBack } else { DeploymentState::Converged };
         end(draft, state, cause);
-    } else if let (Some(exhausted), 0) = (&standing.exhausted, standing.n_dirty) {
+    } else if let (Some(exhausted), 0) = (&standing.exhausted, standing.n_unsettled - standing.n_exhausted) {
         let cause = failure_text(draft, exhausted);
         end(draft, DeploymentState::Failed, cause);
     } else if deadline_at <= now {
@@ -147,9 +151,9 @@ struct Standing {
     n_settled: u64,
     /// Have not.
     n_unsettled: u64,
-    /// Have yet to be updated.
-    n_dirty: u64,
-    /// A task that failed and is not replaced.
+    /// Of those: had a task that failed and is not replaced.
+    n_exhausted: u64,
+    /// One such task.
     exhausted: Option<Task>,
     next_step_at: Option<Time>,
 }
@@ -159,12 +163,13 @@ impl Standing {
         let mut standing = Self::default();
         let monitor = monitor(draft, wanted);
         for (key, slot) in slots {
-            let is_settled = standing.add(draft, wanted, slot, monitor);
             // A global service's stopped slot on a node that takes no tasks is not wanted.
-            let is_gone = key.node.is_some() && slot.active().next().is_none() && !counts(draft, wanted, key);
-            if is_settled {
+            if key.node.is_some() && slot.active().next().is_none() && !counts(draft, wanted, key) {
+                continue;
+            }
+            if standing.add(draft, wanted, slot, monitor) {
                 standing.n_settled += 1;
-            } else if !is_gone {
+            } else {
                 standing.n_unsettled += 1;
             }
         }
@@ -173,7 +178,6 @@ impl Standing {
 
     fn add(&mut self, draft: &Draft<'_>, wanted: &Wanted, slot: &Slot, monitor: Duration) -> bool {
         if is_slot_dirty(draft, wanted, slot) {
-            self.n_dirty += 1;
             return false;
         }
         let mut active = slot.active();
@@ -191,6 +195,7 @@ impl Standing {
                 Some(newest) if should_restart(newest, slot) => false,
                 Some(newest) if newest.status.state == TaskState::Complete => true,
                 Some(newest) if ended_by_itself(newest) => {
+                    self.n_exhausted += 1;
                     self.exhausted.get_or_insert_with(|| Task::clone(newest));
                     false
                 }
