@@ -152,7 +152,8 @@ impl Cluster {
         self.on_with(node, command, b"")
     }
 
-    fn on_with(&self, node: &str, command: &[&str], input: &[u8]) -> Said {
+    /// Runs any program on a node with something on its standard input.
+    pub fn on_with(&self, node: &str, command: &[&str], input: &[u8]) -> Said {
         let dir = self.dir().display().to_string();
         Said::by(&script(), &[&["exec", "--dir", &dir, node], command].concat(), input, COMMAND_DEADLINE)
     }

@@ -13,12 +13,14 @@
 
 mod cluster;
 mod figures;
+mod hunt;
 mod said;
 mod traces;
 mod wait;
 
-pub use cluster::{Cluster, Task};
+pub use cluster::{Background, Cluster, Task};
 pub use figures::{Figures, is_full};
+pub use hunt::{Find, Hunt};
 pub use said::Said;
-pub use traces::Traces;
+pub use traces::{Process, Traces};
 pub use wait::wait_for;

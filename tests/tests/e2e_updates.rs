@@ -1,0 +1,255 @@
+//! Deployments: rolled one by one, gated by health, rolled back when they fail; a secret's change is one of them.
+
+use std::time::Duration;
+
+use skep_tests::e2e::{Cluster, Said, Task, wait_for};
+
+const FAILED: i32 = 3;
+const ROLLED_BACK: i32 = 4;
+const DEADLINE: i32 = 5;
+
+/// Says what it holds, then waits for its end.
+const SHOW: &str =
+    "echo \"V=$V secret=$(cat /run/secrets/word 2>/dev/null)\"; trap 'exit 0' TERM; while :; do sleep 1000000 & wait; done";
+
+/// A healthy service of `replicas` that obeys its stop signal at once.
+fn create(cluster: &Cluster, name: &str, replicas: usize, more: &[&str]) -> Said {
+    let replicas = replicas.to_string();
+    let head = [
+        "service",
+        "create",
+        "--quiet",
+        "--name",
+        name,
+        "--replicas",
+        &replicas,
+        "--network",
+        "none",
+        "--limit-pids",
+        "20",
+        "--restart-delay",
+        "0s",
+        "--update-monitor",
+        "1s",
+        "--rollback-monitor",
+        "1s",
+        "--entrypoint",
+        "sh",
+    ];
+    let tail = ["busybox:latest", "-c", SHOW];
+    cluster.skep("m1", &[&head, more, &tail].concat())
+}
+
+fn update(cluster: &Cluster, name: &str, more: &[&str]) -> Said {
+    cluster.skep("m1", &[&["service", "update", "--quiet"], more, &[name]].concat())
+}
+
+fn image_of(cluster: &Cluster, service: &str, template: &str) -> String {
+    cluster.skep("m1", &["service", "inspect", "--format", template, service]).ok().trim().to_owned()
+}
+
+fn environment(cluster: &Cluster, service: &str) -> String {
+    image_of(cluster, service, "{{.Spec.TaskTemplate.ContainerSpec.Env}}")
+}
+
+/// The last line that each running task of the service has printed, sorted.
+fn said(cluster: &Cluster, service: &str) -> Vec<String> {
+    let mut lines: Vec<String> = cluster
+        .running("m1", service)
+        .iter()
+        .map(|task| {
+            cluster.skep("m1", &["service", "logs", "--raw", &task.id]).ok().lines().last().unwrap_or_default().to_owned()
+        })
+        .collect();
+    lines.sort();
+    lines
+}
+
+fn ids(tasks: &[Task]) -> Vec<&str> {
+    let mut ids: Vec<&str> = tasks.iter().map(|task| task.id.as_str()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[test]
+fn updates_roll_and_fail_and_come_back() {
+    let cluster = Cluster::up(1, 2);
+    cluster.load_busybox();
+
+    only_what_changed_restarts(&cluster);
+    a_failing_update_is_rolled_back(&cluster);
+    a_failing_update_pauses_by_default(&cluster);
+    health_decides(&cluster);
+    a_secret_update_is_a_rolling_update(&cluster);
+    drain_moves_tasks_and_global_follows_nodes(&cluster);
+    a_wait_ends_with_a_verdict(&cluster);
+}
+
+fn only_what_changed_restarts(cluster: &Cluster) {
+    create(cluster, "web", 3, &["--env", "V=1"]).ok();
+    assert_eq!(said(cluster, "web"), ["V=1 secret="; 3]);
+    let first = cluster.running("m1", "web");
+
+    update(cluster, "web", &["--label-add", "colour=red"]).ok();
+    assert_eq!(ids(&cluster.running("m1", "web")), ids(&first), "a label of the service is no business of its tasks");
+    cluster.skep("m1", &["service", "scale", "web=4"]).ok();
+    let four = cluster.running("m1", "web");
+    assert!(ids(&first).iter().all(|id| ids(&four).contains(id)) && four.len() == 4, "scaling up adds: {four:?}");
+
+    update(cluster, "web", &["--env-add", "V=2"]).ok();
+    assert_eq!(said(cluster, "web"), ["V=2 secret="; 4]);
+    let second = cluster.running("m1", "web");
+    assert!(ids(&second).iter().all(|id| !ids(&four).contains(id)), "all tasks were replaced");
+
+    update(cluster, "web", &["--force"]).ok();
+    assert!(ids(&cluster.running("m1", "web")).iter().all(|id| !ids(&second).contains(id)), "--force replaces all");
+    cluster.skep("m1", &["service", "rollback", "--quiet", "web"]).ok();
+    cluster.skep("m1", &["service", "scale", "web=1"]).ok();
+    assert_eq!(cluster.running("m1", "web").len(), 1);
+    cluster.skep("m1", &["service", "rm", "web"]).ok();
+}
+
+fn a_failing_update_is_rolled_back(cluster: &Cluster) {
+    create(cluster, "back", 3, &["--env", "V=1", "--update-failure-action", "rollback"]).ok();
+    let failed = update(cluster, "back", &["--env-add", "V=2", "--args", "-c 'echo i cannot start >&2; exit 7'"]);
+    assert_eq!(failed.code, ROLLED_BACK, "{failed}");
+    let told = format!("{}{}", failed.out, failed.err);
+    assert!(told.contains('7'), "the failed task's cause is shown: {failed}");
+    assert!(told.contains("i cannot start"), "and its last log lines: {failed}");
+    assert_eq!(environment(cluster, "back"), "[V=1]", "the spec is the old one again");
+    assert_eq!(said(cluster, "back"), ["V=1 secret="; 3]);
+    cluster.skep("m1", &["service", "rm", "back"]).ok();
+}
+
+fn a_failing_update_pauses_by_default(cluster: &Cluster) {
+    create(cluster, "pause", 3, &["--env", "V=1"]).ok();
+    let failed = update(cluster, "pause", &["--env-add", "V=2", "--args", "-c 'exit 7'"]);
+    assert_eq!(failed.code, FAILED, "{failed}");
+    let running = cluster.running("m1", "pause");
+    assert_eq!(running.len(), 2, "one by one: the first failed, so the others were left alone: {running:?}");
+    assert_eq!(environment(cluster, "pause"), "[V=2]", "a paused update keeps what was asked for");
+    update(cluster, "pause", &["--args", &format!("-c '{}'", SHOW.replace('\'', "'\\''"))]).ok();
+    assert_eq!(said(cluster, "pause"), ["V=2 secret="; 3], "the next update goes through");
+    cluster.skep("m1", &["service", "rm", "pause"]).ok();
+}
+
+fn health_decides(cluster: &Cluster) {
+    let health =
+        ["--health-interval", "200ms", "--health-timeout", "2s", "--health-retries", "2", "--update-failure-action", "rollback"];
+    create(cluster, "health", 2, &[&health[..], &["--health-cmd", "test ! -e /sick"]].concat()).ok();
+    let before = cluster.running("m1", "health");
+    let failed = update(cluster, "health", &["--health-cmd", "echo i am sick; exit 1"]);
+    assert_eq!(failed.code, ROLLED_BACK, "{failed}");
+    let after = cluster.running("m1", "health");
+    assert_eq!(after.len(), 2);
+    let kept = ids(&after).iter().filter(|id| ids(&before).contains(id)).count();
+    assert_eq!(kept, 1, "the second task was never touched, as the first did not get healthy");
+    cluster.skep("m1", &["service", "rm", "health"]).ok();
+}
+
+fn a_secret_update_is_a_rolling_update(cluster: &Cluster) {
+    cluster.skep_with("m1", &["secret", "create", "word", "-"], b"first").ok();
+    create(cluster, "reader", 3, &["--secret", "word"]).ok();
+    create(cluster, "bystander", 1, &[]).ok();
+    let bystander = cluster.running("m1", "bystander");
+    assert_eq!(said(cluster, "reader"), ["V= secret=first"; 3]);
+
+    cluster.skep_with("m1", &["secret", "update", "word", "-"], b"second").ok();
+    let mut fewest = 3;
+    wait_for("all readers to hold the second version", Duration::from_secs(60), || {
+        let running = cluster.running("m1", "reader");
+        fewest = fewest.min(running.len());
+        (running.len() == 3 && said(cluster, "reader") == ["V= secret=second"; 3]).then_some(())
+    });
+    assert!(fewest >= 2, "one by one: {fewest} of 3 ran at the worst moment seen");
+    assert_eq!(ids(&cluster.running("m1", "bystander")), ids(&bystander), "who does not use it is not touched");
+
+    cluster.skep("m1", &["service", "rollback", "--quiet", "reader"]).ok();
+    assert_eq!(said(cluster, "reader"), ["V= secret=first"; 3], "a rollback restores the versions' numbers");
+    cluster.skep("m1", &["service", "rm", "reader", "bystander"]).ok();
+    cluster.skep("m1", &["secret", "rm", "word"]).ok();
+}
+
+fn drain_moves_tasks_and_global_follows_nodes(cluster: &Cluster) {
+    create(cluster, "moved", 4, &["--constraint", "node.role==worker"]).ok();
+    let everywhere = [
+        "service",
+        "create",
+        "--quiet",
+        "--name",
+        "everywhere",
+        "--mode",
+        "global",
+        "--network",
+        "none",
+        "--limit-pids",
+        "20",
+        "busybox:latest",
+    ];
+    cluster.skep("m1", &[&everywhere[..], &["sleep", "1000000"]].concat()).ok();
+    let nodes = |service: &str| {
+        let mut nodes: Vec<String> = cluster.running("m1", service).into_iter().map(|task| task.node).collect();
+        nodes.sort();
+        nodes
+    };
+    assert_eq!(nodes("moved"), ["w1", "w1", "w2", "w2"]);
+    assert_eq!(nodes("everywhere"), ["m1", "w1", "w2"]);
+
+    cluster.skep("m1", &["node", "update", "--availability", "drain", "w1"]).ok();
+    wait_for("the drained node's tasks to run elsewhere", Duration::from_secs(40), || {
+        (nodes("moved") == ["w2"; 4]).then_some(())
+    });
+    wait_for("the global service to leave it", Duration::from_secs(40), || (nodes("everywhere") == ["m1", "w2"]).then_some(()));
+    wait_for("no process of a task on it", Duration::from_secs(40), || cluster.task_processes("w1").is_empty().then_some(()));
+    cluster.skep("m1", &["node", "update", "--availability", "active", "w1"]).ok();
+    wait_for("the global service to come back", Duration::from_secs(40), || {
+        (nodes("everywhere") == ["m1", "w1", "w2"]).then_some(())
+    });
+    assert_eq!(nodes("moved"), ["w2"; 4], "tasks are not moved back without need");
+    cluster.skep("m1", &["node", "update", "--availability", "pause", "w2"]).ok();
+    cluster.skep("m1", &["service", "scale", "moved=5"]).ok();
+    assert_eq!(nodes("moved"), ["w1", "w2", "w2", "w2", "w2"], "a paused node keeps its tasks and gets no new one");
+    cluster.skep("m1", &["node", "update", "--availability", "active", "w2"]).ok();
+    cluster.skep("m1", &["service", "rm", "moved", "everywhere"]).ok();
+}
+
+fn a_wait_ends_with_a_verdict(cluster: &Cluster) {
+    let nowhere = create(cluster, "nowhere", 1, &["--constraint", "node.labels.none==such", "--timeout", "3s"]);
+    assert_eq!(nowhere.code, DEADLINE, "{nowhere}");
+    let told = format!("{}{}", nowhere.out, nowhere.err);
+    assert!(told.contains("constraints"), "it says why the task is pending: {nowhere}");
+    let [task] = &cluster.tasks("m1", "nowhere")[..] else { panic!("one task") };
+    assert!(task.error.contains("no suitable node"), "{task:?}");
+    assert!(task.error.contains("on 3 nodes"), "with counts: {task:?}");
+    cluster.skep("m1", &["service", "rm", "nowhere"]).ok();
+
+    let crash = cluster.skep(
+        "m1",
+        &[
+            "service",
+            "create",
+            "--quiet",
+            "--name",
+            "crash",
+            "--restart-condition",
+            "none",
+            "--limit-pids",
+            "20",
+            "busybox:latest",
+            "sh",
+            "-c",
+            "echo no luck; exit 3",
+        ],
+    );
+    assert_eq!(crash.code, FAILED, "{crash}");
+    assert!(format!("{}{}", crash.out, crash.err).contains("no luck"), "{crash}");
+    cluster.skep("m1", &["service", "rm", "crash"]).ok();
+
+    let missing = cluster.skep(
+        "m1",
+        &["service", "create", "--quiet", "--name", "missing", "--restart-condition", "none", "nowhere.invalid/missing:1"],
+    );
+    assert_eq!(missing.code, FAILED, "{missing}");
+    assert!(format!("{}{}", missing.out, missing.err).contains("missing"), "{missing}");
+    cluster.skep("m1", &["service", "rm", "missing"]).ok();
+}
