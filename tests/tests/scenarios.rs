@@ -106,6 +106,11 @@ fn execute(cluster: &mut Cluster, command: &str) -> Result<String, Refusal> {
         ["service" | "image", "behave", name, ..] => behave(cluster, name, &options(3)),
         ["secret", verb, name, ..] => secret(cluster, verb, name, words.get(3).copied().unwrap_or_default())?,
         ["task", verb, name] => end_task(cluster, verb, name),
+        ["task", "attempt", name, n] => {
+            let task = cluster.task(name).expect("a task of that name");
+            let attempt = n.parse().expect("a number of attempts");
+            cluster.report(task.id, |status| status.attempt = attempt);
+        }
         ["leader", "change"] => cluster.change_leader(),
         ["advance", duration] => cluster.advance(parse_duration(duration)),
         ["trace", "on"] => cluster.is_traced = true,

@@ -18,6 +18,9 @@ mod spec;
 mod template;
 mod text;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use files::all_exist as references_exist;
 
 use crate::mint::Mint;

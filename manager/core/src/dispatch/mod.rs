@@ -13,6 +13,9 @@ mod assignment;
 mod nodes;
 mod status;
 
+#[cfg(test)]
+mod tests;
+
 use crate::action::Action;
 use crate::store::{Change, Store, StoredObject};
 use crate::timing;

@@ -179,7 +179,7 @@ impl<'a> Draft<'a> {
         for transaction in &mut transactions {
             transaction.preconditions = self.preconditions(&transaction.writes);
         }
-        let pairs = self.tasks.into_values().filter(|entry| is_changed(entry)).map(|entry| (entry.stored, entry.task)).collect();
+        let pairs = self.tasks.into_values().filter(is_changed).map(|entry| (entry.stored, entry.task)).collect();
         Drafted { transactions, wakeup: self.wakeup, pairs }
     }
 
@@ -271,13 +271,16 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// A task before and after a turn.
+pub(crate) type Pair = (Option<Arc<Task>>, Option<Arc<Task>>);
+
 /// What became of a draft.
 #[derive(Debug)]
 pub(crate) struct Drafted {
     pub(crate) transactions: Vec<Transaction>,
     pub(crate) wakeup: Option<Time>,
     /// Tasks before and after, for the ledger.
-    pub(crate) pairs: Vec<(Option<Arc<Task>>, Option<Arc<Task>>)>,
+    pub(crate) pairs: Vec<Pair>,
 }
 
 fn is_changed(entry: &Entry) -> bool {

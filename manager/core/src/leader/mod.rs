@@ -174,7 +174,7 @@ impl Leader {
     /// has been committed or refused.
     pub fn turn(&mut self, store: &Store, now: Time, mint: &mut Mint) -> Vec<Transaction> {
         self.ledger.forget(now);
-        let (services, overcommitted) = self.to_look_at(store, now);
+        let (services, overcommitted) = self.take_dirty(store, now);
         let mut transactions = Vec::new();
         let mut drafted_pairs = Vec::new();
         for id in services {
@@ -213,7 +213,7 @@ impl Leader {
     }
 
     /// The services that a turn looks at, and tasks that no longer fit on their nodes.
-    fn to_look_at(&mut self, store: &Store, now: Time) -> (BTreeSet<ServiceId>, BTreeSet<TaskId>) {
+    fn take_dirty(&mut self, store: &Store, now: Time) -> (BTreeSet<ServiceId>, BTreeSet<TaskId>) {
         let dirty = std::mem::take(&mut self.dirty);
         let mut services = dirty.services;
         services.extend(self.timers.due(now));

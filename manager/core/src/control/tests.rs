@@ -1,0 +1,384 @@
+//! Every rule of admission, as tables: what is refused, in which words.
+
+use super::{Admitted, admit};
+use crate::mint::Mint;
+use crate::store::Store;
+use crate::timing;
+use crate::transaction::Write;
+use skep_model::cluster::{Cluster, ClusterPlan, ClusterSpec};
+use skep_model::container::{ConfigReference, FileTarget, HealthConfig, Mount, MountKind, SecretReference, Ulimit};
+use skep_model::node::{Availability, ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus, Role};
+use skep_model::request::{Mutation, Outcome};
+use skep_model::sealed::Sealed;
+use skep_model::secret::{SecretVersion, VERSIONS_MAX};
+use skep_model::service::{Annotations, FailureAction, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig};
+use skep_model::{ClusterId, ConfigId, Meta, NodeId, Refusal, RequestId, SecretId, Section, Time};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A store that every admitted request is applied to at once.
+struct Desk {
+    store: Store,
+    mint: Mint,
+    n: u64,
+}
+
+const NOW: Time = Time::from_millis(1_000_000);
+
+impl Desk {
+    fn new() -> Self {
+        let mut desk = Self { store: Store::default(), mint: Mint::new(1), n: 0 };
+        let cluster = Cluster {
+            id: ClusterId::from_random([1; 16]),
+            meta: Meta::default(),
+            spec: Section::new(ClusterSpec::default()),
+            plan: Section::new(ClusterPlan::default()),
+        };
+        let manager = ManagerStatus { raft_id: 1, address: "10.0.0.1:2377".into(), format_max: 1 };
+        let node = Node {
+            id: NodeId::from_random([1; 16]),
+            meta: Meta::default(),
+            spec: Section::new(NodeSpec { desired_role: Role::Manager, ..NodeSpec::default() }),
+            description: Section::new(NodeDescription { hostname: "m1".into(), ..NodeDescription::default() }),
+            status: Section::new(NodeStatus { state: NodeState::Ready, ..NodeStatus::default() }),
+            plan: Section::new(NodePlan { role: Role::Manager, manager: Some(manager), ..NodePlan::default() }),
+        };
+        desk.ask(Mutation::Bootstrap { cluster: Box::new(cluster), node: Box::new(node) }).expect("a cluster begins");
+        desk
+    }
+
+    fn ask(&mut self, mutation: Mutation) -> Result<Outcome, Refusal> {
+        self.n += 1;
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.n.to_be_bytes());
+        match admit(&self.store, NOW, &mut self.mint, RequestId(id), mutation)? {
+            Admitted::Propose(transaction) => {
+                assert!(transaction.writes.len() <= timing::TRANSACTION_WRITES_MAX);
+                let outcome = transaction.outcome.expect("a request has an outcome");
+                self.store.apply(self.store.version + 1, &transaction).map_err(|conflict| conflict.into_result().unwrap_err())?;
+                Ok(outcome)
+            }
+            Admitted::Done(outcome) => Ok(outcome),
+            other => panic!("membership was not asked for: {other:?}"),
+        }
+    }
+
+    fn create(&mut self, name: &str, change: impl FnOnce(&mut ServiceSpec)) -> Result<Outcome, Refusal> {
+        let mut spec = spec(name);
+        change(&mut spec);
+        self.ask(Mutation::CreateService { spec: Box::new(spec) })
+    }
+
+    fn update(&mut self, name: &str, change: impl FnOnce(&mut ServiceSpec)) -> Result<Outcome, Refusal> {
+        let mut spec = self.store.resolve_service(name)?.spec.spec.clone();
+        change(&mut spec);
+        self.ask(Mutation::UpdateService { service: name.into(), expect: None, spec: Box::new(spec) })
+    }
+
+    fn create_secret(&mut self, name: &str) -> Result<Outcome, Refusal> {
+        let annotations = Annotations { name: name.into(), labels: BTreeMap::new() };
+        let id = SecretId::from_random(self.mint.id());
+        self.ask(Mutation::CreateSecret { id, annotations, version: version(1, 1) })
+    }
+
+    fn update_secret(&mut self, name: &str, version: SecretVersion) -> Result<Outcome, Refusal> {
+        self.ask(Mutation::UpdateSecret { secret: name.into(), version: Some(version), labels: None })
+    }
+
+    fn reference(&self, name: &str, version: Option<u64>) -> SecretReference {
+        let id = self.store.resolve_secret(name).expect("a secret of that name").id;
+        SecretReference { id, name: name.into(), version, file: target(name) }
+    }
+}
+
+fn spec(name: &str) -> ServiceSpec {
+    let mut template = TaskSpec::default();
+    template.container_spec.image = "app:1".into();
+    ServiceSpec {
+        annotations: Annotations { name: name.into(), labels: BTreeMap::new() },
+        task_template: template,
+        mode: ServiceMode::Replicated { replicas: 1 },
+        update_config: UpdateConfig::default(),
+        rollback_config: UpdateConfig::default(),
+        deadline: None,
+    }
+}
+
+fn version(n: u64, fingerprint: u64) -> SecretVersion {
+    let sealed = Sealed { key_generation: 1, nonce: [0; 12], bytes: vec![0; 17] };
+    SecretVersion { n, sealed, fingerprint: format!("{fingerprint:016x}"), created_at: NOW }
+}
+
+fn target(name: &str) -> FileTarget {
+    FileTarget { name: name.into(), uid: 0, gid: 0, mode: 0o444 }
+}
+
+fn mount(kind: MountKind, source: &str, target: &str) -> Mount {
+    Mount {
+        kind,
+        source: source.into(),
+        target: target.into(),
+        read_only: false,
+        tmpfs_size: 0,
+        tmpfs_mode: 0,
+        propagation: String::new(),
+        create_source: false,
+    }
+}
+
+type Change = Box<dyn FnOnce(&mut ServiceSpec)>;
+
+/// What each spec is refused for: the beginning of the refusal, or nothing if it is valid.
+#[test]
+fn every_field_of_a_service_is_checked() {
+    fn container(change: impl FnOnce(&mut skep_model::container::ContainerSpec) + 'static) -> Change {
+        Box::new(move |spec| change(&mut spec.task_template.container_spec))
+    }
+    fn text(value: &str) -> String {
+        value.to_owned()
+    }
+    let table: Vec<(Change, &str)> = vec![
+        (Box::new(|_| {}), ""),
+        (Box::new(|spec| spec.annotations.name = "-web".into()), "invalid service name \"-web\""),
+        (Box::new(|spec| spec.annotations.name = "a".repeat(64)), "invalid service name"),
+        (Box::new(|spec| drop(spec.annotations.labels.insert(String::new(), "x".into()))), "invalid service label \"=x\""),
+        (Box::new(|spec| spec.mode = ServiceMode::Replicated { replicas: 100_001 }), "invalid replicas \"100001\""),
+        (Box::new(|spec| spec.mode = ServiceMode::Global {}), ""),
+        (Box::new(|spec| spec.task_template.resources.limits.nano_cpus = 999_999), "invalid cpu limit \"0.000999999\""),
+        (Box::new(|spec| spec.task_template.resources.reservations.nano_cpus = 1), "invalid cpu reservation"),
+        (Box::new(|spec| spec.task_template.resources.limits.memory_bytes = 4 << 20), ""),
+        (Box::new(|spec| spec.task_template.resources.limits.memory_bytes = 4095 << 10), "invalid memory limit"),
+        (Box::new(|spec| spec.task_template.resources.reservations.memory_bytes = 1), "invalid memory reservation"),
+        (Box::new(|spec| spec.task_template.placement.constraints = vec!["node.role".into()]), "invalid placement constraint"),
+        (Box::new(|spec| spec.task_template.placement.spread = vec!["node.id".into()]), "invalid placement preference spread"),
+        (Box::new(|spec| spec.task_template.placement.spread = vec!["node.labels.".into()]), "invalid placement preference"),
+        (Box::new(|spec| spec.update_config.max_failure_ratio = 1.5), "invalid update max failure ratio \"1.5\""),
+        (Box::new(|spec| spec.update_config.max_failure_ratio = f32::NAN), "invalid update max failure ratio"),
+        (Box::new(|spec| spec.rollback_config.max_failure_ratio = -0.1), "invalid rollback max failure ratio"),
+        (Box::new(|spec| spec.rollback_config.failure_action = FailureAction::Rollback), "invalid rollback failure action"),
+        (Box::new(|spec| spec.deadline = Some(Duration::from_millis(1))), "invalid deadline"),
+        (container(|c| c.image = text("")), "invalid image: an image reference must be given"),
+        (container(|c| c.image = text("Redis")), "invalid image \"Redis\""),
+        (container(|c| c.image = text("red is")), "invalid image"),
+        (container(|c| c.image = text("redis:")), "invalid image"),
+        (container(|c| c.image = text("Host:5000/a/b:V1@sha256:00")), ""),
+        (container(|c| c.image = text("redis:7-Alpine")), ""),
+        (container(|c| c.args = vec![text("a\0b")]), "invalid argument"),
+        (container(|c| c.hostname = text("-x")), "invalid hostname \"-x\""),
+        (container(|c| c.hostname = text("{{.Node.Hostname}}-{{.Task.Slot}}")), ""),
+        (container(|c| c.hostname = text("{{.Node.Name}}")), "invalid hostname"),
+        (container(|c| c.hostname = text("{{.Node")), "invalid hostname"),
+        (container(|c| c.env = vec![text("A=1"), text("B={{.Service.Labels.x}}")]), ""),
+        (container(|c| c.env = vec![text("A")]), "invalid environment variable \"A\""),
+        (container(|c| c.env = vec![text("=secret")]), "invalid environment variable: it has the form KEY=VALUE"),
+        (container(|c| c.env = vec![text("A={{.Secret}}")]), "invalid environment variable"),
+        (container(|c| c.dir = text("tmp")), "invalid working directory \"tmp\""),
+        (container(|c| c.user = text("app:app")), ""),
+        (container(|c| c.user = text("1000")), ""),
+        (container(|c| c.user = text("a b")), "invalid user"),
+        (container(|c| c.user = text("4294967296")), "invalid user"),
+        (container(|c| c.user = text("app:")), "invalid user"),
+        (container(|c| c.groups = vec![text("")]), "invalid group"),
+        (container(|c| c.mounts = vec![mount(MountKind::Bind, "/data", "/data")]), ""),
+        (container(|c| c.mounts = vec![mount(MountKind::Bind, "data", "/data")]), "invalid mount source \"data\""),
+        (container(|c| c.mounts = vec![mount(MountKind::Bind, "/data", "data")]), "invalid mount target \"data\""),
+        (container(|c| c.mounts = vec![mount(MountKind::Bind, "/a", "/x/../y")]), "invalid mount target"),
+        (container(|c| c.mounts = vec![mount(MountKind::Tmpfs, "/a", "/x")]), "invalid mount source"),
+        (
+            container(|c| c.mounts = vec![mount(MountKind::Tmpfs, "", "/x"), mount(MountKind::Bind, "/a", "/x/")]),
+            "invalid mount target \"/x/\": duplicate mount point",
+        ),
+        (container(|c| c.stop_signal = text("SIGUSR1")), ""),
+        (container(|c| c.stop_signal = text("9")), ""),
+        (container(|c| c.stop_signal = text("SIGNAL")), "invalid stop-signal"),
+        (container(|c| c.stop_signal = text("65")), "invalid stop-signal"),
+        (container(|c| c.capability_add = vec![text("CAP_NET_RAW"), text("sys_time"), text("ALL")]), ""),
+        (container(|c| c.capability_drop = vec![text("CAP_FLY")]), "invalid capability \"CAP_FLY\""),
+        (container(|c| drop(c.sysctls.insert(text("net.core.somaxconn"), text("1")))), ""),
+        (container(|c| drop(c.sysctls.insert(text("vm.swappiness"), text("1")))), "invalid sysctl"),
+        (container(|c| c.ulimits = vec![Ulimit { name: text("nofile"), soft: 1, hard: -1 }]), ""),
+        (container(|c| c.ulimits = vec![Ulimit { name: text("nofile"), soft: 2, hard: 1 }]), "invalid ulimit \"nofile=2:1\""),
+        (container(|c| c.ulimits = vec![Ulimit { name: text("files"), soft: 1, hard: 1 }]), "invalid ulimit"),
+        (container(|c| c.oom_score_adj = 1001), "invalid oom-score-adj \"1001\""),
+        (container(|c| c.healthcheck = Some(HealthConfig { test: vec![text("NONE")], ..HealthConfig::default() })), ""),
+        (
+            container(|c| c.healthcheck = Some(HealthConfig { test: vec![text("curl")], ..HealthConfig::default() })),
+            "invalid health check",
+        ),
+        (
+            container(|c| c.healthcheck = Some(HealthConfig { test: vec![text("CMD")], ..HealthConfig::default() })),
+            "invalid health check",
+        ),
+        (
+            container(|c| {
+                c.healthcheck = Some(HealthConfig { interval: Some(Duration::from_micros(1)), ..HealthConfig::default() })
+            }),
+            "invalid health-interval",
+        ),
+        (container(|c| c.dns.nameservers = vec![text("ns.example")]), "invalid dns \"ns.example\""),
+        (container(|c| c.env = vec!["A=".to_owned() + &"x".repeat(100_000); 3]), "the service's spec"),
+    ];
+    for (row, (change, refusal)) in table.into_iter().enumerate() {
+        let result = Desk::new().create("web", change);
+        match (refusal, result) {
+            ("", result) => assert!(result.is_ok(), "row {row}: {result:?}"),
+            (refusal, Err(refused)) => {
+                assert!(refused.to_string().starts_with(refusal), "row {row}: {refused} is not {refusal}");
+            }
+            (refusal, Ok(_)) => panic!("row {row} was to be refused: {refusal}"),
+        }
+    }
+}
+
+fn refusal(result: Result<Outcome, Refusal>) -> String {
+    result.expect_err("it was to be refused").to_string()
+}
+
+#[test]
+fn references_to_secrets_must_hold() {
+    let mut desk = Desk::new();
+    desk.create_secret("pw").expect("a secret");
+    let good = desk.reference("pw", None);
+    let with =
+        |references: Vec<SecretReference>| move |spec: &mut ServiceSpec| spec.task_template.container_spec.secrets = references;
+
+    let other_name = SecretReference { name: "px".into(), ..good.clone() };
+    assert_eq!(refusal(desk.create("a", with(vec![other_name]))), "secret px not found");
+    let missing_version = SecretReference { version: Some(2), ..good.clone() };
+    assert!(refusal(desk.create("a", with(vec![missing_version]))).contains("has no version 2"));
+    let absolute = SecretReference { file: target("/run/secrets/pw"), ..good.clone() };
+    assert!(refusal(desk.create("a", with(vec![good.clone(), absolute]))).contains("conflicting target"));
+    let upwards = SecretReference { file: target("../pw"), ..good.clone() };
+    assert!(refusal(desk.create("a", with(vec![upwards]))).starts_with("invalid secret target"));
+    let config = ConfigReference { id: ConfigId::from_random([9; 16]), name: "c".into(), version: None, file: target("c") };
+    let result = desk.create("a", |spec| spec.task_template.container_spec.configs = vec![config]);
+    assert_eq!(refusal(result), "config c not found");
+    desk.create("a", with(vec![good])).expect("a valid reference");
+    let refused = refusal(desk.ask(Mutation::RemoveSecret { secret: "pw".into() }));
+    assert_eq!(refused, "secret 'pw' is in use by the following service: a");
+}
+
+#[test]
+fn an_update_counts_as_a_new_version_only_if_tasks_may_change() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.create("web", |_| {}).expect("a service").number, 1);
+    assert!(matches!(desk.create("WEB", |_| {}), Err(Refusal::NameConflict { .. })));
+    let before = desk.store.version;
+    assert_eq!(desk.update("web", |_| {}).expect("nothing to do").number, 1);
+    assert_eq!(desk.store.version, before, "an identical spec changes nothing");
+    assert_eq!(desk.update("web", |spec| spec.update_config.parallelism = 3).expect("an update").number, 1);
+    assert_eq!(desk.update("web", |spec| spec.task_template.force_update = 1).expect("an update").number, 2);
+    assert_eq!(desk.ask(Mutation::ScaleService { service: "web".into(), replicas: 2 }).expect("a scale").number, 3);
+    assert!(
+        refusal(desk.update("web", |spec| spec.annotations.name = "new".into())).contains("renaming services is not supported")
+    );
+    assert_eq!(refusal(desk.update("web", |spec| spec.mode = ServiceMode::Global {})), "service mode change is not allowed");
+    let stale = Mutation::UpdateService { service: "web".into(), expect: Some(1), spec: Box::new(spec("web")) };
+    assert_eq!(desk.ask(stale), Err(Refusal::OutOfSequence));
+    let rolled = desk.ask(Mutation::RollbackService { service: "web".into(), expect: None }).expect("a rollback");
+    assert_eq!(rolled.number, 4);
+    assert_eq!(desk.store.resolve_service("web").expect("the service").spec.spec.mode, ServiceMode::Replicated { replicas: 1 });
+}
+
+#[test]
+fn a_new_secret_version_rolls_those_that_follow_in_one_transaction() {
+    let mut desk = Desk::new();
+    desk.create_secret("pw").expect("a secret");
+    let (follows, pinned) = (desk.reference("pw", None), desk.reference("pw", Some(1)));
+    desk.create("follows", |spec| spec.task_template.container_spec.secrets = vec![follows]).expect("a service");
+    desk.create("pinned", |spec| spec.task_template.container_spec.secrets = vec![pinned]).expect("a service");
+    assert_eq!(desk.update_secret("pw", version(3, 3)), Err(Refusal::OutOfSequence));
+    let before = desk.store.version;
+    desk.update_secret("pw", version(2, 2)).expect("a new version");
+    assert_eq!(desk.store.version, before + 1);
+    let service = desk.store.resolve_service("follows").expect("the service");
+    assert_eq!(service.spec.spec_version, 2);
+    let previous = service.spec.previous.as_ref().expect("what it was before");
+    assert_eq!(previous.task_template.container_spec.secrets[0].version, Some(1));
+    assert_eq!(desk.store.resolve_service("pinned").expect("the service").spec.spec_version, 1);
+    desk.update_secret("pw", version(3, 2)).expect("the same value");
+    assert_eq!(desk.store.version, before + 1, "the same value changes nothing");
+}
+
+#[test]
+fn old_versions_go_unless_somebody_refers_to_them() {
+    let mut desk = Desk::new();
+    desk.create_secret("pw").expect("a secret");
+    let pinned = desk.reference("pw", Some(1));
+    desk.create("pinned", |spec| spec.task_template.container_spec.secrets = vec![pinned]).expect("a service");
+    for n in 2..=VERSIONS_MAX as u64 + 2 {
+        desk.update_secret("pw", version(n, n)).expect("a new version");
+    }
+    let kept: Vec<u64> = desk.store.resolve_secret("pw").expect("it").spec.versions.iter().map(|version| version.n).collect();
+    assert_eq!(kept.len(), VERSIONS_MAX);
+    assert_eq!(&kept[..2], &[1, 4], "1 is pinned, 2 and 3 are not");
+}
+
+#[test]
+fn values_of_secrets_have_limits() {
+    let mut desk = Desk::new();
+    let empty = SecretVersion { sealed: Sealed { bytes: vec![0; 16], ..Sealed::default() }, ..version(1, 1) };
+    let large = SecretVersion { sealed: Sealed { bytes: vec![0; 16 + 500 * 1024], ..Sealed::default() }, ..version(1, 1) };
+    let mut create = |version| {
+        let annotations = Annotations { name: "pw".into(), labels: BTreeMap::new() };
+        desk.ask(Mutation::CreateSecret { id: SecretId::from_random([2; 16]), annotations, version })
+    };
+    assert!(refusal(create(empty)).contains("must not be empty"));
+    assert!(refusal(create(large)).contains("the limit is 511999 bytes"));
+    assert_eq!(create(version(2, 1)), Err(Refusal::OutOfSequence));
+}
+
+#[test]
+fn nodes_are_demoted_and_removed_by_swarms_rules() {
+    let mut desk = Desk::new();
+    let worker = NodeId::from_random([2; 16]);
+    let register = |availability| Mutation::RegisterNode {
+        node: worker,
+        role: Role::Worker,
+        availability,
+        hostname: "w1".into(),
+        certificate_expires: NOW,
+    };
+    desk.ask(register(Availability::Pause)).expect("a node");
+    assert!(refusal(desk.ask(register(Availability::Active))).contains("is registered already"));
+    let demote = Mutation::UpdateNode { node: "m1".into(), expect: None, spec: NodeSpec::default() };
+    assert_eq!(refusal(desk.ask(demote)), "attempting to demote the last manager of the swarm");
+    let remove = |node: &str| Mutation::RemoveNode { node: node.into(), force: true };
+    assert!(refusal(desk.ask(remove("m1"))).contains("It must be demoted to worker before removal"));
+    desk.ask(remove("w1")).expect("it is not ready");
+    assert!(refusal(desk.ask(register(Availability::Active))).contains("was removed from the cluster"));
+    let issued = Mutation::CertificateIssued { node: worker, certificate_expires: NOW };
+    assert!(matches!(desk.ask(issued), Err(Refusal::PermissionDenied(_))));
+}
+
+#[test]
+fn the_settings_of_the_cluster_have_bounds() {
+    let mut desk = Desk::new();
+    let mut set = |change: fn(&mut ClusterSpec)| {
+        let mut spec = ClusterSpec::default();
+        change(&mut spec);
+        desk.ask(Mutation::UpdateCluster { expect: None, spec })
+    };
+    assert!(
+        refusal(set(|spec| spec.node_cert_expiry = Duration::from_secs(3599)))
+            .contains("minimum certificate expiry time is 1h0m0s")
+    );
+    assert!(refusal(set(|spec| spec.heartbeat_period = Duration::ZERO)).contains("dispatcher heartbeat"));
+    assert!(refusal(set(|spec| spec.annotations.name = "x".into())).contains("renaming"));
+    set(|spec| spec.task_history_limit = -1).expect("no limit");
+}
+
+#[test]
+fn a_repeated_request_gets_the_first_outcome() {
+    let mut desk = Desk::new();
+    let request = RequestId([7; 16]);
+    let create = || Mutation::CreateService { spec: Box::new(spec("web")) };
+    let Ok(Admitted::Propose(transaction)) = admit(&desk.store, NOW, &mut desk.mint, request, create()) else {
+        panic!("it is to be proposed");
+    };
+    assert!(matches!(transaction.writes[..], [Write::Create(_)]));
+    desk.store.apply(desk.store.version + 1, &transaction).expect("it applies");
+    let again = admit(&desk.store, NOW, &mut desk.mint, request, create());
+    let first = transaction.outcome.expect("an outcome");
+    assert_eq!(again, Ok(Admitted::Done(Outcome { version: desk.store.version, ..first })));
+}

@@ -1,0 +1,268 @@
+//! Sessions, deadlines and reports, without a leader.
+
+use super::nodes::REGISTRATIONS_MAX;
+use super::*;
+use skep_model::TaskId;
+use skep_model::assignment::AssignmentChange;
+use skep_model::assignment::Assignments;
+use skep_model::cluster::{Cluster, ClusterPlan, ClusterSpec};
+use skep_model::node::{NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus};
+use skep_model::service::TaskSpec;
+use skep_model::task::{Task, TaskPlan, TaskStatus};
+use skep_model::{ClusterId, Meta, Object, Section, ServiceId, TaskState};
+
+const START: Time = Time::from_millis(1_000_000);
+
+fn node_id(n: u8) -> NodeId {
+    NodeId::from_random([n; 16])
+}
+
+fn session_id(n: u8) -> SessionId {
+    SessionId::from_random([n; 16])
+}
+
+fn task_id(n: u8) -> TaskId {
+    TaskId::from_random([n; 16])
+}
+
+/// A store with a cluster and two nodes.
+fn store() -> Store {
+    let cluster = Cluster {
+        id: ClusterId::from_random([9; 16]),
+        meta: Meta::default(),
+        spec: Section::new(ClusterSpec::default()),
+        plan: Section::new(ClusterPlan::default()),
+    };
+    let node = |n| Node {
+        id: node_id(n),
+        meta: Meta::default(),
+        spec: Section::new(NodeSpec::default()),
+        description: Section::new(NodeDescription { hostname: format!("n{n}"), ..NodeDescription::default() }),
+        status: Section::new(NodeStatus::default()),
+        plan: Section::new(NodePlan::default()),
+    };
+    let mut transaction = Transaction::new(START);
+    transaction.writes.push(Write::Create(Object::Cluster(Box::new(cluster))));
+    transaction.writes.extend([1, 2].map(|n| Write::Create(Object::Node(Box::new(node(n))))));
+    let mut store = Store::default();
+    store.apply(1, &transaction).expect("an empty store takes it");
+    store
+}
+
+fn task(n: u8, node: u8) -> Task {
+    Task {
+        id: task_id(n),
+        meta: Meta::default(),
+        service_id: ServiceId::from_random([1; 16]),
+        service_name: "web".into(),
+        slot: u64::from(n),
+        spec: Arc::new(TaskSpec::default()),
+        spec_version: 1,
+        plan: Section::new(TaskPlan {
+            desired: TaskState::Running,
+            node: Some(node_id(node)),
+            start_at: None,
+            replaces: None,
+            is_restart: false,
+            desired_since: START,
+        }),
+        status: Section::new(status(TaskState::Assigned)),
+    }
+}
+
+fn status(state: TaskState) -> TaskStatus {
+    TaskStatus {
+        state,
+        timestamp: START,
+        applied_at: START,
+        message: String::new(),
+        error: String::new(),
+        attempt: 0,
+        container: None,
+        log_tail: Vec::new(),
+        running_since: None,
+    }
+}
+
+fn update(n: u8, state: TaskState) -> StatusUpdate {
+    StatusUpdate { task: task_id(n), status: status(state) }
+}
+
+fn hello(n: u8, statuses: Vec<StatusUpdate>) -> Hello {
+    let description = NodeDescription { hostname: format!("n{n}"), ..NodeDescription::default() };
+    Hello { node: node_id(n), description, statuses, address: "10.0.0.1".into(), certificate_expires: START }
+}
+
+/// Applies one transaction and tells the dispatcher.
+fn apply(store: &mut Store, dispatcher: &mut Dispatcher, transaction: &Transaction) {
+    let changes = store.apply(store.version + 1, transaction).expect("nothing else writes");
+    dispatcher.changed(store, &changes);
+}
+
+/// Writes everything that the dispatcher wants written.
+fn write(store: &mut Store, dispatcher: &mut Dispatcher, now: Time) -> usize {
+    let transactions = dispatcher.transactions(store, now);
+    for transaction in &transactions {
+        apply(store, dispatcher, transaction);
+        dispatcher.settled(transaction, true);
+    }
+    transactions.len()
+}
+
+fn add(store: &mut Store, dispatcher: &mut Dispatcher, task: Task) {
+    let mut transaction = Transaction::new(START);
+    transaction.writes.push(Write::Create(Object::Task(Box::new(task))));
+    apply(store, dispatcher, &transaction);
+}
+
+fn state_of(store: &Store, n: u8) -> TaskState {
+    store.task(task_id(n)).expect("the task").status.state
+}
+
+#[test]
+fn reports_count_only_from_the_tasks_own_node_and_only_forwards() {
+    let mut store = store();
+    let mut dispatcher = Dispatcher::new(&store, START, 1);
+    dispatcher.opened(START, &store, session_id(1), hello(1, vec![]));
+    dispatcher.opened(START, &store, session_id(2), hello(2, vec![]));
+    add(&mut store, &mut dispatcher, task(1, 1));
+    write(&mut store, &mut dispatcher, START);
+
+    dispatcher.status(START, &store, session_id(2), vec![update(1, TaskState::Running)]);
+    assert_eq!(write(&mut store, &mut dispatcher, START), 0, "another node's report is ignored");
+    dispatcher.status(START, &store, session_id(9), vec![update(1, TaskState::Running)]);
+    assert_eq!(write(&mut store, &mut dispatcher, START), 0, "so is one without a session");
+    dispatcher.status(START, &store, session_id(1), vec![update(1, TaskState::Orphaned)]);
+    assert_eq!(write(&mut store, &mut dispatcher, START), 0, "an agent orphans nothing");
+    let steps = vec![update(1, TaskState::Accepted), update(1, TaskState::Running), update(1, TaskState::Preparing)];
+    dispatcher.status(START, &store, session_id(1), steps);
+    assert_eq!(write(&mut store, &mut dispatcher, START), 1, "what waits is merged");
+    assert_eq!(state_of(&store, 1), TaskState::Running);
+    assert_eq!(store.task(task_id(1)).expect("the task").status.running_since, Some(START));
+    dispatcher.status(START, &store, session_id(1), vec![update(1, TaskState::Starting), update(1, TaskState::Running)]);
+    assert_eq!(write(&mut store, &mut dispatcher, START), 0, "what is known is not written again");
+}
+
+#[test]
+fn one_batch_is_under_way_and_a_refused_one_is_looked_at_again() {
+    let mut store = store();
+    let mut dispatcher = Dispatcher::new(&store, START, 1);
+    dispatcher.opened(START, &store, session_id(1), hello(1, vec![]));
+    add(&mut store, &mut dispatcher, task(1, 1));
+    write(&mut store, &mut dispatcher, START);
+    dispatcher.status(START, &store, session_id(1), vec![update(1, TaskState::Accepted)]);
+    let batch = dispatcher.transactions(&store, START);
+    assert_eq!(batch.len(), 1);
+    dispatcher.status(START, &store, session_id(1), vec![update(1, TaskState::Running)]);
+    assert!(dispatcher.transactions(&store, START).is_empty(), "the first is under way");
+    dispatcher.settled(&batch[0], false);
+    assert_eq!(write(&mut store, &mut dispatcher, START), 1);
+    assert_eq!(state_of(&store, 1), TaskState::Running, "the newer report replaced the refused one");
+}
+
+#[test]
+fn a_restart_in_place_is_proved_anew() {
+    let mut store = store();
+    let mut dispatcher = Dispatcher::new(&store, START, 1);
+    dispatcher.opened(START, &store, session_id(1), hello(1, vec![]));
+    add(&mut store, &mut dispatcher, task(1, 1));
+    dispatcher.status(START, &store, session_id(1), vec![update(1, TaskState::Running)]);
+    write(&mut store, &mut dispatcher, START);
+    let later = START + Duration::from_secs(1);
+    let mut again = update(1, TaskState::Running);
+    again.status.attempt = 2;
+    dispatcher.opened(later, &store, session_id(2), hello(1, vec![again]));
+    write(&mut store, &mut dispatcher, later);
+    let status = &store.task(task_id(1)).expect("the task").status;
+    assert_eq!((status.attempt, status.running_since), (2, Some(later)));
+}
+
+#[test]
+fn silence_makes_a_node_down_and_a_session_ready() {
+    let mut store = store();
+    let mut dispatcher = Dispatcher::new(&store, START, 1);
+    let state = |store: &Store| store.node(node_id(1)).expect("the node").status.state;
+    dispatcher.opened(START, &store, session_id(1), hello(1, vec![]));
+    write(&mut store, &mut dispatcher, START);
+    assert_eq!(state(&store), NodeState::Ready);
+    let mut now = START + Duration::from_millis(2900);
+    dispatcher.heartbeat(now, session_id(1));
+    now = now + Duration::from_millis(2900);
+    write(&mut store, &mut dispatcher, now);
+    assert_eq!(state(&store), NodeState::Ready);
+    now = now + Duration::from_millis(200);
+    write(&mut store, &mut dispatcher, now);
+    assert_eq!(state(&store), NodeState::Down);
+    let closed = dispatcher.actions(&store, now);
+    assert!(closed.iter().any(|action| matches!(action, Action::CloseSession { session, .. } if *session == session_id(1))));
+    dispatcher.heartbeat(now, session_id(1));
+    write(&mut store, &mut dispatcher, now);
+    assert_eq!(state(&store), NodeState::Down, "a heartbeat of a closed session revives nobody");
+    dispatcher.opened(now, &store, session_id(2), hello(1, vec![]));
+    write(&mut store, &mut dispatcher, now);
+    assert_eq!(state(&store), NodeState::Ready);
+    // A newer leader waits for it twice as long, and calls it unknown until then.
+    let mut dispatcher = Dispatcher::new(&store, now, 2);
+    write(&mut store, &mut dispatcher, now);
+    assert_eq!(state(&store), NodeState::Unknown);
+    write(&mut store, &mut dispatcher, now + Duration::from_millis(5900));
+    assert_eq!(state(&store), NodeState::Unknown);
+    write(&mut store, &mut dispatcher, now + Duration::from_secs(6));
+    assert_eq!(state(&store), NodeState::Down);
+}
+
+#[test]
+fn a_new_session_replaces_the_old_and_strangers_are_refused() {
+    let store = store();
+    let mut dispatcher = Dispatcher::new(&store, START, 1);
+    let closed = |dispatcher: &mut Dispatcher| -> Vec<(SessionId, String)> {
+        let actions = dispatcher.actions(&store, START).into_iter();
+        actions
+            .filter_map(
+                |action| if let Action::CloseSession { session, reason } = action { Some((session, reason)) } else { None },
+            )
+            .collect()
+    };
+    dispatcher.opened(START, &store, session_id(1), hello(1, vec![]));
+    dispatcher.opened(START, &store, session_id(2), hello(1, vec![]));
+    assert_eq!(closed(&mut dispatcher)[0].0, session_id(1));
+    // The end of the old one does not end the new one.
+    dispatcher.closed(START, session_id(1), true);
+    assert_eq!(dispatcher.by_node.get(&node_id(1)), Some(&session_id(2)));
+    dispatcher.opened(START, &store, session_id(3), hello(7, vec![]));
+    assert!(closed(&mut dispatcher)[0].1.contains("is not part of the cluster"));
+    for n in 0..REGISTRATIONS_MAX as u8 {
+        dispatcher.opened(START, &store, session_id(100 + n), hello(1, vec![]));
+    }
+    let refused = closed(&mut dispatcher);
+    assert!(refused.iter().any(|(_, reason)| reason.contains("exceeded rate limit count of registrations")));
+}
+
+#[test]
+fn assignments_are_complete_first_and_then_a_chain() {
+    let mut store = store();
+    let mut dispatcher = Dispatcher::new(&store, START, 3);
+    add(&mut store, &mut dispatcher, task(1, 1));
+    add(&mut store, &mut dispatcher, task(2, 2));
+    dispatcher.opened(START, &store, session_id(1), hello(1, vec![]));
+    let sent = |dispatcher: &mut Dispatcher, store: &Store| -> Vec<(u64, Assignments)> {
+        let actions = dispatcher.actions(store, START).into_iter();
+        actions
+            .filter_map(|action| {
+                if let Action::SendAssignments { term, assignments, .. } = action { Some((term, *assignments)) } else { None }
+            })
+            .collect()
+    };
+    let first = sent(&mut dispatcher, &store);
+    assert_eq!(first.len(), 1);
+    assert_eq!((first[0].0, first[0].1.is_complete, first[0].1.results_in), (3, true, 1));
+    assert!(matches!(&first[0].1.changes[..], [AssignmentChange::PutTask(task)] if task.id == task_id(1)));
+    assert!(sent(&mut dispatcher, &store).is_empty(), "nothing changed");
+    add(&mut store, &mut dispatcher, task(3, 1));
+    let next = sent(&mut dispatcher, &store);
+    assert_eq!((next[0].1.is_complete, next[0].1.applies_to, next[0].1.results_in), (false, 1, 2));
+    // A status alone is no news for the agent that reported it.
+    dispatcher.status(START, &store, session_id(1), vec![update(1, TaskState::Running)]);
+    write(&mut store, &mut dispatcher, START);
+    assert!(sent(&mut dispatcher, &store).is_empty());
+}
