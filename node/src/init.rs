@@ -1,0 +1,257 @@
+//! `swarm init`: this node founds a cluster and is its first manager.
+//!
+//! On disk first: the place (stage *founding*), the keystore, the log; only when
+//! the first entry is committed the place says *member*, and only then anyone is
+//! told. Whatever fails or crashes before that is undone.
+
+use crate::address;
+use crate::failure::Failure;
+use crate::identity::{Identity, Issued, ManagerKeys};
+use crate::leave;
+use crate::member::{self, Member};
+use crate::node::{Node, Phase};
+use crate::roles;
+use crate::state::{NodeFile, Stage};
+use skep_identity::ca::NodeKey;
+use skep_identity::certificate::NodeIdentity;
+use skep_identity::keystore::UnlockKey;
+use skep_manager::{Founding, Manager, NewCluster};
+use skep_model::cluster::ClusterSpec;
+use skep_model::node::{Availability, ManagerStatus, Node as NodeObject, NodePlan, NodeSpec, NodeStatus, Role};
+use skep_model::version::FORMAT_MAX;
+use skep_model::{ClusterId, Meta, NodeId, Refusal, Section};
+use skep_proto::v1::{Confidential, InitReply, InitRequest};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// The raft id of a cluster's first manager.
+const FIRST_RAFT_ID: u64 = 1;
+/// The default UDP port of the overlay.
+const DATA_PATH_PORT: u32 = 4789;
+/// The default length of a pool's subnets.
+const POOL_MASK_LENGTH: u32 = 24;
+/// The shortest life of a certificate, as in Swarm.
+const CERT_EXPIRY_MIN: Duration = Duration::from_secs(3600);
+/// Bounds of the heartbeat period, as the manager has them.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+const HEARTBEAT_MAX: Duration = Duration::from_secs(600);
+
+/// Founds a cluster.
+///
+/// # Errors
+/// If the request is refused, or a step fails; nothing has changed then.
+pub async fn init(node: &Arc<Node>, request: InitRequest) -> Result<InitReply, Failure> {
+    let spec = settings(&request)?;
+    let availability = availability(request.availability)?;
+    let mut phase = node.phase().await;
+    phase.must_be_inactive()?;
+    let interfaces = address::interfaces()?;
+    let listen = address::listen(&request.listen_addr, &interfaces)?;
+    let advertise = address::advertise(&request.advertise_addr, listen, &interfaces)?;
+    node.publish_pending();
+    let founded = found(node, spec, availability, advertise, listen).await;
+    let reply = match founded {
+        Ok((member, reply)) => {
+            roles::keep(node, &member);
+            *phase = Phase::Active(Box::new(member));
+            Ok(reply)
+        }
+        Err(failure) => {
+            if let Err(left) = leave::forget(&node.settings.data) {
+                tracing::error!("cannot undo the founding of a cluster: {}", left.line());
+            }
+            Err(failure)
+        }
+    };
+    node.publish(&phase);
+    reply
+}
+
+/// The cluster's settings; what is not built is refused by its flag.
+fn settings(request: &InitRequest) -> Result<ClusterSpec, Refusal> {
+    let unsupported = |what: &str| Err(Refusal::Unsupported { what: what.into() });
+    if request.force_new_cluster {
+        return unsupported("--force-new-cluster");
+    }
+    if !request.data_path_addr.is_empty() {
+        return unsupported("--data-path-addr");
+    }
+    if ![0, DATA_PATH_PORT].contains(&request.data_path_port) {
+        return unsupported("--data-path-port");
+    }
+    if !request.default_addr_pool.is_empty() {
+        return unsupported("--default-addr-pool");
+    }
+    if ![0, POOL_MASK_LENGTH].contains(&request.default_addr_pool_mask_length) {
+        return unsupported("--default-addr-pool-mask-length");
+    }
+    let default = ClusterSpec::default();
+    let spec = ClusterSpec {
+        task_history_limit: request.task_history_limit.unwrap_or(default.task_history_limit),
+        heartbeat_period: request.heartbeat_period.map_or(default.heartbeat_period, Duration::from_nanos),
+        node_cert_expiry: request.cert_expiry.map_or(default.node_cert_expiry, Duration::from_nanos),
+        snapshot_interval: request.snapshot_interval.unwrap_or(default.snapshot_interval),
+        max_snapshots: request.max_snapshots.unwrap_or(default.max_snapshots),
+        autolock: request.autolock,
+        ..default
+    };
+    if spec.node_cert_expiry < CERT_EXPIRY_MIN {
+        let value = format!("{:?}", spec.node_cert_expiry);
+        return Err(Refusal::invalid("--cert-expiry", value, "minimum certificate expiry time is 1h0m0s"));
+    }
+    if !(HEARTBEAT_MIN..=HEARTBEAT_MAX).contains(&spec.heartbeat_period) {
+        let value = format!("{:?}", spec.heartbeat_period);
+        return Err(Refusal::invalid("--dispatcher-heartbeat", value, "it must be between 100ms and 10m0s"));
+    }
+    if spec.snapshot_interval == 0 {
+        return Err(Refusal::invalid("--snapshot-interval", "0", "at least 1 log entry lies between two snapshots"));
+    }
+    Ok(spec)
+}
+
+/// An availability of a request; unspecified is active.
+///
+/// # Errors
+/// If it is none.
+pub fn availability(wire: i32) -> Result<Availability, Refusal> {
+    use skep_proto::v1::Availability as Wire;
+    match Wire::try_from(wire) {
+        Ok(Wire::Unspecified | Wire::Active) => Ok(Availability::Active),
+        Ok(Wire::Pause) => Ok(Availability::Pause),
+        Ok(Wire::Drain) => Ok(Availability::Drain),
+        Err(_) => Err(Refusal::invalid("--availability", wire.to_string(), "it is active, pause or drain")),
+    }
+}
+
+async fn found(
+    node: &Arc<Node>,
+    spec: ClusterSpec,
+    availability: Availability,
+    advertise: SocketAddr,
+    listen: SocketAddr,
+) -> Result<(Member, InitReply), Failure> {
+    let data = &node.settings.data;
+    // A port in use is found before anything is written.
+    member::can_listen(listen).await?;
+    let (id, cluster) = (NodeId::from_random(random()), ClusterId::from_random(random()));
+    let (key, keys) = (NodeKey::generate()?, ManagerKeys::generate());
+    let kek = spec.autolock.then(UnlockKey::generate);
+    let new = skep_manager::found(id, &keys.unsealing, cluster, spec, &key.signing_request()?)?;
+    let mut file = NodeFile::new(Stage::Founding, id, cluster, advertise, listen);
+    file.raft_id = Some(FIRST_RAFT_ID);
+    file.save(data)?;
+    let roots = new.cluster.plan.root_ca.clone();
+    let object = first_node(node, &file, &new, &keys, availability)?;
+    let unlock_key = kek.as_ref().map(|kek| Confidential::new(kek.reveal().as_bytes()));
+    let identity = Identity::create(data, Issued { key, chain: new.certificate, roots }, Some(keys), kek)?;
+    let founding = Founding { cluster: Box::new(new.cluster), node: Box::new(object) };
+    let mut founded = Founded::start(node, file, identity, founding).await?;
+    match founded.finish(node).await {
+        Ok((worker, manager)) => {
+            let reply = InitReply {
+                node_id: id.to_string(),
+                worker_token: Some(Confidential::new(worker.as_bytes())),
+                manager_token: Some(Confidential::new(manager.as_bytes())),
+                unlock_key,
+                address: advertise.to_string(),
+                cluster_id: cluster.to_string(),
+            };
+            Ok((founded.0, reply))
+        }
+        Err(failure) => {
+            founded.0.stop().await;
+            Err(failure)
+        }
+    }
+}
+
+/// A member whose cluster nobody has been told of.
+struct Founded(Member);
+
+impl Founded {
+    async fn start(node: &Arc<Node>, file: NodeFile, identity: Identity, founding: Founding) -> Result<Self, Failure> {
+        let own = [file.advertise.to_string()];
+        let agent = member::start_agent(node, &file, identity.tls().clone(), &own).await?;
+        let mut member = Member::of(file, identity, agent);
+        match member.start_manager(node, Some(founding)).await {
+            Ok(()) => Ok(Self(member)),
+            Err(failure) => {
+                member.stop().await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// The tokens; from here on the cluster exists.
+    async fn finish(&mut self, node: &Node) -> Result<(Zeroizing<String>, Zeroizing<String>), Failure> {
+        let manager: &Manager = self.0.manager.as_ref().expect("a founded member has a manager");
+        let tokens = manager.join_tokens().await?;
+        self.0.file.stage = Stage::Member;
+        self.0.file.save(&node.settings.data)?;
+        Ok(tokens)
+    }
+}
+
+fn first_node(
+    node: &Node,
+    file: &NodeFile,
+    new: &NewCluster,
+    keys: &ManagerKeys,
+    availability: Availability,
+) -> Result<NodeObject, Failure> {
+    let certificate = NodeIdentity::from_pem(new.certificate.as_bytes())?;
+    Ok(NodeObject {
+        id: file.node,
+        meta: Meta::default(),
+        spec: Section::new(NodeSpec { desired_role: Role::Manager, availability, ..NodeSpec::default() }),
+        description: Section::new(member::description(node)),
+        status: Section::new(NodeStatus { address: file.advertise.ip().to_string(), ..NodeStatus::default() }),
+        plan: Section::new(NodePlan {
+            role: Role::Manager,
+            manager: Some(ManagerStatus { raft_id: FIRST_RAFT_ID, address: file.advertise.to_string(), format_max: FORMAT_MAX }),
+            unsealing_key: keys.unsealing.public().0.to_vec(),
+            certificate_expires: certificate.not_after,
+        }),
+    })
+}
+
+/// Sixteen bytes from the operating system.
+fn random() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_built_or_out_of_bounds_is_refused_by_its_flag() {
+        let hour = 3_600_000_000_000;
+        let table: Vec<(InitRequest, Option<&str>)> = vec![
+            (InitRequest::default(), None),
+            (InitRequest { data_path_port: 4789, default_addr_pool_mask_length: 24, ..Default::default() }, None),
+            (InitRequest { cert_expiry: Some(hour), ..Default::default() }, None),
+            (InitRequest { cert_expiry: Some(hour - 1), ..Default::default() }, Some("--cert-expiry")),
+            (InitRequest { heartbeat_period: Some(1), ..Default::default() }, Some("--dispatcher-heartbeat")),
+            (InitRequest { snapshot_interval: Some(0), ..Default::default() }, Some("--snapshot-interval")),
+            (InitRequest { force_new_cluster: true, ..Default::default() }, Some("--force-new-cluster")),
+            (InitRequest { data_path_addr: "eth0".into(), ..Default::default() }, Some("--data-path-addr")),
+            (InitRequest { data_path_port: 4790, ..Default::default() }, Some("--data-path-port")),
+            (InitRequest { default_addr_pool: vec!["10.0.0.0/8".into()], ..Default::default() }, Some("--default-addr-pool ")),
+            (InitRequest { default_addr_pool_mask_length: 25, ..Default::default() }, Some("--default-addr-pool-mask-length")),
+        ];
+        for (request, flag) in table {
+            match (settings(&request), flag) {
+                (Ok(_), None) => {}
+                (Err(refusal), Some(flag)) => assert!(refusal.to_string().contains(flag), "{refusal}"),
+                (found, _) => panic!("{request:?}: {found:?}"),
+            }
+        }
+        assert!(availability(9).is_err());
+        assert_eq!(availability(0), Ok(Availability::Active));
+    }
+}

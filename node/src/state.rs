@@ -1,0 +1,204 @@
+//! `DATA/node.json`: what a node must remember of its place in a cluster that is
+//! no secret.
+//!
+//! It is written before the keystore when a node begins to belong to a cluster,
+//! and removed after it when the node leaves. Its stage tells a start after a
+//! crash what to do: a founding is undone, a join is gone on with if its keystore
+//! exists, a leave is finished.
+
+use serde::{Deserialize, Serialize};
+use skep_model::{ClusterId, NodeId};
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+const FILE_NAME: &str = "node.json";
+const FORMAT: u32 = 1;
+const FILE_LENGTH_MAX: u64 = 1 << 20;
+
+/// How far a node has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// A cluster is being made; nobody knows of it yet.
+    Founding,
+    /// A certificate was issued and is being put away.
+    Joining,
+    /// It belongs to the cluster.
+    Member,
+    /// It is leaving.
+    Leaving,
+}
+
+/// A node's place in its cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFile {
+    format: u32,
+    /// How far it has come.
+    pub stage: Stage,
+    /// The node's id.
+    pub node: NodeId,
+    /// The cluster's id.
+    pub cluster: ClusterId,
+    /// Where others reach it.
+    pub advertise: SocketAddr,
+    /// Where its manager listens.
+    pub listen: SocketAddr,
+    /// Its place in raft, while it has one; the log is in `DATA/manager`.
+    pub raft_id: Option<u64>,
+    /// The other managers by raft id, until the manager has started once.
+    #[serde(default)]
+    pub peers: BTreeMap<u64, String>,
+    /// Managers that were known at the join.
+    #[serde(default)]
+    pub managers: Vec<String>,
+}
+
+/// Why the file could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// A file operation failed.
+    #[error("cannot {operation} {}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// It does not read.
+    #[error("{} is damaged", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A later version wrote it.
+    #[error("{} has format {found}; this version of skep reads {FORMAT}", path.display())]
+    Format {
+        /// Which file.
+        path: PathBuf,
+        /// The format found.
+        found: u32,
+    },
+}
+
+impl NodeFile {
+    /// A node that begins to belong to a cluster.
+    pub fn new(stage: Stage, node: NodeId, cluster: ClusterId, advertise: SocketAddr, listen: SocketAddr) -> Self {
+        Self {
+            format: FORMAT,
+            stage,
+            node,
+            cluster,
+            advertise,
+            listen,
+            raft_id: None,
+            peers: BTreeMap::new(),
+            managers: Vec::new(),
+        }
+    }
+
+    /// Reads the file of a data folder, if there is one.
+    ///
+    /// # Errors
+    /// If it does not read.
+    pub fn load(data: &Path) -> Result<Option<Self>, StateError> {
+        let path = data.join(FILE_NAME);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(io_error("open", &path))?,
+        };
+        let mut text = Vec::new();
+        file.take(FILE_LENGTH_MAX).read_to_end(&mut text).map_err(io_error("read", &path))?;
+        let state: Self = serde_json::from_slice(&text).map_err(|source| StateError::Damaged { path: path.clone(), source })?;
+        if state.format != FORMAT {
+            return Err(StateError::Format { path, found: state.format });
+        }
+        Ok(Some(state))
+    }
+
+    /// Writes it so that a crash leaves the old or the new.
+    ///
+    /// # Errors
+    /// If a step fails; the old file is then still there.
+    pub fn save(&self, data: &Path) -> Result<(), StateError> {
+        let (path, new) = (data.join(FILE_NAME), data.join("node.json.new"));
+        let text = serde_json::to_vec_pretty(self).expect("plain data encodes");
+        let mut options = OpenOptions::new();
+        let mut file =
+            options.create(true).truncate(true).write(true).mode(0o600).open(&new).map_err(io_error("create", &new))?;
+        file.write_all(&text).map_err(io_error("write", &new))?;
+        file.sync_all().map_err(io_error("sync", &new))?;
+        fs::rename(&new, &path).map_err(io_error("replace", &path))?;
+        sync_folder(data)
+    }
+
+    /// Forgets the node's place.
+    ///
+    /// # Errors
+    /// If the file is there and cannot be removed.
+    pub fn remove(data: &Path) -> Result<(), StateError> {
+        let path = data.join(FILE_NAME);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("remove", &path)(error)),
+            _ => {}
+        }
+        sync_folder(data)
+    }
+}
+
+fn sync_folder(folder: &Path) -> Result<(), StateError> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error("sync", folder))
+}
+
+fn io_error<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -> StateError + use<'a> {
+    move |source| StateError::Io { operation, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> NodeFile {
+        let (node, cluster) = (NodeId::from_random([1; 16]), ClusterId::from_random([2; 16]));
+        let address = "10.0.0.1:2377".parse().unwrap();
+        NodeFile::new(Stage::Joining, node, cluster, address, address)
+    }
+
+    #[test]
+    fn a_place_is_kept_and_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(NodeFile::load(folder.path()).unwrap(), None);
+        let mut state = state();
+        state.save(folder.path()).unwrap();
+        state.stage = Stage::Member;
+        state.raft_id = Some(3);
+        state.peers.insert(1, "10.0.0.2:2377".into());
+        // What a crash left half written is of no account.
+        fs::write(folder.path().join("node.json.new"), "{").unwrap();
+        assert_ne!(NodeFile::load(folder.path()).unwrap().as_ref(), Some(&state));
+        state.save(folder.path()).unwrap();
+        assert_eq!(NodeFile::load(folder.path()).unwrap(), Some(state));
+        NodeFile::remove(folder.path()).unwrap();
+        NodeFile::remove(folder.path()).unwrap();
+        assert_eq!(NodeFile::load(folder.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_empty_place() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(FILE_NAME), "{}").unwrap();
+        assert!(matches!(NodeFile::load(folder.path()), Err(StateError::Damaged { .. })));
+        let later = NodeFile { format: FORMAT + 1, ..state() };
+        later.save(folder.path()).unwrap();
+        assert!(matches!(NodeFile::load(folder.path()), Err(StateError::Format { found: 2, .. })));
+    }
+}
