@@ -85,8 +85,7 @@ impl Recovered {
             Some((metadata, content)) => (metadata, content.store),
             None if is_member => {
                 let (index, term) = FOUNDING;
-                let store = Store { version: index, ..Store::default() };
-                (eraftpb::SnapshotMetadata { index, term, ..eraftpb::SnapshotMetadata::default() }, store)
+                (eraftpb::SnapshotMetadata { index, term, ..eraftpb::SnapshotMetadata::default() }, Store::empty(index))
             }
             None => (eraftpb::SnapshotMetadata::default(), Store::default()),
         };

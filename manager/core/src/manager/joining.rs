@@ -16,9 +16,15 @@ use skep_model::{Kind, NodeId, ObjectRef, Refusal};
 use std::sync::Arc;
 
 impl Manager {
-    /// Refuses what would take a majority of the managers away.
+    /// Refuses everything before the cluster's first mutation, and what would take
+    /// a majority of the managers away.
     pub(super) fn check_members(&self, mutation: &Mutation) -> Result<(), Refusal> {
         match mutation {
+            Mutation::Bootstrap { .. } => Ok(()),
+            // The shell of the first manager is about to send it.
+            _ if self.store.cluster().is_none() => {
+                Err(Refusal::Unavailable("the cluster is not initialised yet; try again".into()))
+            }
             Mutation::UpdateNode { node, spec, .. } if spec.desired_role == Role::Worker => {
                 let node = self.store.resolve_node(node)?;
                 self.check_demotion(node)

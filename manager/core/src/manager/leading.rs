@@ -1,10 +1,10 @@
 //! Being the leader: turns, sessions and members.
 
 use super::Manager;
-use crate::dispatch::Dispatcher;
 use crate::action::Action;
 use crate::consensus::members::Step;
 use crate::consensus::proposals::Origin;
+use crate::dispatch::Dispatcher;
 use crate::leader::Leader;
 use crate::store::Store;
 use skep_model::assignment::Hello;

@@ -93,6 +93,11 @@ impl StoredObject {
 }
 
 impl Store {
+    /// A store without objects, as of a version.
+    pub fn empty(version: u64) -> Self {
+        Self { version, ..Self::default() }
+    }
+
     /// The cluster object; there is one as soon as the cluster is initialised.
     pub fn cluster(&self) -> Option<&Arc<Cluster>> {
         self.cluster.as_ref()

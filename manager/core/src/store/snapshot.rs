@@ -60,7 +60,7 @@ impl SnapshotContent {
         if format > format_max {
             return Err(Unreadable::Format { format, format_max });
         }
-        let mut store = Store { version: index, ..Store::default() };
+        let mut store = Store::empty(index);
         while !records.is_empty() {
             let record = v1::SnapshotRecord::decode_length_delimited(&mut records)?;
             store.add(given(record.record, "record")?)?;

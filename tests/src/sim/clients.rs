@@ -1,0 +1,256 @@
+//! Clients: each works on objects of its own, one operation after the other, so
+//! that it knows what every answer must be.
+
+use super::calls::{Caller, refusal_name};
+use super::checkers::network_names;
+use super::random::Dice;
+use super::{Happening, Simulation};
+use skep_manager_core::store::Store;
+use skep_model::container::{ContainerSpec, FileTarget, SecretReference};
+use skep_model::network::NetworkSpec;
+use skep_model::request::{Mutation, Outcome};
+use skep_model::sealed::Sealed;
+use skep_model::secret::SecretVersion;
+use skep_model::service::{Annotations, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig};
+use skep_model::{Refusal, RequestId, SecretId};
+use std::collections::BTreeSet;
+
+/// What a client asked for.
+#[derive(Debug, Clone, PartialEq)]
+enum Operation {
+    CreateNetwork(String),
+    RemoveNetwork(String),
+    CreateSecret(String, SecretId),
+    UpdateSecret,
+    RemoveSecret,
+    CreateService(String),
+    ScaleService,
+    RemoveService,
+    /// Must be refused in this way.
+    Wrong(&'static str),
+    Read,
+}
+
+/// A secret that a client has.
+#[derive(Debug, Clone)]
+struct OwnSecret {
+    name: String,
+    id: SecretId,
+    newest: u64,
+}
+
+/// One client.
+#[derive(Debug)]
+pub(super) struct Client {
+    number: usize,
+    dice: Dice,
+    counter: u64,
+    networks: BTreeSet<String>,
+    secret: Option<OwnSecret>,
+    /// Its service, and whether it uses the secret.
+    service: Option<(String, bool)>,
+    operation: Option<Operation>,
+}
+
+impl Client {
+    pub(super) fn new(number: usize, dice: Dice) -> Self {
+        Self { number, dice, counter: 0, networks: BTreeSet::new(), secret: None, service: None, operation: None }
+    }
+
+    fn name(&mut self) -> String {
+        self.counter += 1;
+        format!("c{}-{}", self.number, self.counter)
+    }
+
+    /// The next operation; `None` as mutation = a read.
+    fn next(&mut self) -> (Operation, Option<Mutation>) {
+        let network = self.networks.iter().next().cloned();
+        let service = self.service.clone().map(|(name, _)| name);
+        match (self.dice.below(12), network, self.secret.clone(), service) {
+            (0..=2, _, _, _) => (Operation::Read, None),
+            (3, Some(name), _, _) => (Operation::RemoveNetwork(name.clone()), Some(Mutation::RemoveNetwork { network: name })),
+            (4 | 5, _, None, _) => self.create_secret(),
+            (4, _, Some(secret), _) if secret.newest < 15 => {
+                let version = version(secret.newest + 1, &mut self.dice);
+                let mutation = Mutation::UpdateSecret { secret: secret.name, version: Some(version), labels: None };
+                (Operation::UpdateSecret, Some(mutation))
+            }
+            (5, _, Some(secret), None) => (Operation::RemoveSecret, Some(Mutation::RemoveSecret { secret: secret.name })),
+            (6, _, _, None) => self.create_service(),
+            (6, _, _, Some(service)) => {
+                let replicas = self.dice.below(5) as u64;
+                (Operation::ScaleService, Some(Mutation::ScaleService { service, replicas }))
+            }
+            (7, _, _, Some(service)) => (Operation::RemoveService, Some(Mutation::RemoveService { service })),
+            (8, network, secret, _) => self.wrong(network, secret),
+            _ => {
+                let name = self.name();
+                (Operation::CreateNetwork(name.clone()), Some(Mutation::CreateNetwork { spec: network_spec(&name) }))
+            }
+        }
+    }
+
+    fn create_secret(&mut self) -> (Operation, Option<Mutation>) {
+        let (name, id) = (self.name(), SecretId::from_random(self.dice.id()));
+        let annotations = Annotations { name: name.clone(), ..Annotations::default() };
+        let mutation = Mutation::CreateSecret { id, annotations, version: version(1, &mut self.dice) };
+        (Operation::CreateSecret(name, id), Some(mutation))
+    }
+
+    fn create_service(&mut self) -> (Operation, Option<Mutation>) {
+        let name = self.name();
+        let replicas = self.dice.below(4) as u64;
+        let spec = Box::new(service_spec(&name, replicas, self.secret.as_ref()));
+        (Operation::CreateService(name), Some(Mutation::CreateService { spec }))
+    }
+
+    /// Something that must be refused, and how.
+    fn wrong(&mut self, network: Option<String>, secret: Option<OwnSecret>) -> (Operation, Option<Mutation>) {
+        let uses_secret = self.service.as_ref().is_some_and(|(_, uses)| *uses);
+        let (kind, mutation) = match (self.dice.below(6), network, secret, uses_secret) {
+            (0, Some(name), _, _) => ("NameConflict", Mutation::CreateNetwork { spec: network_spec(&name) }),
+            (1, _, _, _) => ("Invalid", Mutation::CreateNetwork { spec: network_spec("-no-name-") }),
+            (2 | 3, _, Some(secret), true) => ("InUse", Mutation::RemoveSecret { secret: secret.name }),
+            (4, _, Some(secret), _) => {
+                let version = Some(version(secret.newest + 5, &mut self.dice));
+                ("OutOfSequence", Mutation::UpdateSecret { secret: secret.name, version, labels: None })
+            }
+            _ => ("NotFound", Mutation::RemoveNetwork { network: "nobody-made-this".into() }),
+        };
+        (Operation::Wrong(kind), Some(mutation))
+    }
+
+    /// An operation is answered for good. What a client alone works on cannot be
+    /// refused, and a repeat is answered as the first call was.
+    fn done(&mut self, result: Result<Outcome, Refusal>) -> Result<(), String> {
+        let operation = self.operation.take().ok_or("a client was answered that had not asked")?;
+        match (operation, result) {
+            (Operation::Wrong(kind), Err(refusal)) if refusal_name(&refusal) == kind => Ok(()),
+            (Operation::Wrong(kind), result) => Err(format!("a request was to be refused with {kind}, it got {result:?}")),
+            (operation, Err(refusal)) => Err(format!("{operation:?} was refused although nobody else works on it: {refusal:?}")),
+            (operation, Ok(outcome)) => {
+                self.remember(operation, outcome);
+                Ok(())
+            }
+        }
+    }
+
+    fn remember(&mut self, operation: Operation, outcome: Outcome) {
+        match operation {
+            Operation::CreateNetwork(name) => drop(self.networks.insert(name)),
+            Operation::RemoveNetwork(name) => drop(self.networks.remove(&name)),
+            Operation::CreateSecret(name, id) => self.secret = Some(OwnSecret { name, id, newest: 1 }),
+            Operation::UpdateSecret => {
+                if let Some(secret) = &mut self.secret {
+                    secret.newest = outcome.number;
+                }
+            }
+            Operation::RemoveSecret => self.secret = None,
+            Operation::CreateService(name) => self.service = Some((name, self.secret.is_some())),
+            Operation::RemoveService => self.service = None,
+            Operation::ScaleService | Operation::Wrong(_) | Operation::Read => {}
+        }
+    }
+
+    /// A view that has everything acknowledged has everything of this client.
+    fn check_view(&self, store: &Store) -> Result<(), String> {
+        let names = network_names(store);
+        if let Some(name) = self.networks.iter().find(|name| !names.contains(name.as_str())) {
+            return Err(format!("network {name} was acknowledged and is not in the store at version {}", store.version));
+        }
+        if let Some(own) = &self.secret {
+            let stored = store.secret(own.id).ok_or_else(|| format!("secret {} was acknowledged and is gone", own.name))?;
+            if stored.spec.current != own.newest {
+                return Err(format!("secret {} is at {}, not at {}", own.name, stored.spec.current, own.newest));
+            }
+        }
+        if let Some((name, _)) = &self.service {
+            store.resolve_service(name).map_err(|refusal| format!("service {name} was acknowledged: {refusal}"))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_end(&self, store: &Store) -> Result<(), String> {
+        self.check_view(store)
+    }
+}
+
+impl Simulation {
+    pub(super) fn client_acts(&mut self, number: usize) -> Result<(), String> {
+        if !self.is_chaos() {
+            return Ok(());
+        }
+        let request = RequestId(self.dice.clients.id());
+        let client = &mut self.clients[number];
+        let (operation, mutation) = client.next();
+        client.operation = Some(operation);
+        self.call(Caller::Client(number), request, mutation);
+        Ok(())
+    }
+
+    pub(super) fn client_done(
+        &mut self,
+        number: usize,
+        request: RequestId,
+        result: Result<Outcome, Refusal>,
+    ) -> Result<(), String> {
+        if result.is_err() && self.checkers.had_effect(request) {
+            return Err(format!("client {number} was refused a request that took effect: {result:?}"));
+        }
+        self.clients[number].done(result).map_err(|text| format!("client {number}: {text}"))?;
+        self.think(number);
+        Ok(())
+    }
+
+    pub(super) fn client_read(&mut self, number: usize, view: &Store, floor: u64) -> Result<(), String> {
+        self.coverage.count("read: linearizable");
+        if view.version < floor {
+            return Err(format!("a read saw version {} although {floor} was acknowledged before it began", view.version));
+        }
+        self.clients[number].check_view(view)?;
+        self.clients[number].operation = None;
+        self.think(number);
+        Ok(())
+    }
+
+    fn think(&mut self, client: usize) {
+        let pause = self.dice.clients.around(self.profile.think);
+        self.after(pause, Happening::Client { client });
+    }
+}
+
+fn network_spec(name: &str) -> NetworkSpec {
+    NetworkSpec {
+        annotations: Annotations { name: name.into(), ..Annotations::default() },
+        driver: "overlay".into(),
+        internal: false,
+    }
+}
+
+fn version(n: u64, dice: &mut Dice) -> SecretVersion {
+    SecretVersion {
+        n,
+        sealed: Sealed { key_generation: 1, nonce: [0; 12], bytes: dice.id().repeat(3) },
+        fingerprint: format!("{:016x}", dice.number()),
+        created_at: super::BEGINNING,
+    }
+}
+
+fn service_spec(name: &str, replicas: u64, secret: Option<&OwnSecret>) -> ServiceSpec {
+    let reference = secret.map(|secret| SecretReference {
+        id: secret.id,
+        name: secret.name.clone(),
+        version: None,
+        file: FileTarget { name: secret.name.clone(), uid: 0, gid: 0, mode: 0o444 },
+    });
+    let container_spec =
+        ContainerSpec { image: "redis:7".into(), secrets: reference.into_iter().collect(), ..ContainerSpec::default() };
+    ServiceSpec {
+        annotations: Annotations { name: name.into(), ..Annotations::default() },
+        task_template: TaskSpec { container_spec, ..TaskSpec::default() },
+        mode: ServiceMode::Replicated { replicas },
+        update_config: UpdateConfig::default(),
+        rollback_config: UpdateConfig::default(),
+        deadline: None,
+    }
+}

@@ -1,0 +1,175 @@
+//! Carries out what managers want: the interpreter of [`Action`].
+
+use super::calls::Answer;
+use super::disk::{Operation, SnapshotFile};
+use super::machines::Parcel;
+use super::plant::Plant;
+use super::{Happening, Simulation, trace};
+use raft::eraftpb::Message;
+use skep_manager_core::action::Action;
+use skep_manager_core::event::Event;
+use skep_manager_core::store::Store;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a sender waits for a snapshot's receipt.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Simulation {
+    pub(super) fn carry_out(&mut self, number: usize, action: Action) -> Result<(), String> {
+        self.note(format!("m{number} > {}", trace::action(&action)));
+        match action {
+            Action::Persist(persist) => {
+                if self.has_plant(Plant::AckBeforePersist) {
+                    let (n, incarnation) = (persist.n, self.machines[number].incarnation);
+                    self.after(Duration::from_micros(20), Happening::DiskLied { machine: number, incarnation, n });
+                }
+                if persist.snapshot.is_some() {
+                    self.coverage.count("snapshot: installed");
+                }
+                self.write(number, Operation::Append(persist));
+                Ok(())
+            }
+            Action::SendPeer { address, message, .. } => {
+                self.send(number, &address, *message);
+                Ok(())
+            }
+            Action::StreamSnapshot { raft_id, address, message, view } => {
+                self.stream(number, raft_id, &address, message, &view);
+                Ok(())
+            }
+            Action::SaveSnapshot { metadata, view } => {
+                let records = Arc::new(view.encoded_records().flatten().collect());
+                self.write(number, Operation::Save(SnapshotFile { metadata, records }));
+                Ok(())
+            }
+            Action::Compact { index } => {
+                self.coverage.count("log: compacted");
+                self.write(number, Operation::Compact(index));
+                Ok(())
+            }
+            Action::Reply { ticket, result } => {
+                if let Ok(outcome) = &result
+                    && let Some(origin) = self.machines[number].tickets.get(&ticket)
+                    && let Some(request) = origin.request()
+                {
+                    self.checkers.acknowledge(request, *outcome)?;
+                }
+                self.answer(number, ticket, Answer::Outcome(result));
+                Ok(())
+            }
+            Action::ReadReady { ticket, result } => {
+                if self.watcher.has(number, ticket) {
+                    return self.watch_begins(result);
+                }
+                self.answer(number, ticket, Answer::View(result));
+                Ok(())
+            }
+            Action::WatchChanges { ticket, version, changes } => self.watch_changes(number, ticket, version, &changes),
+            Action::WatchEnded { ticket, refusal } => {
+                self.watch_ends(number, ticket, &refusal);
+                Ok(())
+            }
+            Action::SendInfo { .. } | Action::SendAssignments { .. } | Action::CloseSession { .. } => {
+                self.agents.carry_out(self.now, number, &action)?;
+                for (machine, event) in self.agents.take_answers() {
+                    self.give(machine, event)?;
+                }
+                Ok(())
+            }
+            Action::ClosePeer { .. } | Action::LeaderChanged { .. } => Ok(()),
+            Action::Removed => {
+                self.wipe(number);
+                Ok(())
+            }
+            Action::Halt { sentence } => Err(format!("machine {number} halts: {sentence}")),
+        }
+    }
+
+    fn write(&mut self, number: usize, operation: Operation) {
+        let (least, most) = self.profile.sync;
+        let mut sync = self.dice.disk.between(least, most);
+        if self.dice.disk.chance(self.profile.stall) {
+            self.coverage.count("fault: disk stall");
+            sync *= 100;
+        }
+        if self.has_plant(Plant::AckBeforePersist) {
+            sync *= 50;
+        }
+        let now = self.now;
+        let machine = &mut self.machines[number];
+        machine.disk.pending.push_back(operation);
+        machine.disk.free_at = machine.disk.free_at.max(now) + sync;
+        let (at, incarnation) = (machine.disk.free_at, machine.incarnation);
+        self.at(at, Happening::DiskDone { machine: number, incarnation });
+    }
+
+    pub(super) fn disk_done(&mut self, number: usize, incarnation: u32) -> Result<(), String> {
+        let lies = self.has_plant(Plant::AckBeforePersist);
+        let machine = &mut self.machines[number];
+        if machine.incarnation != incarnation {
+            return Ok(());
+        }
+        if machine.is_paused {
+            machine.held.push(Happening::DiskDone { machine: number, incarnation });
+            return Ok(());
+        }
+        match machine.disk.complete() {
+            Some(Operation::Append(_)) if lies => Ok(()),
+            Some(Operation::Append(persist)) => self.give(number, Event::Persisted { n: persist.n }),
+            Some(Operation::Save(file)) => {
+                self.coverage.count("snapshot: saved");
+                self.give(number, Event::SnapshotSaved { index: file.metadata.index })
+            }
+            Some(Operation::Compact(_)) | None => Ok(()),
+        }
+    }
+
+    pub(super) fn disk_lied(&mut self, number: usize, incarnation: u32, n: u64) -> Result<(), String> {
+        let machine = &mut self.machines[number];
+        if machine.incarnation != incarnation {
+            return Ok(());
+        }
+        if machine.is_paused {
+            machine.held.push(Happening::DiskLied { machine: number, incarnation, n });
+            return Ok(());
+        }
+        self.give(number, Event::Persisted { n })
+    }
+
+    fn machine_at(&self, address: &str) -> Option<usize> {
+        self.machines.iter().position(|machine| machine.address == address)
+    }
+
+    fn send(&mut self, from: usize, address: &str, message: Message) {
+        let Some(to) = self.machine_at(address) else {
+            self.coverage.count("network: unknown address");
+            return;
+        };
+        let fate = self.network.fate(from, to, &self.profile, &mut self.dice.network);
+        for fault in fate.faults {
+            self.coverage.count(fault);
+        }
+        for delay in fate.arrivals {
+            let parcel = Parcel::Raft(Box::new(message.clone()));
+            self.after(delay, Happening::Arrive { machine: to, parcel });
+        }
+    }
+
+    fn stream(&mut self, from: usize, raft_id: u64, address: &str, message: Box<Message>, view: &Store) {
+        let incarnation = self.machines[from].incarnation;
+        let fate = self.machine_at(address).map(|to| (to, self.network.fate(from, to, &self.profile, &mut self.dice.network)));
+        let arrives = fate.and_then(|(to, fate)| Some((to, *fate.arrivals.first()?)));
+        let Some((to, delay)) = arrives.filter(|(to, _)| self.machines[*to].is_up) else {
+            self.coverage.count("snapshot: lost");
+            let parcel = Parcel::SnapshotSent { raft_id, ok: false, incarnation };
+            return self.after(SNAPSHOT_TIMEOUT, Happening::Arrive { machine: from, parcel });
+        };
+        self.coverage.count("snapshot: streamed");
+        let metadata = message.get_snapshot().get_metadata().clone();
+        let file = SnapshotFile { metadata, records: Arc::new(view.encoded_records().flatten().collect()) };
+        let transfer = delay + self.dice.network.around(Duration::from_millis(50));
+        let parcel = Parcel::Snapshot { message, file, from, incarnation };
+        self.after(transfer, Happening::Arrive { machine: to, parcel });
+    }
+}

@@ -1,0 +1,65 @@
+//! Planted bugs: ways in which an interpreter of the core can be wrong.
+//!
+//! They are permanent. A simulator that cannot find them finds nothing.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A bug of the interpreter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Plant {
+    /// The disk says "durable" before it is.
+    AckBeforePersist,
+    /// Answers of an older term are taken for answers of this one.
+    SkipTermCheck,
+    /// The disk forgets term and vote in a crash.
+    ForgetVote,
+    /// Linearizable reads are served as stale ones.
+    StaleRead,
+    /// A client repeats a request under a new id.
+    NewIdOnRetry,
+    /// A snapshot loses its last record on its way.
+    LossySnapshot,
+    /// A watcher is told some changes twice.
+    RepeatWatch,
+    /// A membership record of the disk is lost and the cluster's first one used.
+    ForgetMembership,
+}
+
+/// Every planted bug.
+pub const PLANTS: [Plant; 8] = [
+    Plant::AckBeforePersist,
+    Plant::SkipTermCheck,
+    Plant::ForgetVote,
+    Plant::StaleRead,
+    Plant::NewIdOnRetry,
+    Plant::LossySnapshot,
+    Plant::RepeatWatch,
+    Plant::ForgetMembership,
+];
+
+impl fmt::Display for Plant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AckBeforePersist => "ack-before-persist",
+            Self::SkipTermCheck => "skip-term-check",
+            Self::ForgetVote => "forget-vote",
+            Self::StaleRead => "stale-read",
+            Self::NewIdOnRetry => "new-id-on-retry",
+            Self::LossySnapshot => "lossy-snapshot",
+            Self::RepeatWatch => "repeat-watch",
+            Self::ForgetMembership => "forget-membership",
+        })
+    }
+}
+
+impl FromStr for Plant {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        PLANTS.into_iter().find(|plant| plant.to_string() == text).ok_or_else(|| {
+            let known: Vec<String> = PLANTS.iter().map(ToString::to_string).collect();
+            format!("there is no planted bug {text:?}; there are {}", known.join(", "))
+        })
+    }
+}

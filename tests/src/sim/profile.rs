@@ -1,0 +1,77 @@
+//! What kind of bad world a seed is: drawn first, so that some seeds are violent
+//! in one way and quiet in all others.
+
+use super::random::Dice;
+use std::time::Duration;
+
+/// The faults and figures of one seed. `None` = this fault does not happen.
+#[derive(Debug, Clone)]
+pub struct Profile {
+    /// Managers at the beginning.
+    pub managers: usize,
+    /// Shortest and longest way of a message.
+    pub latency: (Duration, Duration),
+    /// Messages lost, of a million.
+    pub loss: u32,
+    /// Messages that arrive twice, of a million.
+    pub duplication: u32,
+    /// Messages that are held back and overtaken, of a million.
+    pub reordering: u32,
+    /// Shortest and longest sync.
+    pub sync: (Duration, Duration),
+    /// Syncs that take a hundred times as long, of a million.
+    pub stall: u32,
+    /// Mean time between two partitions.
+    pub partition: Option<Duration>,
+    /// Mean time between two crashes.
+    pub crash: Option<Duration>,
+    /// Mean time between two pauses of a process.
+    pub pause: Option<Duration>,
+    /// Mean time between two orders to step down.
+    pub step_down: Option<Duration>,
+    /// Mean time between two changes of a role.
+    pub role: Option<Duration>,
+    /// One machine is lost for good.
+    pub loses_one: bool,
+    /// Clients.
+    pub clients: usize,
+    /// Mean time between two operations of a client.
+    pub think: Duration,
+    /// Log entries between two snapshots.
+    pub snapshot_interval: u64,
+    /// Events that are handed over together with later ones, of a million.
+    pub batching: u32,
+}
+
+const MS: Duration = Duration::from_millis(1);
+const S: Duration = Duration::from_secs(1);
+
+impl Profile {
+    /// The profile of a seed.
+    pub fn draw(dice: &mut Dice) -> Self {
+        let managers = *dice.pick(&[1, 3, 3, 3, 3, 5, 5]);
+        let every = |dice: &mut Dice, means: &[u32]| match *dice.pick(means) {
+            0 => None,
+            seconds => Some(S * seconds),
+        };
+        Self {
+            managers,
+            latency: *dice.pick(&[(MS / 10, MS), (MS / 2, 5 * MS), (MS, 60 * MS)]),
+            loss: *dice.pick(&[0, 0, 2_000, 30_000, 150_000]),
+            duplication: *dice.pick(&[0, 0, 10_000, 100_000]),
+            reordering: *dice.pick(&[0, 0, 10_000, 100_000]),
+            sync: *dice.pick(&[(MS / 10, MS / 2), (MS / 2, 4 * MS), (2 * MS, 40 * MS)]),
+            stall: *dice.pick(&[0, 0, 1_000, 10_000]),
+            partition: every(dice, &[0, 10, 25, 60]),
+            crash: every(dice, &[0, 8, 20, 60]),
+            pause: every(dice, &[0, 0, 10, 30]),
+            step_down: every(dice, &[0, 0, 15, 60]),
+            role: if managers > 1 { every(dice, &[0, 0, 20, 45]) } else { None },
+            loses_one: managers >= 3 && dice.chance(250_000),
+            clients: *dice.pick(&[1, 2, 3, 4, 6]),
+            think: *dice.pick(&[60 * MS, 250 * MS, S]),
+            snapshot_interval: *dice.pick(&[20, 50, 200, 1_000]),
+            batching: *dice.pick(&[0, 100_000, 500_000]),
+        }
+    }
+}
