@@ -176,6 +176,9 @@ impl Dispatcher {
         if std::mem::take(&mut self.is_info_dirty) {
             self.tell_info(store, &mut actions);
         }
+        if self.dirty.is_empty() {
+            return actions;
+        }
         let view = Arc::new(store.clone());
         for node in std::mem::take(&mut self.dirty) {
             let Some(id) = self.by_node.get(&node).copied() else { continue };

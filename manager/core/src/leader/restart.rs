@@ -24,20 +24,25 @@ use std::sync::Arc;
 
 /// Retires tasks that ended or must leave.
 pub(crate) fn retire(draft: &mut Draft<'_>, wanted: &Wanted) {
-    let wanted_tasks: Vec<Arc<Task>> = draft.tasks().filter(|task| task.is_wanted()).cloned().collect();
-    for task in wanted_tasks {
-        if task.status.state.is_final() {
-            // One that failed while it was still waiting for its delay (no such
-            // image) is dealt with when the delay is over: no faster loop.
-            if let Some(at) = task.plan.start_at.filter(|at| *at > draft.now) {
-                draft.wake_at(at);
-                continue;
-            }
-            verdict::count_failure(draft, wanted, &task);
-            draft.want(task.id, TaskState::Shutdown);
-        } else if task.plan.node.is_some_and(|node| must_leave(draft.store.node(node))) {
-            draft.want(task.id, TaskState::Shutdown);
+    for slot in slots(draft).values() {
+        for task in slot.tasks.iter().filter(|task| task.is_wanted()) {
+            retire_one(draft, wanted, slot, task);
         }
+    }
+}
+
+fn retire_one(draft: &mut Draft<'_>, wanted: &Wanted, slot: &Slot, task: &Task) {
+    if task.status.state.is_final() {
+        // One that failed while it was still waiting for its delay (no such
+        // image) is dealt with when the delay is over: no faster loop.
+        if let Some(at) = task.plan.start_at.filter(|at| *at > draft.now) {
+            draft.wake_at(at);
+            return;
+        }
+        verdict::count_failure(draft, wanted, slot, task);
+        draft.want(task.id, TaskState::Shutdown);
+    } else if task.plan.node.is_some_and(|node| must_leave(draft.store.node(node))) {
+        draft.want(task.id, TaskState::Shutdown);
     }
 }
 

@@ -11,7 +11,7 @@
 use super::allocate::Wanted;
 use super::draft::Draft;
 use super::restart::{ended_by_itself, should_restart};
-use super::slot::{Slot, SlotKey, key, slots};
+use super::slot::{Slot, SlotKey, slots};
 use super::update::{config, is_dirty, is_slot_dirty};
 use crate::control::references_exist;
 use crate::timing;
@@ -20,7 +20,6 @@ use skep_model::service::{FailureAction, ServiceMode, ServiceRecord};
 use skep_model::task::Task;
 use skep_model::{TaskId, TaskState, Time};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A deployment that begins now.
@@ -41,14 +40,13 @@ pub(crate) fn begin(spec_version: u64, kind: DeploymentKind, now: Time) -> Deplo
     }
 }
 
-/// Notes a task that ended while it was wanted, and counts it if it was made by
-/// the deployment under way and ended within its monitor period.
-pub(crate) fn count_failure(draft: &mut Draft<'_>, wanted: &Wanted, task: &Task) {
+/// Notes a task of `slot` that ended while it was wanted, and counts it if it was
+/// made by the deployment under way and ended within its monitor period.
+pub(crate) fn count_failure(draft: &mut Draft<'_>, wanted: &Wanted, slot: &Slot, task: &Task) {
     let monitor = monitor(draft, wanted);
     // Only the first task of a spec version in its slot counts; its restarts do not.
-    let is_same = |other: &&Arc<Task>| other.spec_version == task.spec_version && key(other) == key(task);
-    let created = |task: &Task| (task.meta.created_at, task.meta.version, task.id);
-    let is_first = !draft.tasks().filter(is_same).any(|other| created(other) < created(task));
+    let first = slot.tasks.iter().find(|other| other.spec_version == task.spec_version);
+    let is_first = first.is_some_and(|first| first.id == task.id);
     let Some(deployment) = draft.deployment_mut() else { return };
     if deployment.state.is_final() || task.spec_version != deployment.spec_version || !ended_by_itself(task) {
         return;
