@@ -125,9 +125,6 @@ fn add_warnings(info: &mut NodeInfo) {
     if info.managers == 2 {
         info.warnings.push(TWO_MANAGERS.into());
     }
-    if info.cgroup_version != "2" {
-        info.warnings.push("this machine has no cgroup version 2: limits of tasks may not hold".into());
-    }
 }
 
 fn image_count(node: &Node) -> u64 {
@@ -172,7 +169,7 @@ mod tests {
 
     #[test]
     fn two_managers_are_warned_of() {
-        let mut info = NodeInfo { managers: 2, cgroup_version: "2".into(), ..NodeInfo::default() };
+        let mut info = NodeInfo { managers: 2, ..NodeInfo::default() };
         add_warnings(&mut info);
         assert_eq!(info.warnings.len(), 1);
         assert!(info.warnings[0].starts_with("Running Swarm in a two-manager configuration."));

@@ -92,7 +92,10 @@ fn plan(request: JoinRequest) -> Result<Plan, Failure> {
     }
     let remotes = request.remote_addrs.iter().map(|given| address::remote(given)).collect::<Result<_, _>>()?;
     let token = request.token.as_ref().and_then(|token| token.text().ok()).unwrap_or_default();
-    let token = JoinToken::parse(token).map_err(|error| Refusal::invalid("join token", "", error.to_string()))?;
+    let token = JoinToken::parse(token).map_err(|error| {
+        let text = error.to_string();
+        Refusal::invalid("join token", "", text.strip_prefix("invalid join token: ").unwrap_or(&text))
+    })?;
     let interfaces = address::interfaces()?;
     let listen = address::listen(&request.listen_addr, &interfaces)?;
     if !request.advertise_addr.is_empty() {

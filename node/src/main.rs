@@ -26,6 +26,7 @@ mod unlock;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -41,7 +42,11 @@ fn main() -> ExitCode {
 
 fn run(args: args::Args) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log_level).context("cannot read --log-level")?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     skep_identity::process::install_crypto_provider();
     skep_identity::process::harden().context("cannot protect this process's keys")?;
     skep_identity::clock::set_offset_ms(args.clock_offset_ms).context("cannot set the clock offset")?;

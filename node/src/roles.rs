@@ -150,9 +150,15 @@ impl Keeper {
         }
     }
 
-    /// What is said in the meantime does not shorten the pause: a refusal repeats itself.
-    async fn pause(&self, pause: Duration) {
-        tokio::time::sleep(pause).await;
+    /// Waits before the next attempt. Only another role of the session's shortens
+    /// the pause: everything else that is said changes nothing about a refusal.
+    async fn pause(&mut self, pause: Duration) {
+        let role = |info: &Option<SessionInfo>| info.as_ref().map(|info| info.role);
+        let before = role(&self.info.borrow());
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            Ok(_) = self.info.wait_for(|now| role(now) != before) => {}
+        }
     }
 
     async fn see(&self, session: Option<Role>, is_fresh: bool, is_due: bool) -> (Seen, Option<CancellationToken>) {

@@ -1,0 +1,146 @@
+//! Real daemons come into a cluster, change their roles in it and leave it, and
+//! find their place again after they were killed.
+
+mod common;
+
+use common::{Daemon, refused, text, wait_until};
+use skep_identity::token::{JoinToken, RootDigest};
+use skep_proto::v1::{Confidential, InitRequest, LocalState, Role, UnlockKeyRequest, UnlockRequest};
+use tonic::Code;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_founder_finds_its_place_again() {
+    let mut m1 = Daemon::new();
+    assert_eq!(m1.info().await.state(), LocalState::Inactive);
+    refused(m1.nodes().await, Code::FailedPrecondition, "Use \"skep swarm init\" or \"skep swarm join\"");
+    refused(m1.leave(true).await, Code::FailedPrecondition, "not part of a swarm");
+    let bad = InitRequest { cert_expiry: Some(1), ..InitRequest::default() };
+    refused(m1.init(bad).await, Code::InvalidArgument, "minimum certificate expiry time");
+    assert!(m1.is_clean());
+    let founded = m1.init(InitRequest::default()).await.unwrap();
+    assert_eq!(founded.address, m1.address);
+    assert!(founded.unlock_key.is_none());
+    refused(m1.init(InitRequest::default()).await, Code::FailedPrecondition, "already part of a swarm");
+    let check = async |m1: &Daemon| {
+        wait_until("the manager leads", async || m1.info().await.is_leader).await;
+        let info = m1.info().await;
+        assert_eq!((info.state(), &info.node_id, &info.cluster_id), (LocalState::Active, &founded.node_id, &founded.cluster_id));
+        assert!(info.is_manager && info.managers == 1 && info.certificate_expires > 0);
+        assert_eq!(m1.nodes().await.unwrap().len(), 1);
+    };
+    check(&m1).await;
+    m1.restart_after_kill(&[]);
+    check(&m1).await;
+    m1.terminate().await;
+    m1.start();
+    check(&m1).await;
+    refused(m1.leave(false).await, Code::FailedPrecondition, "Removing the last manager erases all current state");
+    m1.leave(true).await.unwrap();
+    assert_eq!(m1.info().await.state(), LocalState::Inactive);
+    assert!(m1.is_clean());
+    let again = m1.init(InitRequest::default()).await.unwrap();
+    assert_ne!(again.cluster_id, founded.cluster_id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_right_token_joins_and_a_refused_join_changes_nothing() {
+    let (m1, mut w1) = (Daemon::new(), Daemon::new());
+    let founded = m1.init(InitRequest::default()).await.unwrap();
+    let token = text(founded.worker_token);
+    // The right CA, but another secret; then another CA.
+    let digest = JoinToken::parse(&token).unwrap().digest();
+    let wrong = JoinToken::generate(digest).reveal().to_string();
+    let foreign = JoinToken::generate(RootDigest::of(b"another CA")).reveal().to_string();
+    let dead = "127.0.0.1:9";
+    for (remote, token, code, words) in [
+        (m1.address.as_str(), "SWMTKN-2", Code::InvalidArgument, "does not begin with SWMTKN-1-"),
+        (m1.address.as_str(), wrong.as_str(), Code::PermissionDenied, "valid join token is necessary"),
+        (m1.address.as_str(), foreign.as_str(), Code::PermissionDenied, "remote CA does not match fingerprint"),
+        (dead, token.as_str(), Code::Unavailable, "cannot reach a manager at 127.0.0.1:9"),
+        ("no such host", token.as_str(), Code::InvalidArgument, "expected HOST or HOST:PORT"),
+    ] {
+        refused(w1.join(remote, token).await, code, words);
+        assert!(w1.is_clean(), "{words}");
+        assert_eq!(w1.info().await.state(), LocalState::Inactive);
+    }
+    assert_eq!(m1.nodes().await.unwrap().len(), 1);
+    let joined = w1.join(&m1.address, &token).await.unwrap();
+    assert_eq!(joined.role(), Role::Worker);
+    refused(w1.join(&m1.address, &token).await, Code::FailedPrecondition, "already part of a swarm");
+    refused(w1.nodes().await, Code::FailedPrecondition, "Worker nodes can't be used");
+    assert_eq!(m1.nodes().await.unwrap().len(), 2);
+    w1.restart_after_kill(&[]);
+    wait_until("the worker has a session", async || !w1.info().await.manager_addresses.is_empty()).await;
+    assert_eq!(w1.info().await.node_id, joined.node_id);
+    w1.leave(false).await.unwrap();
+    assert!(w1.is_clean());
+    let again = w1.join(&m1.address, &token).await.unwrap();
+    assert_ne!(again.node_id, joined.node_id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_becomes_a_manager_and_a_worker_again() {
+    let (m1, mut w1, m2) = (Daemon::new(), Daemon::new(), Daemon::new());
+    let founded = m1.init(InitRequest::default()).await.unwrap();
+    let id = w1.join(&m1.address, &text(founded.worker_token)).await.unwrap().node_id;
+    let manager_token = text(founded.manager_token);
+    // Any manager admits; the newcomer learns its role from its token.
+    assert_eq!(m2.join(&m1.address, &manager_token).await.unwrap().role(), Role::Manager);
+    wait_until("the second manager answers", async || m2.nodes().await.is_ok_and(|nodes| nodes.len() == 3)).await;
+    m2.set_role(&id, Role::Manager).await.unwrap();
+    wait_until("the worker is a manager", async || w1.nodes().await.is_ok_and(|nodes| nodes.len() == 3)).await;
+    w1.restart_after_kill(&[]);
+    wait_until("it is one after a restart", async || w1.nodes().await.is_ok_and(|nodes| nodes.len() == 3)).await;
+    refused(w1.leave(false).await, Code::FailedPrecondition, "participating as a manager");
+    m1.set_role(&id, Role::Worker).await.unwrap();
+    wait_until("the manager is a worker", async || !w1.info().await.is_manager).await;
+    wait_until("its log is gone", async || !w1.data().join("manager").exists()).await;
+    let info = w1.info().await;
+    assert_eq!((info.node_id, info.error), (id, String::new()));
+    m2.leave(true).await.unwrap();
+    assert!(m2.is_clean());
+    wait_until("one manager is left", async || m1.info().await.managers == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_manager_waits_for_its_key() {
+    let mut m1 = Daemon::new();
+    let founded = m1.init(InitRequest { autolock: true, ..InitRequest::default() }).await.unwrap();
+    let key = text(founded.unlock_key);
+    assert!(!m1.data().join("identity/keystore.key").exists());
+    let unlock = async |m1: &Daemon, key: &str| {
+        let request = UnlockRequest { key: Some(Confidential::new(key.as_bytes())) };
+        m1.local().unlock(request).await.map(drop)
+    };
+    refused(unlock(&m1, &key).await, Code::FailedPrecondition, "swarm is not locked");
+    let rotated = m1.local().unlock_key(UnlockKeyRequest { rotate: true }).await.unwrap().into_inner();
+    let rotated = text(rotated.key);
+    assert_ne!(rotated, key);
+    m1.restart_after_kill(&[]);
+    wait_until("it is locked", async || m1.info().await.state() == LocalState::Locked).await;
+    refused(m1.nodes().await, Code::FailedPrecondition, "needs to be unlocked");
+    refused(m1.init(InitRequest::default()).await, Code::FailedPrecondition, "needs to be unlocked");
+    refused(m1.leave(false).await, Code::FailedPrecondition, "needs to be unlocked");
+    for wrong in [key.as_str(), "", "SWMKEY-1-short"] {
+        refused(unlock(&m1, wrong).await, Code::InvalidArgument, "invalid key provided");
+    }
+    unlock(&m1, &rotated).await.unwrap();
+    wait_until("it leads again", async || m1.nodes().await.is_ok_and(|nodes| nodes.len() == 1)).await;
+    m1.restart_after_kill(&[]);
+    wait_until("it is locked again", async || m1.info().await.state() == LocalState::Locked).await;
+    m1.leave(true).await.unwrap();
+    assert!(m1.is_clean());
+}
+
+/// A certificate of one hour is renewed once its second half has come, whenever
+/// the daemon finds out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_renewed_in_time() {
+    let mut m1 = Daemon::new();
+    let hour = 3_600_000_000_000;
+    m1.init(InitRequest { cert_expiry: Some(hour), ..InitRequest::default() }).await.unwrap();
+    let before = m1.info().await.certificate_expires;
+    // Valid from an hour back for two: 45 minutes on, more than four fifths are over.
+    m1.restart_after_kill(&["--clock-offset-ms", "2700000"]);
+    wait_until("the certificate is another", async || m1.info().await.certificate_expires > before).await;
+}
