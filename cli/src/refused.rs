@@ -96,9 +96,6 @@ fn at(command: Command, path: &[&str], change: impl FnOnce(Command) -> Command) 
         [] => change(command),
         [first, rest @ ..] => {
             let first: &str = first;
-            if command.find_subcommand(first).is_none() {
-                return command;
-            }
             command.mut_subcommand(first.to_owned(), |inner| at(inner, rest, change))
         }
     }
@@ -112,7 +109,7 @@ pub fn check(matches: &ArgMatches) -> Result<(), Failure> {
         path.push(name);
         inner = next;
         if is_refused(&path) {
-            return Err(Failure::unsupported(format!("skep {}", path.join(" "))));
+            return Err(Failure::unsupported(format!("the command 'skep {}'", path.join(" "))));
         }
     }
     let lists = FLAGS.iter().filter(|(at, _)| *at == path.as_slice()).flat_map(|(_, lists)| lists.iter().copied().flatten());

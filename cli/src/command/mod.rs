@@ -1,6 +1,7 @@
 //! The grammar of the command line and who carries out which command.
 
 mod config;
+mod events;
 mod image;
 mod info;
 mod input;
@@ -55,6 +56,8 @@ enum Command {
     /// Look at the daemon and its events
     #[command(subcommand)]
     System(System),
+    /// Get real time events from the managers
+    Events(events::Events),
     /// Show what the daemon knows of itself and the cluster
     Info(info::Info),
     /// Show the versions of client and daemon
@@ -63,6 +66,8 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum System {
+    /// Get real time events from the managers
+    Events(events::Events),
     /// Show what the daemon knows of itself and the cluster
     Info(info::Info),
 }
@@ -121,6 +126,7 @@ async fn dispatch(client: &Client, command: Command) -> Result<(), Failure> {
         Command::Secret(command) => command.run(client).await,
         Command::Config(command) => command.run(client).await,
         Command::Image(command) => command.run(client).await,
+        Command::Events(events) | Command::System(System::Events(events)) => events.run(client).await,
         Command::Info(info) | Command::System(System::Info(info)) => info.run(client).await,
         Command::Version(version) => version.run(client.address().clone()).await,
     }

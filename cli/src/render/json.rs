@@ -1,7 +1,20 @@
 //! Objects as docker's JSON has them: what `inspect` prints and templates read.
 
-use serde_json::{Value, json};
+use super::ago::stamp;
+use crate::failure::Failure;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 use skep_model::cluster::ClusterSpec;
+use skep_model::config::Config;
+use skep_model::deployment::{Deployment, DeploymentKind, DeploymentState};
+use skep_model::node::{Node, NodeState};
+use skep_model::secret::Secret;
+use skep_model::service::Service;
+use skep_model::task::Task;
+use skep_model::{Meta, Time};
+use std::collections::BTreeMap;
 
 /// The settings of a cluster.
 pub fn cluster_spec(spec: &ClusterSpec) -> Value {
@@ -18,4 +31,213 @@ pub fn cluster_spec(spec: &ClusterSpec) -> Value {
 
 fn nanos(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A model type with docker's names.
+fn plain(value: &impl Serialize) -> Result<Value, Failure> {
+    serde_json::to_value(value).map_err(|error| Failure::refused(format!("cannot print the object: {error}")))
+}
+
+fn object(id: &str, meta: &Meta, fields: Value) -> Value {
+    let mut object = Map::from_iter([
+        ("ID".to_owned(), json!(id)),
+        ("Version".to_owned(), json!({ "Index": meta.version })),
+        ("CreatedAt".to_owned(), json!(stamp(meta.created_at))),
+        ("UpdatedAt".to_owned(), json!(stamp(meta.updated_at))),
+    ]);
+    if let Value::Object(fields) = fields {
+        object.extend(fields.into_iter().filter(|(_, value)| !value.is_null()));
+    }
+    Value::Object(object)
+}
+
+/// A service; `UpdateStatus` is Swarm's view of `Deployment`.
+pub fn service(service: &Service) -> Result<Value, Failure> {
+    let record = &service.spec.value;
+    Ok(object(
+        service.id.as_str(),
+        &service.meta,
+        json!({
+            "Spec": plain(&record.spec)?,
+            "PreviousSpec": record.previous.as_deref().map(plain).transpose()?,
+            "SpecVersion": record.spec_version,
+            "UpdateStatus": service.plan.deployment.as_ref().and_then(update_status),
+            "Deployment": service.plan.deployment.as_ref().map(deployment),
+        }),
+    ))
+}
+
+/// Swarm's word for the state of an update; none for a first deployment.
+pub fn update_state(deployment: &Deployment) -> Option<&'static str> {
+    Some(match (deployment.kind, deployment.state) {
+        (DeploymentKind::Create, _) => return None,
+        (DeploymentKind::Update, DeploymentState::Progressing) => "updating",
+        (DeploymentKind::Update, DeploymentState::Converged | DeploymentState::RolledBack) => "completed",
+        (DeploymentKind::Update, _) => "paused",
+        (_, DeploymentState::Progressing) => "rollback_started",
+        (_, DeploymentState::Converged | DeploymentState::RolledBack) => "rollback_completed",
+        (_, _) => "rollback_paused",
+    })
+}
+
+fn update_status(deployment: &Deployment) -> Option<Value> {
+    let state = update_state(deployment)?;
+    let message = match (deployment.cause.as_str(), state) {
+        ("", "updating") => "update in progress",
+        ("", "completed") => "update completed",
+        ("", "rollback_started") => "rollback in progress",
+        ("", "rollback_completed") => "rollback completed",
+        (cause, _) => cause,
+    };
+    let mut status = json!({ "State": state, "StartedAt": stamp(deployment.started_at), "Message": message });
+    if let Some(ended) = deployment.ended_at {
+        status["CompletedAt"] = json!(stamp(ended));
+    }
+    Some(status)
+}
+
+/// The word for a deployment's state.
+pub fn deployment_state(state: DeploymentState) -> &'static str {
+    match state {
+        DeploymentState::Progressing => "progressing",
+        DeploymentState::Converged => "converged",
+        DeploymentState::Failed => "failed",
+        DeploymentState::Paused => "paused",
+        DeploymentState::RolledBack => "rolled back",
+        DeploymentState::DeadlineExceeded => "deadline exceeded",
+    }
+}
+
+fn deployment(deployment: &Deployment) -> Value {
+    let kind = match deployment.kind {
+        DeploymentKind::Create => "create",
+        DeploymentKind::Update => "update",
+        DeploymentKind::Rollback => "rollback",
+        DeploymentKind::AutomaticRollback => "automatic rollback",
+    };
+    let failed = deployment
+        .failed_task
+        .as_ref()
+        .map(|failed| json!({ "ID": failed.task, "NodeID": failed.node, "Err": failed.error, "LogTail": failed.log_tail }));
+    json!({
+        "SpecVersion": deployment.spec_version,
+        "Kind": kind,
+        "State": deployment_state(deployment.state),
+        "Cause": deployment.cause,
+        "Wanted": deployment.wanted,
+        "Running": deployment.running,
+        "Failures": deployment.failures,
+        "FailedTask": failed,
+        "StartedAt": stamp(deployment.started_at),
+        "ProgressedAt": stamp(deployment.progressed_at),
+        "EndedAt": deployment.ended_at.map(stamp),
+    })
+}
+
+/// A node; the leader's id comes with the reply.
+pub fn node(node: &Node, leader: &str) -> Result<Value, Failure> {
+    let description = &node.description;
+    let manager = node.plan.manager.as_ref().map(|manager| {
+        let is_gone = matches!(node.status.state, NodeState::Down | NodeState::Disconnected);
+        json!({
+            "Leader": node.id.as_str() == leader,
+            "Reachability": if is_gone { "unreachable" } else { "reachable" },
+            "Addr": manager.address,
+        })
+    });
+    Ok(object(
+        node.id.as_str(),
+        &node.meta,
+        json!({
+            "Spec": plain(&node.spec.value)?,
+            "Description": {
+                "Hostname": description.hostname,
+                "Platform": plain(&description.platform)?,
+                "Resources": plain(&description.resources)?,
+                "Engine": { "EngineVersion": description.engine_version, "Labels": description.engine_labels },
+            },
+            "Status": {
+                "State": plain(&node.status.state)?,
+                "Message": node.status.message,
+                "Addr": node.status.address,
+                "Since": time_or_null(node.status.since),
+            },
+            "Role": plain(&node.plan.role)?,
+            "CertificateExpires": time_or_null(node.plan.certificate_expires),
+            "ManagerStatus": manager,
+        }),
+    ))
+}
+
+fn time_or_null(time: Time) -> Value {
+    if time == Time::ZERO { Value::Null } else { json!(stamp(time)) }
+}
+
+/// A task.
+pub fn task(task: &Task) -> Result<Value, Failure> {
+    let status = &task.status;
+    let container = status
+        .container
+        .as_ref()
+        .map(|container| json!({ "ContainerID": container.container_id, "PID": container.pid, "ExitCode": container.exit_code }));
+    Ok(object(
+        task.id.as_str(),
+        &task.meta,
+        json!({
+            "Name": task.name(),
+            "Labels": {},
+            "Spec": plain(&*task.spec)?,
+            "SpecVersion": task.spec_version,
+            "ServiceID": task.service_id,
+            "Slot": task.slot,
+            "NodeID": task.plan.node,
+            "Status": {
+                "Timestamp": stamp(status.timestamp),
+                "State": status.state.name(),
+                "Message": status.message,
+                "Err": status.error,
+                "Attempt": status.attempt,
+                "RunningSince": status.running_since.map(stamp),
+                "LogTail": status.log_tail,
+                "ContainerStatus": container,
+            },
+            "DesiredState": task.plan.desired.name(),
+        }),
+    ))
+}
+
+/// A secret, without its value.
+pub fn secret(secret: &Secret) -> Value {
+    let spec = &secret.spec;
+    let version = |n: u64, fingerprint: &str, created: Time| json!({ "Number": n, "Fingerprint": fingerprint, "CreatedAt": stamp(created) });
+    let versions: Vec<Value> = spec.versions.iter().map(|it| version(it.n, &it.fingerprint, it.created_at)).collect();
+    object(
+        secret.id.as_str(),
+        &secret.meta,
+        json!({
+            "Spec": { "Name": spec.annotations.name, "Labels": spec.annotations.labels },
+            "Current": spec.current,
+            "Versions": versions,
+        }),
+    )
+}
+
+/// A config with its values in base64.
+pub fn config(config: &Config, values: &BTreeMap<u64, Vec<u8>>) -> Value {
+    let spec = &config.spec;
+    let data = |n: u64| values.get(&n).map(|value| STANDARD.encode(value));
+    let versions: Vec<Value> = spec
+        .versions
+        .iter()
+        .map(|it| json!({ "Number": it.n, "Fingerprint": it.fingerprint, "CreatedAt": stamp(it.created_at), "Data": data(it.n) }))
+        .collect();
+    object(
+        config.id.as_str(),
+        &config.meta,
+        json!({
+            "Spec": { "Name": spec.annotations.name, "Labels": spec.annotations.labels, "Data": data(spec.current) },
+            "Current": spec.current,
+            "Versions": versions,
+        }),
+    )
 }

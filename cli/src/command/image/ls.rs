@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn each_reference_is_a_line() {
-        let now = Time(3_600_000_000_000);
+        let now = Time(3_600_000_000_001);
         let images = [
             Image {
                 id: format!("sha256:{}", "a".repeat(64)),

@@ -1,11 +1,16 @@
 //! `skep node`: look at and manage the cluster's nodes.
 
-mod ls;
+mod inspect;
+pub mod ls;
+mod ps;
+mod rm;
+mod role;
+mod update;
 
 use crate::client::{self, CALL_MAX, Client};
 use crate::failure::Failure;
 use clap::Subcommand;
-use skep_model::node::Node;
+use skep_model::node::{Node, Role};
 use skep_model::{Kind, NodeId, Object};
 use skep_proto::request::Query;
 use skep_proto::v1::InfoRequest;
@@ -14,16 +19,35 @@ use std::collections::BTreeMap;
 /// What can be done with nodes.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Demote one or more nodes from manager in the swarm
+    Demote(role::Nodes),
+    /// Display detailed information on one or more nodes
+    Inspect(inspect::Inspect),
     /// List nodes in the swarm
     #[command(visible_alias = "list")]
     Ls(ls::Ls),
+    /// Promote one or more nodes to manager in the swarm
+    Promote(role::Nodes),
+    /// List tasks running on one or more nodes, defaults to current node
+    Ps(ps::Ps),
+    /// Remove one or more nodes from the swarm
+    #[command(visible_alias = "remove")]
+    Rm(rm::Rm),
+    /// Update a node
+    Update(update::Update),
 }
 
 impl Command {
     /// Carries it out.
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         match self {
+            Self::Demote(nodes) => nodes.set(client, Role::Worker).await,
+            Self::Inspect(inspect) => inspect.run(client).await,
             Self::Ls(ls) => ls.run(client).await,
+            Self::Promote(nodes) => nodes.set(client, Role::Manager).await,
+            Self::Ps(ps) => ps.run(client).await,
+            Self::Rm(rm) => rm.run(client).await,
+            Self::Update(update) => update.run(client).await,
         }
     }
 }
@@ -35,10 +59,16 @@ pub async fn self_id(client: &Client) -> Result<String, Failure> {
 
 /// The name or id as it was given, with `self` replaced.
 pub async fn reference(client: &Client, given: &str) -> Result<String, Failure> {
-    if given == "self" { self_id(client).await } else { Ok(given.to_owned()) }
+    if given != "self" {
+        return Ok(given.to_owned());
+    }
+    match self_id(client).await? {
+        id if id.is_empty() => Err(Failure::refused("this node is not part of a swarm")),
+        id => Ok(id),
+    }
 }
 
-/// A node and the store version it was read at.
+/// A node by id, host name, unique prefix or `self`.
 pub async fn get(client: &Client, given: &str) -> Result<Node, Failure> {
     match client.get(Kind::Node, &reference(client, given).await?).await? {
         (Object::Node(node), _) => Ok(*node),
@@ -46,13 +76,9 @@ pub async fn get(client: &Client, given: &str) -> Result<Node, Failure> {
     }
 }
 
-/// All nodes that pass the filters.
-pub async fn list(client: &Client, filters: Vec<(String, String)>) -> Result<Vec<Node>, Failure> {
-    let objects = client.list(&Query::List(Kind::Node, filters)).await?;
-    Ok(objects.into_iter().filter_map(|object| if let Object::Node(node) = object { Some(*node) } else { None }).collect())
-}
-
 /// The host names of all nodes.
 pub async fn names(client: &Client) -> Result<BTreeMap<NodeId, String>, Failure> {
-    Ok(list(client, Vec::new()).await?.into_iter().map(|node| (node.id, node.description.value.hostname)).collect())
+    let objects = client.list(&Query::List(Kind::Node, Vec::new())).await?;
+    let name = |object| if let Object::Node(node) = object { Some((node.id, node.description.value.hostname)) } else { None };
+    Ok(objects.into_iter().filter_map(name).collect())
 }

@@ -2,9 +2,10 @@
 
 use super::references;
 use super::shared::{Shared, network};
+use super::wait::{self, Options};
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::flags::{duration, env, file, host, label, mount, placement, ulimit};
+use crate::flags::{duration, env, file, host, label, mount, number, placement, ulimit};
 use crate::render::output;
 use skep_model::container::{HostEntry, Mount, Ulimit};
 use skep_model::request::Mutation;
@@ -25,8 +26,8 @@ pub struct Create {
     #[arg(long, value_parser = label::parse, value_name = "KEY=VALUE")]
     container_label: Vec<(String, String)>,
     /// Exit immediately instead of waiting for the service to converge
-    #[arg(long, short)]
-    detach: bool,
+    #[arg(long, short, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = number::boolean)]
+    detach: Option<bool>,
     /// Set custom DNS servers
     #[arg(long, value_name = "ADDRESS")]
     dns: Vec<std::net::IpAddr>,
@@ -98,7 +99,9 @@ impl Create {
         spec.task_template.container_spec.secrets = references::secrets(client, &self.secret).await?;
         spec.task_template.container_spec.configs = references::configs(client, &self.config).await?;
         let outcome = client.mutate(&Mutation::CreateService { spec: Box::new(spec) }).await?;
-        output::line(outcome.id.as_str())
+        output::line(outcome.id.as_str())?;
+        let options = Options { detach: self.detach.unwrap_or_default(), quiet: self.quiet, timeout: None };
+        wait::wait(client, &outcome, options).await
     }
 
     /// The spec, but for secrets and configs, whose ids are not known yet.

@@ -1,12 +1,18 @@
 //! `skep service`: run services and change them.
 
 mod create;
+mod inspect;
 mod logs;
 mod ls;
+mod pretty;
 mod ps;
 mod references;
 mod rm;
+mod rollback;
+mod scale;
 mod shared;
+mod update;
+mod wait;
 
 use crate::client::Client;
 use crate::failure::Failure;
@@ -19,6 +25,8 @@ use skep_model::{Kind, Object};
 pub enum Command {
     /// Create a new service
     Create(Box<create::Create>),
+    /// Display detailed information on one or more services
+    Inspect(inspect::Inspect),
     /// Fetch the logs of a service or task
     Logs(logs::Logs),
     /// List services
@@ -29,6 +37,12 @@ pub enum Command {
     /// Remove one or more services
     #[command(visible_alias = "remove")]
     Rm(rm::Rm),
+    /// Revert changes to a service's configuration
+    Rollback(rollback::Rollback),
+    /// Scale one or multiple replicated services
+    Scale(scale::Scale),
+    /// Update a service
+    Update(Box<update::Update>),
 }
 
 impl Command {
@@ -36,10 +50,14 @@ impl Command {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         match self {
             Self::Create(create) => create.run(client).await,
+            Self::Inspect(inspect) => inspect.run(client).await,
             Self::Logs(logs) => logs.run(client).await,
             Self::Ls(ls) => ls.run(client).await,
             Self::Ps(ps) => ps.run(client).await,
             Self::Rm(rm) => rm.run(client).await,
+            Self::Rollback(rollback) => rollback.run(client).await,
+            Self::Scale(scale) => scale.run(client).await,
+            Self::Update(update) => update.run(client).await,
         }
     }
 }

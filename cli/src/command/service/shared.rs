@@ -11,7 +11,7 @@ use std::time::Duration;
 const HEALTH_MIN: Duration = Duration::from_millis(1);
 
 /// What both commands can set.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, Default, PartialEq, clap::Args)]
 pub struct Shared {
     /// Add Linux capabilities
     #[arg(long, value_parser = capability::normalise, value_name = "CAP")]
@@ -77,7 +77,7 @@ pub struct Shared {
     rollback: Rollback,
 }
 
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, Default, PartialEq, clap::Args)]
 struct Health {
     /// Command to run to check health
     #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
@@ -102,7 +102,7 @@ struct Health {
     no_healthcheck: Option<bool>,
 }
 
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, Default, PartialEq, clap::Args)]
 struct Restart {
     /// Restart when condition is met (none, on-failure, any) (default any)
     #[arg(long, value_parser = choice::restart_condition, value_name = "CONDITION")]
@@ -118,7 +118,7 @@ struct Restart {
     restart_window: Option<Duration>,
 }
 
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, Default, PartialEq, clap::Args)]
 struct Update {
     /// Delay between updates (default 0s)
     #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
@@ -140,7 +140,7 @@ struct Update {
     update_parallelism: Option<u64>,
 }
 
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, Default, PartialEq, clap::Args)]
 struct Rollback {
     /// Delay between task rollbacks (default 0s)
     #[arg(long, value_parser = duration::parse, value_name = "DURATION")]

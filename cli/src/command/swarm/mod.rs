@@ -3,6 +3,9 @@
 mod init;
 mod join;
 mod join_token;
+mod leave;
+mod unlock;
+mod update;
 
 use crate::client::Client;
 use crate::failure::Failure;
@@ -17,6 +20,15 @@ pub enum Command {
     Join(join::Join),
     /// Manage join tokens
     JoinToken(join_token::JoinToken),
+    /// Leave the swarm
+    Leave(leave::Leave),
+    /// Unlock this manager
+    Unlock,
+    /// Manage the unlock key
+    UnlockKey(unlock::UnlockKey),
+    /// Update the swarm
+    #[command(arg_required_else_help = true)]
+    Update(update::Update),
 }
 
 impl Command {
@@ -26,6 +38,10 @@ impl Command {
             Self::Init(init) => init.run(client).await,
             Self::Join(join) => join.run(client).await,
             Self::JoinToken(join_token) => join_token.run(client).await,
+            Self::Leave(leave) => leave.run(client).await,
+            Self::Unlock => unlock::run(client).await,
+            Self::UnlockKey(unlock_key) => unlock_key.run(client).await,
+            Self::Update(update) => update.run(client).await,
         }
     }
 }

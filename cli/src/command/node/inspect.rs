@@ -1,0 +1,115 @@
+//! `skep node inspect`.
+
+use super::ls::{availability, state};
+use crate::client::{Client, objects};
+use crate::failure::{self, Failure};
+use crate::render::{ago, inspect, json, output, size};
+use skep_model::node::Node;
+use skep_model::{Kind, Object, Refusal};
+use skep_proto::request::Query;
+use std::fmt::Write as _;
+
+/// Display detailed information on one or more nodes
+#[derive(Debug, clap::Args)]
+pub struct Inspect {
+    /// Host names or ids, or self
+    #[arg(required = true, value_name = "self|NODE")]
+    nodes: Vec<String>,
+    /// json, or a Go template
+    #[arg(long, short, conflicts_with = "pretty")]
+    format: Option<String>,
+    /// Print the information in a human friendly format
+    #[arg(long)]
+    pretty: bool,
+}
+
+impl Inspect {
+    /// Prints those that exist, and an error for each other.
+    pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        let (mut found, mut failures) = (Vec::new(), Vec::new());
+        for node in &self.nodes {
+            match get(client, node).await {
+                Ok(node) => found.push(node),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        if self.pretty {
+            let texts: Vec<String> = found.iter().map(|(node, leader)| pretty(node, leader)).collect();
+            output::write(&texts.join("\n"))?;
+        } else {
+            let objects = found.iter().map(|(node, leader)| json::node(node, leader)).collect::<Result<Vec<_>, _>>()?;
+            output::write(&inspect::render(&objects, self.format.as_deref())?)?;
+        }
+        failure::all(failures)
+    }
+}
+
+/// A node and the id of the leader.
+async fn get(client: &Client, given: &str) -> Result<(Node, String), Failure> {
+    let reference = super::reference(client, given).await?;
+    let reply = client.read(&Query::Get(Kind::Node, reference.clone())).await?;
+    let leader = reply.leader_id.clone().unwrap_or_default();
+    match objects(reply)?.pop() {
+        Some(Object::Node(node)) => Ok((*node, leader)),
+        _ => Err(Refusal::NotFound { kind: Kind::Node, reference }.into()),
+    }
+}
+
+fn pretty(node: &Node, leader: &str) -> String {
+    let mut text = String::new();
+    let mut line = |label: &str, value: &dyn std::fmt::Display| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{label}:\t{value}");
+    };
+    let description = &node.description;
+    line("ID", &node.id);
+    for (key, value) in &node.spec.labels {
+        line("Label", &format!("{key}={value}"));
+    }
+    line("Hostname", &description.hostname);
+    line("Joined at", &ago::stamp(node.meta.created_at));
+    line("State", &state(node.status.state));
+    if !node.status.message.is_empty() {
+        line("Message", &node.status.message);
+    }
+    line("Availability", &availability(node.spec.availability));
+    line("Address", &node.status.address);
+    if let Some(manager) = &node.plan.manager {
+        line("Manager address", &manager.address);
+        line("Manager status", &super::ls::manager_status(node, leader));
+    }
+    line("Operating System", &description.platform.os);
+    line("Architecture", &description.platform.architecture);
+    line("CPUs", &(description.resources.nano_cpus / 1_000_000_000));
+    line("Memory", &size::binary(description.resources.memory_bytes));
+    line("Engine Version", &description.engine_version);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::sample;
+    use expect_test::expect;
+
+    #[test]
+    fn a_node_for_people() {
+        let node = sample::node();
+        expect![[r#"
+            ID:	0000000000000000000000002
+            Hostname:	m1
+            Joined at:	1970-01-01T00:00:10Z
+            State:	Ready
+            Availability:	Active
+            Address:	10.0.0.1
+            Manager address:	10.0.0.1:2377
+            Manager status:	Leader
+            Operating System:	linux
+            Architecture:	amd64
+            CPUs:	2
+            Memory:	1GiB
+            Engine Version:	0.1.0
+        "#]]
+        .assert_eq(&pretty(&node, node.id.as_str()));
+    }
+}

@@ -1,0 +1,31 @@
+//! `skep node rm`.
+
+use crate::client::Client;
+use crate::failure::{self, Failure};
+use crate::render::output;
+use skep_model::request::Mutation;
+
+/// Remove one or more nodes from the swarm
+#[derive(Debug, clap::Args)]
+pub struct Rm {
+    /// Host names or ids
+    #[arg(required = true, value_name = "NODE")]
+    nodes: Vec<String>,
+    /// Force remove a node from the swarm
+    #[arg(long, short)]
+    force: bool,
+}
+
+impl Rm {
+    /// Removes each; what cannot be removed does not keep the others.
+    pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        let mut failures = Vec::new();
+        for node in self.nodes {
+            match client.mutate(&Mutation::RemoveNode { node: node.clone(), force: self.force }).await {
+                Ok(_) => output::line(&node)?,
+                Err(failure) => failures.push(failure),
+            }
+        }
+        failure::all(failures)
+    }
+}

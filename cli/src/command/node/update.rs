@@ -1,0 +1,70 @@
+//! `skep node update`.
+
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::flags::{choice, label};
+use crate::render::output;
+use skep_model::node::{Availability, NodeSpec, Role};
+use skep_model::request::Mutation;
+
+/// Update a node
+#[derive(Debug, clap::Args)]
+pub struct Update {
+    /// Host name or id
+    node: String,
+    /// Availability of the node (active, pause, drain)
+    #[arg(long, value_parser = choice::availability)]
+    availability: Option<Availability>,
+    /// Add or update a node label
+    #[arg(long, value_parser = label::parse, value_name = "KEY=VALUE")]
+    label_add: Vec<(String, String)>,
+    /// Remove a node label if exists
+    #[arg(long, value_name = "KEY")]
+    label_rm: Vec<String>,
+    /// Role of the node (worker, manager)
+    #[arg(long, value_parser = choice::role)]
+    role: Option<Role>,
+}
+
+impl Update {
+    /// Changes the spec that was read.
+    pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        let node = super::get(client, &self.node).await?;
+        let (id, expect) = (node.id.to_string(), Some(node.spec.version));
+        let spec = self.apply(node.spec.value)?;
+        client.mutate(&Mutation::UpdateNode { node: id, expect, spec }).await?;
+        output::line(&self.node)
+    }
+
+    fn apply(&self, mut spec: NodeSpec) -> Result<NodeSpec, Failure> {
+        spec.availability = self.availability.unwrap_or(spec.availability);
+        spec.desired_role = self.role.unwrap_or(spec.desired_role);
+        spec.labels.extend(self.label_add.iter().cloned());
+        for key in &self.label_rm {
+            if spec.labels.remove(key).is_none() {
+                return Err(Failure::refused(format!("key {key} doesn't exist in node's labels")));
+            }
+        }
+        Ok(spec)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_come_and_go() {
+        let update = |add: &[(&str, &str)], rm: &[&str]| Update {
+            node: "m1".into(),
+            availability: Some(Availability::Drain),
+            label_add: add.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            label_rm: rm.iter().map(|key| (*key).to_owned()).collect(),
+            role: None,
+        };
+        let spec = update(&[("a", "1"), ("b", "2")], &["b"]).apply(NodeSpec::default()).expect("it applies");
+        assert_eq!((spec.availability, spec.labels.into_keys().collect::<Vec<_>>()), (Availability::Drain, vec!["a".to_owned()]));
+        let refused = update(&[], &["x"]).apply(NodeSpec::default());
+        assert_eq!(refused.expect_err("there is none").text, "key x doesn't exist in node's labels");
+    }
+}

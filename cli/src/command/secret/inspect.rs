@@ -1,0 +1,92 @@
+//! `skep secret inspect`.
+
+use crate::client::Client;
+use crate::failure::{self, Failure};
+use crate::flags::time;
+use crate::render::{ago, inspect, json, output};
+use skep_model::secret::Secret;
+use skep_model::{Kind, Object, Time};
+use std::fmt::Write as _;
+
+/// Display detailed information on one or more secrets
+#[derive(Debug, clap::Args)]
+pub struct Inspect {
+    /// Names or ids
+    #[arg(required = true, value_name = "SECRET")]
+    secrets: Vec<String>,
+    /// json, or a Go template
+    #[arg(long, short, conflicts_with = "pretty")]
+    format: Option<String>,
+    /// Print the information in a human friendly format
+    #[arg(long)]
+    pretty: bool,
+}
+
+impl Inspect {
+    /// Prints those that exist, and an error for each other.
+    pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        let (mut found, mut failures) = (Vec::new(), Vec::new());
+        for secret in &self.secrets {
+            match client.get(Kind::Secret, secret).await {
+                Ok((Object::Secret(secret), _)) => found.push(*secret),
+                Ok(_) => failures.push(Failure::refused("the daemon answered with an object of another kind")),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        if self.pretty {
+            let texts: Vec<String> = found.iter().map(|secret| pretty(secret, time::now())).collect();
+            output::write(&texts.join("\n"))?;
+        } else {
+            let objects: Vec<_> = found.iter().map(json::secret).collect();
+            output::write(&inspect::render(&objects, self.format.as_deref())?)?;
+        }
+        failure::all(failures)
+    }
+}
+
+fn pretty(secret: &Secret, now: Time) -> String {
+    let spec = &secret.spec;
+    let mut text = format!("ID:\t{}\nName:\t{}\n", secret.id, spec.annotations.name);
+    if !spec.annotations.labels.is_empty() {
+        text.push_str("Labels:\n");
+        for (key, value) in &spec.annotations.labels {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, " - {key}={value}");
+        }
+    }
+    text.push_str("Versions:\n");
+    for version in &spec.versions {
+        let current = if version.n == spec.current { " (current)" } else { "" };
+        let _ = writeln!(text, " - {} {} {}{current}", version.n, version.fingerprint, ago::ago(version.created_at, now));
+    }
+    let _ = writeln!(
+        text,
+        "Created at:\t{}\nUpdated at:\t{}",
+        ago::stamp(secret.meta.created_at),
+        ago::stamp(secret.meta.updated_at)
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::sample;
+    use expect_test::expect;
+
+    #[test]
+    fn a_secret_for_people_has_versions_and_no_value() {
+        expect![[r#"
+            ID:	0000000000000000000000003
+            Name:	password
+            Labels:
+             - tier=front
+            Versions:
+             - 1 0000000000000001 59 seconds ago
+             - 2 0000000000000002 58 seconds ago (current)
+            Created at:	1970-01-01T00:00:10Z
+            Updated at:	1970-01-01T00:00:20Z
+        "#]]
+        .assert_eq(&pretty(&sample::secret(), Time(60_000_000_000)));
+    }
+}

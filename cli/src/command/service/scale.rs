@@ -1,0 +1,66 @@
+//! `skep service scale`.
+
+use super::wait::{self, Options};
+use crate::client::Client;
+use crate::failure::{self, Failure};
+use crate::flags::duration;
+use crate::render::output;
+use skep_model::request::Mutation;
+use std::time::Duration;
+
+/// Scale one or multiple replicated services
+#[derive(Debug, clap::Args)]
+pub struct Scale {
+    /// SERVICE=REPLICAS
+    #[arg(required = true, value_parser = parse, value_name = "SERVICE=REPLICAS")]
+    targets: Vec<(String, u64)>,
+    /// Exit immediately instead of waiting for the service to converge
+    #[arg(long, short, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = crate::flags::number::boolean)]
+    detach: Option<bool>,
+    /// Stop waiting for a service after this long
+    #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+    timeout: Option<Duration>,
+}
+
+fn parse(text: &str) -> Result<(String, u64), String> {
+    let (service, replicas) = text
+        .split_once('=')
+        .filter(|(service, _)| !service.is_empty())
+        .ok_or_else(|| format!("invalid scale specifier {text:?}: write it as SERVICE=REPLICAS"))?;
+    let replicas = replicas.parse().map_err(|_| format!("invalid replicas value {replicas:?}: it must be a number"))?;
+    Ok((service.to_owned(), replicas))
+}
+
+impl Scale {
+    /// Changes all at once, then waits for each; one that fails does not keep the others.
+    pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        let (mut outcomes, mut failures) = (Vec::new(), Vec::new());
+        for (service, replicas) in self.targets {
+            match client.mutate(&Mutation::ScaleService { service: service.clone(), replicas }).await {
+                Ok(outcome) => {
+                    output::line(format!("{service} scaled to {replicas}"))?;
+                    outcomes.push(outcome);
+                }
+                Err(failure) => failures.push(failure),
+            }
+        }
+        let options = Options { detach: self.detach.unwrap_or_default(), quiet: false, timeout: self.timeout };
+        for outcome in outcomes {
+            failures.extend(wait::wait(client, &outcome, options).await.err());
+        }
+        failure::all(failures)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_a_service_and_a_number() {
+        assert_eq!(parse("web=3"), Ok(("web".into(), 3)));
+        for wrong in ["web", "web=", "web=x", "web=-1", "=3"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

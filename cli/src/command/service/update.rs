@@ -1,0 +1,311 @@
+//! `skep service update`: what is given changes, everything else stays.
+
+use super::references;
+use super::shared::{Shared, network, set, words};
+use super::wait::{self, Options};
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::flags::{duration, env, file, host, label, mount, number, placement, ulimit};
+use crate::render::output;
+use skep_model::container::{ConfigReference, ContainerSpec, HostEntry, Mount, SecretReference, Ulimit};
+use skep_model::request::Mutation;
+use skep_model::service::{NetworkMode, ServiceSpec};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Update a service
+#[derive(Debug, clap::Args)]
+pub struct Update {
+    /// Name or id
+    service: String,
+    /// Exit immediately instead of waiting for the service to converge
+    #[arg(long, short, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = number::boolean)]
+    detach: Option<bool>,
+    /// Suppress progress output
+    #[arg(long, short)]
+    quiet: bool,
+    /// Rollback to previous specification
+    #[arg(long)]
+    rollback: bool,
+    #[command(flatten)]
+    changes: Changes,
+}
+
+/// The flags that change the spec.
+#[derive(Debug, Default, PartialEq, clap::Args)]
+pub struct Changes {
+    /// Service command args
+    #[arg(long, allow_hyphen_values = true, value_name = "COMMAND")]
+    args: Option<String>,
+    /// Force update even if no changes require it
+    #[arg(long)]
+    force: bool,
+    /// Service image tag
+    #[arg(long)]
+    image: Option<String>,
+    /// Do not query the registry to resolve image digest and supported platforms
+    #[arg(long)]
+    no_resolve_image: bool,
+    /// Give the deployment up when no task advances for this long (default 10m)
+    #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+    timeout: Option<Duration>,
+    #[command(flatten)]
+    lists: Lists,
+    #[command(flatten)]
+    shared: Shared,
+}
+
+/// The flags that add to lists and take away from them.
+#[derive(Debug, Default, PartialEq, clap::Args)]
+struct Lists {
+    /// Add or update a config file on a service
+    #[arg(long, value_parser = file::config, value_name = "CONFIG")]
+    config_add: Vec<file::File>,
+    /// Remove a configuration file
+    #[arg(long, value_name = "CONFIG")]
+    config_rm: Vec<String>,
+    /// Add or update a placement constraint
+    #[arg(long, value_parser = placement::constraint, value_name = "EXPRESSION")]
+    constraint_add: Vec<String>,
+    /// Remove a constraint
+    #[arg(long, value_name = "EXPRESSION")]
+    constraint_rm: Vec<String>,
+    /// Add or update a container label
+    #[arg(long, value_parser = label::parse, value_name = "KEY=VALUE")]
+    container_label_add: Vec<(String, String)>,
+    /// Remove a container label by its key
+    #[arg(long, value_name = "KEY")]
+    container_label_rm: Vec<String>,
+    /// Add or update a custom DNS server
+    #[arg(long, value_name = "ADDRESS")]
+    dns_add: Vec<IpAddr>,
+    /// Add or update a DNS option
+    #[arg(long, value_name = "OPTION")]
+    dns_option_add: Vec<String>,
+    /// Remove a DNS option
+    #[arg(long, value_name = "OPTION")]
+    dns_option_rm: Vec<String>,
+    /// Remove a custom DNS server
+    #[arg(long, value_name = "ADDRESS")]
+    dns_rm: Vec<String>,
+    /// Add or update a custom DNS search domain
+    #[arg(long, value_name = "DOMAIN")]
+    dns_search_add: Vec<String>,
+    /// Remove a DNS search domain
+    #[arg(long, value_name = "DOMAIN")]
+    dns_search_rm: Vec<String>,
+    /// Add or update an environment variable
+    #[arg(long, value_name = "KEY=VALUE")]
+    env_add: Vec<String>,
+    /// Remove an environment variable
+    #[arg(long, value_name = "KEY")]
+    env_rm: Vec<String>,
+    /// Add an additional supplementary user group to the container
+    #[arg(long, value_name = "GROUP")]
+    group_add: Vec<String>,
+    /// Remove a previously added supplementary user group from the container
+    #[arg(long, value_name = "GROUP")]
+    group_rm: Vec<String>,
+    /// Add a custom host-to-IP mapping (host:ip)
+    #[arg(long, value_parser = host::parse, value_name = "NAME:ADDRESS")]
+    host_add: Vec<HostEntry>,
+    /// Remove a custom host-to-IP mapping (host:ip)
+    #[arg(long, value_name = "NAME[:ADDRESS]")]
+    host_rm: Vec<String>,
+    /// Add or update a service label
+    #[arg(long, value_parser = label::parse, value_name = "KEY=VALUE")]
+    label_add: Vec<(String, String)>,
+    /// Remove a label by its key
+    #[arg(long, value_name = "KEY")]
+    label_rm: Vec<String>,
+    /// Add or update a mount on a service
+    #[arg(long, value_parser = mount::parse, value_name = "MOUNT")]
+    mount_add: Vec<Mount>,
+    /// Remove a mount by its target path
+    #[arg(long, value_name = "PATH")]
+    mount_rm: Vec<String>,
+    /// Set the network of the tasks (host, none)
+    #[arg(long, value_parser = network, value_name = "NETWORK")]
+    network_add: Vec<NetworkMode>,
+    /// Take the tasks from a network (host, none)
+    #[arg(long, value_parser = network, value_name = "NETWORK")]
+    network_rm: Vec<NetworkMode>,
+    /// Add a placement preference
+    #[arg(long, value_parser = placement::preference, value_name = "spread=LABEL")]
+    placement_pref_add: Vec<String>,
+    /// Remove a placement preference
+    #[arg(long, value_parser = placement::preference, value_name = "spread=LABEL")]
+    placement_pref_rm: Vec<String>,
+    /// Add or update a secret on a service
+    #[arg(long, value_parser = file::secret, value_name = "SECRET")]
+    secret_add: Vec<file::File>,
+    /// Remove a secret
+    #[arg(long, value_name = "SECRET")]
+    secret_rm: Vec<String>,
+    /// Add or update a Sysctl option
+    #[arg(long, value_parser = label::sysctl, value_name = "KEY=VALUE")]
+    sysctl_add: Vec<(String, String)>,
+    /// Remove a Sysctl option
+    #[arg(long, value_name = "KEY")]
+    sysctl_rm: Vec<String>,
+    /// Add or update a ulimit option
+    #[arg(long, value_parser = ulimit::parse, value_name = "TYPE=SOFT[:HARD]")]
+    ulimit_add: Vec<Ulimit>,
+    /// Remove a ulimit option
+    #[arg(long, value_name = "TYPE")]
+    ulimit_rm: Vec<String>,
+}
+
+impl Update {
+    /// Changes the spec that was read, or none if somebody else was faster.
+    pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        let mutation = if self.rollback {
+            if self.changes != Changes::default() {
+                return Err(Failure::usage("other flags may not be combined with --rollback"));
+            }
+            Mutation::RollbackService { service: self.service.clone(), expect: None }
+        } else {
+            let (service, _) = super::get(client, &self.service).await?;
+            let mut spec = service.spec.spec.clone();
+            let secrets = references::secrets(client, &self.changes.lists.secret_add).await?;
+            let configs = references::configs(client, &self.changes.lists.config_add).await?;
+            self.changes.apply(&mut spec, secrets, configs)?;
+            Mutation::UpdateService { service: service.id.to_string(), expect: Some(service.spec.version), spec: Box::new(spec) }
+        };
+        let outcome = client.mutate(&mutation).await?;
+        output::line(&self.service)?;
+        let options = Options { detach: self.detach.unwrap_or_default(), quiet: self.quiet, timeout: None };
+        wait::wait(client, &outcome, options).await
+    }
+}
+
+impl Changes {
+    /// Changes the spec; references to secrets and configs have been looked up.
+    fn apply(&self, spec: &mut ServiceSpec, secrets: Vec<SecretReference>, configs: Vec<ConfigReference>) -> Result<(), Failure> {
+        self.shared.apply(spec)?;
+        let template = &mut spec.task_template;
+        if let Some(args) = &self.args {
+            template.container_spec.args = words("--args", args)?;
+        }
+        set(&mut template.container_spec.image, &self.image);
+        template.force_update += u64::from(self.force);
+        if self.timeout.is_some() {
+            spec.deadline = self.timeout;
+        }
+        self.lists.apply(spec)?;
+        let container = &mut spec.task_template.container_spec;
+        let (secret_rm, config_rm) = (&self.lists.secret_rm, &self.lists.config_rm);
+        container.secrets.retain(|it| !secret_rm.iter().any(|gone| *gone == it.name || gone == it.id.as_str()));
+        container.configs.retain(|it| !config_rm.iter().any(|gone| *gone == it.name || gone == it.id.as_str()));
+        replace(&mut container.secrets, secrets, |it| it.file.name.clone());
+        replace(&mut container.configs, configs, |it| it.file.name.clone());
+        Ok(())
+    }
+}
+
+impl Lists {
+    fn apply(&self, spec: &mut ServiceSpec) -> Result<(), Failure> {
+        let labels = &mut spec.annotations.labels;
+        labels.retain(|key, _| !self.label_rm.contains(key));
+        labels.extend(self.label_add.iter().cloned());
+        let template = &mut spec.task_template;
+        edit(&mut template.placement.constraints, &self.constraint_add, &self.constraint_rm);
+        template.placement.spread.retain(|label| !self.placement_pref_rm.contains(label));
+        template.placement.spread.extend(self.placement_pref_add.iter().cloned());
+        if self.network_rm.contains(&template.network) {
+            template.network = NetworkMode::None;
+        }
+        match &self.network_add[..] {
+            [] => {}
+            [mode] => template.network = *mode,
+            _ => return Err(Failure::unsupported("--network-add given more than once")),
+        }
+        self.apply_container(&mut template.container_spec)
+    }
+
+    fn apply_container(&self, container: &mut ContainerSpec) -> Result<(), Failure> {
+        container.labels.retain(|key, _| !self.container_label_rm.contains(key));
+        container.labels.extend(self.container_label_add.iter().cloned());
+        container.sysctls.retain(|key, _| !self.sysctl_rm.contains(key));
+        container.sysctls.extend(self.sysctl_add.iter().cloned());
+        container.env.retain(|variable| !self.env_rm.iter().any(|key| key == env::key(variable)));
+        for text in &self.env_add {
+            env::merge(&mut container.env, env::variable(text).map_err(Failure::usage)?);
+        }
+        let servers: Vec<String> = self.dns_add.iter().map(ToString::to_string).collect();
+        edit(&mut container.dns.nameservers, &servers, &self.dns_rm);
+        edit(&mut container.dns.options, &self.dns_option_add, &self.dns_option_rm);
+        edit(&mut container.dns.search, &self.dns_search_add, &self.dns_search_rm);
+        edit(&mut container.groups, &self.group_add, &self.group_rm);
+        container.hosts.retain(|entry| !self.host_rm.iter().any(|text| host::removes(text, entry)));
+        for entry in &self.host_add {
+            if !container.hosts.contains(entry) {
+                container.hosts.push(entry.clone());
+            }
+        }
+        container.mounts.retain(|mount| !self.mount_rm.contains(&mount.target));
+        replace(&mut container.mounts, self.mount_add.clone(), |mount| mount.target.clone());
+        container.ulimits.retain(|ulimit| !self.ulimit_rm.contains(&ulimit.name));
+        replace(&mut container.ulimits, self.ulimit_add.clone(), |ulimit| ulimit.name.clone());
+        Ok(())
+    }
+}
+
+/// Takes away, then adds what is not there yet.
+fn edit(list: &mut Vec<String>, add: &[String], remove: &[String]) {
+    list.retain(|item| !remove.contains(item));
+    for item in add {
+        if !list.contains(item) {
+            list.push(item.clone());
+        }
+    }
+}
+
+/// Adds items; one with the key of an item that is there takes its place.
+fn replace<T>(list: &mut Vec<T>, add: Vec<T>, key: impl Fn(&T) -> String) {
+    for item in add {
+        match list.iter_mut().find(|existing| key(existing) == key(&item)) {
+            Some(existing) => *existing = item,
+            None => list.push(item),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::sample;
+    use clap::Parser;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        update: Update,
+    }
+
+    /// The spec of the sample after `service update` with these words.
+    fn after(words: &[&str]) -> ServiceSpec {
+        let line = Line::try_parse_from(["update", "web"].iter().chain(words)).unwrap_or_else(|error| panic!("{error}"));
+        let mut spec = sample::service().spec.value.spec;
+        line.update.changes.apply(&mut spec, Vec::new(), Vec::new()).expect("it applies");
+        spec
+    }
+
+    #[test]
+    fn nothing_given_changes_nothing() {
+        assert_eq!(after(&[]), sample::service().spec.value.spec);
+        assert_eq!(after(&["--no-resolve-image", "--detach"]), sample::service().spec.value.spec);
+    }
+
+    #[test]
+    fn lists_are_edited_by_key() {
+        let spec = after(&["--env-add", "A=2", "--env-add", "B=1", "--label-rm", "tier", "--label-add", "x=y", "--force"]);
+        assert_eq!(spec.task_template.container_spec.env, ["A=2", "B=1"]);
+        assert_eq!(spec.annotations.labels.into_iter().collect::<Vec<_>>(), [("x".to_owned(), "y".to_owned())]);
+        assert_eq!(spec.task_template.force_update, 1);
+        let spec = after(&["--env-rm", "A", "--args", "redis-server --port '1 2'", "--replicas", "5", "--timeout", "30s"]);
+        assert_eq!(spec.task_template.container_spec.env, Vec::<String>::new());
+        assert_eq!(spec.task_template.container_spec.args, ["redis-server", "--port", "1 2"]);
+        assert_eq!(spec.deadline, Some(Duration::from_secs(30)));
+    }
+}

@@ -1,0 +1,370 @@
+//! Waits for the verdict on a deployment and turns it into an exit code.
+//!
+//! Nothing is decided here: the leader stores the verdict in the service, and this
+//! only watches it, from the store version of the change on. When the stream
+//! drops, the service is read again and watched from there. Ctrl-C detaches; what
+//! was asked for goes on.
+
+use crate::client::Client;
+use crate::command::node;
+use crate::command::task::ps::tasks;
+use crate::failure::{Exit, Failure};
+use crate::render::progress::{BARS_MAX, Frame, Progress, task_line};
+use skep_model::deployment::{Deployment, DeploymentKind, DeploymentState};
+use skep_model::request::Outcome;
+use skep_model::service::{Service, ServiceMode};
+use skep_model::task::Task;
+use skep_model::{Kind, NodeId, Object, TaskId};
+use skep_proto::request::{Query, Watch};
+use skep_proto::v1::{ChangeAction, WatchEvent};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+/// The deadline of a deployment that names none.
+const DEADLINE: Duration = Duration::from_secs(600);
+/// How much later than the leader this gives up; then the leader is not there.
+const GRACE: Duration = Duration::from_secs(60);
+/// Between the loss of a watch and the next try.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// How to wait.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Do not wait.
+    pub detach: bool,
+    /// Show nothing.
+    pub quiet: bool,
+    /// Stop waiting after this long, whatever happens.
+    pub timeout: Option<Duration>,
+}
+
+/// Waits for the deployment that a change began.
+pub async fn wait(client: &Client, outcome: &Outcome, options: Options) -> Result<(), Failure> {
+    if options.detach {
+        return Ok(());
+    }
+    let mut waiting = Waiting {
+        client,
+        id: outcome.id.to_string(),
+        spec_version: outcome.number,
+        progress: Progress::new(options.quiet),
+        tasks: BTreeMap::new(),
+        names: BTreeMap::new(),
+        last_news: Instant::now(),
+        latest: None,
+    };
+    let limit = options.timeout.map(|timeout| Instant::now() + timeout);
+    let id = waiting.id.clone();
+    tokio::select! {
+        result = waiting.run() => result,
+        _ = tokio::signal::ctrl_c() => {
+            eprintln!("\nOperation continuing in background.\nUse `skep service ps {id}` to check progress.");
+            Err(Failure::told(Exit::Detached))
+        }
+        () = passed(limit) => Err(Failure {
+            exit: Exit::Deadline,
+            text: format!("service {id} did not converge within the timeout; the deployment goes on, `skep service ps {id}` shows it"),
+        }),
+    }
+}
+
+async fn passed(limit: Option<Instant>) {
+    match limit {
+        Some(limit) => sleep_until(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+struct Waiting<'a> {
+    client: &'a Client,
+    id: String,
+    spec_version: u64,
+    progress: Progress,
+    tasks: BTreeMap<TaskId, Task>,
+    names: BTreeMap<NodeId, String>,
+    /// When the deployment last changed, by this side's clock.
+    last_news: Instant,
+    latest: Option<Deployment>,
+}
+
+impl Waiting<'_> {
+    async fn run(&mut self) -> Result<(), Failure> {
+        loop {
+            let (service, version) = self.read().await?;
+            if let Some(verdict) = self.look(&service).await? {
+                return verdict;
+            }
+            if let Some(verdict) = self.watch(service, version).await? {
+                return verdict;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn read(&mut self) -> Result<(Service, u64), Failure> {
+        let read = super::get(self.client, &self.id).await;
+        let (service, version) = read.map_err(|failure| match failure.exit {
+            Exit::Refused => Failure { exit: Exit::Failed, text: format!("the service is gone: {}", failure.text) },
+            _ => failure,
+        })?;
+        let objects = self.client.list(&Query::TasksOfService(self.id.clone(), Vec::new())).await?;
+        self.tasks = tasks(objects).into_iter().map(|task| (task.id, task)).collect();
+        if matches!(service.spec.spec.mode, ServiceMode::Global {}) && self.names.is_empty() {
+            self.names = node::names(self.client).await?;
+        }
+        Ok((service, version))
+    }
+
+    /// Follows changes until there is a verdict; `None` when the stream ended or
+    /// everything must be read again.
+    async fn watch(&mut self, mut service: Service, version: u64) -> Result<Option<Result<(), Failure>>, Failure> {
+        let watch = Watch { after: Some(version), kinds: vec![Kind::Service, Kind::Task], filters: Vec::new() };
+        let Ok(mut stream) = self.client.watch(&watch).await else { return Ok(None) };
+        loop {
+            let end = self.last_news + service.spec.spec.deadline.unwrap_or(DEADLINE) + GRACE;
+            let event = match timeout_at(end, stream.message()).await {
+                Ok(Ok(Some(event))) if !event.resync => event,
+                Ok(_) => return Ok(None),
+                Err(_) => return Ok(Some(Err(self.no_verdict()))),
+            };
+            match self.take(event, &mut service)? {
+                Taken::Nothing => {}
+                Taken::News => {
+                    if let Some(verdict) = self.look(&service).await? {
+                        return Ok(Some(verdict));
+                    }
+                }
+                Taken::Removed => {
+                    let text = format!("service {} was removed", service.spec.spec.annotations.name);
+                    return Ok(Some(Err(Failure { exit: Exit::Failed, text })));
+                }
+            }
+        }
+    }
+
+    fn no_verdict(&self) -> Failure {
+        let text =
+            format!("the managers gave no verdict on service {} in time; `skep service ps {}` shows its tasks", self.id, self.id);
+        Failure { exit: Exit::Deadline, text }
+    }
+
+    fn take(&mut self, event: WatchEvent, service: &mut Service) -> Result<Taken, Failure> {
+        let mut taken = Taken::Nothing;
+        for change in event.changes {
+            let is_removal = change.action() == ChangeAction::Remove;
+            let Some(object) = change.object.map(Object::try_from).transpose()? else { continue };
+            match object {
+                Object::Service(changed) if changed.id == service.id && is_removal => return Ok(Taken::Removed),
+                Object::Service(changed) if changed.id == service.id => *service = *changed,
+                Object::Task(task) if task.service_id == service.id && is_removal => drop(self.tasks.remove(&task.id)),
+                Object::Task(task) if task.service_id == service.id => drop(self.tasks.insert(task.id, *task)),
+                _ => continue,
+            }
+            taken = Taken::News;
+        }
+        Ok(taken)
+    }
+
+    /// Shows how things stand; the verdict, if there is one.
+    async fn look(&mut self, service: &Service) -> Result<Option<Result<(), Failure>>, Failure> {
+        let deployment = service.plan.deployment.clone();
+        if deployment != self.latest {
+            self.last_news = Instant::now();
+            self.latest = deployment;
+        }
+        let verdict = verdict(service, self.spec_version);
+        let mut frame = frame(service, self.spec_version, &self.tasks, &self.names);
+        if let Some(Verdict::Good) = &verdict {
+            frame.verify = format!("Service {} converged", service.id);
+        }
+        self.progress.show(frame)?;
+        Ok(match verdict {
+            None => None,
+            Some(Verdict::Good) => Some(Ok(())),
+            Some(Verdict::Bad(exit)) => Some(Err(self.bad(service, exit).await)),
+            Some(Verdict::Superseded) => {
+                let name = &service.spec.spec.annotations.name;
+                let text = format!("service {name} was changed again before this deployment had a verdict");
+                Some(Err(Failure { exit: Exit::Failed, text }))
+            }
+        })
+    }
+
+    /// The failure in full: cause, task, node, error and last lines.
+    async fn bad(&self, service: &Service, exit: Exit) -> Failure {
+        // A name is nicer than an id, but the failure is told without it, too.
+        let names = node::names(self.client).await.unwrap_or_default();
+        Failure { exit, text: explain(service, &names) }
+    }
+}
+
+enum Taken {
+    Nothing,
+    News,
+    Removed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Good,
+    Bad(Exit),
+    /// Another change took its place.
+    Superseded,
+}
+
+/// The verdict on a spec version, once the managers have one.
+fn verdict(service: &Service, spec_version: u64) -> Option<Verdict> {
+    let deployment = service.plan.deployment.as_ref()?;
+    let is_its_rollback = deployment.kind == DeploymentKind::AutomaticRollback && deployment.spec_version == spec_version + 1;
+    if deployment.spec_version < spec_version {
+        return None;
+    }
+    if deployment.spec_version > spec_version && !is_its_rollback {
+        return Some(Verdict::Superseded);
+    }
+    match deployment.state {
+        DeploymentState::Progressing => None,
+        DeploymentState::Converged | DeploymentState::RolledBack if is_its_rollback => Some(Verdict::Bad(Exit::RolledBack)),
+        // The change was without need of a deployment, and the one that stands had rolled back.
+        DeploymentState::Converged | DeploymentState::RolledBack => Some(Verdict::Good),
+        DeploymentState::Failed | DeploymentState::Paused => Some(Verdict::Bad(Exit::Failed)),
+        DeploymentState::DeadlineExceeded => Some(Verdict::Bad(Exit::Deadline)),
+    }
+}
+
+fn explain(service: &Service, names: &BTreeMap<NodeId, String>) -> String {
+    let name = &service.spec.spec.annotations.name;
+    let Some(deployment) = &service.plan.deployment else { return format!("service {name} has no deployment") };
+    let what = match deployment.state {
+        DeploymentState::RolledBack | DeploymentState::Converged => "was rolled back",
+        DeploymentState::Paused => "is paused",
+        DeploymentState::DeadlineExceeded => "did not converge before its deadline",
+        DeploymentState::Failed | DeploymentState::Progressing => "failed to converge",
+    };
+    let mut text = format!("service {name} {what}");
+    if !deployment.cause.is_empty() {
+        text.push_str(&format!(": {}", deployment.cause));
+    }
+    let Some(failed) = &deployment.failed_task else { return text };
+    let node = failed.node.map(|id| names.get(&id).cloned().unwrap_or_else(|| id.to_string()));
+    text.push_str(&format!("\n  task:  {}", failed.task));
+    text.push_str(&format!("\n  node:  {}", node.as_deref().unwrap_or("none")));
+    if !failed.error.is_empty() {
+        text.push_str(&format!("\n  error: {}", failed.error));
+    }
+    if !failed.log_tail.is_empty() {
+        text.push_str("\n  last lines of its log:");
+        for line in &failed.log_tail {
+            text.push_str(&format!("\n    {}", printable(line)));
+        }
+    }
+    text
+}
+
+/// Without control characters, which a task may have written to play with the terminal.
+fn printable(line: &str) -> String {
+    line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+fn frame(service: &Service, spec_version: u64, tasks: &BTreeMap<TaskId, Task>, names: &BTreeMap<NodeId, String>) -> Frame {
+    let deployment = service.plan.deployment.as_ref();
+    let is_rolling_back = deployment
+        .is_some_and(|deployment| deployment.kind == DeploymentKind::AutomaticRollback && deployment.spec_version > spec_version);
+    let wanted_version = deployment.map_or(spec_version, |deployment| deployment.spec_version);
+    let mut newest = BTreeMap::<(u64, Option<NodeId>), &Task>::new();
+    for task in tasks.values().filter(|task| task.spec_version == wanted_version || task.is_wanted()) {
+        let place = (task.slot, task.plan.node.filter(|_| task.slot == 0));
+        let best = newest.entry(place).or_insert(task);
+        if (task.spec_version, task.meta.created_at, task.id) > (best.spec_version, best.meta.created_at, best.id) {
+            *best = task;
+        }
+    }
+    let wanted = match service.spec.spec.mode {
+        ServiceMode::Replicated { replicas } => replicas,
+        ServiceMode::Global {} => deployment.map_or(0, |deployment| deployment.wanted).max(newest.len() as u64),
+    };
+    let running = deployment.map_or(0, |deployment| deployment.running);
+    let mut frame = Frame { overall: format!("overall progress: {running} out of {wanted} tasks"), ..Frame::default() };
+    if is_rolling_back {
+        frame.overall = format!("overall progress: rolling back update: {running} out of {wanted} tasks");
+    }
+    if newest.len() <= BARS_MAX {
+        let label = |(slot, node): &(u64, Option<NodeId>)| match node {
+            Some(node) => names.get(node).cloned().unwrap_or_else(|| node.to_string()).chars().take(20).collect(),
+            None => format!("{slot}/{wanted}"),
+        };
+        frame.tasks = newest
+            .iter()
+            .map(|(place, task)| task_line(&label(place), Some(*task).filter(|task| task.spec_version == wanted_version)))
+            .collect();
+    }
+    if running >= wanted && deployment.is_some_and(|deployment| deployment.state == DeploymentState::Progressing) {
+        frame.verify = "Waiting to verify that tasks are stable...".into();
+    }
+    frame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::sample;
+
+    #[test]
+    fn every_state_has_its_verdict() {
+        use DeploymentKind::*;
+        use DeploymentState::*;
+        let table = [
+            (Create, Progressing, 2, None),
+            (Create, Converged, 2, Some(Verdict::Good)),
+            (Update, Failed, 2, Some(Verdict::Bad(Exit::Failed))),
+            (Update, Paused, 2, Some(Verdict::Bad(Exit::Failed))),
+            (Update, DeadlineExceeded, 2, Some(Verdict::Bad(Exit::Deadline))),
+            (Rollback, RolledBack, 2, Some(Verdict::Good)),
+            (Rollback, Paused, 2, Some(Verdict::Bad(Exit::Failed))),
+            // The one before.
+            (Update, Converged, 1, None),
+            // Its own rollback, and somebody else's change.
+            (AutomaticRollback, Progressing, 3, None),
+            (AutomaticRollback, RolledBack, 3, Some(Verdict::Bad(Exit::RolledBack))),
+            (AutomaticRollback, Paused, 3, Some(Verdict::Bad(Exit::Failed))),
+            (Update, Progressing, 3, Some(Verdict::Superseded)),
+            (AutomaticRollback, RolledBack, 4, Some(Verdict::Superseded)),
+        ];
+        for (kind, state, spec_version, expected) in table {
+            let mut service = sample::service();
+            let deployment = service.plan.value.deployment.as_mut().expect("the sample has one");
+            (deployment.kind, deployment.state, deployment.spec_version) = (kind, state, spec_version);
+            assert_eq!(verdict(&service, 2), expected, "{kind:?} {state:?} {spec_version}");
+        }
+    }
+
+    #[test]
+    fn a_failure_names_task_node_error_and_last_lines() {
+        let mut service = sample::service();
+        let deployment = service.plan.value.deployment.as_mut().expect("the sample has one");
+        deployment.state = DeploymentState::Failed;
+        deployment.cause = "tasks fail and are not replaced".into();
+        deployment.failed_task = Some(sample::failed_task());
+        let names = BTreeMap::from([(sample::node().id, "m1".to_owned())]);
+        expect_test::expect![[r#"
+            service web failed to converge: tasks fail and are not replaced
+              task:  0000000000000000000000005
+              node:  m1
+              error: task: non-zero exit (1)
+              last lines of its log:
+                cannot open �[31mconfig"#]]
+        .assert_eq(&explain(&service, &names));
+    }
+
+    #[test]
+    fn the_view_has_a_bar_for_each_slot() {
+        let service = sample::service();
+        let tasks = BTreeMap::from([(sample::task().id, sample::task())]);
+        let frame = frame(&service, 2, &tasks, &BTreeMap::new());
+        expect_test::expect![[r#"
+            overall progress: 1 out of 3 tasks
+            1/3: running   [==================================================>]"#]]
+        .assert_eq(&format!("{}\n{}", frame.overall, frame.tasks.join("\n")));
+    }
+}

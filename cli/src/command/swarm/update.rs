@@ -1,0 +1,70 @@
+//! `skep swarm update`.
+
+use super::init::unlock_key_text;
+use crate::client::{self, CALL_MAX, Client};
+use crate::failure::Failure;
+use crate::flags::{duration, number};
+use crate::render::output;
+use skep_model::cluster::ClusterSpec;
+use skep_model::request::Mutation;
+use skep_model::{Kind, Object};
+use skep_proto::v1::UnlockKeyRequest;
+use std::time::Duration;
+
+/// Update the swarm
+#[derive(Debug, clap::Args)]
+pub struct Update {
+    /// Change manager autolocking setting (true|false)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = number::boolean)]
+    autolock: Option<bool>,
+    /// Validity period for node certificates (ns|us|ms|s|m|h)
+    #[arg(long, value_parser = duration::parse)]
+    cert_expiry: Option<Duration>,
+    /// Dispatcher heartbeat period (ns|us|ms|s|m|h)
+    #[arg(long, value_parser = duration::parse)]
+    dispatcher_heartbeat: Option<Duration>,
+    /// Number of additional Raft snapshots to retain
+    #[arg(long)]
+    max_snapshots: Option<u64>,
+    /// Number of log entries between Raft snapshots
+    #[arg(long)]
+    snapshot_interval: Option<u64>,
+    /// Task history retention limit
+    #[arg(long, allow_negative_numbers = true)]
+    task_history_limit: Option<i64>,
+}
+
+impl Update {
+    /// Changes the settings that were read.
+    pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        let (Object::Cluster(cluster), _) = client.get(Kind::Cluster, "").await? else {
+            return Err(Failure::refused("the daemon answered with an object of another kind"));
+        };
+        let was_locking = cluster.spec.autolock;
+        let expect = Some(cluster.spec.version);
+        let spec = self.apply(cluster.spec.value);
+        let locks_now = spec.autolock && !was_locking;
+        client.mutate(&Mutation::UpdateCluster { expect, spec }).await?;
+        output::line("Swarm updated.")?;
+        if !locks_now {
+            return Ok(());
+        }
+        let reply = client::call(CALL_MAX, client.local().unlock_key(UnlockKeyRequest { rotate: false })).await?;
+        match &reply.key {
+            Some(key) => output::write(&format!("\n{}", unlock_key_text(key.text()?))),
+            None => {
+                Err(Failure::refused("autolock is on, but the daemon has no unlock key yet; ask with `skep swarm unlock-key`"))
+            }
+        }
+    }
+
+    fn apply(&self, mut spec: ClusterSpec) -> ClusterSpec {
+        spec.autolock = self.autolock.unwrap_or(spec.autolock);
+        spec.node_cert_expiry = self.cert_expiry.unwrap_or(spec.node_cert_expiry);
+        spec.heartbeat_period = self.dispatcher_heartbeat.unwrap_or(spec.heartbeat_period);
+        spec.max_snapshots = self.max_snapshots.unwrap_or(spec.max_snapshots);
+        spec.snapshot_interval = self.snapshot_interval.unwrap_or(spec.snapshot_interval);
+        spec.task_history_limit = self.task_history_limit.unwrap_or(spec.task_history_limit);
+        spec
+    }
+}

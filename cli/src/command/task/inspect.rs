@@ -1,0 +1,33 @@
+//! `skep task inspect`.
+
+use crate::client::Client;
+use crate::failure::{self, Failure};
+use crate::render::{inspect, json, output};
+use skep_model::{Kind, Object};
+
+/// Display detailed information on one or more tasks
+#[derive(Debug, clap::Args)]
+pub struct Inspect {
+    /// Ids
+    #[arg(required = true, value_name = "TASK")]
+    tasks: Vec<String>,
+    /// json, or a Go template
+    #[arg(long, short)]
+    format: Option<String>,
+}
+
+impl Inspect {
+    /// Prints those that exist, and an error for each other.
+    pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        let (mut found, mut failures) = (Vec::new(), Vec::new());
+        for task in &self.tasks {
+            match client.get(Kind::Task, task).await {
+                Ok((Object::Task(task), _)) => found.push(json::task(&task)?),
+                Ok(_) => failures.push(Failure::refused("the daemon answered with an object of another kind")),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        output::write(&inspect::render(&found, self.format.as_deref())?)?;
+        failure::all(failures)
+    }
+}
