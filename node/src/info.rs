@@ -22,6 +22,9 @@ const ADDRESS_POOL: &str = "10.0.0.0/8";
 const TWO_MANAGERS: &str = "Running Swarm in a two-manager configuration. This configuration provides no fault tolerance, \
      and poses a high risk to lose control over the cluster. Refer to the documentation on how to add a third manager.";
 
+const UNLOCKED_MANAGER: &str = "This cluster is autolocked, but this manager's keystore is not: its key lies beside it on disk. \
+     Only the manager that ran `swarm init --autolock` is locked by this version.";
+
 /// This build.
 pub fn version() -> VersionReply {
     VersionReply {
@@ -67,7 +70,7 @@ pub async fn info(node: &Node) -> NodeInfo {
     if let Some(control) = &view.control {
         add_cluster(&mut info, control).await;
     }
-    add_warnings(&mut info);
+    add_warnings(&mut info, view.is_autolocked);
     info
 }
 
@@ -121,7 +124,10 @@ async fn look(control: &ControlApi, query: Query) -> Option<ReadReply> {
     reply.map(tonic::Response::into_inner).ok()
 }
 
-fn add_warnings(info: &mut NodeInfo) {
+fn add_warnings(info: &mut NodeInfo, is_autolocked: bool) {
+    if !is_autolocked && info.cluster_spec.as_ref().is_some_and(|spec| spec.autolock) {
+        info.warnings.push(UNLOCKED_MANAGER.into());
+    }
     if info.managers == 2 {
         info.warnings.push(TWO_MANAGERS.into());
     }
@@ -170,8 +176,14 @@ mod tests {
     #[test]
     fn two_managers_are_warned_of() {
         let mut info = NodeInfo { managers: 2, ..NodeInfo::default() };
-        add_warnings(&mut info);
+        add_warnings(&mut info, false);
         assert_eq!(info.warnings.len(), 1);
+        let spec = Some(skep_proto::v1::ClusterSpec { autolock: true, ..Default::default() });
+        for (is_autolocked, count) in [(true, 0), (false, 1)] {
+            let mut info = NodeInfo { cluster_spec: spec.clone(), ..NodeInfo::default() };
+            add_warnings(&mut info, is_autolocked);
+            assert_eq!(info.warnings.len(), count);
+        }
         assert!(info.warnings[0].starts_with("Running Swarm in a two-manager configuration."));
     }
 }

@@ -11,6 +11,7 @@ use crate::node::{LOCKED, Node, Phase};
 use crate::state::{NodeFile, Stage};
 use skep_identity::keystore::Keystore;
 use skep_manager::{ControlApi, Manager};
+use skep_model::Refusal;
 use skep_proto::v1::control_server::Control as _;
 use skep_proto::v1::read_request::Query;
 use skep_proto::v1::{ClusterInfoQuery, ReadRequest};
@@ -78,11 +79,17 @@ async fn go(node: &Arc<Node>, left: Phase, file: Option<NodeFile>) -> Result<(),
     finish(node, &file, member).await
 }
 
-/// Has the others drop this manager from raft, then stops it.
+/// Has the others drop this manager from raft, then stops it. Its consent comes
+/// first, so it goes on taking part until it is out: two managers need both.
 async fn say_goodbye(manager: Manager) {
     if managers(&manager.control()).await != Some(1) {
         manager.step_down().await;
-        match tokio::time::timeout(GOODBYE_MAX, manager.leave()).await {
+        let dropped = async {
+            manager.leave().await?;
+            manager.removed().cancelled().await;
+            Ok::<(), Refusal>(())
+        };
+        match tokio::time::timeout(GOODBYE_MAX, dropped).await {
             Ok(Ok(())) => {}
             Ok(Err(refusal)) => tracing::warn!(%refusal, "this node leaves without its managers' consent"),
             Err(_) => tracing::warn!("the other managers did not answer; this node leaves all the same"),

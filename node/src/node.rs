@@ -60,6 +60,8 @@ pub struct View {
     pub runtime: Option<Arc<Runtime>>,
     /// The certificate.
     pub tls: Option<TlsIdentity>,
+    /// Whether the keystore's key is kept off the disk.
+    pub is_autolocked: bool,
 }
 
 /// The node.
@@ -201,6 +203,7 @@ impl View {
                 info: Some(member.agent.info()),
                 runtime: Some(member.agent.runtime().clone()),
                 tls: Some(member.identity.tls().clone()),
+                is_autolocked: member.identity.unlock_key().is_some(),
             },
         }
     }

@@ -144,3 +144,56 @@ async fn a_certificate_is_renewed_in_time() {
     m1.restart_after_kill(&["--clock-offset-ms", "2700000"]);
     wait_until("the certificate is another", async || m1.info().await.certificate_expires > before).await;
 }
+
+/// Every step that a daemon may have been killed at is gone on with or undone, as
+/// its place on disk says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_on_the_way_is_undone_or_finished() {
+    let (mut m1, mut w1) = (Daemon::new(), Daemon::new());
+    let founded = m1.init(InitRequest::default()).await.unwrap();
+    let token = text(founded.worker_token);
+    let joined = w1.join(&m1.address, &token).await.unwrap();
+    let set_stage = |daemon: &mut Daemon, stage: &str| {
+        daemon.kill();
+        let path = daemon.data().join("node.json");
+        let old = std::fs::read_to_string(&path).unwrap();
+        let new = old.replace("\"stage\": \"member\"", &format!("\"stage\": \"{stage}\""));
+        assert_ne!(old, new);
+        std::fs::write(&path, new).unwrap();
+        daemon.start();
+    };
+    let settled = async |daemon: &Daemon, state: LocalState| {
+        wait_until("it has found its place", async || daemon.info().await.state() == state).await;
+    };
+    // The certificate was put away, the place not yet made final.
+    set_stage(&mut w1, "joining");
+    settled(&w1, LocalState::Active).await;
+    assert_eq!(w1.info().await.node_id, joined.node_id);
+    // On its way out.
+    set_stage(&mut w1, "leaving");
+    settled(&w1, LocalState::Inactive).await;
+    assert!(w1.is_clean());
+    w1.join(&m1.address, &token).await.unwrap();
+    // A place without its keystore: told, and left by force.
+    w1.kill();
+    std::fs::remove_file(w1.data().join("identity/keystore")).unwrap();
+    w1.start();
+    settled(&w1, LocalState::Error).await;
+    assert!(w1.info().await.error.contains("keystore is gone"));
+    refused(w1.leave(false).await, Code::FailedPrecondition, "Use --force");
+    w1.leave(true).await.unwrap();
+    assert!(w1.is_clean());
+    // A cluster that nobody was told of is none.
+    set_stage(&mut m1, "founding");
+    settled(&m1, LocalState::Inactive).await;
+    assert!(m1.is_clean());
+}
+
+#[test]
+fn one_data_folder_has_one_daemon() {
+    let m1 = Daemon::new();
+    let second = m1.second();
+    assert!(!second.status.success());
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert!(said.contains("another skepd uses the data folder") && said.lines().count() == 1, "{said}");
+}

@@ -66,6 +66,13 @@ impl Daemon {
         self.child = spawn(self.folder.path(), &[]);
     }
 
+    /// What a second daemon with the same folders says.
+    pub fn second(&self) -> std::process::Output {
+        let folder = self.folder.path();
+        let mut command = Command::new(folder.join("skepd"));
+        command.arg("--data-dir").arg(folder.join("data")).arg("--run-dir").arg(folder.join("run")).output().unwrap()
+    }
+
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
