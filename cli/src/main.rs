@@ -14,6 +14,8 @@ mod address;
 mod client;
 mod command;
 mod failure;
+#[cfg(test)]
+mod flag_table;
 mod flags;
 mod refused;
 mod render;

@@ -121,7 +121,8 @@ pub fn check(matches: &ArgMatches) -> Result<(), Failure> {
     Ok(())
 }
 
-fn is_refused(path: &[&str]) -> bool {
+/// Whether the command at this path is refused.
+pub fn is_refused(path: &[&str]) -> bool {
     let Some((name, folder)) = path.split_last() else { return false };
     COMMANDS.iter().any(|(at, names)| *at == folder && names.contains(name))
 }

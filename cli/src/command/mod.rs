@@ -7,7 +7,7 @@ mod info;
 mod input;
 mod node;
 mod secret;
-mod service;
+pub mod service;
 mod swarm;
 mod task;
 mod version;

@@ -105,7 +105,7 @@ impl Create {
     }
 
     /// The spec, but for secrets and configs, whose ids are not known yet.
-    fn spec(&self) -> Result<ServiceSpec, Failure> {
+    pub(super) fn spec(&self) -> Result<ServiceSpec, Failure> {
         let mut spec = ServiceSpec {
             annotations: Annotations { name: self.service_name()?, labels: label::map(&self.label) },
             task_template: TaskSpec::default(),

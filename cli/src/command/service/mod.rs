@@ -69,3 +69,40 @@ pub async fn get(client: &Client, reference: &str) -> Result<(Service, u64), Fai
         _ => Err(Failure::refused("the daemon answered with an object of another kind")),
     }
 }
+
+#[cfg(test)]
+pub use tests::{spec_after_update, spec_of_create};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use skep_model::service::ServiceSpec;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    fn parse(words: &[&str]) -> Command {
+        let line = Line::try_parse_from(std::iter::once(&"service").chain(words));
+        line.unwrap_or_else(|error| panic!("{words:?}: {error}")).command
+    }
+
+    /// The spec that `service create` asks for with these words.
+    pub fn spec_of_create(words: &[&str]) -> ServiceSpec {
+        let words: Vec<&str> = std::iter::once("create").chain(words.iter().copied()).collect();
+        let Command::Create(create) = parse(&words) else { panic!("{words:?} is no create") };
+        create.spec().unwrap_or_else(|failure| panic!("{words:?}: {}", failure.text))
+    }
+
+    /// The spec that `service update` makes of another one with these words.
+    pub fn spec_after_update(before: &ServiceSpec, words: &[&str]) -> ServiceSpec {
+        let words: Vec<&str> = ["update", "web"].iter().chain(words).copied().collect();
+        let Command::Update(update) = parse(&words) else { panic!("{words:?} is no update") };
+        let mut spec = before.clone();
+        update.changes.apply(&mut spec, Vec::new(), Vec::new()).unwrap_or_else(|failure| panic!("{words:?}: {}", failure.text));
+        spec
+    }
+}

@@ -28,7 +28,7 @@ pub struct Update {
     #[arg(long)]
     rollback: bool,
     #[command(flatten)]
-    changes: Changes,
+    pub(super) changes: Changes,
 }
 
 /// The flags that change the spec.
@@ -181,7 +181,12 @@ impl Update {
 
 impl Changes {
     /// Changes the spec; references to secrets and configs have been looked up.
-    fn apply(&self, spec: &mut ServiceSpec, secrets: Vec<SecretReference>, configs: Vec<ConfigReference>) -> Result<(), Failure> {
+    pub(super) fn apply(
+        &self,
+        spec: &mut ServiceSpec,
+        secrets: Vec<SecretReference>,
+        configs: Vec<ConfigReference>,
+    ) -> Result<(), Failure> {
         self.shared.apply(spec)?;
         let template = &mut spec.task_template;
         if let Some(args) = &self.args {
