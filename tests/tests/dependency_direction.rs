@@ -22,13 +22,15 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("skep-manager", &["skep-manager-core", "skep-proto", "skep-model", "skep-identity"]),
     ("skep-shim", &[]),
     ("skep-agent", &["skep-agent-core", "skep-proto", "skep-model", "skep-template", "skep-shim", "skep-identity"]),
+    ("skep-netd-core", &["skep-model"]),
+    ("skep-netd", &["skep-netd-core", "skep-proto", "skep-model", "skep-identity"]),
     ("skep-node", &["skep-manager", "skep-agent", "skep-proto", "skep-model", "skep-identity"]),
     ("skep-cli", &["skep-proto", "skep-model", "skep-template", "skep-identity"]),
     ("skep-tests", &["skep-model", "skep-proto", "skep-manager-core", "skep-agent-core"]),
 ];
 
 /// Packages that decide and never touch the world.
-const PURE: &[&str] = &["skep-model", "skep-template", "skep-manager-core", "skep-agent-core"];
+const PURE: &[&str] = &["skep-model", "skep-template", "skep-manager-core", "skep-agent-core", "skep-netd-core"];
 
 /// What would let a pure package touch the world, reached by whatever path.
 const WORLD: &[&str] = &[
