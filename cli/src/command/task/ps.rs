@@ -168,3 +168,51 @@ pub fn without_digest(image: &str) -> String {
 pub fn tasks(objects: Vec<Object>) -> Vec<Task> {
     objects.into_iter().filter_map(|object| if let Object::Task(task) = object { Some(*task) } else { None }).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::sample;
+    use expect_test::expect;
+    use skep_model::TaskState;
+
+    fn flags() -> Flags {
+        Flags { filter: Vec::new(), format: None, no_resolve: false, no_trunc: false, quiet: false }
+    }
+
+    /// A slot with a running task and the one it replaced, oldest first.
+    fn slot() -> Vec<Task> {
+        let mut old = sample::task();
+        old.id = skep_model::TaskId::from_random([9; 16]);
+        old.meta.created_at = Time(1);
+        old.plan.value.desired = TaskState::Shutdown;
+        old.status.value.state = TaskState::Failed;
+        old.status.value.error = "task: non-zero exit (1): it did not like its configuration".into();
+        vec![old, sample::task()]
+    }
+
+    #[test]
+    fn the_history_of_a_slot_is_indented() {
+        let names = BTreeMap::from([(sample::node().id, "m1".to_owned())]);
+        let now = Time(135_000_000_000);
+        expect![[r#"
+            ID             NAME        IMAGE     NODE      DESIRED STATE   CURRENT STATE           ERROR                              PORTS
+            000000000000   web.1       redis:7   m1        Running         Running 2 minutes ago
+            0j98tjjwkyd4    \_ web.1   redis:7   m1        Shutdown        Failed 2 minutes ago    "task: non-zero exit (1): it d…"
+        "#]]
+        .assert_eq(&flags().render(slot(), &names, now).expect("a list"));
+    }
+
+    #[test]
+    fn ids_stay_ids_and_errors_whole_when_asked() {
+        let names = BTreeMap::from([(sample::node().id, "m1".to_owned())]);
+        let format = Some("{{.ID}} {{.Name}} {{.Node}} {{.Error}}".to_owned());
+        let text = Flags { no_resolve: true, no_trunc: true, format, ..flags() }.render(slot(), &names, Time(0)).expect("a list");
+        let (id, node) = (sample::task().id, sample::node().id);
+        let service = sample::service().id;
+        assert!(text.starts_with(&format!("{id} {service}.1 {node} \n")), "{text}");
+        assert!(text.ends_with("it did not like its configuration\"\n"), "{text}");
+        let quiet = Flags { quiet: true, ..flags() }.render(slot(), &names, Time(0)).expect("a list");
+        assert_eq!(quiet.lines().count(), 2);
+    }
+}

@@ -1,0 +1,5 @@
+//! The program as users run it, against a daemon that does what a test tells it.
+
+mod fake;
+mod output;
+mod verdicts;

@@ -1,0 +1,125 @@
+//! The program against a daemon: what users see.
+
+use crate::fake::{Fake, State, sample};
+use expect_test::expect;
+use skep_proto::v1;
+
+fn daemon() -> Fake {
+    let node_id = sample::node().id.to_string();
+    let chunk = |slot: u64, stream: v1::LogStream, data: &str, partial: bool| v1::LogChunk {
+        task_id: sample::task().id.to_string(),
+        service_name: "web".into(),
+        slot,
+        node_id: node_id.clone(),
+        stream: stream.into(),
+        timestamp: 1_500_000_000,
+        data: data.into(),
+        partial,
+        ..Default::default()
+    };
+    let logs = vec![
+        chunk(1, v1::LogStream::Stdout, "ready to ", true),
+        chunk(1, v1::LogStream::Stdout, "serve\n", false),
+        chunk(1, v1::LogStream::Stderr, "oh", false),
+        v1::LogChunk { warning: "node w1 is down: its logs are missing".into(), ..Default::default() },
+    ];
+    let info = v1::NodeInfo { state: v1::LocalState::Active.into(), node_id, is_manager: true, ..Default::default() };
+    Fake::start(State {
+        service: Some(sample::service()),
+        tasks: vec![sample::task()],
+        version: 40,
+        logs,
+        info,
+        ..State::default()
+    })
+}
+
+#[test]
+fn lists_have_swarms_columns() {
+    let fake = daemon();
+    expect![[r#"
+        ID                            HOSTNAME   STATUS    AVAILABILITY   MANAGER STATUS   ENGINE VERSION
+        0000000000000000000000002 *   m1         Ready     Active         Leader           0.1.0
+    "#]]
+    .assert_eq(&fake.run(&["node", "ls"]).stdout);
+    expect![[r#"
+        ID             NAME      MODE         REPLICAS   IMAGE     PORTS
+        000000000000   web       replicated   1/3        redis:7
+    "#]]
+    .assert_eq(&fake.run(&["service", "ls"]).stdout);
+    expect![[r#"
+        0000000000000000000000002 m1
+    "#]]
+    .assert_eq(&fake.run(&["node", "ls", "--format", "{{.ID}} {{.Hostname}}"]).stdout);
+    expect![[r#"
+        NAME      MODE         tier
+        web       replicated   front
+    "#]]
+    .assert_eq(&fake.run(&["service", "list", "--format", "table {{.Name}}\t{{.Mode}}\t{{.Label \"tier\"}}"]).stdout);
+    assert_eq!(fake.run(&["node", "ls", "-q"]).stdout, "0000000000000000000000002\n");
+    assert_eq!(fake.run(&["secret", "ls", "--format", "{{.Name}} {{.Version}} {{.Labels.tier}}"]).stdout, "password 2 front\n");
+}
+
+#[test]
+fn log_lines_name_their_task() {
+    let fake = daemon();
+    let ran = fake.run(&["service", "logs", "web"]);
+    assert_eq!(ran.stdout, "web.1.000000000000@m1    | ready to serve\n");
+    assert_eq!(ran.stderr, "web.1.000000000000@m1    | oh\nskep: warning: node w1 is down: its logs are missing\n");
+    assert_eq!(fake.run(&["service", "logs", "--raw", "-n", "3", "web"]).stdout, "ready to serve\n");
+    assert_eq!(
+        fake.run(&["service", "logs", "--timestamps", "--no-task-ids", "web"]).stdout,
+        "1970-01-01T00:00:01.500000000Z web.1@m1    | ready to serve\n"
+    );
+}
+
+#[test]
+fn inspect_prints_dockers_names() {
+    let fake = daemon();
+    let format = "{{.Spec.Name}} {{.Spec.Mode.Replicated.Replicas}} {{.Spec.TaskTemplate.ContainerSpec.Image}} {{.Version.Index}} {{.UpdateStatus.State}}";
+    assert_eq!(fake.run(&["service", "inspect", "--format", format, "web"]).stdout, "web 3 redis:7 7 updating\n");
+    let ran = fake.run(&["secret", "inspect", "--format", "{{.Spec.Name}} {{.CreatedAt}} {{len .Versions}}", "password"]);
+    assert_eq!(ran.stdout, "password 1970-01-01T00:00:10Z 2\n");
+    let pretty = fake.run(&["service", "inspect", "--pretty", "web"]).stdout;
+    assert!(pretty.starts_with("ID:\t0000000000000000000000001\nName:\tweb\n") && pretty.contains(" Replicas:\t3\n"), "{pretty}");
+}
+
+#[test]
+fn an_archive_is_streamed_in_pieces() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), vec![7; 2_500_000]).expect("written");
+    let ran = daemon().run(&["image", "load", "-i", file.path().to_str().expect("text")]);
+    let name = file.path().file_name().expect("a name").to_string_lossy().into_owned();
+    assert_eq!((ran.code, ran.stdout), (Some(0), format!("Loaded image: {name}:2500000\n")), "{}", ran.stderr);
+}
+
+#[test]
+fn both_sides_have_a_version() {
+    let ran = daemon().run(&["version", "--format", "{{.Client.Version}} {{.Server.Version}}"]);
+    assert_eq!((ran.code, ran.stdout), (Some(0), format!("{} 9.9.9\n", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn wrong_words_are_one_line_and_change_nothing() {
+    let fake = daemon();
+    let table: [(&[&str], &str); 11] = [
+        (&["srvice", "ls"], "a similar subcommand exists: 'service'"),
+        (&["service", "create", "--nmae", "web", "redis"], "'--nmae'"),
+        (&["service", "create"], "IMAGE"),
+        (&["service", "create", "--publish", "80:80", "redis"], "--publish is not supported by this version of skep"),
+        (&["service", "create", "--network", "web", "redis"], "network web is not supported by this version of skep"),
+        (&["service", "create", "--mode", "global-job", "redis"], "mode global-job is not supported"),
+        (&["service", "create", "--mount", "type=volume,target=/x", "redis"], "mount type=volume is not supported"),
+        (&["service", "update", "--rollback", "--force", "web"], "may not be combined"),
+        (&["stack", "deploy", "-c", "x.yml", "x"], "'skep stack' is not supported"),
+        (&["node", "ls", "--filter", "colour=red"], "invalid filter 'colour'"),
+        (&["node", "ls", "--format", "{{.Nope"], "template"),
+    ];
+    for (words, part) in table {
+        let ran = fake.run(words);
+        assert_eq!(ran.code, Some(2), "{words:?}: {ran:?}");
+        assert!(ran.stdout.is_empty() && ran.stderr.starts_with("skep: ") && ran.stderr.contains(part), "{words:?}: {ran:?}");
+        assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
+    }
+    assert!(fake.state.lock().expect("unpoisoned").mutations.is_empty());
+}
