@@ -186,7 +186,8 @@ mod tests {
         let eth0 = || vec![on("eth0", &["10.0.0.1", "fd00::1"])];
         let two = || vec![on("eth0", &["10.0.0.1"]), on("eth1", &["10.1.0.1"])];
         let twice = || vec![on("eth0", &["10.0.0.1", "10.0.0.2"])];
-        let table: Vec<(&str, &str, Vec<Interface>, Result<&str, &str>)> = vec![
+        type Row = (&'static str, &'static str, Vec<Interface>, Result<&'static str, &'static str>);
+        let table: Vec<Row> = vec![
             ("", "", eth0(), Ok("10.0.0.1:2377")),
             ("", "0.0.0.0:4000", eth0(), Ok("10.0.0.1:4000")),
             ("", "", vec![on("eth0", &["fd00::1"])], Ok("[fd00::1]:2377")),

@@ -69,6 +69,15 @@ pub enum Failure {
         #[source]
         source: tonic::transport::Error,
     },
+    /// A manager's name could not be looked up.
+    #[error("cannot find the manager {address}")]
+    Unresolved {
+        /// Its address.
+        address: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
     /// A manager answered with an error.
     #[error("{}", .0.message())]
     Answered(Status),
@@ -125,7 +134,7 @@ impl Failure {
                 ),
             },
             Self::Refused(refusal) => refusal.is_retryable(),
-            Self::Late { .. } => true,
+            Self::Late { .. } | Self::Unresolved { .. } => true,
             _ => false,
         }
     }
@@ -168,7 +177,8 @@ impl From<Failure> for Status {
         let code = match &failure {
             Failure::Identity(_) => Code::PermissionDenied,
             Failure::Keystore(KeystoreError::WrongKey(_) | KeystoreError::UnlockKey) => Code::InvalidArgument,
-            Failure::Unreachable { .. } => Code::Unavailable,
+            // This node is here and has decided: nothing is to be tried again by itself.
+            Failure::Unreachable { .. } | Failure::Unresolved { .. } => Code::FailedPrecondition,
             Failure::Answered(status) => status.code(),
             Failure::Late { .. } => Code::DeadlineExceeded,
             Failure::Manager(_) | Failure::Keystore(KeystoreError::Exists(_)) => Code::FailedPrecondition,

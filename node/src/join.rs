@@ -158,17 +158,18 @@ async fn admit_by(node: &Node, plan: &Plan, remote: &str) -> Result<Admitted, Fa
 }
 
 async fn remote_address(remote: &str) -> Result<SocketAddr, Failure> {
-    let unknown = |why: String| Failure::from(Refusal::Unavailable(format!("cannot find the manager {remote}: {why}")));
-    let mut found = tokio::net::lookup_host(remote).await.map_err(|error| unknown(error.to_string()))?;
-    found.next().ok_or_else(|| unknown("the name has no address".into()))
+    let unknown = |source| Failure::Unresolved { address: remote.to_owned(), source };
+    let mut found = tokio::net::lookup_host(remote).await.map_err(unknown)?;
+    found.next().ok_or_else(|| unknown(std::io::Error::other("the name has no address")))
 }
 
 /// Without a choice of the user's: the address from which that manager is reached.
 fn advertised(plan: &Plan, remote: SocketAddr) -> Result<SocketAddr, Failure> {
-    if plan.advertise.is_empty() && plan.listen.ip().is_unspecified() {
-        if let Some(address) = address::toward(remote) {
-            return Ok(SocketAddr::new(address, plan.listen.port()));
-        }
+    if plan.advertise.is_empty()
+        && plan.listen.ip().is_unspecified()
+        && let Some(address) = address::toward(remote)
+    {
+        return Ok(SocketAddr::new(address, plan.listen.port()));
     }
     Ok(address::advertise(&plan.advertise, plan.listen, &address::interfaces()?)?)
 }

@@ -103,10 +103,11 @@ impl Member {
         let agent = start_agent(node, &file, identity.tls().clone(), &addresses).await?;
         let mut member = Self::of(file, identity, agent);
         // Without a place in raft, the role may have changed since: the loop asks first.
-        if is_manager && member.file.raft_id.is_some() {
-            if let Err(failure) = member.start_manager(node, None).await {
-                member.trouble(&failure);
-            }
+        if is_manager
+            && member.file.raft_id.is_some()
+            && let Err(failure) = member.start_manager(node, None).await
+        {
+            member.trouble(&failure);
         }
         roles::keep(node, &member);
         Ok(member)

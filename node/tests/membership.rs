@@ -56,7 +56,8 @@ async fn only_the_right_token_joins_and_a_refused_join_changes_nothing() {
         (m1.address.as_str(), "SWMTKN-2", Code::InvalidArgument, "does not begin with SWMTKN-1-"),
         (m1.address.as_str(), wrong.as_str(), Code::PermissionDenied, "valid join token is necessary"),
         (m1.address.as_str(), foreign.as_str(), Code::PermissionDenied, "remote CA does not match fingerprint"),
-        (dead, token.as_str(), Code::Unavailable, "cannot reach a manager at 127.0.0.1:9"),
+        (dead, token.as_str(), Code::FailedPrecondition, "cannot reach a manager at 127.0.0.1:9"),
+        ("nobody.invalid", token.as_str(), Code::FailedPrecondition, "cannot find the manager nobody.invalid:2377"),
         ("no such host", token.as_str(), Code::InvalidArgument, "expected HOST or HOST:PORT"),
     ] {
         refused(w1.join(remote, token).await, code, words);
