@@ -181,7 +181,8 @@ where
     }
 }
 
-fn is_repeatable(status: &Status) -> bool {
+/// Whether the same call may be made again.
+pub fn is_repeatable(status: &Status) -> bool {
     match refusal(status) {
         Some(refusal) => refusal.is_retryable(),
         None => is_connection_lost(status),
@@ -194,6 +195,15 @@ pub fn refusal(status: &Status) -> Option<Refusal> {
         return None;
     }
     Refusal::try_from(skep_proto::v1::Refusal::decode(status.details()).ok()?).ok()
+}
+
+/// Whether a watch was ended because what it asks for is forgotten.
+pub fn is_resync(status: &Status) -> bool {
+    match refusal(status) {
+        Some(Refusal::OutOfSequence) => true,
+        Some(Refusal::FailedPrecondition(text)) => text.starts_with("resync"),
+        _ => false,
+    }
 }
 
 /// Whether the status was made on this side, because the connection failed.

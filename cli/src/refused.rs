@@ -96,7 +96,7 @@ fn at(command: Command, path: &[&str], change: impl FnOnce(Command) -> Command) 
         [] => change(command),
         [first, rest @ ..] => {
             let first: &str = first;
-            command.mut_subcommand(first.to_owned(), |inner| at(inner, rest, change))
+            command.mut_subcommand(first, |inner| at(inner, rest, change))
         }
     }
 }

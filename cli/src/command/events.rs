@@ -2,24 +2,27 @@
 //!
 //! The managers' watch resumes by store version, not by time. For `--since` the
 //! newest version that is surely older is found from the objects' own times; when
-//! the managers have forgotten what follows it, that is said and nothing is shown.
+//! the managers have forgotten some of what follows it, that is said first, and
+//! what they do know is shown.
 
-use crate::client::Client;
+use crate::client::{self, CALL_MAX, Client};
 use crate::command::task::ps::without_digest;
 use crate::failure::Failure;
 use crate::flags::{filter, time};
 use crate::render::{ago, json, output};
+use prost::Message;
 use serde_json::{Value, json};
 use skep_model::node::Role;
 use skep_model::object::Object;
 use skep_model::service::ServiceMode;
-use skep_model::{Kind, Time};
+use skep_model::{Kind, Refusal, Time};
 use skep_proto::request::{Query, Watch};
 use skep_proto::v1::{Change, ChangeAction, WatchEvent};
 use skep_template::Format;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
+use tonic::{Code, Status};
 
 /// What is told of.
 const KINDS: [Kind; 5] = [Kind::Service, Kind::Node, Kind::Secret, Kind::Config, Kind::Network];
@@ -81,7 +84,7 @@ impl Events {
             None => None,
         };
         tokio::select! {
-            result = follow(client, &printer, after, end, self.since.as_deref()) => result,
+            result = follow(client, &printer, after, end) => result,
             _ = tokio::signal::ctrl_c() => Ok(()),
         }
     }
@@ -100,49 +103,74 @@ async fn version_before(client: &Client, since: Time) -> Result<u64, Failure> {
 }
 
 /// Watches, and goes on by version when the stream drops.
-async fn follow(
-    client: &Client,
-    printer: &Printer,
-    mut after: Option<u64>,
-    end: Option<Instant>,
-    since: Option<&str>,
-) -> Result<(), Failure> {
+async fn follow(client: &Client, printer: &Printer, mut after: Option<u64>, end: Option<Instant>) -> Result<(), Failure> {
     let far = Instant::now() + Duration::from_secs(100 * 365 * 86_400);
-    let mut has_begun = since.is_none();
     loop {
-        let watch = Watch { after, kinds: KINDS.to_vec(), filters: Vec::new() };
-        let mut stream = match client.watch(&watch).await {
-            Ok(stream) => stream,
-            // A read repeats until its own deadline, and ends this with a clear failure.
-            Err(_) => {
-                client.read(&Query::ClusterInfo).await?;
-                sleep(PAUSE).await;
-                continue;
-            }
-        };
-        loop {
-            let event = match timeout_at(end.unwrap_or(far), stream.message()).await {
-                Err(_) => return Ok(()),
-                Ok(Ok(Some(event))) => event,
-                Ok(_) => break,
-            };
-            if event.resync {
-                if !has_begun {
-                    let since = since.unwrap_or_default();
-                    return Err(Failure::refused(format!(
-                        "events since {since} are no longer known: the managers keep recent changes only; give a later --since"
-                    )));
+        let ended = match client.watch(&watch(after, KINDS.to_vec())).await {
+            Err(status) => status,
+            Ok(mut stream) => loop {
+                match timeout_at(end.unwrap_or(far), stream.message()).await {
+                    Err(_) => return Ok(()),
+                    Ok(Ok(Some(event))) if event.resync => break forgotten(),
+                    Ok(Ok(Some(event))) => {
+                        after = Some(event.version);
+                        printer.print(event)?;
+                    }
+                    Ok(Ok(None)) => break Status::unavailable("the stream ended"),
+                    Ok(Err(status)) => break status,
                 }
-                eprintln!("skep: warning: some events were missed: the managers no longer know them");
-                after = Some(event.version).filter(|version| *version > 0);
-                break;
-            }
-            has_begun = true;
-            after = Some(event.version);
-            printer.print(event)?;
+            },
+        };
+        if client::is_resync(&ended) {
+            eprintln!("skep: warning: the managers no longer know all of these events; those that they know follow");
+            after = oldest_known(client, after.unwrap_or(0)).await?;
+        } else if !client::is_repeatable(&ended) {
+            return Err(ended.into());
         }
+        // A read repeats until its own deadline, and ends this with a clear failure.
+        client.read(&Query::ClusterInfo).await?;
         sleep(PAUSE).await;
     }
+}
+
+fn watch(after: Option<u64>, kinds: Vec<Kind>) -> Watch {
+    Watch { after, kinds, filters: Vec::new() }
+}
+
+fn forgotten() -> Status {
+    Status::with_details(Code::Aborted, "", skep_proto::v1::Refusal::from(&Refusal::OutOfSequence).encode_to_vec().into())
+}
+
+/// The smallest version above `refused` that a watch can go on from; `None` if
+/// there is none, so that it begins now. Found by halves: every version below the
+/// newest change is answered at once, with changes or a refusal.
+async fn oldest_known(client: &Client, refused: u64) -> Result<Option<u64>, Failure> {
+    let (mut low, mut high) = (refused, newest_change(client).await?);
+    let newest = high;
+    while low + 1 < high {
+        let middle = low + (high - low) / 2;
+        let opened = client.watch(&watch(Some(middle), Vec::new())).await;
+        let first = match opened {
+            Ok(mut stream) => timeout_at(Instant::now() + CALL_MAX, stream.message()).await.unwrap_or_else(|_| Ok(None)),
+            Err(status) => Err(status),
+        };
+        match first {
+            Ok(Some(event)) if !event.resync => high = middle,
+            Ok(_) => low = middle,
+            Err(status) if client::is_resync(&status) => low = middle,
+            Err(status) => return Err(status.into()),
+        }
+    }
+    Ok(Some(high).filter(|high| *high < newest))
+}
+
+async fn newest_change(client: &Client) -> Result<u64, Failure> {
+    let mut version = 0;
+    for kind in skep_model::object::KINDS {
+        let objects = client.list(&Query::List(kind, Vec::new())).await?;
+        version = objects.iter().map(|object| object.meta().version).fold(version, u64::max);
+    }
+    Ok(version)
 }
 
 struct Printer {

@@ -53,6 +53,6 @@ mod tests {
             rollback_failure_action("rollback"),
             Err("invalid value \"rollback\": expected one of pause, continue".into())
         );
-        assert_eq!(availability("Active").is_err(), true);
+        assert!(availability("Active").is_err());
     }
 }

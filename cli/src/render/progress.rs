@@ -72,6 +72,11 @@ fn lines(before: &Frame, now: &Frame) -> String {
     if now.overall != before.overall {
         text.push_str(&format!("{}\n", now.overall));
     }
+    let bare = |line: &String| line.split(" [").next().unwrap_or_default().trim_end().to_owned();
+    let known: Vec<String> = before.tasks.iter().map(bare).collect();
+    for line in now.tasks.iter().map(bare).filter(|line| !known.contains(line)) {
+        text.push_str(&format!("{line}\n"));
+    }
     if now.verify != before.verify && !now.verify.is_empty() {
         text.push_str(&format!("verify: {}\n", now.verify));
     }
@@ -128,7 +133,7 @@ mod tests {
 
     #[test]
     fn lines_say_only_what_changed() {
-        assert_eq!(lines(&Frame::default(), &frame("a", "")), "a\n");
+        assert_eq!(lines(&Frame::default(), &frame("a", "")), "a\n1/1: running\n");
         assert_eq!(lines(&frame("a", ""), &frame("a", "b")), "verify: b\n");
         assert_eq!(lines(&frame("a", "b"), &frame("c", "b")), "c\n");
     }

@@ -179,6 +179,8 @@ impl Control for Api {
             Some(Query::List(list)) if list.kind() == Kind::Service => service().into_iter().collect(),
             Some(Query::List(list)) if list.kind() == Kind::Node => vec![Object::Node(Box::new(sample::node()))],
             Some(Query::List(list)) if list.kind() == Kind::Secret => vec![Object::Secret(Box::new(sample::secret()))],
+            Some(Query::ClusterInfo(_)) => Vec::new(),
+            Some(Query::List(list)) if list.kind() != Kind::Task => Vec::new(),
             Some(Query::List(_) | Query::TasksOf(_)) => {
                 state.tasks.iter().map(|task| Object::Task(Box::new(task.clone()))).collect()
             }

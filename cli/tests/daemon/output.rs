@@ -1,6 +1,6 @@
 //! The program against a daemon: what users see.
 
-use crate::fake::{Fake, State, sample};
+use crate::fake::{Fake, State, Step, sample};
 use expect_test::expect;
 use skep_proto::v1;
 
@@ -97,6 +97,24 @@ fn an_archive_is_streamed_in_pieces() {
 fn both_sides_have_a_version() {
     let ran = daemon().run(&["version", "--format", "{{.Client.Version}} {{.Server.Version}}"]);
     assert_eq!((ran.code, ran.stdout), (Some(0), format!("{} 9.9.9\n", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn events_say_what_the_managers_have_forgotten_and_go_on() {
+    let fake = daemon();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let mut changed = sample::service();
+    changed.meta.updated_at = skep_model::Time(now * 1_000_000_000);
+    changed.spec.version = 41;
+    changed.spec.value.spec.task_template.container_spec.image = "redis:8".into();
+    fake.state.lock().expect("unpoisoned").watches =
+        [vec![Step::Resync], vec![Step::Becomes(Box::new(changed)), Step::Silence]].into();
+    let until = (now + 1).to_string();
+    let format = "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}";
+    let ran = fake.run(&["events", "--since", "10m", "--until", &until, "--format", format, "--filter", "type=service"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "service update web\n"), "{ran:?}");
+    assert!(ran.stderr.starts_with("skep: warning: the managers no longer know all of these events"), "{ran:?}");
+    assert_eq!(fake.state.lock().expect("unpoisoned").watched_after, [Some(7), None]);
 }
 
 #[test]

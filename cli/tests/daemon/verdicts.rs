@@ -52,7 +52,7 @@ fn each_verdict_has_its_exit_code() {
         let fake = daemon([vec![Step::Becomes(standing(kind, state, spec_version)), Step::Silence]]);
         let ran = fake.run(&UPDATE);
         assert_eq!(ran.code, Some(code), "{kind:?} {state:?}: {ran:?}");
-        assert!(ran.stdout.starts_with("web\noverall progress: 1 out of 3 tasks\n"), "{ran:?}");
+        assert!(ran.stdout.starts_with("web\noverall progress: 1 out of 3 tasks\n1/3: running\n"), "{ran:?}");
         assert_eq!(ran.stdout.contains("converged"), code == 0, "{ran:?}");
         assert_eq!(ran.stderr.is_empty(), code == 0, "{ran:?}");
         assert_eq!(fake.state.lock().expect("unpoisoned").watched_after, [Some(40)], "it watches from what it read");

@@ -95,8 +95,12 @@ impl Waiting<'_> {
             if let Some(verdict) = self.look(&service).await? {
                 return verdict;
             }
+            let end = self.end(&service);
             if let Some(verdict) = self.watch(service, version).await? {
                 return verdict;
+            }
+            if Instant::now() >= end {
+                return Err(self.no_verdict());
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -122,8 +126,7 @@ impl Waiting<'_> {
         let watch = Watch { after: Some(version), kinds: vec![Kind::Service, Kind::Task], filters: Vec::new() };
         let Ok(mut stream) = self.client.watch(&watch).await else { return Ok(None) };
         loop {
-            let end = self.last_news + service.spec.spec.deadline.unwrap_or(DEADLINE) + GRACE;
-            let event = match timeout_at(end, stream.message()).await {
+            let event = match timeout_at(self.end(&service), stream.message()).await {
                 Ok(Ok(Some(event))) if !event.resync => event,
                 Ok(_) => return Ok(None),
                 Err(_) => return Ok(Some(Err(self.no_verdict()))),
@@ -141,6 +144,11 @@ impl Waiting<'_> {
                 }
             }
         }
+    }
+
+    /// When the leader should long have given its verdict.
+    fn end(&self, service: &Service) -> Instant {
+        self.last_news + service.spec.spec.deadline.unwrap_or(DEADLINE) + GRACE
     }
 
     fn no_verdict(&self) -> Failure {
