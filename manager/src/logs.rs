@@ -19,8 +19,9 @@ type Sender = mpsc::Sender<LogChunk>;
 #[derive(Debug)]
 struct Subscription {
     sender: Sender,
-    /// Nodes that have not finished.
-    open: BTreeSet<NodeId>,
+    /// Nodes that have not finished, and the tasks that each was asked for: a
+    /// node speaks for no others.
+    open: BTreeMap<NodeId, BTreeSet<String>>,
 }
 
 /// All readers of logs.
@@ -40,20 +41,20 @@ impl Logs {
     /// receiver is dropped and [`Logs::unsubscribe`] is called, or all have finished.
     pub fn subscribe(&self, id: Id, tasks: BTreeMap<NodeId, Vec<TaskId>>, options: LogOptions) -> mpsc::Receiver<LogChunk> {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX + tasks.len());
-        let mut open = BTreeSet::new();
-        self.lock().insert(id, Subscription { sender: sender.clone(), open: tasks.keys().copied().collect() });
+        let asked = |ids: &Vec<TaskId>| ids.iter().map(ToString::to_string).collect();
+        let open = tasks.iter().map(|(node, ids)| (*node, asked(ids))).collect();
+        self.lock().insert(id, Subscription { sender: sender.clone(), open });
+        let is_empty = tasks.is_empty();
         for (node, tasks) in tasks {
             let task_ids = tasks.iter().map(ToString::to_string).collect();
             let request = LogSubscribe { subscription_id: id.to_string(), task_ids, options: Some(options) };
-            if self.sessions.send_to_node(node, manager_message::Message::LogSubscribe(request)) {
-                open.insert(node);
-            } else {
+            if !self.sessions.send_to_node(node, manager_message::Message::LogSubscribe(request)) {
                 let warning = format!("warning: incomplete log stream. node {node} cannot be reached");
                 let _ = sender.try_send(LogChunk { node_id: node.to_string(), warning, ..LogChunk::default() });
                 self.finished(id, node);
             }
         }
-        if open.is_empty() {
+        if is_empty {
             self.lock().remove(&id);
         }
         receiver
@@ -63,7 +64,14 @@ impl Logs {
     pub fn sender(&self, id: Id, node: NodeId) -> Option<Sender> {
         let subscriptions = self.lock();
         let subscription = subscriptions.get(&id)?;
-        subscription.open.contains(&node).then(|| subscription.sender.clone())
+        subscription.open.contains_key(&node).then(|| subscription.sender.clone())
+    }
+
+    /// Whether a node was asked for the log of that task.
+    pub fn was_asked(&self, id: Id, node: NodeId, task: &str) -> bool {
+        let subscriptions = self.lock();
+        let asked = subscriptions.get(&id).and_then(|subscription| subscription.open.get(&node));
+        asked.is_some_and(|tasks| tasks.contains(task))
     }
 
     /// A node has published everything.
@@ -80,7 +88,7 @@ impl Logs {
     /// The reader has gone: the nodes need not go on.
     pub fn unsubscribe(&self, id: Id) {
         let Some(subscription) = self.lock().remove(&id) else { return };
-        for node in subscription.open {
+        for node in subscription.open.into_keys() {
             let message = LogUnsubscribe { subscription_id: id.to_string() };
             self.sessions.send_to_node(node, manager_message::Message::LogUnsubscribe(message));
         }
@@ -88,7 +96,7 @@ impl Logs {
 
     /// A node's session ended: its logs are incomplete.
     pub fn node_lost(&self, node: NodeId) {
-        let ids: Vec<Id> = self.lock().iter().filter(|(_, s)| s.open.contains(&node)).map(|(id, _)| *id).collect();
+        let ids: Vec<Id> = self.lock().iter().filter(|(_, s)| s.open.contains_key(&node)).map(|(id, _)| *id).collect();
         for id in ids {
             if let Some(sender) = self.sender(id, node) {
                 let warning = format!("warning: incomplete log stream. the session of node {node} ended");

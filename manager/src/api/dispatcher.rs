@@ -59,7 +59,11 @@ impl Dispatcher for DispatcherApi {
         let mut subscription = None;
         while let Some(message) = messages.message().await? {
             let id = *subscription.get_or_insert(parse_id(&message.subscription_id)?);
-            for chunk in message.chunks {
+            for mut chunk in message.chunks {
+                if !self.0.logs.was_asked(id, node, &chunk.task_id) {
+                    return Err(Status::permission_denied("the node was not asked for the log of that task"));
+                }
+                chunk.node_id = node.to_string();
                 let Some(sender) = self.0.logs.sender(id, node) else {
                     return Err(Status::cancelled("nobody reads these logs any more"));
                 };
