@@ -1,15 +1,18 @@
 //! Values from files, standard input and the terminal, held so that they vanish.
 
 use crate::failure::Failure;
-use std::io::{BufRead, IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use zeroize::Zeroizing;
+
+/// The longest line that is read without being shown, in bytes.
+const LINE_MAX: usize = 1024;
 
 /// Reads a value from a file, or from standard input for `-`. It must not be
 /// empty and must have fewer than `max` bytes; `what` names it in errors.
 pub fn value(what: &str, path: &str, max: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let value = match path {
-        "-" => read(what, "standard input", &mut std::io::stdin().lock(), max)?,
+        "-" => read(what, "standard input", &mut unbuffered()?, max)?,
         path => {
             let mut file = std::fs::File::open(path)
                 .map_err(|error| Failure::refused(format!("cannot open the file {path} with the {what}: {error}")))?;
@@ -20,6 +23,12 @@ pub fn value(what: &str, path: &str, max: usize) -> Result<Zeroizing<Vec<u8>>, F
         return Err(Failure::refused(format!("the {what} is empty: give at least one byte")));
     }
     Ok(value)
+}
+
+/// Standard input without a buffer of the library's, in which a copy would stay.
+fn unbuffered() -> Result<std::fs::File, Failure> {
+    let descriptor = std::io::stdin().as_fd().try_clone_to_owned();
+    descriptor.map(std::fs::File::from).map_err(|error| Failure::refused(format!("cannot read standard input: {error}")))
 }
 
 fn read(what: &str, name: &str, source: &mut impl Read, max: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
@@ -43,22 +52,37 @@ fn read(what: &str, name: &str, source: &mut impl Read, max: usize) -> Result<Ze
 
 /// Reads one line: from the terminal without showing it, else from standard input.
 pub fn hidden_line(prompt: &str) -> Result<Zeroizing<String>, Failure> {
-    let stdin = std::io::stdin();
-    let hidden = if stdin.is_terminal() {
+    let hidden = if std::io::stdin().is_terminal() {
         eprint!("{prompt}");
         std::io::stderr().flush().ok();
         Some(Hidden::begin()?)
     } else {
         None
     };
-    let mut line = Zeroizing::new(String::with_capacity(1024));
-    let result = stdin.lock().take(1024).read_line(&mut line);
+    let line = line(&mut unbuffered()?);
     if hidden.is_some() {
         eprintln!();
     }
     drop(hidden);
-    result.map_err(|error| Failure::refused(format!("cannot read the key: {error}")))?;
-    Ok(Zeroizing::new(line.trim().to_owned()))
+    line
+}
+
+/// One line of at most [`LINE_MAX`] bytes, without white space around it.
+fn line(source: &mut impl Read) -> Result<Zeroizing<String>, Failure> {
+    let failed = |reason: &dyn std::fmt::Display| Failure::refused(format!("cannot read the line: {reason}"));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LINE_MAX));
+    let mut byte = [0];
+    while bytes.len() < LINE_MAX {
+        match source.read(&mut byte) {
+            Ok(0) => break,
+            Ok(_) if byte[0] == b'\n' => break,
+            Ok(_) => bytes.push(byte[0]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(&error)),
+        }
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|_| failed(&"it is not text"))?;
+    Ok(Zeroizing::new(text.trim().to_owned()))
 }
 
 /// The terminal without echo, until it is dropped.
@@ -94,6 +118,7 @@ mod tests {
     fn values_have_a_size_below_the_limit() {
         let mut small: &[u8] = b"abc";
         assert_eq!(&**read("secret", "f", &mut small, 4).expect("fits"), b"abc");
+        assert_eq!(line(&mut b" key \nrest".as_slice()).expect("a line").as_str(), "key");
         let mut large: &[u8] = b"abcd";
         assert!(read("secret", "f", &mut large, 4).is_err());
         assert!(value("secret", "/nonexistent/file", 4).is_err_and(|failure| failure.text.contains("/nonexistent/file")));

@@ -21,7 +21,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 /// Run services on a cluster of machines.
 #[derive(Debug, Parser)]
 #[command(name = "skep", version = skep_model::version::RELEASE, max_term_width = 100)]
-#[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
 pub struct Arguments {
     /// The daemon to ask, as unix:///PATH
     #[arg(long, short = 'H', env = "SKEP_HOST", value_name = "ADDRESS")]
