@@ -23,13 +23,21 @@ use skep_identity::token::JoinToken;
 use skep_model::node::{Availability, Role};
 use skep_model::{ClusterId, NodeId, Refusal};
 use skep_proto::v1::ca_client::CaClient;
-use skep_proto::v1::{Confidential, GetRootRequest, IssueReply, IssueRequest, JoinReply, JoinRequest};
+use skep_proto::v1::control_server::Control as _;
+use skep_proto::v1::read_request::Query;
+use skep_proto::v1::{
+    ClusterInfoQuery, Confidential, GetRootRequest, IssueReply, IssueRequest, JoinReply, JoinRequest, ReadRequest,
+};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a join may take in all, as in Swarm.
 const JOIN_MAX: Duration = Duration::from_secs(20);
+/// Between two rounds over the managers, while one says "not now".
+const AGAIN: Duration = Duration::from_millis(200);
+/// How long a new manager may take to have the cluster's state.
+const CATCH_UP_MAX: Duration = Duration::from_secs(10);
 /// Managers that may be named.
 const REMOTES_MAX: usize = 32;
 
@@ -112,19 +120,27 @@ struct Admitted {
     file: NodeFile,
 }
 
-/// Asks one manager after the other; only a refusal that all would repeat ends it.
+/// Asks one manager after the other. A refusal that all would repeat ends it, and
+/// so does that none can be reached; while one answers "not now", all are asked
+/// again. The caller has the deadline.
 async fn admit(node: &Node, plan: &Plan) -> Result<Admitted, Failure> {
-    let mut first = None;
-    for remote in &plan.remotes {
-        match admit_by(node, plan, remote).await {
-            Err(failure) if failure.may_pass() => {
-                tracing::warn!(%remote, "could not join: {}", failure.line());
-                first.get_or_insert(failure);
+    loop {
+        let (mut first, mut has_answer) = (None, false);
+        for remote in &plan.remotes {
+            match admit_by(node, plan, remote).await {
+                Err(failure) if failure.may_pass() => {
+                    tracing::warn!(%remote, "could not join: {}", failure.line());
+                    has_answer |= matches!(failure, Failure::Answered(_));
+                    first.get_or_insert(failure);
+                }
+                answer => return answer,
             }
-            answer => return answer,
         }
+        if !has_answer {
+            return Err(first.expect("at least one manager was named"));
+        }
+        tokio::time::sleep(AGAIN).await;
     }
-    Err(first.expect("at least one manager was named"))
 }
 
 async fn admit_by(node: &Node, plan: &Plan, remote: &str) -> Result<Admitted, Failure> {
@@ -199,11 +215,26 @@ async fn finish(node: &Arc<Node>, member: &mut Member, is_manager: bool) -> Resu
             Err(failure) if member.file.raft_id.is_none() => return Err(failure),
             // With its place in raft it counts as a manager: undoing would cost the others more.
             Err(failure) => member.trouble(&failure),
-            Ok(()) => {}
+            Ok(()) => catch_up(member).await,
         }
     }
     member.file.stage = Stage::Member;
     Ok(member.file.save(&node.settings.data)?)
+}
+
+/// Waits until the new manager can answer for the cluster; not for ever, because
+/// it is one in any case.
+async fn catch_up(member: &Member) {
+    let Some(manager) = &member.manager else { return };
+    let (mut leadership, control) = (manager.leadership(), manager.control());
+    let caught_up = async {
+        let has_leader = leadership.wait_for(|now| now.leader.is_some()).await.is_ok();
+        let query = Some(Query::ClusterInfo(ClusterInfoQuery {}));
+        has_leader && control.read(tonic::Request::new(ReadRequest { query, stale: false })).await.is_ok()
+    };
+    if !tokio::time::timeout(CATCH_UP_MAX, caught_up).await.unwrap_or(false) {
+        tracing::warn!("this manager has not caught up with the others yet");
+    }
 }
 
 #[cfg(test)]
