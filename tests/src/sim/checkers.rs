@@ -17,7 +17,7 @@ use skep_model::version::FORMAT_MAX;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Versions whose whole content is compared: one of these many.
-const DIGEST_EVERY: u64 = 8;
+const DIGEST_EVERY: u64 = 32;
 
 /// The history that all must agree on.
 #[derive(Debug)]

@@ -15,6 +15,9 @@ use skep_model::service::{Annotations, ServiceMode, ServiceSpec, TaskSpec, Updat
 use skep_model::{Refusal, RequestId, SecretId};
 use std::collections::BTreeSet;
 
+/// A client keeps no more networks, so that stores stay small and seeds short.
+const NETWORKS_MAX: usize = 6;
+
 /// What a client asked for.
 #[derive(Debug, Clone, PartialEq)]
 enum Operation {
@@ -68,7 +71,9 @@ impl Client {
         let service = self.service.clone().map(|(name, _)| name);
         match (self.dice.below(12), network, self.secret.clone(), service) {
             (0..=2, _, _, _) => (Operation::Read, None),
-            (3, Some(name), _, _) => (Operation::RemoveNetwork(name.clone()), Some(Mutation::RemoveNetwork { network: name })),
+            (roll, Some(name), _, _) if roll == 3 || self.networks.len() > NETWORKS_MAX => {
+                (Operation::RemoveNetwork(name.clone()), Some(Mutation::RemoveNetwork { network: name }))
+            }
             (4 | 5, _, None, _) => self.create_secret(),
             (4, _, Some(secret), _) if secret.newest < 15 => {
                 let version = version(secret.newest + 1, &mut self.dice);

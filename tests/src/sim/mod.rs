@@ -325,6 +325,10 @@ impl Simulation {
 
     /// Chaos ends: everything that was not lost for good runs and is connected.
     fn heal(&mut self) -> Result<(), String> {
+        if self.events < EVENTS_MIN {
+            self.after(Duration::from_secs(10), Happening::Heal);
+            return Ok(());
+        }
         self.note("the world heals".into());
         self.healed_at = Some(self.now);
         self.network.mend_all();

@@ -5,8 +5,8 @@
 
 use crate::event::Ticket;
 use crate::transaction::Transaction;
-use skep_model::RequestId;
-use skep_model::request::Mutation;
+use skep_model::request::{Mutation, Outcome};
+use skep_model::{Refusal, RequestId};
 use std::collections::BTreeMap;
 
 /// For whom a transaction was proposed.
@@ -44,6 +44,15 @@ pub(crate) struct Call {
     pub(crate) attempts: u32,
     /// It has been proposed: its outcome is unknown if leadership is lost.
     pub(crate) is_proposed: bool,
+    /// Decided without a change; told when leadership is confirmed.
+    pub(crate) verdict: Option<Result<Outcome, Refusal>>,
+}
+
+impl Call {
+    /// A request that nobody has looked at.
+    pub(crate) fn new(mutation: Box<Mutation>, ticket: Ticket) -> Self {
+        Self { mutation, tickets: vec![ticket], attempts: 0, is_proposed: false, verdict: None }
+    }
 }
 
 /// Everything under way, by index and by request id.

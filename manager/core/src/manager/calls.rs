@@ -43,7 +43,7 @@ impl Manager {
             call.tickets.push(ticket);
             return;
         }
-        self.proposals.calls.insert(request, Call { mutation, tickets: vec![ticket], attempts: 0, is_proposed: false });
+        self.proposals.calls.insert(request, Call::new(mutation, ticket));
         if self.leading.is_some() {
             self.admit(request);
         }
@@ -70,10 +70,19 @@ impl Manager {
                     self.finish(request, Err(refusal));
                 }
             }
-            Ok(Admitted::Done(outcome)) => self.finish(request, Ok(outcome)),
+            Ok(Admitted::Done(outcome)) => self.confirm(request, Ok(outcome)),
             Ok(Admitted::Join(_) | Admitted::Leave { .. }) => unreachable!("joining and leaving have become transactions"),
-            Err(refusal) => self.finish(request, Err(refusal)),
+            Err(refusal) => self.confirm(request, Err(refusal)),
         }
+    }
+
+    /// Answers what needs no change, once it is sure that this is still the leader:
+    /// such an answer is a read, and one that was deposed without knowing it would
+    /// refuse on a store that others have left behind.
+    fn confirm(&mut self, request: RequestId, result: Result<Outcome, Refusal>) {
+        let Some(call) = self.proposals.calls.get_mut(&request) else { return };
+        call.verdict = Some(result);
+        call.tickets.iter().for_each(|ticket| self.reads.add(*ticket));
     }
 
     /// Proposes a transaction. It has been refused if it is too large or this
@@ -159,7 +168,14 @@ impl Manager {
             self.consensus.read_index(context);
         }
         for ticket in self.reads.ready(self.store.version) {
-            let Some(waiting) = self.waiting.remove(&ticket) else { continue };
+            let Some(waiting) = self.waiting.get(&ticket).copied() else { continue };
+            if let WaitingFor::Outcome(request) = waiting.kind {
+                if let Some(verdict) = self.proposals.calls.get(&request).and_then(|call| call.verdict.clone()) {
+                    self.finish(request, verdict);
+                }
+                continue;
+            }
+            self.waiting.remove(&ticket);
             self.deadlines.remove(&(waiting.deadline, ticket));
             let view = self.view();
             let version = view.version;
@@ -217,7 +233,10 @@ impl Manager {
 
     fn forget(&mut self, ticket: Ticket, waiting: Waiting) {
         match waiting.kind {
-            WaitingFor::Outcome(request) => self.proposals.forget_ticket(request, ticket),
+            WaitingFor::Outcome(request) => {
+                self.proposals.forget_ticket(request, ticket);
+                self.reads.remove(ticket);
+            }
             WaitingFor::Membership(raft_id) => {
                 if let Some(joins) = self.joining.get_mut(&raft_id) {
                     joins.retain(|(waiting, _)| *waiting != ticket);

@@ -1,0 +1,84 @@
+//! The simulator's promises: seeds hold, planted bugs are found, and a seed is one
+//! history. `SKEP_FULL=1` runs the long range with its demands on coverage.
+
+use skep_tests::sim::{Coverage, Options, PLANTS, Report, run};
+
+/// Seeds of a usual test run.
+const SHORT: std::ops::Range<u64> = 1_000..1_016;
+/// Seeds of a full run.
+const FULL: std::ops::Range<u64> = 0..500;
+/// A planted bug is found within this many seeds.
+const PLANT_SEEDS: u64 = 200;
+
+fn simulate(seed: u64) -> Report {
+    run(Options { seed, plant: None, is_printed: false })
+}
+
+/// Seeds in parallel; their reports in order. Each is one thread's alone.
+fn simulate_all(seeds: impl IntoIterator<Item = u64>) -> Vec<Report> {
+    let seeds: Vec<u64> = seeds.into_iter().collect();
+    let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(seeds.len().max(1));
+    let mut reports: Vec<Report> = std::thread::scope(|scope| {
+        let share = |first: usize| seeds.iter().skip(first).step_by(n_threads).copied().map(simulate).collect::<Vec<_>>();
+        let threads: Vec<_> = (0..n_threads).map(|first| scope.spawn(move || share(first))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("a simulation reports, it does not panic")).collect()
+    });
+    reports.sort_by_key(|report| report.seed);
+    reports
+}
+
+fn assert_sound(reports: &[Report]) {
+    for report in reports {
+        assert!(report.violation.is_none(), "{report}");
+        assert!(report.events >= 5_000 && report.passed.as_secs() >= 300, "{report}");
+    }
+}
+
+#[test]
+fn a_short_range_of_seeds_holds() {
+    assert_sound(&simulate_all(SHORT));
+}
+
+#[test]
+fn seeds_that_failed_once_hold() {
+    let lines = include_str!("../seeds.txt").lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let seeds: Vec<u64> = lines
+        .map(|line| line.split_whitespace().next().and_then(|seed| seed.parse().ok()).expect("a line begins with a seed"))
+        .collect();
+    assert!(!seeds.is_empty());
+    assert_sound(&simulate_all(seeds));
+}
+
+#[test]
+fn a_seed_is_one_history() {
+    for seed in [1_003, 1_004, 1_006] {
+        let (first, second) = (simulate(seed), simulate(seed));
+        assert_eq!(first.hash, second.hash, "seed {seed}");
+        assert_eq!(first.coverage, second.coverage, "seed {seed}");
+        assert_ne!(first.hash, simulate(seed + 100).hash, "seeds differ");
+    }
+}
+
+#[test]
+fn every_planted_bug_is_found() {
+    for plant in PLANTS {
+        let found =
+            (0..PLANT_SEEDS).find(|seed| run(Options { seed: *seed, plant: Some(plant), is_printed: false }).violation.is_some());
+        assert!(found.is_some(), "{plant} was not found within {PLANT_SEEDS} seeds");
+    }
+}
+
+#[test]
+fn a_full_range_reaches_everything() {
+    // Minutes long: asked for by name.
+    if std::env::var_os("SKEP_FULL").is_none() {
+        return;
+    }
+    let reports = simulate_all(FULL);
+    assert_sound(&reports);
+    let mut coverage = Coverage::default();
+    reports.iter().for_each(|report| coverage.add(&report.coverage));
+    assert_eq!(coverage.missing(), Vec::<&str>::new(), "these were never reached");
+    let changed = reports.iter().filter(|report| report.coverage.get("raft: leader changed during a write") > 0).count();
+    assert!(changed * 2 >= reports.len(), "only {changed} of {} seeds changed leader during a write", reports.len());
+}
