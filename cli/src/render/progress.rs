@@ -74,7 +74,7 @@ fn lines(before: &Frame, now: &Frame) -> String {
     }
     let bare = |line: &String| line.split(" [").next().unwrap_or_default().trim_end().to_owned();
     let known: Vec<String> = before.tasks.iter().map(bare).collect();
-    for line in now.tasks.iter().map(bare).filter(|line| !known.contains(line)) {
+    for line in now.tasks.iter().map(bare).filter(|line| !line.ends_with(':') && !known.contains(line)) {
         text.push_str(&format!("{line}\n"));
     }
     if now.verify != before.verify && !now.verify.is_empty() {

@@ -56,11 +56,13 @@ impl Load {
         }
         let names = node::names(client).await?.into_iter().map(|(id, name)| (id.to_string(), name)).collect();
         let mut stream = client::call(SILENCE_MAX, client.control().distribute_image(chunks)).await?;
-        let mut failed = Vec::new();
+        let (mut failed, mut n_done) = (Vec::new(), 0);
         while let Some(progress) = client::next_within(&mut stream, SILENCE_MAX).await? {
+            n_done += usize::from(progress.done);
             failed.extend(report(&progress, &names, self.quiet)?);
         }
         match &failed[..] {
+            [] if n_done == 0 => Err(Failure::refused("no node said that it loaded the image: is any node ready?")),
             [] => Ok(()),
             failed => Err(Failure::refused(format!("{} of the nodes could not load it: {}", failed.len(), failed.join(", ")))),
         }
@@ -79,6 +81,9 @@ fn report(progress: &ImageProgress, names: &BTreeMap<String, String>, quiet: boo
     if !progress.error.is_empty() {
         eprintln!("skep: {name}: {}", progress.error);
         return Ok(Some(name.to_owned()));
+    }
+    if !quiet && progress.references.is_empty() {
+        output::line(format!("{name}: loaded"))?;
     }
     if !quiet {
         for reference in &progress.references {

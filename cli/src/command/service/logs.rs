@@ -144,7 +144,7 @@ impl Printer<'_> {
             prefix.push_str(&self.task(chunk));
             prefix.push_str("    | ");
         }
-        if self.flags.details {
+        if self.flags.details && !chunk.details.is_empty() {
             let details: Vec<String> = chunk.details.iter().map(|(key, value)| format!("{key}={value}")).collect();
             prefix.push_str(&details.join(","));
             prefix.push(' ');
