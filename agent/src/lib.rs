@@ -28,10 +28,12 @@ use skep_identity::clock;
 use skep_model::assignment::SessionInfo;
 use skep_model::node::NodeDescription;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use values::Values;
 use world::World;
 
@@ -74,6 +76,8 @@ pub struct Agent {
     runtime: Arc<Runtime>,
     saved: Arc<Saved>,
     info: watch::Receiver<Option<SessionInfo>>,
+    refusal: watch::Receiver<Option<Status>>,
+    is_leaving: Arc<AtomicBool>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -95,6 +99,8 @@ impl Agent {
             move |id| lock(&core).tasks().find(|task| task.id == id).cloned()
         });
         let (info_sender, info) = watch::channel(None);
+        let (refusal_sender, refusal) = watch::channel(None);
+        let is_leaving = Arc::new(AtomicBool::new(false));
         let world = World { runtime: runtime.clone(), saved: saved.clone(), values: values.clone(), outbox: outbox.clone() };
         let sessions = Sessions {
             node,
@@ -106,6 +112,8 @@ impl Agent {
             logs: logs::Publisher::new(node, folders, start.managers.clone(), task_of),
             fetches: Fetches::new(start.images, start.managers, outbox),
             info: info_sender,
+            refusal: refusal_sender,
+            is_leaving: is_leaving.clone(),
         };
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -114,12 +122,17 @@ impl Agent {
         actions.into_iter().for_each(|action| world.carry_out(action));
         tasks.spawn(drive::run(core.clone(), events, Arc::new(world), stop.clone()));
         tasks.spawn(sessions.run(outgoing, stop.clone()));
-        Ok(Self { core, runtime, saved, info, stop, tasks })
+        Ok(Self { core, runtime, saved, info, refusal, is_leaving, stop, tasks })
     }
 
     /// What the manager last said of the cluster.
     pub fn info(&self) -> watch::Receiver<Option<SessionInfo>> {
         self.info.clone()
+    }
+
+    /// Why the newest attempt at a session was refused; `None` while there is one.
+    pub fn refusal(&self) -> watch::Receiver<Option<Status>> {
+        self.refusal.clone()
     }
 
     /// The containers.
@@ -143,6 +156,7 @@ impl Agent {
 
     /// Ends the session and every container: the node leaves the cluster.
     pub async fn leave(self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
         let (core, runtime, saved) = (self.core.clone(), self.runtime.clone(), self.saved.clone());
         self.stop().await;
         let tasks: Vec<_> = lock(&core).tasks().map(|task| task.id).collect();

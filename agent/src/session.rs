@@ -20,12 +20,13 @@ use skep_proto::assignment::Assembler;
 use skep_proto::v1::dispatcher_client::DispatcherClient;
 use skep_proto::v1::manager_message::Message;
 use skep_proto::v1::{self, AgentMessage, ManagerMessage, agent_message};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 use zeroize::Zeroizing;
 
 /// The first pause between two attempts.
@@ -87,6 +88,10 @@ pub struct Sessions {
     pub(crate) logs: Publisher,
     pub(crate) fetches: Fetches,
     pub(crate) info: watch::Sender<Option<SessionInfo>>,
+    /// Why the newest attempt at a session was refused; `None` while there is one.
+    pub(crate) refusal: watch::Sender<Option<Status>>,
+    /// The node leaves the cluster: the last session ends with a goodbye.
+    pub(crate) is_leaving: Arc<AtomicBool>,
 }
 
 /// Why a session ended.
@@ -134,6 +139,7 @@ impl Sessions {
             }
             Ok(Err(status)) => {
                 self.managers.refused(&address, &status);
+                self.refusal.send_replace(Some(status.clone()));
                 return format!("manager {address}: {}", status.message());
             }
             Ok(Ok(response)) => response.into_inner(),
@@ -156,7 +162,10 @@ impl Sessions {
         loop {
             tokio::select! {
                 () = stop.cancelled() => {
-                    let _ = sender.try_send(agent_message(agent_message::Message::Goodbye(v1::Goodbye {})));
+                    // A daemon that is only restarted says nothing: its containers go on.
+                    if self.is_leaving.load(Ordering::Relaxed) {
+                        let _ = sender.try_send(agent_message(agent_message::Message::Goodbye(v1::Goodbye {})));
+                    }
                     return "the daemon is stopping".into();
                 }
                 _ = heartbeat.tick() => {
@@ -189,6 +198,7 @@ impl Sessions {
                                     term = info.term;
                                     self.inbox.put(Event::SessionUp { session, info: Box::new(info.clone()) });
                                 }
+                                self.refusal.send_replace(None);
                                 self.managers.learn(&info.managers);
                                 self.info.send_replace(Some(info));
                             }

@@ -27,7 +27,7 @@ pub async fn run(
     shared: Arc<Shared>,
     stop: CancellationToken,
 ) {
-    let incoming = Incoming::new(listener, identity, connections, AcceptLimits::default());
+    let incoming = Incoming::new(listener, identity, connections.clone(), AcceptLimits::default());
     let serving = tls::server()
         .layer(Authorise(shared.clone()))
         .add_service(CaServer::new(CaApi(shared.clone())).max_decoding_message_size(MESSAGE_MAX))
@@ -51,4 +51,7 @@ pub async fn run(
         }
         () = stop.cancelled() => {}
     }
+    // Connections are served by tasks of their own, which would go on with the
+    // services of a manager that has stopped.
+    connections.close_where(|_| true);
 }

@@ -256,8 +256,8 @@ impl Manager {
 
     async fn bootstrap(&self, founding: Founding) -> Result<(), Refusal> {
         let mut leadership = self.shared.leadership.clone();
-        let leads = tokio::time::timeout(FOUNDING_MAX, leadership.wait_for(|now| now.is_self)).await;
-        if leads.is_err() {
+        let leads = tokio::time::timeout(FOUNDING_MAX, leadership.wait_for(|now| now.is_self)).await.is_ok();
+        if !leads {
             return Err(Refusal::Unavailable("the first manager did not come to lead".into()));
         }
         let mutation = Mutation::Bootstrap { cluster: founding.cluster, node: founding.node };
