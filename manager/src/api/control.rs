@@ -362,7 +362,10 @@ fn watch_event(item: Option<WatchItem>, kinds: &[Kind]) -> (Result<v1::WatchEven
             let changes = wanted.map(change).collect();
             (Ok(v1::WatchEvent { version, changes, resync: false }), false)
         }
-        Some(WatchItem::Ended(Refusal::OutOfSequence)) => (Ok(v1::WatchEvent { resync: true, ..Default::default() }), true),
+        // The version is compacted, or a snapshot replaced the store: read again.
+        Some(WatchItem::Ended(Refusal::FailedPrecondition(_))) => {
+            (Ok(v1::WatchEvent { resync: true, ..Default::default() }), true)
+        }
         Some(WatchItem::Ended(refusal)) => (Err(from_refusal(&refusal)), true),
         None => (Err(Status::unavailable("the watch fell behind or the manager is stopping; resume it by version")), true),
     }
