@@ -50,6 +50,8 @@ fn killing_the_daemon_at_any_moment_loses_no_task_and_no_line() {
         "node.role==worker",
         "--restart-delay",
         "0s",
+        "--stop-grace-period",
+        "1s",
         "--limit-pids",
         "50",
         image,

@@ -113,7 +113,7 @@ fn create(cluster: &Cluster, name: &str, node: &str, more: &[&str], script: &str
         "--constraint",
         &constraint,
     ];
-    let tail = ["--limit-pids", "20", "busybox:latest", "sh", "-c", script];
+    let tail = ["--stop-grace-period", "1s", "--limit-pids", "20", "busybox:latest", "sh", "-c", script];
     cluster.skep("m1", &[&head, more, &tail].concat()).ok();
 }
 
