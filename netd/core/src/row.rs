@@ -1,0 +1,273 @@
+//! The rows of the kernel that are netd's: a place (namespace and key) and a value.
+//!
+//! The order of [`Key`]'s variants is the order of creation; a later one may need
+//! an earlier one of the same link, and never the other way round.
+
+use crate::name::{Mac, Name};
+use ipnet::IpNet;
+use skep_model::TaskId;
+use std::fmt;
+use std::net::IpAddr;
+
+/// A network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Namespace {
+    /// The one netd runs in.
+    Node,
+    /// That of a task.
+    Task(TaskId),
+}
+
+/// Which of the two tables a forwarding row is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FdbTable {
+    /// That of the bridge the link is a port of: which port leads to an address.
+    Bridge,
+    /// That of the VXLAN device itself: which node leads to an address.
+    Vxlan,
+}
+
+/// A setting of one link, under `/proc/sys/net`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Setting {
+    /// How the link gets a v6 address by itself; 1 = not at all.
+    AddressGeneration,
+    /// Whether it believes router advertisements.
+    AcceptAdvertisements,
+}
+
+impl Setting {
+    /// The file below `/proc/sys/net` that holds the setting of `link`.
+    pub fn path(self, link: Name) -> String {
+        match self {
+            Self::AddressGeneration => format!("ipv6/conf/{link}/addr_gen_mode"),
+            Self::AcceptAdvertisements => format!("ipv6/conf/{link}/accept_ra"),
+        }
+    }
+}
+
+/// What a row is about, within its namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    /// The namespace itself.
+    Namespace,
+    /// A link, with what cannot be changed about it.
+    Link(Name),
+    /// Its largest packet.
+    Mtu(Name),
+    /// Its hardware address.
+    Mac(Name),
+    /// The bridge it is a port of.
+    Port(Name),
+    /// A setting of it.
+    Setting(Name, Setting),
+    /// That it is up.
+    Up(Name),
+    /// An address of it, with the length of its subnet.
+    Address(Name, IpNet),
+    /// A route over it, in the main table.
+    Route(Name, IpNet),
+    /// A forwarding row.
+    Fdb(Name, Mac, FdbTable),
+    /// A permanent neighbour.
+    Neighbour(Name, IpAddr),
+}
+
+impl Key {
+    /// The link that the row vanishes with.
+    pub fn link(&self) -> Option<Name> {
+        match self {
+            Self::Namespace => None,
+            Self::Link(name) | Self::Mtu(name) | Self::Mac(name) | Self::Port(name) | Self::Up(name) => Some(*name),
+            Self::Setting(name, _) | Self::Address(name, _) | Self::Route(name, _) => Some(*name),
+            Self::Fdb(name, _, _) | Self::Neighbour(name, _) => Some(*name),
+        }
+    }
+
+    /// Whether the kernel drops the row when its link goes down.
+    pub fn needs_up(&self) -> bool {
+        match self {
+            Self::Address(_, net) => matches!(net, IpNet::V6(_)),
+            Self::Route(..) | Self::Neighbour(..) => true,
+            _ => false,
+        }
+    }
+
+    /// What kind of row it is, in one word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Namespace => "namespace",
+            Self::Link(_) => "link",
+            Self::Mtu(_) => "mtu",
+            Self::Mac(_) => "mac",
+            Self::Port(_) => "port",
+            Self::Setting(..) => "setting",
+            Self::Up(_) => "up",
+            Self::Address(..) => "address",
+            Self::Route(..) => "route",
+            Self::Fdb(..) => "fdb",
+            Self::Neighbour(..) => "neighbour",
+        }
+    }
+}
+
+/// Where a row is. Places sort by the order of creation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// What it is about.
+    pub key: Key,
+    /// In which namespace.
+    pub namespace: Namespace,
+}
+
+impl Place {
+    /// A place in the node's namespace.
+    pub fn node(key: Key) -> Self {
+        Self { key, namespace: Namespace::Node }
+    }
+
+    /// A place in a task's namespace.
+    pub fn task(task: TaskId, key: Key) -> Self {
+        Self { key, namespace: Namespace::Task(task) }
+    }
+}
+
+/// What a link is; none of it can be changed while the link lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// A bridge.
+    Bridge,
+    /// A VXLAN device that learns nothing, floods nothing and answers for the
+    /// neighbours in its table.
+    Vxlan {
+        /// The network's number on the wire.
+        vni: u32,
+        /// Our address on the underlay, the source of every packet.
+        local: IpAddr,
+        /// The UDP port.
+        port: u16,
+    },
+    /// One end of a pair.
+    Veth {
+        /// Where the other end is: in the desired rows always, in the mirror if
+        /// this process made the pair.
+        peer: Option<(Namespace, Name)>,
+    },
+    /// Anything else, which is never desired.
+    Foreign,
+}
+
+/// A port of a bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The bridge; absent if it is not ours.
+    pub bridge: Option<Name>,
+    /// Whether it notes who sends through it.
+    pub learning: bool,
+    /// Whether it gets packets for hardware addresses that no row names.
+    pub flood: bool,
+}
+
+/// Where a forwarding row leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FdbTarget {
+    /// Out of the port it is on.
+    Here,
+    /// To the node with this underlay address.
+    Node(IpAddr),
+}
+
+/// The value at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// There is nothing more to say than that it is there.
+    Present,
+    /// A link.
+    Link(Link),
+    /// A number of bytes.
+    Mtu(u32),
+    /// A hardware address: of a link, or of a neighbour.
+    Mac(Mac),
+    /// A port.
+    Port(Port),
+    /// A setting.
+    Setting(u32),
+    /// A route's next hop; none = the subnet is on the link.
+    Route(Option<IpAddr>),
+    /// A forwarding row.
+    Fdb(FdbTarget),
+}
+
+impl Value {
+    /// Whether what was seen in the kernel is what is desired. The far end of a
+    /// pair cannot always be seen, and then counts as right.
+    pub fn is_satisfied_by(&self, seen: &Self) -> bool {
+        match (self, seen) {
+            (Self::Link(Link::Veth { .. }), Self::Link(Link::Veth { peer: None })) => true,
+            _ => self == seen,
+        }
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node => f.write_str("node"),
+            Self::Task(task) => write!(f, "task {task}"),
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind())?;
+        match self {
+            Self::Namespace => Ok(()),
+            Self::Link(name) | Self::Mtu(name) | Self::Mac(name) | Self::Port(name) | Self::Up(name) => write!(f, " {name}"),
+            Self::Setting(name, setting) => write!(f, " {}", setting.path(*name)),
+            Self::Address(name, net) | Self::Route(name, net) => write!(f, " {net} on {name}"),
+            Self::Fdb(name, mac, FdbTable::Bridge) => write!(f, " {mac} on port {name}"),
+            Self::Fdb(name, mac, FdbTable::Vxlan) => write!(f, " {mac} on {name}"),
+            Self::Neighbour(name, address) => write!(f, " {address} on {name}"),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.namespace, self.key)
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Present => Ok(()),
+            Self::Link(Link::Bridge) => f.write_str(" = bridge"),
+            Self::Link(Link::Vxlan { vni, local, port }) => write!(f, " = vxlan {vni} from {local} port {port}"),
+            Self::Link(Link::Veth { peer: Some((namespace, name)) }) => write!(f, " = pair with {name} of {namespace}"),
+            Self::Link(Link::Veth { peer: None }) => f.write_str(" = pair"),
+            Self::Link(Link::Foreign) => f.write_str(" = foreign"),
+            Self::Mtu(bytes) => write!(f, " = {bytes}"),
+            Self::Mac(mac) => write!(f, " = {mac}"),
+            Self::Port(Port { bridge, learning, flood }) => {
+                match bridge {
+                    Some(bridge) => write!(f, " = of {bridge}")?,
+                    None => f.write_str(" = of a stranger")?,
+                }
+                if *learning {
+                    f.write_str(", learning")?
+                }
+                if *flood {
+                    f.write_str(", flooded")?
+                }
+                Ok(())
+            }
+            Self::Setting(value) => write!(f, " = {value}"),
+            Self::Route(Some(via)) => write!(f, " = via {via}"),
+            Self::Route(None) => f.write_str(" = direct"),
+            Self::Fdb(FdbTarget::Here) => f.write_str(" = here"),
+            Self::Fdb(FdbTarget::Node(address)) => write!(f, " = at {address}"),
+        }
+    }
+}
