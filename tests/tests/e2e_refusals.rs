@@ -97,7 +97,7 @@ fn names() -> Vec<Case> {
         case("service create --name ok --constraint node.role=red busybox", REFUSED, &["constraint"]),
         case(
             "service create --name ok --secret source=used,target=a --secret source=used,target=a busybox",
-            REFUSED,
+            USAGE,
             &["target"],
         ),
         case("service create --name ok UPPER/case", REFUSED, &["reference"]),
