@@ -66,12 +66,21 @@ pub async fn info(node: &Node) -> NodeInfo {
         (info.tasks, info.tasks_running) = member.agent.counts();
     }
     add_certificate(&mut info, &view);
+    add_refusal(&mut info, &view);
     add_managers(&mut info, &view);
     if let Some(control) = &view.control {
         add_cluster(&mut info, control).await;
     }
     add_warnings(&mut info, view.is_autolocked);
     info
+}
+
+/// A node that was removed learns it here: nobody talks to it any more.
+fn add_refusal(info: &mut NodeInfo, view: &View) {
+    let refusal = view.refusal.as_ref().and_then(|refusal| refusal.borrow().clone());
+    if let Some(status) = refusal.filter(|_| info.error.is_empty()) {
+        info.error = format!("no session with a manager: {}", status.message());
+    }
 }
 
 fn add_certificate(info: &mut NodeInfo, view: &View) {

@@ -56,6 +56,8 @@ pub struct View {
     pub leadership: Option<watch::Receiver<Leadership>>,
     /// What the session said last.
     pub info: Option<watch::Receiver<Option<SessionInfo>>>,
+    /// Why managers refuse the session, while they do.
+    pub refusal: Option<watch::Receiver<Option<tonic::Status>>>,
     /// The containers.
     pub runtime: Option<Arc<Runtime>>,
     /// The certificate.
@@ -201,6 +203,7 @@ impl View {
                 control: member.manager.as_ref().map(Manager::control),
                 leadership: member.manager.as_ref().map(Manager::leadership),
                 info: Some(member.agent.info()),
+                refusal: Some(member.agent.refusal()),
                 runtime: Some(member.agent.runtime().clone()),
                 tls: Some(member.identity.tls().clone()),
                 is_autolocked: member.identity.unlock_key().is_some(),

@@ -238,11 +238,7 @@ impl Cluster {
 
     /// The processes of a node that belong to tasks: their shims, and all below them.
     pub fn task_processes(&self, node: &str) -> Vec<Process> {
-        let not_ours = [self.init(node), self.daemon(node)];
-        let plumbing = |process: &Process| {
-            not_ours.contains(&process.pid) || (process.name == "sleep" && is_child_of_init(process, self.init(node)))
-        };
-        self.processes(node).into_iter().filter(|process| !plumbing(process)).collect()
+        traces::with_descendants(&self.processes(node), "skep-shim")
     }
 
     /// What a node holds: processes, mounts, cgroups, namespaces.
@@ -297,12 +293,6 @@ impl Cluster {
             lines.iter().skip(lines.len().saturating_sub(LOG_LINES_SHOWN)).for_each(|line| eprintln!("{line}"));
         }
     }
-}
-
-fn is_child_of_init(process: &Process, init: i32) -> bool {
-    fs::read_to_string(format!("/proc/{}/stat", process.pid)).ok().and_then(|stat| {
-        stat.rsplit_once(") ").and_then(|(_, tail)| tail.split(' ').nth(1).and_then(|parent| parent.parse::<i32>().ok()))
-    }) == Some(init)
 }
 
 /// A command that runs beside the test.

@@ -69,6 +69,21 @@ pub fn processes_of(init: i32) -> Vec<Process> {
     all.into_iter().filter(|process| inside.contains(&process.pid)).collect()
 }
 
+/// Those of `processes` that have the name, and all below them.
+pub fn with_descendants(processes: &[Process], name: &str) -> Vec<Process> {
+    let mut inside: BTreeSet<i32> = processes.iter().filter(|process| process.name == name).map(|process| process.pid).collect();
+    loop {
+        let before = inside.len();
+        inside.extend(
+            processes.iter().filter(|process| inside.contains(&process.parent)).map(|process| process.pid).collect::<Vec<_>>(),
+        );
+        if inside.len() == before {
+            break;
+        }
+    }
+    processes.iter().filter(|process| inside.contains(&process.pid)).cloned().collect()
+}
+
 /// A folder under which a process sees a mount of its own, and the mount's type.
 pub struct Mount {
     /// Where it is, as the process sees it.
