@@ -140,16 +140,43 @@ pub struct DnsConfig {
     pub options: Vec<String>,
 }
 
+/// The resources that a [`Ulimit`] can name.
+pub const ULIMITS: [&str; 16] = [
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+
 /// Soft and hard limit of one resource.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Ulimit {
-    /// `nofile`, `nproc`, …
+    /// One of [`ULIMITS`].
     pub name: String,
     /// Soft limit; −1 = unlimited.
     pub soft: i64,
     /// Hard limit; −1 = unlimited.
     pub hard: i64,
+}
+
+impl Ulimit {
+    /// Whether the soft limit is not above the hard one.
+    pub fn is_ordered(&self) -> bool {
+        self.hard == -1 || (self.soft != -1 && self.soft <= self.hard)
+    }
 }
 
 /// Where a secret or config appears in the container.

@@ -30,6 +30,7 @@ pub mod task;
 pub mod task_state;
 pub mod time;
 pub mod version;
+pub mod versioned;
 
 pub use id::{ClusterId, ConfigId, Id, NetworkId, NodeId, RequestId, SecretId, ServiceId, SessionId, TaskId};
 pub use object::{Kind, Meta, Object, ObjectRef, Section};

@@ -9,19 +9,19 @@ pub const SECRET_NAME_MAX: usize = 64;
 
 /// Checks the name of a service or network: letters and digits, joined by
 /// `-` or `_`, at most 63 bytes (Swarm: `^[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*$`).
-pub fn check_name(field: &'static str, name: &str) -> Result<(), Refusal> {
+pub fn check_name(field: &str, name: &str) -> Result<(), Refusal> {
     let form = "a name consists of letters, digits, '-' and '_', begins and ends with a letter or digit";
     check(field, name, NAME_MAX, form, |byte| matches!(byte, b'-' | b'_'))
 }
 
 /// Checks the name of a secret or config: as [`check_name`], with `.` allowed
 /// inside, at most 64 bytes (Swarm: `^[a-zA-Z0-9]+(?:[a-zA-Z0-9-_.]*[a-zA-Z0-9])?$`).
-pub fn check_secret_name(field: &'static str, name: &str) -> Result<(), Refusal> {
+pub fn check_secret_name(field: &str, name: &str) -> Result<(), Refusal> {
     let form = "a name consists of letters, digits, '-', '_' and '.', begins and ends with a letter or digit";
     check(field, name, SECRET_NAME_MAX, form, |byte| matches!(byte, b'-' | b'_' | b'.'))
 }
 
-fn check(field: &'static str, name: &str, max: usize, form: &str, inner: fn(u8) -> bool) -> Result<(), Refusal> {
+fn check(field: &str, name: &str, max: usize, form: &str, inner: fn(u8) -> bool) -> Result<(), Refusal> {
     if name.is_empty() {
         return Err(Refusal::invalid(field, name, "a name must be given"));
     }

@@ -1,42 +1,24 @@
 //! `--ulimit TYPE=SOFT[:HARD]`; −1 is unlimited.
 
-use skep_model::container::Ulimit;
-
-const NAMES: [&str; 16] = [
-    "as",
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
+use skep_model::container::{ULIMITS, Ulimit};
 
 /// Parses one limit.
 pub fn parse(text: &str) -> Result<Ulimit, String> {
     let invalid = |reason: &str| format!("invalid ulimit {text:?}: {reason}");
     let (name, limits) = text.split_once('=').ok_or_else(|| invalid("write it as TYPE=SOFT[:HARD]"))?;
-    if !NAMES.contains(&name) {
-        return Err(invalid(&format!("the types are {}", NAMES.join(", "))));
+    if !ULIMITS.contains(&name) {
+        return Err(invalid(&format!("the types are {}", ULIMITS.join(", "))));
     }
     let number = |text: &str| text.parse::<i64>().ok().filter(|n| *n >= -1).ok_or_else(|| invalid("a limit is a number, or -1"));
     let (soft, hard) = match limits.split_once(':') {
         Some((soft, hard)) => (number(soft)?, number(hard)?),
         None => (number(limits)?, number(limits)?),
     };
-    if hard != -1 && (soft == -1 || soft > hard) {
+    let ulimit = Ulimit { name: name.to_owned(), soft, hard };
+    if !ulimit.is_ordered() {
         return Err(invalid("the soft limit must not be above the hard limit"));
     }
-    Ok(Ulimit { name: name.to_owned(), soft, hard })
+    Ok(ulimit)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::{template, text};
 use skep_model::Refusal;
-use skep_model::container::{ContainerSpec, DnsConfig, HealthConfig, Mount, MountKind, Ulimit};
+use skep_model::container::{ContainerSpec, DnsConfig, HealthConfig, Mount, MountKind, ULIMITS, Ulimit};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -50,26 +50,6 @@ const CAPABILITIES: [&str; 41] = [
     "SYS_TTY_CONFIG",
     "SYSLOG",
     "WAKE_ALARM",
-];
-
-/// Resource limits that a process can have.
-const ULIMITS: [&str; 16] = [
-    "as",
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
 ];
 
 /// Signals by name, without `SIG`.
@@ -318,8 +298,7 @@ fn check_ulimits(ulimits: &[Ulimit]) -> Result<(), Refusal> {
         if !seen.insert(&ulimit.name) {
             return Err(Refusal::invalid("ulimit", value, "it is given twice"));
         }
-        let is_above = ulimit.hard != -1 && (ulimit.soft == -1 || ulimit.soft > ulimit.hard);
-        if ulimit.soft < -1 || ulimit.hard < -1 || is_above {
+        if ulimit.soft < -1 || ulimit.hard < -1 || !ulimit.is_ordered() {
             return Err(Refusal::invalid("ulimit", value, "the soft limit must not exceed the hard limit; -1 is unlimited"));
         }
     }

@@ -6,17 +6,16 @@
 //! is handed on, validated.
 
 mod cluster;
-mod config;
 mod container;
 mod files;
 mod network;
 mod node;
 mod rollout;
-mod secret;
 mod service;
 mod spec;
 mod template;
 mod text;
+mod versioned;
 
 #[cfg(test)]
 mod tests;
@@ -28,7 +27,7 @@ use crate::store::Store;
 use crate::transaction::{Precondition, SectionName, Transaction, Write};
 use skep_model::cluster::SealingSlot;
 use skep_model::request::{Mutation, Outcome};
-use skep_model::{Id, Kind, NodeId, ObjectRef, Refusal, RequestId, Time};
+use skep_model::{ConfigId, Id, Kind, NodeId, ObjectRef, Refusal, RequestId, SecretId, Time};
 
 /// What becomes of a request that is not refused.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,12 +79,16 @@ fn judge(store: &Store, now: Time, mint: &mut Mint, mutation: Mutation) -> Resul
         Mutation::RollbackService { service, expect } => service::rollback(store, now, &service, expect),
         Mutation::ScaleService { service, replicas } => service::scale(store, now, &service, replicas),
         Mutation::RemoveService { service } => service::remove(store, now, &service),
-        Mutation::CreateSecret { id, annotations, version } => secret::create(store, now, id, annotations, version),
-        Mutation::UpdateSecret { secret, version, labels } => secret::update(store, now, &secret, version, labels),
-        Mutation::RemoveSecret { secret } => secret::remove(store, now, &secret),
-        Mutation::CreateConfig { id, annotations, version } => config::create(store, now, id, annotations, version),
-        Mutation::UpdateConfig { config, version, labels } => config::update(store, now, &config, version, labels),
-        Mutation::RemoveConfig { config } => config::remove(store, now, &config),
+        Mutation::CreateSecret { id, annotations, version } => versioned::create(store, now, id, annotations, version),
+        Mutation::UpdateSecret { secret, version, labels } => {
+            versioned::update::<SecretId, _>(store, now, &secret, version, labels)
+        }
+        Mutation::RemoveSecret { secret } => versioned::remove::<SecretId, _>(store, now, &secret),
+        Mutation::CreateConfig { id, annotations, version } => versioned::create(store, now, id, annotations, version),
+        Mutation::UpdateConfig { config, version, labels } => {
+            versioned::update::<ConfigId, _>(store, now, &config, version, labels)
+        }
+        Mutation::RemoveConfig { config } => versioned::remove::<ConfigId, _>(store, now, &config),
         Mutation::CreateNetwork { spec } => network::create(store, now, mint, spec),
         Mutation::RemoveNetwork { network } => network::remove(store, now, &network),
         Mutation::UpdateNode { node, expect, spec } => node::update(store, now, &node, expect, spec),

@@ -10,8 +10,9 @@ use skep_model::container::{ConfigReference, FileTarget, HealthConfig, Mount, Mo
 use skep_model::node::{Availability, ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus, Role};
 use skep_model::request::{Mutation, Outcome};
 use skep_model::sealed::Sealed;
-use skep_model::secret::{SecretVersion, VERSIONS_MAX};
+use skep_model::secret::SecretVersion;
 use skep_model::service::{Annotations, FailureAction, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig};
+use skep_model::versioned::VERSIONS_MAX;
 use skep_model::{ClusterId, ConfigId, Meta, NodeId, Refusal, RequestId, SecretId, Section, Time};
 use std::collections::BTreeMap;
 use std::time::Duration;
