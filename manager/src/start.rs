@@ -38,6 +38,9 @@ use zeroize::Zeroizing;
 const FOUNDING_MAX: Duration = Duration::from_secs(15);
 /// How long handing over leadership may take.
 const STEP_DOWN_MAX: Duration = Duration::from_secs(3);
+/// Between two looks for a manager that can take it: one that has just joined
+/// cannot yet, and of when it can there is no event here.
+const STEP_DOWN_AGAIN: Duration = Duration::from_millis(50);
 
 /// What a manager needs to start.
 pub struct Start {
@@ -218,8 +221,15 @@ impl Manager {
         if !leadership.borrow().is_self || self.is_alone().await {
             return;
         }
-        self.shared.inbox.put(Event::StepDown);
-        let handed_over = leadership.wait_for(|now| !now.is_self);
+        let handed_over = async {
+            let mut again = tokio::time::interval(STEP_DOWN_AGAIN);
+            loop {
+                tokio::select! {
+                    _ = again.tick() => self.shared.inbox.put(Event::StepDown),
+                    _ = leadership.wait_for(|now| !now.is_self) => return,
+                }
+            }
+        };
         if tokio::time::timeout(STEP_DOWN_MAX, handed_over).await.is_err() {
             tracing::warn!("no other manager took the leadership over; stopping all the same");
         }

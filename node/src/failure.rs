@@ -89,6 +89,14 @@ pub enum Failure {
         /// What was wrong.
         what: &'static str,
     },
+    /// A join failed after the cluster had noted the node.
+    #[error("{}; the cluster still lists this node, remove it on a manager with `skep node rm {node}`", cause.line())]
+    Noted {
+        /// Under which id.
+        node: NodeId,
+        /// The failure.
+        cause: Box<Failure>,
+    },
     /// It took too long.
     #[error("{what} was not done within {} s{last}", limit.as_secs())]
     Late {
@@ -174,7 +182,16 @@ impl From<Failure> for Status {
         if let Some(refusal) = failure.refusal() {
             return skep_manager::from_refusal(&refusal);
         }
-        let code = match &failure {
+        Status::new(failure.code(), failure.line())
+    }
+}
+
+impl Failure {
+    fn code(&self) -> Code {
+        match self {
+            Failure::Noted { cause, .. } => {
+                cause.refusal().map_or_else(|| cause.code(), |refusal| skep_manager::from_refusal(&refusal).code())
+            }
             Failure::Identity(_) => Code::PermissionDenied,
             Failure::Keystore(KeystoreError::WrongKey(_) | KeystoreError::UnlockKey) => Code::InvalidArgument,
             // This node is here and has decided: nothing is to be tried again by itself.
@@ -183,8 +200,7 @@ impl From<Failure> for Status {
             Failure::Late { .. } => Code::DeadlineExceeded,
             Failure::Manager(_) | Failure::Keystore(KeystoreError::Exists(_)) => Code::FailedPrecondition,
             _ => Code::Internal,
-        };
-        Status::new(code, failure.line())
+        }
     }
 }
 
@@ -201,6 +217,14 @@ mod tests {
         let status = Status::from(answered);
         assert_eq!(skep_manager::to_refusal(&status), Some(refusal));
         assert!(!Failure::precondition("no").may_pass());
+    }
+
+    #[test]
+    fn a_node_that_the_cluster_noted_is_named() {
+        let node = NodeId::from_random([3; 16]);
+        let status = Status::from(Failure::Noted { node, cause: Box::new(Failure::precondition("no")) });
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert!(status.message().ends_with(&format!("skep node rm {node}`")), "{status:?}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use skep_proto::v1::read_request::Query;
 use skep_proto::v1::{ClusterInfoQuery, GetQuery, Kind, LocalState, NodeInfo, ReadReply, ReadRequest, VersionReply, object};
 use std::path::Path;
 use std::time::Duration;
+use tonic::Code;
 
 /// How long this node's own manager may take to look.
 const LOOK_MAX: Duration = Duration::from_secs(2);
@@ -75,11 +76,17 @@ pub async fn info(node: &Node) -> NodeInfo {
     info
 }
 
-/// A node that was removed learns it here: nobody talks to it any more.
+/// A node that was removed learns it here: nobody talks to it any more. Other
+/// refusals, such as of a manager that does not lead, pass.
 fn add_refusal(info: &mut NodeInfo, view: &View) {
     let refusal = view.refusal.as_ref().and_then(|refusal| refusal.borrow().clone());
-    if let Some(status) = refusal.filter(|_| info.error.is_empty()) {
-        info.error = format!("no session with a manager: {}", status.message());
+    let Some(status) = refusal.filter(|status| status.code() == Code::PermissionDenied) else { return };
+    info.state = LocalState::Error.into();
+    if info.error.is_empty() {
+        info.error = format!(
+            "the managers refuse this node: {}; its tasks run on until `skep swarm leave`, then it may join again with a token",
+            status.message()
+        );
     }
 }
 

@@ -61,7 +61,10 @@ pub async fn join(node: &Arc<Node>, request: JoinRequest) -> Result<JoinReply, F
     phase.must_be_inactive()?;
     node.publish_pending();
     let joined = match tokio::time::timeout(JOIN_MAX, admit(node, &plan)).await {
-        Ok(Ok(admitted)) => put_away(node, admitted).await,
+        Ok(Ok(admitted)) => {
+            let id = admitted.file.node;
+            put_away(node, admitted).await.map_err(|cause| Failure::Noted { node: id, cause: Box::new(cause) })
+        }
         Ok(Err(failure)) => Err(failure),
         Err(_) => Err(Failure::Late {
             what: "joining the cluster",

@@ -134,9 +134,7 @@ impl Member {
             }
         };
         let start = manager_start(&self.file, raft_id, folder, self.identity.tls().clone(), keys, founding);
-        // Its beginning cannot move between threads, so it stays on this one.
-        let runtime = tokio::runtime::Handle::current();
-        self.manager = Some(tokio::task::block_in_place(|| runtime.block_on(Manager::start(start)))?);
+        self.manager = Some(Manager::start(start).await?);
         self.trouble = None;
         if !self.file.peers.is_empty() {
             // From now on its own log knows them.
