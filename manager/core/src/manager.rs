@@ -11,6 +11,8 @@ mod applying;
 mod calls;
 mod joining;
 mod leading;
+#[cfg(test)]
+mod tests;
 
 use crate::action::Action;
 use crate::consensus::Consensus;
@@ -246,7 +248,8 @@ impl Manager {
                     self.send(message);
                 }
             }
-            Event::Peer(message) => {
+            Event::Peer(mut message) => {
+                self.directory.learn(&mut message);
                 // A snapshot comes with its content, as an event of its own.
                 if message.get_msg_type() != eraftpb::MessageType::MsgSnapshot {
                     self.consensus.step(self.now, *message, &mut self.mint);

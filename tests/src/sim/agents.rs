@@ -1,34 +1,496 @@
-//! The nodes' agents: what a leader tells them arrives here.
+//! The nodes' agents: the real core on every machine, and its session with the
+//! leader over the simulated network.
 //!
-//! This is their place in the simulation. Every action that concerns a session
-//! comes through [`Agents::carry_out`], and what agents answer leaves as events
-//! for the manager that they have their session with. There are none yet, so a
-//! leader that tells one anything is wrong.
+//! A session is one stream: what is said arrives in order or the stream is dead,
+//! and each end learns of that in its own time. A lost packet costs a session
+//! time, seldom its life. A daemon finds managers by itself (how a real one
+//! learns their addresses is its shell's affair) and follows hints.
 
-use skep_manager_core::action::Action;
-use skep_manager_core::event::Event;
-use skep_model::Time;
+use super::containers::Deed;
+use super::machines::guarded;
+use super::plant::Plant;
+use super::sealing;
+use super::{Happening, Simulation};
+use skep_agent_core::{Action, Agent, Event};
+use skep_manager_core::event::Event as ManagerEvent;
+use skep_manager_core::store::Store;
+use skep_model::assignment::{AssignmentChange, Assignments, Hello, SessionInfo, StatusUpdate};
+use skep_model::node::NodeDescription;
+use skep_model::resources::Resources;
+use skep_model::service::Platform;
+use skep_model::{NodeId, SecretId, SessionId, TaskId, TaskState, Time};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-/// All simulated agents.
-#[derive(Debug, Default)]
-pub struct Agents {
-    answers: Vec<(usize, Event)>,
+const MS: Duration = Duration::from_millis(1);
+/// The first pause between two attempts, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How long a manager may take to begin a session.
+const BEGIN_MAX: Duration = Duration::from_secs(5);
+
+/// A daemon that runs.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    agent: Agent,
+    /// Tells this process from those before it.
+    life: u64,
+    session: Option<SessionId>,
+    /// The term of the session, once it is up.
+    term: Option<u64>,
+    period: Duration,
+    pause: Duration,
+    turn: usize,
+    hint: Option<usize>,
+    wake_at: Option<Time>,
 }
 
-impl Agents {
-    /// A manager on a machine wants something told to an agent. Answers what is
-    /// wrong with that, if anything is.
-    pub fn carry_out(&mut self, _now: Time, machine: usize, action: &Action) -> Result<(), String> {
-        match action {
-            Action::SendInfo { session, .. } | Action::SendAssignments { session, .. } | Action::CloseSession { session, .. } => {
-                Err(format!("machine {machine} speaks to session {session}, which nobody opened"))
-            }
-            _ => Ok(()),
+/// One stream between an agent and a manager.
+#[derive(Debug)]
+struct Link {
+    agent: usize,
+    life: u64,
+    manager: usize,
+    incarnation: u32,
+    is_open: bool,
+    /// Nothing overtakes: the next word arrives no earlier than this.
+    to_agent: Time,
+    to_manager: Time,
+}
+
+/// Something said in a session.
+#[derive(Debug)]
+pub(super) enum Word {
+    Hello(Box<Hello>),
+    Heartbeat,
+    Report(Vec<StatusUpdate>),
+    Info(Box<SessionInfo>),
+    Assignments { term: u64, assignments: Box<Assignments>, values: Vec<((SecretId, u64), String)> },
+    Close { reason: String, hint: Option<usize> },
+}
+
+/// Something that happens to an agent or one of its containers.
+#[derive(Debug)]
+pub(super) enum Errand {
+    /// A container's timer.
+    Container { task: TaskId, generation: u64, deed: Deed },
+    /// An event of the node's world.
+    Tell { life: u64, event: Event },
+    /// A word arrives at a manager, or at an agent.
+    Word { session: SessionId, is_to_agent: bool, word: Word },
+    /// One end learns that the stream is dead.
+    Broken { session: SessionId, is_to_agent: bool },
+    /// Time for an attempt at a session.
+    Open { life: u64 },
+    /// Time for a heartbeat.
+    Heartbeat { session: SessionId },
+    /// A manager did not begin the session in time.
+    BeginTimeout { session: SessionId },
+    /// The agent asked to be called.
+    Wake { life: u64 },
+}
+
+/// All sessions.
+#[derive(Debug, Default)]
+pub struct Agents {
+    links: BTreeMap<SessionId, Link>,
+    lives: u64,
+}
+
+impl Simulation {
+    /// Whether a machine's agent has a session that is up.
+    pub(super) fn has_session(&self, number: usize) -> bool {
+        self.machines[number].daemon.as_ref().is_some_and(|daemon| daemon.term.is_some())
+    }
+
+    /// The daemon of a machine starts, and adopts what it finds.
+    pub(super) fn start_agent(&mut self, number: usize) -> Result<(), String> {
+        self.agents.lives += 1;
+        let (life, now) = (self.agents.lives, self.now);
+        let turn = self.dice.agents.below(8);
+        let machine = &mut self.machines[number];
+        let recovered = machine.host.recover();
+        for found in &recovered {
+            let text = format!("{:?}", found.found);
+            let name: String = text.chars().take_while(char::is_ascii_alphanumeric).collect();
+            self.coverage.count(format!("agent: found {name}"));
+        }
+        self.trace.line(now, format!("machine {number} starts its agent, which finds {recovered:?}"));
+        let agent = guarded(|| Agent::new(recovered, now))?;
+        let period = MS * 500;
+        let daemon =
+            Daemon { agent, life, session: None, term: None, period, pause: PAUSE.0, turn, hint: None, wake_at: None };
+        machine.daemon = Some(daemon);
+        self.after(MS, Happening::Agent { machine: number, errand: Errand::Open { life } });
+        self.agent_event(number, Event::Tick)
+    }
+
+    /// The daemon of a machine dies; its containers do not.
+    pub(super) fn stop_agent(&mut self, number: usize) {
+        let Some(daemon) = self.machines[number].daemon.take() else { return };
+        self.machines[number].host.daemon_dies();
+        if let Some(session) = daemon.session {
+            self.break_link(session);
         }
     }
 
-    /// Events for managers, with the machine they go to.
-    pub fn take_answers(&mut self) -> Vec<(usize, Event)> {
-        std::mem::take(&mut self.answers)
+    /// A manager's process is gone: its sessions are dead.
+    pub(super) fn break_links_of(&mut self, manager: usize) {
+        let of_manager = |(session, link): (&SessionId, &Link)| (link.manager == manager && link.is_open).then_some(*session);
+        let sessions: Vec<SessionId> = self.agents.links.iter().filter_map(of_manager).collect();
+        for session in sessions {
+            self.break_link(session);
+        }
     }
+
+    /// An event of the node's world, for its agent.
+    pub(super) fn tell_agent(&mut self, number: usize, delay: Duration, event: Event) {
+        let Some(life) = self.machines[number].daemon.as_ref().map(|daemon| daemon.life) else { return };
+        self.after(delay, Happening::Agent { machine: number, errand: Errand::Tell { life, event } });
+    }
+
+    pub(super) fn run_errand(&mut self, number: usize, errand: Errand) -> Result<(), String> {
+        // Containers go on while the daemon is paused.
+        if let Errand::Container { task, generation, deed } = errand {
+            return self.container_does(number, task, generation, deed);
+        }
+        if self.machines[number].is_paused {
+            self.machines[number].held.push(Happening::Agent { machine: number, errand });
+            return Ok(());
+        }
+        match errand {
+            Errand::Container { .. } => Ok(()),
+            Errand::Tell { life, event } if self.lives(number, life) => self.agent_event(number, event),
+            Errand::Wake { life } if self.lives(number, life) => {
+                if let Some(daemon) = &mut self.machines[number].daemon {
+                    daemon.wake_at = None;
+                }
+                self.agent_event(number, Event::Tick)
+            }
+            Errand::Open { life } if self.lives(number, life) => {
+                self.open_session(number);
+                Ok(())
+            }
+            Errand::Tell { .. } | Errand::Wake { .. } | Errand::Open { .. } => Ok(()),
+            Errand::Heartbeat { session } => {
+                if let Some(period) = self.of_session(number, session).map(|daemon| daemon.period) {
+                    self.say(session, false, Word::Heartbeat);
+                    self.after(period, Happening::Agent { machine: number, errand: Errand::Heartbeat { session } });
+                }
+                Ok(())
+            }
+            Errand::BeginTimeout { session } => {
+                if self.of_session(number, session).is_some_and(|daemon| daemon.term.is_none()) {
+                    self.break_link(session);
+                }
+                Ok(())
+            }
+            Errand::Broken { session, is_to_agent: true } => self.session_ends(number, session, None),
+            Errand::Broken { session, is_to_agent: false } => {
+                if let Some(link) = self.agents.links.remove(&session)
+                    && self.machines[number].incarnation == link.incarnation
+                {
+                    return self.give(number, ManagerEvent::SessionClosed { session, is_goodbye: false });
+                }
+                Ok(())
+            }
+            Errand::Word { session, is_to_agent, word } => self.word_arrives(number, session, is_to_agent, word),
+        }
+    }
+
+    fn lives(&self, number: usize, life: u64) -> bool {
+        self.machines[number].daemon.as_ref().is_some_and(|daemon| daemon.life == life)
+    }
+
+    fn of_session(&mut self, number: usize, session: SessionId) -> Option<&mut Daemon> {
+        self.machines[number].daemon.as_mut().filter(|daemon| daemon.session == Some(session))
+    }
+
+    fn open_session(&mut self, number: usize) {
+        let managers: Vec<usize> =
+            self.machines.iter().filter(|other| !other.is_worker && !other.is_lost).map(|other| other.number).collect();
+        let session = SessionId::from_random(self.dice.agents.id());
+        let Some(daemon) = &mut self.machines[number].daemon else { return };
+        if daemon.session.is_some() {
+            return;
+        }
+        daemon.turn += 1;
+        let manager = daemon.hint.take().unwrap_or(managers[daemon.turn % managers.len()]);
+        (daemon.session, daemon.term) = (Some(session), None);
+        let (life, statuses) = (daemon.life, daemon.agent.statuses());
+        let incarnation = self.machines[manager].incarnation;
+        let (to_agent, to_manager) = (self.now, self.now);
+        let link = Link { agent: number, life, manager, incarnation, is_open: true, to_agent, to_manager };
+        self.agents.links.insert(session, link);
+        self.note_reports(&statuses);
+        let hello = self.hello(number, statuses);
+        self.say(session, false, Word::Hello(Box::new(hello)));
+        self.after(BEGIN_MAX, Happening::Agent { machine: number, errand: Errand::BeginTimeout { session } });
+    }
+
+    fn hello(&self, number: usize, statuses: Vec<StatusUpdate>) -> Hello {
+        let machine = &self.machines[number];
+        let description = NodeDescription {
+            hostname: format!("m{number}"),
+            platform: Platform { architecture: "amd64".into(), os: "linux".into() },
+            resources: Resources { nano_cpus: 2_000_000_000, memory_bytes: 1 << 30 },
+            engine_version: "1".into(),
+            engine_labels: BTreeMap::new(),
+        };
+        let address = format!("10.0.0.{number}");
+        Hello { node: machine.node, description, statuses, address, certificate_expires: Time::ZERO }
+    }
+
+    fn note_reports(&mut self, updates: &[StatusUpdate]) {
+        for update in updates {
+            self.checkers.tasks.report(update.task, update.status.state);
+        }
+    }
+
+    /// Says something in a session, if it is not dead.
+    fn say(&mut self, session: SessionId, is_to_agent: bool, word: Word) {
+        let Some(link) = self.agents.links.get(&session).filter(|link| link.is_open) else { return };
+        let (agent, manager) = (link.agent, link.manager);
+        // What is said must be acknowledged: one direction is not enough.
+        let is_connected = self.network.is_open(agent, manager) && self.network.is_open(manager, agent);
+        let is_lost = self.dice.agents.chance(self.profile.loss);
+        if !is_connected || (is_lost && self.dice.agents.chance(20_000)) {
+            self.coverage.count("session: broken by the network");
+            return self.break_link(session);
+        }
+        let mut delay = self.dice.agents.between(self.profile.latency.0, self.profile.latency.1);
+        if is_lost {
+            delay += MS * 200;
+        }
+        let at = self.now + delay;
+        let Some(link) = self.agents.links.get_mut(&session) else { return };
+        let floor = if is_to_agent { &mut link.to_agent } else { &mut link.to_manager };
+        *floor = at.max(*floor);
+        let (at, machine) = (*floor, if is_to_agent { agent } else { manager });
+        self.at(at, Happening::Agent { machine, errand: Errand::Word { session, is_to_agent, word } });
+    }
+
+    /// A stream dies; both ends learn of it.
+    fn break_link(&mut self, session: SessionId) {
+        let Some(link) = self.agents.links.get_mut(&session).filter(|link| link.is_open) else { return };
+        link.is_open = false;
+        let (agent, manager) = (link.agent, link.manager);
+        for (machine, is_to_agent) in [(agent, true), (manager, false)] {
+            let delay = self.dice.agents.between(MS, MS * 2_000);
+            self.after(delay, Happening::Agent { machine, errand: Errand::Broken { session, is_to_agent } });
+        }
+    }
+
+    /// The agent's end is over: it tries again after a pause.
+    fn session_ends(&mut self, number: usize, session: SessionId, hint: Option<usize>) -> Result<(), String> {
+        let pause = self.dice.agents.between(MS * 500, MS * 1_500);
+        let Some(daemon) = self.of_session(number, session) else { return Ok(()) };
+        let was_up = daemon.term.take().is_some();
+        (daemon.session, daemon.hint) = (None, hint);
+        daemon.pause = if was_up { PAUSE.0 } else { (daemon.pause * 2).min(PAUSE.1) };
+        let (life, pause) = (daemon.life, daemon.pause.mul_f64(pause.as_secs_f64()));
+        self.after(pause, Happening::Agent { machine: number, errand: Errand::Open { life } });
+        self.agent_event(number, Event::SessionDown)
+    }
+
+    fn word_arrives(&mut self, number: usize, session: SessionId, is_to_agent: bool, word: Word) -> Result<(), String> {
+        let Some(link) = self.agents.links.get(&session).filter(|link| link.is_open) else { return Ok(()) };
+        if is_to_agent {
+            return if self.lives(number, link.life) { self.agent_hears(number, session, word) } else { Ok(()) };
+        }
+        let machine = &self.machines[number];
+        let is_there = machine.incarnation == link.incarnation && machine.manager.is_some() && machine.is_up;
+        if !is_there {
+            self.break_link(session);
+            return Ok(());
+        }
+        match word {
+            Word::Hello(hello) => self.give(number, ManagerEvent::SessionOpened { session, hello }),
+            Word::Heartbeat => self.give(number, ManagerEvent::Heartbeat { session }),
+            Word::Report(updates) => self.give(number, ManagerEvent::Status { session, updates }),
+            Word::Info(_) | Word::Assignments { .. } | Word::Close { .. } => Ok(()),
+        }
+    }
+
+    fn agent_hears(&mut self, number: usize, session: SessionId, word: Word) -> Result<(), String> {
+        let Some(daemon) = self.of_session(number, session) else { return Ok(()) };
+        match word {
+            Word::Info(info) => {
+                daemon.period = info.heartbeat_period;
+                if daemon.term.replace(info.term) == Some(info.term) {
+                    return Ok(());
+                }
+                daemon.pause = PAUSE.0;
+                self.coverage.count("session: up");
+                self.after(Duration::ZERO, Happening::Agent { machine: number, errand: Errand::Heartbeat { session } });
+                self.agent_event(number, Event::SessionUp { session, info })
+            }
+            Word::Assignments { term, assignments, values } => {
+                self.coverage.count(if assignments.is_complete { "assignments: complete" } else { "assignments: increment" });
+                self.machines[number].host.values.extend(values);
+                self.agent_event(number, Event::Assignments { term, assignments })
+            }
+            Word::Close { reason, hint } => {
+                let short: String = reason.chars().take_while(|c| *c != ':').filter(|c| !c.is_ascii_digit()).take(40).collect();
+                self.coverage.count(format!("session: closed, {}", short.split(" node ").next().unwrap_or_default()));
+                self.agents.links.remove(&session);
+                self.session_ends(number, session, hint)
+            }
+            Word::Hello(_) | Word::Heartbeat | Word::Report(_) => Ok(()),
+        }
+    }
+
+    /// Hands an event to an agent and carries out what it wants.
+    fn agent_event(&mut self, number: usize, event: Event) -> Result<(), String> {
+        let now = self.now;
+        self.events += 1;
+        self.note(format!("a{number} < {event:?}"));
+        let Some(daemon) = &mut self.machines[number].daemon else { return Ok(()) };
+        let agent = &mut daemon.agent;
+        let actions = guarded(|| {
+            agent.handle(now, event);
+            agent.take_actions()
+        })
+        .map_err(|text| format!("agent of machine {number}: {text}"))?;
+        for action in actions {
+            self.note(format!("a{number} > {action:?}"));
+            self.carry_out_agent(number, action)?;
+        }
+        self.schedule_agent_wake(number);
+        Ok(())
+    }
+
+    fn schedule_agent_wake(&mut self, number: usize) {
+        let now = self.now;
+        let Some(daemon) = &mut self.machines[number].daemon else { return };
+        let Some(wakeup) = daemon.agent.next_wakeup() else { return };
+        let at = wakeup.max(now + Duration::from_micros(50));
+        if daemon.wake_at.is_none_or(|known| at < known) {
+            daemon.wake_at = Some(at);
+            let life = daemon.life;
+            self.at(at, Happening::Agent { machine: number, errand: Errand::Wake { life } });
+        }
+    }
+
+    fn carry_out_agent(&mut self, number: usize, action: Action) -> Result<(), String> {
+        match action {
+            Action::Prepare { task, attempt } => return self.prepare(number, &task, attempt),
+            Action::Start { task } => return self.start_container(number, task),
+            Action::Restart { task, attempt } => return self.restart_in_place(number, task, attempt),
+            Action::Stop { task, grace } => self.stop_container(number, task, grace),
+            Action::Kill { task } => self.kill_container(number, task),
+            Action::Release { task } => self.free_container(number, task, false),
+            Action::Remove { task } => self.free_container(number, task, true),
+            Action::Save { task, status } => self.machines[number].host.save(task, status),
+            Action::Forget { task } => self.machines[number].host.forget(task),
+            Action::DropSecret(id, n) => {
+                if !self.has_plant(Plant::ForgetDropSecret) {
+                    self.machines[number].host.values.remove(&(id, n));
+                }
+            }
+            Action::DropConfig(..) => {}
+            Action::Report(updates) => {
+                let Some(daemon) = &self.machines[number].daemon else { return Ok(()) };
+                if let (Some(session), Some(_)) = (daemon.session, daemon.term)
+                    && !self.has_plant(Plant::LoseReports)
+                {
+                    self.note_reports(&updates);
+                    self.say(session, false, Word::Report(updates));
+                }
+            }
+            Action::ResetSession { .. } => {
+                self.coverage.count("session: reset by the agent");
+                let Some(daemon) = &mut self.machines[number].daemon else { return Ok(()) };
+                daemon.term = None;
+                if let Some(session) = daemon.session {
+                    self.break_link(session);
+                    let errand = Errand::Broken { session, is_to_agent: true };
+                    self.after(Duration::ZERO, Happening::Agent { machine: number, errand });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A manager tells an agent about the cluster.
+    pub(super) fn send_info(&mut self, session: SessionId, info: Box<SessionInfo>) {
+        self.say(session, true, Word::Info(info));
+    }
+
+    /// A manager tells an agent what to have; its shell adds the values.
+    pub(super) fn send_assignments(
+        &mut self,
+        session: SessionId,
+        term: u64,
+        mut assignments: Box<Assignments>,
+        view: &Store,
+    ) -> Result<(), String> {
+        let Some(agent) = self.agents.links.get(&session).map(|link| link.agent) else { return Ok(()) };
+        let node = self.machines[agent].node;
+        if self.has_plant(Plant::DoubleAssign)
+            && let Some(task) = view.tasks().find(|task| task.plan.node.is_some_and(|other| other != node) && task.is_active())
+        {
+            assignments.changes.push(AssignmentChange::PutTask(task.clone()));
+        }
+        let mut values = Vec::new();
+        for change in &assignments.changes {
+            if let AssignmentChange::PutSecret(id, n) = change {
+                check_referenced(view, node, *id, *n)?;
+                if let Some(value) = self.value(view, *id, *n)? {
+                    values.push(((*id, *n), value));
+                }
+            }
+        }
+        self.say(session, true, Word::Assignments { term, assignments, values });
+        Ok(())
+    }
+
+    fn value(&self, view: &Store, id: SecretId, n: u64) -> Result<Option<String>, String> {
+        // The secret of a task that is being stopped may be gone already.
+        let Some(secret) = view.secret(id) else { return Ok(None) };
+        let is_stale = self.has_plant(Plant::StaleSecret);
+        let version = secret.spec.versions.iter().find(|version| is_stale || version.n == n);
+        version.map(|version| sealing::open(id, n, &version.sealed)).transpose()
+    }
+
+    /// A manager ends a session.
+    pub(super) fn close_session(&mut self, number: usize, session: SessionId, reason: String) {
+        let leader = self.machines[number].manager.as_ref().map_or(0, |manager| manager.status().leader);
+        let hint = self.machines.iter().position(|machine| leader != 0 && machine.disk.raft_id == Some(leader));
+        self.say(session, true, Word::Close { reason, hint });
+    }
+
+    /// What agents and their nodes lack until everything is as the store wants it.
+    pub(super) fn agents_lack(&self, store: &Store) -> Option<String> {
+        for machine in self.machines.iter().filter(|machine| machine.is_up && !machine.is_lost) {
+            let number = machine.number;
+            if !self.has_session(number) {
+                return Some(format!("the agent of machine {number} has no session"));
+            }
+            let tasks = || store.tasks_of_node(machine.node);
+            let recorded: BTreeSet<TaskId> =
+                tasks().filter(|task| task.status.state == TaskState::Running).map(|task| task.id).collect();
+            let running: BTreeSet<TaskId> = machine.host.running().collect();
+            if recorded != running {
+                return Some(format!("machine {number} runs {running:?} and the store says {recorded:?}"));
+            }
+            let live = tasks().filter(|task| (TaskState::Assigned..=TaskState::Running).contains(&task.status.state));
+            let references = live.flat_map(|task| &task.spec.container_spec.secrets);
+            let wanted: BTreeSet<(SecretId, u64)> =
+                references.filter_map(|reference| Some((reference.id, reference.version?))).collect();
+            let held: BTreeSet<(SecretId, u64)> = machine.host.values.keys().copied().collect();
+            if wanted != held {
+                return Some(format!("machine {number} holds secrets {held:?} and its tasks reference {wanted:?}"));
+            }
+        }
+        None
+    }
+}
+
+/// No node is sent a secret that none of its tasks references.
+fn check_referenced(view: &Store, node: NodeId, id: SecretId, n: u64) -> Result<(), String> {
+    let mut references = view.tasks_of_node(node).flat_map(|task| &task.spec.container_spec.secrets);
+    if references.any(|reference| reference.id == id && reference.version == Some(n)) {
+        return Ok(());
+    }
+    Err(format!("node {node} is sent secret {id} version {n}, which none of its tasks references"))
 }

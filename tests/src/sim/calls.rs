@@ -66,11 +66,18 @@ impl Simulation {
     pub(super) fn call(&mut self, caller: Caller, request: RequestId, mutation: Option<Mutation>) {
         self.sequence += 1;
         let target = self.leader().unwrap_or(0);
-        let target = if self.dice.clients.chance(300_000) { self.dice.clients.below(self.machines.len()) } else { target };
+        let target = if self.dice.clients.chance(300_000) { self.some_manager() } else { target };
         let floor = self.checkers.read_floor();
         let call = Call { caller, request, mutation: mutation.map(Box::new), attempt: 0, target, hint: None, floor };
         self.calls.insert(self.sequence, call);
         self.send_call(self.sequence);
+    }
+
+    /// A machine that is, was or may be a manager.
+    fn some_manager(&mut self) -> usize {
+        let managers: Vec<usize> =
+            self.machines.iter().filter(|machine| !machine.is_worker).map(|machine| machine.number).collect();
+        *self.dice.clients.pick(&managers)
     }
 
     fn send_call(&mut self, number: u64) {
@@ -96,7 +103,7 @@ impl Simulation {
     }
 
     pub(super) fn call_again(&mut self, number: u64, attempt: u32) -> Result<(), String> {
-        let target = self.dice.clients.below(self.machines.len());
+        let target = self.some_manager();
         if let Some(call) = self.calls.get_mut(&number)
             && call.attempt == attempt
         {

@@ -5,6 +5,8 @@
 //! it, so that a manager is compared with the truth and not with a neighbour.
 
 use super::coverage::Coverage;
+use super::sealing::sings;
+use super::tasks::Tasks;
 use super::trace::checksum;
 use raft::eraftpb::{Entry, EntryType};
 use skep_manager_core::manager::Manager;
@@ -29,11 +31,12 @@ pub struct Checkers {
     digests: BTreeMap<u64, u64>,
     /// Requests that had an effect, and at which version.
     effects: BTreeMap<RequestId, u64>,
-    /// Raft ids that were removed from raft and may not come back.
+    /// What requests were answered.
     acknowledged: BTreeMap<RequestId, Outcome>,
     seen: BTreeMap<usize, u64>,
     /// The newest version that a client was told of.
     acknowledged_version: u64,
+    pub(super) tasks: Tasks,
 }
 
 impl Default for Checkers {
@@ -47,6 +50,7 @@ impl Default for Checkers {
             acknowledged: BTreeMap::new(),
             seen: BTreeMap::new(),
             acknowledged_version: 0,
+            tasks: Tasks::default(),
         }
     }
 }
@@ -81,7 +85,7 @@ impl Checkers {
             }
         }
         self.seen.insert(machine, status.applied);
-        if status.applied % DIGEST_EVERY == 0 {
+        if status.applied.is_multiple_of(DIGEST_EVERY) {
             self.check_store(machine, manager.store())?;
         }
         Ok(())
@@ -147,6 +151,9 @@ impl Checkers {
             }
             return Ok(());
         }
+        if sings(&entry.data) {
+            return Err(format!("the canary sings in entry {}", entry.index));
+        }
         self.committed.insert(entry.index, entry.clone());
         while let Some(next) = self.committed.get(&(self.truth.version + 1)).cloned() {
             self.apply(&next, coverage)?;
@@ -160,7 +167,8 @@ impl Checkers {
         } else {
             let transaction = codec::decode(&entry.data, FORMAT_MAX).map_err(|error| error.to_string())?;
             match self.truth.apply(entry.index, &transaction) {
-                Ok(_) => {
+                Ok(changes) => {
+                    self.tasks.changed(&self.truth, &changes, coverage)?;
                     if let Some(request) = transaction.request
                         && let Some(earlier) = self.effects.insert(request, entry.index)
                     {
@@ -170,7 +178,7 @@ impl Checkers {
                 Err(conflict) => coverage.count(format!("conflict: {}", conflict_name(&conflict))),
             }
         }
-        if entry.index % DIGEST_EVERY == 0 {
+        if entry.index.is_multiple_of(DIGEST_EVERY) {
             self.digests.insert(entry.index, digest(&self.truth));
         }
         Ok(())

@@ -4,14 +4,13 @@
 use super::calls::{Caller, refusal_name};
 use super::checkers::network_names;
 use super::random::Dice;
-use super::{Happening, Simulation};
+use super::{Happening, Simulation, sealing, services};
 use skep_manager_core::store::Store;
-use skep_model::container::{ContainerSpec, FileTarget, SecretReference};
+use skep_model::container::{FileTarget, SecretReference};
 use skep_model::network::NetworkSpec;
 use skep_model::request::{Mutation, Outcome};
-use skep_model::sealed::Sealed;
 use skep_model::secret::SecretVersion;
-use skep_model::service::{Annotations, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig};
+use skep_model::service::{Annotations, ServiceMode};
 use skep_model::{Refusal, RequestId, SecretId};
 use std::collections::BTreeSet;
 
@@ -28,6 +27,8 @@ enum Operation {
     RemoveSecret,
     CreateService(String),
     ScaleService,
+    UpdateService,
+    RollbackService,
     RemoveService,
     /// Must be refused in this way.
     Wrong(&'static str),
@@ -50,14 +51,17 @@ pub(super) struct Client {
     counter: u64,
     networks: BTreeSet<String>,
     secret: Option<OwnSecret>,
-    /// Its service, and whether it uses the secret.
-    service: Option<(String, bool)>,
+    /// Its service, whether it uses the secret, and how many it runs.
+    service: Option<(String, bool, ServiceMode)>,
     operation: Option<Operation>,
+    /// What its service is to be once that is acknowledged.
+    wanted: ServiceMode,
 }
 
 impl Client {
     pub(super) fn new(number: usize, dice: Dice) -> Self {
-        Self { number, dice, counter: 0, networks: BTreeSet::new(), secret: None, service: None, operation: None }
+        let wanted = ServiceMode::Replicated { replicas: 0 };
+        Self { number, dice, counter: 0, networks: BTreeSet::new(), secret: None, service: None, operation: None, wanted }
     }
 
     fn name(&mut self) -> String {
@@ -68,26 +72,31 @@ impl Client {
     /// The next operation; `None` as mutation = a read.
     fn next(&mut self) -> (Operation, Option<Mutation>) {
         let network = self.networks.iter().next().cloned();
-        let service = self.service.clone().map(|(name, _)| name);
-        match (self.dice.below(12), network, self.secret.clone(), service) {
+        let service = self.service.clone().map(|(name, ..)| name);
+        match (self.dice.below(15), network, self.secret.clone(), service) {
             (0..=2, _, _, _) => (Operation::Read, None),
             (roll, Some(name), _, _) if roll == 3 || self.networks.len() > NETWORKS_MAX => {
                 (Operation::RemoveNetwork(name.clone()), Some(Mutation::RemoveNetwork { network: name }))
             }
             (4 | 5, _, None, _) => self.create_secret(),
             (4, _, Some(secret), _) if secret.newest < 15 => {
-                let version = version(secret.newest + 1, &mut self.dice);
+                let version = version(secret.id, secret.newest + 1, &mut self.dice);
                 let mutation = Mutation::UpdateSecret { secret: secret.name, version: Some(version), labels: None };
                 (Operation::UpdateSecret, Some(mutation))
             }
             (5, _, Some(secret), None) => (Operation::RemoveSecret, Some(Mutation::RemoveSecret { secret: secret.name })),
             (6, _, _, None) => self.create_service(),
-            (6, _, _, Some(service)) => {
+            (6, _, _, Some(service)) if self.service.as_ref().is_some_and(|(_, _, mode)| *mode != ServiceMode::Global {}) => {
                 let replicas = self.dice.below(5) as u64;
+                self.wanted = ServiceMode::Replicated { replicas };
                 (Operation::ScaleService, Some(Mutation::ScaleService { service, replicas }))
             }
             (7, _, _, Some(service)) => (Operation::RemoveService, Some(Mutation::RemoveService { service })),
             (8, network, secret, _) => self.wrong(network, secret),
+            (9 | 10, _, _, Some(service)) => self.update_service(service),
+            (11, _, _, Some(service)) => {
+                (Operation::RollbackService, Some(Mutation::RollbackService { service, expect: None }))
+            }
             _ => {
                 let name = self.name();
                 (Operation::CreateNetwork(name.clone()), Some(Mutation::CreateNetwork { spec: network_spec(&name) }))
@@ -98,26 +107,36 @@ impl Client {
     fn create_secret(&mut self) -> (Operation, Option<Mutation>) {
         let (name, id) = (self.name(), SecretId::from_random(self.dice.id()));
         let annotations = Annotations { name: name.clone(), ..Annotations::default() };
-        let mutation = Mutation::CreateSecret { id, annotations, version: version(1, &mut self.dice) };
+        let mutation = Mutation::CreateSecret { id, annotations, version: version(id, 1, &mut self.dice) };
         (Operation::CreateSecret(name, id), Some(mutation))
     }
 
     fn create_service(&mut self) -> (Operation, Option<Mutation>) {
         let name = self.name();
         let replicas = self.dice.below(4) as u64;
-        let spec = Box::new(service_spec(&name, replicas, self.secret.as_ref()));
-        (Operation::CreateService(name), Some(Mutation::CreateService { spec }))
+        let is_global = self.dice.chance(150_000);
+        self.wanted = if is_global { ServiceMode::Global {} } else { ServiceMode::Replicated { replicas } };
+        let spec = services::draw(&name, self.wanted, self.secret.as_ref().map(reference), &mut self.dice);
+        (Operation::CreateService(name), Some(Mutation::CreateService { spec: Box::new(spec) }))
+    }
+
+    /// Another image, policy or placement for its service.
+    fn update_service(&mut self, service: String) -> (Operation, Option<Mutation>) {
+        let (_, uses_secret, mode) = self.service.clone().expect("it has a service");
+        let secret = self.secret.as_ref().filter(|_| uses_secret).map(reference);
+        let spec = Box::new(services::draw(&service, mode, secret, &mut self.dice));
+        (Operation::UpdateService, Some(Mutation::UpdateService { service, expect: None, spec }))
     }
 
     /// Something that must be refused, and how.
     fn wrong(&mut self, network: Option<String>, secret: Option<OwnSecret>) -> (Operation, Option<Mutation>) {
-        let uses_secret = self.service.as_ref().is_some_and(|(_, uses)| *uses);
+        let uses_secret = self.service.as_ref().is_some_and(|(_, uses, _)| *uses);
         let (kind, mutation) = match (self.dice.below(6), network, secret, uses_secret) {
             (0, Some(name), _, _) => ("NameConflict", Mutation::CreateNetwork { spec: network_spec(&name) }),
             (1, _, _, _) => ("Invalid", Mutation::CreateNetwork { spec: network_spec("-no-name-") }),
             (2 | 3, _, Some(secret), true) => ("InUse", Mutation::RemoveSecret { secret: secret.name }),
             (4, _, Some(secret), _) => {
-                let version = Some(version(secret.newest + 5, &mut self.dice));
+                let version = Some(version(secret.id, secret.newest + 5, &mut self.dice));
                 ("OutOfSequence", Mutation::UpdateSecret { secret: secret.name, version, labels: None })
             }
             _ => ("NotFound", Mutation::RemoveNetwork { network: "nobody-made-this".into() }),
@@ -132,6 +151,9 @@ impl Client {
         match (operation, result) {
             (Operation::Wrong(kind), Err(refusal)) if refusal_name(&refusal) == kind => Ok(()),
             (Operation::Wrong(kind), result) => Err(format!("a request was to be refused with {kind}, it got {result:?}")),
+            // There may be nothing to go back to; a service that was removed may still be stopping.
+            (Operation::RollbackService, Err(Refusal::FailedPrecondition(_)))
+            | (Operation::RemoveSecret, Err(Refusal::InUse { .. })) => Ok(()),
             (operation, Err(refusal)) => Err(format!("{operation:?} was refused although nobody else works on it: {refusal:?}")),
             (operation, Ok(outcome)) => {
                 self.remember(operation, outcome);
@@ -151,9 +173,14 @@ impl Client {
                 }
             }
             Operation::RemoveSecret => self.secret = None,
-            Operation::CreateService(name) => self.service = Some((name, self.secret.is_some())),
+            Operation::CreateService(name) => self.service = Some((name, self.secret.is_some(), self.wanted)),
             Operation::RemoveService => self.service = None,
-            Operation::ScaleService | Operation::Wrong(_) | Operation::Read => {}
+            Operation::ScaleService => {
+                if let Some((_, _, mode)) = &mut self.service {
+                    *mode = self.wanted;
+                }
+            }
+            Operation::UpdateService | Operation::RollbackService | Operation::Wrong(_) | Operation::Read => {}
         }
     }
 
@@ -169,7 +196,7 @@ impl Client {
                 return Err(format!("secret {} is at {}, not at {}", own.name, stored.spec.current, own.newest));
             }
         }
-        if let Some((name, _)) = &self.service {
+        if let Some((name, ..)) = &self.service {
             store.resolve_service(name).map_err(|refusal| format!("service {name} was acknowledged: {refusal}"))?;
         }
         Ok(())
@@ -232,30 +259,20 @@ fn network_spec(name: &str) -> NetworkSpec {
     }
 }
 
-fn version(n: u64, dice: &mut Dice) -> SecretVersion {
+fn version(id: SecretId, n: u64, dice: &mut Dice) -> SecretVersion {
     SecretVersion {
         n,
-        sealed: Sealed { key_generation: 1, nonce: [0; 12], bytes: dice.id().repeat(3) },
+        sealed: sealing::seal(id, n),
         fingerprint: format!("{:016x}", dice.number()),
         created_at: super::BEGINNING,
     }
 }
 
-fn service_spec(name: &str, replicas: u64, secret: Option<&OwnSecret>) -> ServiceSpec {
-    let reference = secret.map(|secret| SecretReference {
+fn reference(secret: &OwnSecret) -> SecretReference {
+    SecretReference {
         id: secret.id,
         name: secret.name.clone(),
         version: None,
         file: FileTarget { name: secret.name.clone(), uid: 0, gid: 0, mode: 0o444 },
-    });
-    let container_spec =
-        ContainerSpec { image: "redis:7".into(), secrets: reference.into_iter().collect(), ..ContainerSpec::default() };
-    ServiceSpec {
-        annotations: Annotations { name: name.into(), ..Annotations::default() },
-        task_template: TaskSpec { container_spec, ..TaskSpec::default() },
-        mode: ServiceMode::Replicated { replicas },
-        update_config: UpdateConfig::default(),
-        rollback_config: UpdateConfig::default(),
-        deadline: None,
     }
 }

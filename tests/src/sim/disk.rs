@@ -27,7 +27,7 @@ pub struct SnapshotFile {
 #[derive(Debug)]
 pub enum Operation {
     /// What raft wants kept.
-    Append(Persist),
+    Append(Box<Persist>),
     /// A snapshot of the manager's own.
     Save(SnapshotFile),
     /// Entries before this index go.

@@ -2,7 +2,7 @@
 
 use super::machines::{Machine, Parcel};
 use super::{Happening, Simulation};
-use skep_model::node::Role;
+use skep_model::node::{Availability, Role};
 use std::time::Duration;
 
 /// The kinds of faults that strike by themselves. Loss, delay, duplication and
@@ -15,10 +15,23 @@ pub(super) enum Fault {
     StepDown,
     Role,
     Loss,
+    Daemon,
+    Shim,
+    Node,
 }
 
 impl Fault {
-    pub(super) const ALL: [Fault; 6] = [Self::Partition, Self::Crash, Self::Pause, Self::StepDown, Self::Role, Self::Loss];
+    pub(super) const ALL: [Fault; 9] = [
+        Self::Partition,
+        Self::Crash,
+        Self::Pause,
+        Self::StepDown,
+        Self::Role,
+        Self::Loss,
+        Self::Daemon,
+        Self::Shim,
+        Self::Node,
+    ];
 }
 
 /// A machine is lost for good about this long after the beginning.
@@ -34,6 +47,9 @@ impl Simulation {
             Fault::Pause => self.profile.pause,
             Fault::StepDown => self.profile.step_down,
             Fault::Role => self.profile.role,
+            Fault::Daemon => self.profile.daemon,
+            Fault::Shim => self.profile.shim,
+            Fault::Node => self.profile.node,
             Fault::Loss => self.profile.loses_one.then_some(LOSS_AFTER),
         };
         let Some(mean) = mean else { return };
@@ -52,6 +68,9 @@ impl Simulation {
             Fault::StepDown => self.order_step_down(),
             Fault::Role => self.change_role(),
             Fault::Loss => self.lose_one(),
+            Fault::Daemon => self.kill_daemon(),
+            Fault::Shim => self.kill_some_shim(),
+            Fault::Node => self.change_node(),
         }
         if fault != Fault::Loss {
             self.schedule_fault(fault);
@@ -108,6 +127,31 @@ impl Simulation {
         }
     }
 
+    /// A daemon is killed; its node goes on.
+    fn kill_daemon(&mut self) {
+        let victim = self.dice.faults.below(self.machines.len());
+        if self.machines[victim].is_up && !self.machines[victim].is_lost {
+            self.coverage.count("fault: daemon killed");
+            self.crash_daemon(victim);
+            let off = self.dice.faults.between(Duration::from_millis(50), Duration::from_secs(8));
+            self.after(off, Happening::Restart { machine: victim });
+        }
+    }
+
+    /// A node is to be drained, paused or active, or moves to another zone.
+    fn change_node(&mut self) {
+        let victim = self.dice.faults.below(self.machines.len());
+        let availability = *self.dice.faults.pick(&[Availability::Active, Availability::Pause, Availability::Drain]);
+        let machine = &mut self.machines[victim];
+        if self.dice.faults.chance(300_000) {
+            self.coverage.count("node: label changed");
+            machine.zone = 1 - machine.zone;
+        } else {
+            machine.availability = availability;
+            self.coverage.count(format!("node: {availability:?}"));
+        }
+    }
+
     fn pause_one(&mut self) {
         let victim = self.victim();
         let machine = &mut self.machines[victim];
@@ -129,7 +173,7 @@ impl Simulation {
     }
 
     fn candidates(&self, role: Role) -> Vec<usize> {
-        let fits = |machine: &&Machine| !machine.is_lost && machine.wanted == Some(role);
+        let fits = |machine: &&Machine| !machine.is_lost && !machine.is_worker && machine.wanted == Some(role);
         self.machines.iter().filter(fits).map(|machine| machine.number).collect()
     }
 
@@ -148,11 +192,19 @@ impl Simulation {
         self.machines[number].wanted = Some(role);
     }
 
+    /// Whether that many voters are all there is and no change of roles is under way.
+    fn is_settled(&self, n_voters: usize) -> bool {
+        let status = self.leader().and_then(|leader| self.machines[leader].manager.as_ref()).map(|manager| manager.status());
+        status.is_some_and(|status| status.voters.len() == n_voters && status.learners.is_empty())
+            && self.operator.wish().is_none()
+    }
+
     /// A machine burns down; the operator replaces it by a new one.
     fn lose_one(&mut self) {
         let managers = self.candidates(Role::Manager);
-        if managers.len() < 3 {
-            return;
+        // One of two voters cannot be lost: nobody would ever lead again.
+        if managers.len() < 3 || !self.is_settled(managers.len()) {
+            return self.after(QUIET, Happening::Fault(Fault::Loss));
         }
         let victim = *self.dice.faults.pick(&managers);
         self.crash(victim);
@@ -162,7 +214,7 @@ impl Simulation {
         self.coverage.count("fault: permanent loss");
         self.note(format!("machine {victim} is lost for good"));
         let number = self.machines.len();
-        self.machines.push(Machine::new(number, &mut self.dice.other));
+        self.machines.push(Machine::new(number, false, &mut self.dice.other));
         self.after(Duration::from_millis(100), Happening::Daemon { machine: number });
     }
 }

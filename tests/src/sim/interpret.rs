@@ -27,7 +27,7 @@ impl Simulation {
                 if persist.snapshot.is_some() {
                     self.coverage.count("snapshot: installed");
                 }
-                self.write(number, Operation::Append(persist));
+                self.write(number, Operation::Append(Box::new(persist)));
                 Ok(())
             }
             Action::SendPeer { address, message, .. } => {
@@ -70,11 +70,15 @@ impl Simulation {
                 self.watch_ends(number, ticket, &refusal);
                 Ok(())
             }
-            Action::SendInfo { .. } | Action::SendAssignments { .. } | Action::CloseSession { .. } => {
-                self.agents.carry_out(self.now, number, &action)?;
-                for (machine, event) in self.agents.take_answers() {
-                    self.give(machine, event)?;
-                }
+            Action::SendInfo { session, info } => {
+                self.send_info(session, info);
+                Ok(())
+            }
+            Action::SendAssignments { session, term, assignments, view } => {
+                self.send_assignments(session, term, assignments, &view)
+            }
+            Action::CloseSession { session, reason } => {
+                self.close_session(number, session, reason);
                 Ok(())
             }
             Action::ClosePeer { .. } | Action::LeaderChanged { .. } => Ok(()),

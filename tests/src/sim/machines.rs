@@ -1,6 +1,8 @@
 //! Machines: a disk, perhaps a manager, and ways to fail.
 
+use super::agents::Daemon;
 use super::calls::Origin;
+use super::containers::Host;
 use super::disk::{Disk, SnapshotFile, decode};
 use super::plant::Plant;
 use super::random::Dice;
@@ -8,7 +10,7 @@ use super::{Happening, Simulation, trace};
 use raft::eraftpb::{Message, MessageType};
 use skep_manager_core::event::{Event, Ticket};
 use skep_manager_core::manager::{Config, Manager, Recovered};
-use skep_model::node::Role;
+use skep_model::node::{Availability, NodeSpec, Role};
 use skep_model::version::FORMAT_MAX;
 use skep_model::{NodeId, RequestId, Time};
 use std::cell::Cell;
@@ -53,13 +55,20 @@ pub(super) struct Machine {
     pub(super) join: Option<RequestId>,
     /// Addresses that the reply to the join named.
     pub(super) peers: BTreeMap<u64, String>,
+    /// It is never to be a manager.
+    pub(super) is_worker: bool,
+    /// What outlives the daemon.
+    pub(super) host: Host,
+    pub(super) daemon: Option<Daemon>,
+    pub(super) availability: Availability,
+    pub(super) zone: usize,
     /// What the operator wants of it.
     pub(super) wanted: Option<Role>,
     wake_at: Option<Time>,
 }
 
 impl Machine {
-    pub(super) fn new(number: usize, dice: &mut Dice) -> Self {
+    pub(super) fn new(number: usize, is_worker: bool, dice: &mut Dice) -> Self {
         Self {
             number,
             node: NodeId::from_random(dice.id()),
@@ -75,9 +84,20 @@ impl Machine {
             next_ticket: 1,
             join: None,
             peers: BTreeMap::new(),
-            wanted: Some(Role::Manager),
+            is_worker,
+            host: Host::default(),
+            daemon: None,
+            availability: Availability::Active,
+            zone: number % 2,
+            wanted: Some(if is_worker { Role::Worker } else { Role::Manager }),
             wake_at: None,
         }
+    }
+
+    /// What the operator wants a node of this role to be.
+    pub(super) fn wanted_spec(&self, role: Role) -> NodeSpec {
+        let labels = [("zone".to_string(), format!("z{}", self.zone))].into();
+        NodeSpec { labels, desired_role: role, availability: self.availability }
     }
 
     pub(super) fn wanted_role(&self) -> Role {
@@ -102,7 +122,7 @@ fn quiet_panics() {
     });
 }
 
-fn guarded<T>(act: impl FnOnce() -> T) -> Result<T, String> {
+pub(super) fn guarded<T>(act: impl FnOnce() -> T) -> Result<T, String> {
     quiet_panics();
     IS_SIMULATING.set(true);
     let result = catch_unwind(AssertUnwindSafe(act));
@@ -159,6 +179,7 @@ impl Simulation {
         machine.tickets.clear();
         machine.wake_at = None;
         self.watcher.broken(number);
+        self.break_links_of(number);
     }
 
     /// Hands an event to a manager and carries out what it wants.
@@ -277,7 +298,15 @@ impl Simulation {
 
     /// The power of a machine goes.
     pub(super) fn crash(&mut self, number: usize) {
+        self.crash_daemon(number);
+        self.machines[number].host.power_fails();
+        self.coverage.count("fault: crash");
+    }
+
+    /// The daemon of a machine dies, manager and agent. Its containers go on.
+    pub(super) fn crash_daemon(&mut self, number: usize) {
         self.stop_manager(number);
+        self.stop_agent(number);
         let machine = &mut self.machines[number];
         machine.is_up = false;
         machine.is_paused = false;
@@ -291,7 +320,6 @@ impl Simulation {
         if self.options.plant == Some(Plant::ForgetMembership) {
             machine.disk.forget_membership();
         }
-        self.coverage.count("fault: crash");
         if damage.lost > 0 {
             self.coverage.count("fault: unsynced batches lost");
         }
@@ -308,7 +336,8 @@ impl Simulation {
         }
         machine.is_up = true;
         self.coverage.count("fault: restart");
-        self.start(number)
+        self.start(number)?;
+        self.start_agent(number)
     }
 
     /// A paused process goes on with what has arrived meanwhile.

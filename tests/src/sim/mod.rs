@@ -17,6 +17,7 @@ mod agents;
 mod calls;
 mod checkers;
 mod clients;
+mod containers;
 mod coverage;
 mod disk;
 mod faults;
@@ -27,6 +28,9 @@ mod operator;
 mod plant;
 mod profile;
 mod random;
+mod sealing;
+mod services;
+mod tasks;
 mod trace;
 mod watcher;
 
@@ -43,6 +47,7 @@ use network::Network;
 use operator::Operator;
 use random::Dice;
 use skep_model::Time;
+use skep_model::node::Availability;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -54,7 +59,7 @@ const CHAOS: Duration = Duration::from_secs(300);
 /// Events of a seed, at least.
 const EVENTS_MIN: u64 = 5_000;
 /// Virtual time from healing until everything must have converged.
-const CONVERGENCE: Duration = Duration::from_secs(60);
+const CONVERGENCE: Duration = Duration::from_secs(240);
 /// When the simulated world begins.
 const BEGINNING: Time = Time::from_millis(1_700_000_000_000);
 
@@ -138,6 +143,8 @@ enum Happening {
     Operator,
     /// The watcher looks whether its stream lives.
     Watcher,
+    /// Something happens to an agent or one of its containers.
+    Agent { machine: usize, errand: agents::Errand },
     /// A fault of one kind strikes.
     Fault(faults::Fault),
     /// A crashed machine starts again.
@@ -159,6 +166,7 @@ struct AllDice {
     disk: Dice,
     faults: Dice,
     clients: Dice,
+    agents: Dice,
     other: Dice,
 }
 
@@ -209,11 +217,11 @@ impl Simulation {
         let dice = |stream| Dice::new(options.seed, stream);
         let profile = Profile::draw(&mut dice(1));
         let mut other = dice(6);
-        let machines = (0..profile.managers).map(|number| Machine::new(number, &mut other)).collect();
+        let machines = (0..profile.managers + profile.workers).map(|number| Machine::new(number, number >= profile.managers, &mut other)).collect();
         let clients = (0..profile.clients).map(|number| Client::new(number, dice(100 + number as u64))).collect();
         Self {
             options,
-            dice: AllDice { network: dice(2), disk: dice(3), faults: dice(4), clients: dice(5), other },
+            dice: AllDice { network: dice(2), disk: dice(3), faults: dice(4), clients: dice(5), agents: dice(7), other },
             now: BEGINNING,
             sequence: 0,
             queue: BTreeMap::new(),
@@ -239,6 +247,9 @@ impl Simulation {
         self.trace.line(self.now, format!("seed {} {:?}", self.options.seed, self.profile));
         self.begin()?;
         while !self.is_done {
+            if self.trace.sings() {
+                return Err("the canary sings: the value of a secret is where none may be".into());
+            }
             let Some((&key, _)) = self.queue.first_key_value() else {
                 return Err("nothing will ever happen again".into());
             };
@@ -281,6 +292,7 @@ impl Simulation {
             Happening::Daemon { machine } => self.daemon_looks(machine),
             Happening::Operator => self.operator_looks(),
             Happening::Watcher => self.watcher_looks(),
+            Happening::Agent { machine, errand } => self.run_errand(machine, errand),
             Happening::Fault(fault) => self.strike(fault),
             Happening::Restart { machine } => self.restart(machine),
             Happening::Resume { machine } => self.resume(machine),
@@ -334,6 +346,7 @@ impl Simulation {
         self.network.mend_all();
         (self.profile.loss, self.profile.duplication, self.profile.reordering, self.profile.stall) = (0, 0, 0, 0);
         for machine in 0..self.machines.len() {
+            self.machines[machine].availability = Availability::Active;
             self.resume(machine)?;
             self.restart(machine)?;
         }
@@ -388,6 +401,10 @@ impl Simulation {
                 status.voters, status.learners
             ));
         }
+        let store = self.machines[leader].manager.as_ref()?.store();
+        if let Some(what) = self.agents_lack(store).or_else(|| services::lack(store)) {
+            return Some(what);
+        }
         (self.watcher.version() < self.machines[leader].manager.as_ref()?.store().version)
             .then(|| self.watcher.lacks(self.machines[leader].manager.as_ref().map(|manager| manager.store())))
             .flatten()
@@ -401,6 +418,9 @@ impl Simulation {
             }
         }
         let truth = self.checkers.truth();
+        if truth.encoded_records().any(|record| sealing::sings(&record)) {
+            return Err("the canary sings in the store".into());
+        }
         for client in &self.clients {
             client.check_end(truth)?;
         }

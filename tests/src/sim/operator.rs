@@ -91,10 +91,10 @@ impl Simulation {
                     hostname: format!("m{}", machine.number),
                     certificate_expires: self.now + Duration::from_secs(90 * 24 * 3600),
                 },
-                (Some(role), Some(node)) if node.spec.desired_role != role => Mutation::UpdateNode {
+                (Some(role), Some(node)) if node.spec.value != machine.wanted_spec(role) => Mutation::UpdateNode {
                     node: machine.node.to_string(),
                     expect: None,
-                    spec: NodeSpec { desired_role: role, ..NodeSpec::default() },
+                    spec: machine.wanted_spec(role),
                 },
                 (None, Some(node)) if node.spec.desired_role == Role::Manager => {
                     Mutation::UpdateNode { node: machine.node.to_string(), expect: None, spec: NodeSpec::default() }
@@ -137,6 +137,10 @@ impl Simulation {
         if !machine.is_up || machine.is_paused || machine.is_lost {
             return Ok(());
         }
+        if machine.daemon.is_none() {
+            self.start_agent(number)?;
+        }
+        let machine = &self.machines[number];
         let reachable = |other: &usize| self.network.is_open(number, *other) && self.network.is_open(*other, number);
         let Some(leader) = self.leader().filter(reachable) else { return Ok(()) };
         let Some(manager) = &self.machines[leader].manager else { return Ok(()) };

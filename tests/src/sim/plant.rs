@@ -24,10 +24,22 @@ pub enum Plant {
     RepeatWatch,
     /// A membership record of the disk is lost and the cluster's first one used.
     ForgetMembership,
+    /// A node is also told of a task of another node.
+    DoubleAssign,
+    /// An older version's value is sent for a newer one.
+    StaleSecret,
+    /// A shim restarts a container although there is a session.
+    RestartWithSession,
+    /// A node keeps values that it was to drop.
+    ForgetDropSecret,
+    /// The value of a secret gets into an error.
+    TellSecret,
+    /// What agents report is lost.
+    LoseReports,
 }
 
 /// Every planted bug.
-pub const PLANTS: [Plant; 8] = [
+pub const PLANTS: [Plant; 14] = [
     Plant::AckBeforePersist,
     Plant::SkipTermCheck,
     Plant::ForgetVote,
@@ -36,6 +48,12 @@ pub const PLANTS: [Plant; 8] = [
     Plant::LossySnapshot,
     Plant::RepeatWatch,
     Plant::ForgetMembership,
+    Plant::DoubleAssign,
+    Plant::StaleSecret,
+    Plant::RestartWithSession,
+    Plant::ForgetDropSecret,
+    Plant::TellSecret,
+    Plant::LoseReports,
 ];
 
 impl fmt::Display for Plant {
@@ -49,6 +67,12 @@ impl fmt::Display for Plant {
             Self::LossySnapshot => "lossy-snapshot",
             Self::RepeatWatch => "repeat-watch",
             Self::ForgetMembership => "forget-membership",
+            Self::DoubleAssign => "double-assign",
+            Self::StaleSecret => "stale-secret",
+            Self::RestartWithSession => "restart-with-session",
+            Self::ForgetDropSecret => "forget-drop-secret",
+            Self::TellSecret => "tell-secret",
+            Self::LoseReports => "lose-reports",
         })
     }
 }

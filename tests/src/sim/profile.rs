@@ -9,6 +9,8 @@ use std::time::Duration;
 pub struct Profile {
     /// Managers at the beginning.
     pub managers: usize,
+    /// Workers.
+    pub workers: usize,
     /// Shortest and longest way of a message.
     pub latency: (Duration, Duration),
     /// Messages lost, of a million.
@@ -31,6 +33,12 @@ pub struct Profile {
     pub step_down: Option<Duration>,
     /// Mean time between two changes of a role.
     pub role: Option<Duration>,
+    /// Mean time between two kills of a daemon.
+    pub daemon: Option<Duration>,
+    /// Mean time between two kills of a shim.
+    pub shim: Option<Duration>,
+    /// Mean time between two changes of a node's availability or labels.
+    pub node: Option<Duration>,
     /// One machine is lost for good.
     pub loses_one: bool,
     /// Clients.
@@ -72,6 +80,11 @@ impl Profile {
             think: *dice.pick(&[60 * MS, 250 * MS, S]),
             snapshot_interval: *dice.pick(&[20, 50, 200, 1_000]),
             batching: *dice.pick(&[0, 100_000, 500_000]),
+            // Drawn last, so that older choices stay as they were.
+            workers: 2 + dice.below(3),
+            daemon: every(dice, &[0, 10, 30]),
+            shim: every(dice, &[0, 10, 30]),
+            node: every(dice, &[0, 15, 45]),
         }
     }
 }

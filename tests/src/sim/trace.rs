@@ -1,5 +1,6 @@
 //! Everything that happened, as lines: hashed all, the newest kept for the report.
 
+use super::sealing::sings;
 use raft::eraftpb::{Entry, Message};
 use sha2::{Digest, Sha256};
 use skep_manager_core::action::Action;
@@ -17,6 +18,7 @@ pub struct Trace {
     hasher: Sha256,
     recent: VecDeque<String>,
     is_printed: bool,
+    sings: bool,
 }
 
 impl Trace {
@@ -28,6 +30,7 @@ impl Trace {
     /// Adds a line.
     pub fn line(&mut self, now: Time, line: String) {
         let line = format!("{now:?} {line}");
+        self.sings |= sings(line.as_bytes());
         self.hasher.update(line.as_bytes());
         self.hasher.update(b"\n");
         if self.recent.len() == LINES_MAX {
@@ -37,6 +40,11 @@ impl Trace {
             println!("{line}");
         }
         self.recent.push_back(line);
+    }
+
+    /// Whether the value of a secret was in any line.
+    pub fn sings(&self) -> bool {
+        self.sings
     }
 
     /// The newest lines.

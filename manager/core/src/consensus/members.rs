@@ -12,7 +12,7 @@
 use super::Consensus;
 use crate::store::{Change, Store, StoredObject};
 use crate::transaction::{Precondition, SectionName, Transaction, Write};
-use raft::eraftpb::ConfChangeType;
+use raft::eraftpb::{ConfChangeType, Message, MessageType};
 use skep_model::cluster::ClusterPlan;
 use skep_model::node::{ManagerStatus, Node, NodePlan, Role};
 use skep_model::{Kind, NodeId, ObjectRef, Time};
@@ -25,7 +25,14 @@ pub(crate) struct Directory {
     concerned: BTreeSet<NodeId>,
     /// Addresses that a joiner was told before its store had any.
     hints: BTreeMap<u64, String>,
+    /// Addresses that members said of themselves, where the store may be behind.
+    learned: BTreeMap<u64, String>,
 }
+
+/// The longest address that is learned from a message, in bytes.
+const ADDRESS_MAX: usize = 300;
+/// The most members that are learned from messages.
+const LEARNED_MAX: usize = 100;
 
 /// One step towards the wanted members.
 #[derive(Debug)]
@@ -78,12 +85,44 @@ impl Directory {
 
     /// `host:port` of a member; empty if it is not known.
     pub(crate) fn address(&self, raft_id: u64) -> String {
-        let recorded = self.members.get(&raft_id).map(|(_, address)| address);
-        recorded.or_else(|| self.hints.get(&raft_id)).cloned().unwrap_or_default()
+        let recorded = || self.members.get(&raft_id).map(|(_, address)| address);
+        let known = self.learned.get(&raft_id).or_else(recorded).or_else(|| self.hints.get(&raft_id));
+        known.cloned().unwrap_or_default()
+    }
+
+    /// Adds to a message where its sender is reached. A store that is behind does
+    /// not know a member that joined meanwhile, and could never answer it. Only
+    /// messages to which raft gives no context of its own carry it.
+    pub(crate) fn sign(&self, message: &mut Message) {
+        if introduces(message) && message.context.is_empty() {
+            message.context = [&[SIGNED], self.address(message.from).as_bytes()].concat().into();
+        }
+    }
+
+    /// Takes out of a message what [`Self::sign`] has added. A leader's word counts
+    /// more than our store, which it may be about to bring up to date.
+    pub(crate) fn learn(&mut self, message: &mut Message) {
+        if !introduces(message) || message.context.first() != Some(&SIGNED) {
+            return;
+        }
+        let context = std::mem::take(&mut message.context);
+        let is_leader = matches!(message.get_msg_type(), MessageType::MsgAppend | MessageType::MsgHeartbeat);
+        if !is_leader && self.members.contains_key(&message.from) {
+            return;
+        }
+        if let Ok(address) = std::str::from_utf8(&context[1..])
+            && !address.is_empty()
+            && address.len() <= ADDRESS_MAX
+            && self.address(message.from) != address
+            && (self.learned.len() < LEARNED_MAX || self.learned.contains_key(&message.from))
+        {
+            self.learned.insert(message.from, address.to_owned());
+        }
     }
 
     fn add(&mut self, node: &Node) {
         if let Some(manager) = &node.plan.manager {
+            self.learned.remove(&manager.raft_id);
             self.members.insert(manager.raft_id, (node.id, manager.address.clone()));
         }
         if node.spec.desired_role == Role::Manager || node.plan.role == Role::Manager || node.plan.manager.is_some() {
@@ -108,6 +147,15 @@ impl Directory {
         let stranger = members.voters.iter().chain(&members.learners).find(|id| !self.members.contains_key(id))?;
         removal(consensus, *stranger, now)
     }
+}
+
+/// What a context begins with that says where the sender is; those of reads begin
+/// with another byte (see `reads`), and raft's own with a letter.
+const SIGNED: u8 = b'@';
+
+fn introduces(message: &Message) -> bool {
+    use MessageType::{MsgAppend, MsgHeartbeat, MsgRequestPreVote, MsgRequestVote};
+    matches!(message.get_msg_type(), MsgAppend | MsgHeartbeat | MsgRequestPreVote | MsgRequestVote)
 }
 
 fn step_of_node(store: &Store, consensus: &Consensus, node: &Node, now: Time) -> Option<Step> {
@@ -171,4 +219,48 @@ fn cluster_without(store: &Store, node: &Node, plan: &ClusterPlan) -> ClusterPla
 /// The lowest newest format among managers; `otherwise` if there are none.
 pub(crate) fn format_of<'a>(managers: impl Iterator<Item = &'a ManagerStatus>, otherwise: u32) -> u32 {
     managers.map(|manager| manager.format_max).min().unwrap_or(otherwise)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: MessageType, context: &[u8]) -> Message {
+        let mut message = Message { from: 7, to: 1, context: context.to_vec().into(), ..Message::default() };
+        message.set_msg_type(kind);
+        message
+    }
+
+    #[test]
+    fn a_message_says_where_its_sender_is_unless_raft_needs_its_context() {
+        let sender = Directory { hints: [(7, "m7:2377".into())].into(), ..Directory::default() };
+        let read = [b'r', 1, 2, 3];
+        let table: [(MessageType, &[u8], &str, &[u8]); 5] = [
+            (MessageType::MsgAppend, b"", "m7:2377", b""),
+            (MessageType::MsgHeartbeat, b"", "m7:2377", b""),
+            (MessageType::MsgHeartbeat, &read, "", &read),
+            (MessageType::MsgRequestVote, b"CampaignTransfer", "", b"CampaignTransfer"),
+            (MessageType::MsgAppendResponse, b"", "", b""),
+        ];
+        for (kind, context, address, delivered) in table {
+            let mut receiver = Directory::default();
+            let mut message = message(kind, context);
+            sender.sign(&mut message);
+            receiver.learn(&mut message);
+            assert_eq!((receiver.address(7).as_str(), &message.context[..]), (address, delivered), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_learned_from_messages_is_bounded() {
+        let mut receiver = Directory::default();
+        let mut long = message(MessageType::MsgAppend, &[&[SIGNED][..], "x".repeat(ADDRESS_MAX + 1).as_bytes()].concat());
+        receiver.learn(&mut long);
+        assert_eq!(receiver.address(7), "");
+        for from in 1..=2 * LEARNED_MAX as u64 {
+            let mut message = Message { from, ..message(MessageType::MsgAppend, b"@m:1") };
+            receiver.learn(&mut message);
+        }
+        assert_eq!(receiver.learned.len(), LEARNED_MAX);
+    }
 }

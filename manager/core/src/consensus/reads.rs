@@ -15,6 +15,9 @@ use std::time::Duration;
 /// How long a round may take until it is asked again.
 const RETRY_AFTER: Duration = Duration::from_millis(4 * timing::TICK.as_millis() as u64);
 
+/// What the context of a read begins with: messages carry other contexts, too.
+const MARK: u8 = b'r';
+
 /// Reads that wait for an index, or for the store to reach it.
 #[derive(Debug)]
 pub(crate) struct Reads {
@@ -87,7 +90,7 @@ impl Reads {
     }
 
     fn context(&self) -> Vec<u8> {
-        [self.process.to_be_bytes(), self.round.to_be_bytes()].concat()
+        [&[MARK], &self.process.to_be_bytes()[..], &self.round.to_be_bytes()].concat()
     }
 }
 

@@ -40,6 +40,7 @@ impl Manager {
     pub(super) fn send(&mut self, message: Message) {
         let (raft_id, address) = (message.to, self.directory.address(message.to));
         let mut message = Box::new(message);
+        self.directory.sign(&mut message);
         if message.get_msg_type() != MessageType::MsgSnapshot {
             self.actions.push(Action::SendPeer { raft_id, address, message });
             return;
@@ -131,6 +132,7 @@ impl Manager {
                 self.actions.push(Action::ClosePeer { node });
             }
         }
+        self.answer_joins();
         let shared: Arc<[Change]> = Arc::from(changes);
         let version = self.store.version;
         for ticket in self.watches.push(version, &shared) {

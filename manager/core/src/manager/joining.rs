@@ -101,24 +101,26 @@ impl Manager {
         Ok(transaction)
     }
 
-    /// A join is recorded: it is answered once raft has the joiner as a member.
+    /// A join is recorded: it is answered once raft has the joiner as a member, or
+    /// once nobody has its raft id any more because the node was demoted meanwhile.
     pub(super) fn await_join(&mut self, ticket: Ticket, outcome: Outcome) {
-        if self.consensus.is_member(outcome.number) {
-            return self.reply(ticket, Ok(outcome));
-        }
         if let Some(waiting) = self.waiting.get_mut(&ticket) {
             waiting.kind = WaitingFor::Membership(outcome.number);
             self.joining.entry(outcome.number).or_default().push((ticket, outcome));
+            self.answer_joins();
         }
     }
 
     pub(super) fn answer_joins(&mut self) {
-        let is_member = |raft_id: &u64| self.consensus.is_member(*raft_id);
-        let done: Vec<u64> = self.joining.keys().copied().filter(is_member).collect();
-        for (ticket, outcome) in
-            done.into_iter().filter_map(|raft_id| self.joining.remove(&raft_id)).flatten().collect::<Vec<_>>()
-        {
-            self.reply(ticket, Ok(outcome));
+        for raft_id in self.joining.keys().copied().collect::<Vec<_>>() {
+            let is_member = self.consensus.is_member(raft_id);
+            if !is_member && self.directory.node(raft_id).is_some() {
+                continue;
+            }
+            for (ticket, outcome) in self.joining.remove(&raft_id).unwrap_or_default() {
+                let gone = || Refusal::FailedPrecondition("the node was demoted while it joined; it may ask anew".into());
+                self.reply(ticket, if is_member { Ok(outcome) } else { Err(gone()) });
+            }
         }
     }
 

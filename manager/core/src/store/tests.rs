@@ -7,6 +7,7 @@ use crate::transaction::{Precondition, SectionName, Transaction, Write};
 use proptest::prelude::*;
 use skep_model::cluster::{ClusterPlan, ClusterSpec};
 use skep_model::config::ConfigSpec;
+use skep_model::container::{FileTarget, SecretReference};
 use skep_model::network::NetworkSpec;
 use skep_model::node::{NodeDescription, NodePlan, NodeSpec, NodeStatus};
 use skep_model::request::Outcome;
@@ -18,7 +19,7 @@ use skep_proto::testing::any_value;
 
 /// Few ids, so that histories meet the same objects again.
 fn any_id() -> impl Strategy<Value = Id> {
-    (0..6u8).prop_map(|n| Id::from_random([n; 16]))
+    (0..3u8).prop_map(|n| Id::from_random([n; 16]))
 }
 
 fn any_reference() -> impl Strategy<Value = ObjectRef> {
@@ -27,7 +28,15 @@ fn any_reference() -> impl Strategy<Value = ObjectRef> {
 
 /// An object with one of the few ids, which names and refers to few others.
 fn any_object() -> impl Strategy<Value = Object> {
-    (any_value::<Object>(), any_id(), any_id(), any_id()).prop_map(|(mut object, id, other, third)| {
+    let name = proptest::sample::select(&["web", "Web", "db", "cache", "queue"]);
+    (any_value::<Object>(), any_id(), any_id(), any_id(), name).prop_map(|(mut object, id, other, third, name)| {
+        match &mut object {
+            Object::Network(object) => object.spec.value.annotations.name = name.into(),
+            Object::Secret(object) => object.spec.value.annotations.name = name.into(),
+            Object::Config(object) => object.spec.value.annotations.name = name.into(),
+            Object::Service(object) => object.spec.value.spec.annotations.name = name.into(),
+            _ => {}
+        }
         match &mut object {
             Object::Cluster(object) => object.id = ClusterId(id),
             Object::Node(object) => object.id = NodeId(id),
@@ -50,7 +59,13 @@ fn any_object() -> impl Strategy<Value = Object> {
 
 fn refer(record: &mut ServiceRecord, secret: Id, config: Id) {
     let container = &mut record.spec.task_template.container_spec;
-    container.secrets.iter_mut().for_each(|reference| reference.id = SecretId(secret));
+    let reference = SecretReference {
+        id: SecretId(secret),
+        name: "s".into(),
+        version: None,
+        file: FileTarget { name: "s".into(), uid: 0, gid: 0, mode: 0o400 },
+    };
+    container.secrets = vec![reference];
     container.configs.iter_mut().for_each(|reference| reference.id = ConfigId(config));
 }
 
@@ -94,8 +109,8 @@ fn any_precondition() -> impl Strategy<Value = Precondition> {
 
 fn any_transaction() -> impl Strategy<Value = Transaction> {
     let request = proptest::option::of((0..4u8).prop_map(|n| RequestId([n; 16])));
-    let preconditions = proptest::collection::vec(any_precondition(), 0..2);
-    (0..2_000_000u64, request, any_value::<Outcome>(), preconditions, proptest::collection::vec(any_write(), 0..4)).prop_map(
+    let preconditions = prop_oneof![5 => Just(Vec::new()), 1 => proptest::collection::vec(any_precondition(), 1..3)];
+    (0..2_000_000u64, request, any_value::<Outcome>(), preconditions, proptest::collection::vec(any_write(), 0..3)).prop_map(
         |(millis, request, outcome, preconditions, writes)| Transaction {
             time: Time::from_millis(millis),
             request,
@@ -104,6 +119,44 @@ fn any_transaction() -> impl Strategy<Value = Transaction> {
             writes,
         },
     )
+}
+
+/// A history that makes objects first, and then does anything.
+fn any_history() -> impl Strategy<Value = Vec<Transaction>> {
+    let creation = (1..100_000u64, any_object()).prop_map(|(millis, object)| Transaction {
+        writes: vec![Write::Create(object)],
+        ..Transaction::new(Time::from_millis(millis))
+    });
+    let creations = proptest::collection::vec(creation, 1..24);
+    (creations, proptest::collection::vec(any_transaction(), 1..32)).prop_map(|(mut history, rest)| {
+        history.extend(rest);
+        history
+    })
+}
+
+/// The histories must meet what they are to test: effects, and every conflict.
+#[test]
+fn random_histories_reach_effects_and_every_conflict() {
+    use proptest::strategy::ValueTree;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut reached = std::collections::BTreeMap::<String, usize>::new();
+    for _ in 0..400 {
+        let history = any_history();
+        let history = history.new_tree(&mut runner).expect("a history can be drawn").current();
+        let mut store = Store::default();
+        for (index, transaction) in history.iter().enumerate() {
+            let what = match store.apply(index as u64 + 2, transaction) {
+                Ok(changes) if changes.iter().any(|change| change.old.is_some() && change.new.is_some()) => "changed".into(),
+                Ok(changes) if changes.is_empty() => "nothing".into(),
+                Ok(_) => "made or removed".into(),
+                Err(conflict) => format!("{conflict:?}").chars().take_while(char::is_ascii_alphanumeric).collect::<String>(),
+            };
+            *reached.entry(what).or_default() += 1;
+        }
+    }
+    for what in ["changed", "made or removed", "Repeated", "Changed", "Missing", "Exists", "NameTaken", "InUse"] {
+        assert!(reached.get(what).is_some_and(|n| *n >= 10), "{what} was hardly reached: {reached:?}");
+    }
 }
 
 fn bytes(store: &Store) -> Vec<u8> {
@@ -125,7 +178,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn replicas_agree_and_indexes_follow_the_tables(history in proptest::collection::vec(any_transaction(), 1..24)) {
+    fn replicas_agree_and_indexes_follow_the_tables(history in any_history()) {
         let (mut first, mut second) = (Store::default(), Store::default());
         for (index, transaction) in history.iter().enumerate() {
             let index = index as u64 + 2;
@@ -155,7 +208,7 @@ proptest! {
     }
 
     #[test]
-    fn a_store_survives_a_snapshot(history in proptest::collection::vec(any_transaction(), 1..24)) {
+    fn a_store_survives_a_snapshot(history in any_history()) {
         let mut store = Store::default();
         for (index, transaction) in history.iter().enumerate() {
             let _ = store.apply(index as u64 + 2, transaction);

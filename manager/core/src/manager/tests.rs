@@ -1,0 +1,280 @@
+//! A few managers joined by hand, message by message. What many do under faults
+//! is the simulator's business; here is what one must do at one moment.
+
+use super::*;
+use crate::store::codec;
+use crate::timing;
+use crate::transaction::Transaction;
+use raft::eraftpb::{ConfState, Entry, HardState, Message, MessageType};
+use skep_model::cluster::{Cluster, ClusterPlan, ClusterSpec};
+use skep_model::node::{ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeStatus, Role};
+use skep_model::request::{Mutation, Outcome};
+use skep_model::{ClusterId, Meta, Refusal, RequestId, Section};
+use std::time::Duration;
+
+const START: Time = Time::from_millis(1_000_000);
+
+fn config(raft_id: u64) -> Config {
+    let peers = (1..=3).map(|id| (id, format!("m{id}:2377"))).collect();
+    Config { node: NodeId::from_random([raft_id as u8; 16]), raft_id, format_max: 1, peers }
+}
+
+/// What a member of a cluster of three has on disk before anything happened.
+fn fresh() -> Recovered {
+    Recovered {
+        hard_state: HardState { term: 1, commit: 1, ..HardState::default() },
+        membership: ConfState { voters: vec![1, 2, 3], ..ConfState::default() },
+        membership_index: 1,
+        ..Recovered::default()
+    }
+}
+
+struct Cluster3 {
+    managers: Vec<Manager>,
+    now: Time,
+    seen: Vec<String>,
+}
+
+impl Cluster3 {
+    fn new(seed: u64) -> Self {
+        let managers = (1..=3).map(|id| Manager::new(config(id), seed + id, fresh(), START)).collect();
+        Self { managers, now: START, seen: Vec::new() }
+    }
+
+    /// Lets time pass with a perfect network and disk.
+    fn run(&mut self, length: Duration) {
+        let end = self.now + length;
+        while self.now < end {
+            self.now = self.now + Duration::from_millis(10);
+            for number in 0..3 {
+                self.give(number, Event::Tick);
+            }
+        }
+    }
+
+    fn give(&mut self, number: usize, event: Event) {
+        let mut waiting = std::collections::VecDeque::from([(number, event)]);
+        while let Some((number, event)) = waiting.pop_front() {
+            self.managers[number].handle(self.now, event);
+            for action in self.managers[number].take_actions() {
+                match action {
+                    Action::Persist(persist) => waiting.push_back((number, Event::Persisted { n: persist.n })),
+                    Action::SendPeer { raft_id, message, .. } => waiting.push_back((raft_id as usize - 1, Event::Peer(message))),
+                    Action::LeaderChanged { term, is_self: true, .. } => {
+                        self.seen.push(format!("{:?} manager {number} leads in term {term}", self.now));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn leader(&self) -> usize {
+        self.managers.iter().position(|manager| manager.status().is_ready).expect("somebody leads")
+    }
+}
+
+fn elections(seed: u64) -> Vec<String> {
+    let mut cluster = Cluster3::new(seed);
+    for _ in 0..5 {
+        cluster.run(Duration::from_secs(3));
+        let leader = cluster.leader();
+        cluster.give(leader, Event::StepDown);
+        // A leader that hands over says so itself; the others elect at random times.
+        cluster.managers[leader] =
+            Manager::new(config(leader as u64 + 1), seed + 100, stopped(&cluster.managers[leader]), cluster.now);
+    }
+    cluster.seen
+}
+
+/// What a manager that stops with everything synced leaves on disk.
+fn stopped(manager: &Manager) -> Recovered {
+    let status = manager.status();
+    let entries = (status.first..=status.last).filter_map(|index| manager.log_entry(index).cloned()).collect();
+    let hard_state = HardState { term: status.term, vote: 0, commit: status.commit, ..HardState::default() };
+    Recovered { hard_state, entries, ..fresh() }
+}
+
+#[test]
+fn the_same_seed_has_the_same_elections() {
+    let first = elections(1);
+    assert!(first.len() >= 5, "{first:?}");
+    assert_eq!(first, elections(1));
+    let others: BTreeSet<_> = (2..8).map(elections).collect();
+    assert!(others.len() > 1, "other seeds have other elections");
+}
+
+#[test]
+fn elections_are_decided_within_two_timeouts() {
+    for seed in 0..20 {
+        let mut cluster = Cluster3::new(seed * 10);
+        cluster.run(timing::TICK * (4 * timing::ELECTION_TICKS as u32));
+        cluster.leader();
+    }
+}
+
+fn append(term: u64, index: u64, data: Vec<u8>) -> Event {
+    let entry = Entry { index: index + 1, term, data: data.into(), ..Entry::default() };
+    let mut message = Message { from: 2, to: 1, term, index, log_term: 1, commit: index + 1, ..Message::default() };
+    message.set_msg_type(MessageType::MsgAppend);
+    message.set_entries(vec![entry].into());
+    Event::Peer(Box::new(message))
+}
+
+fn answers(actions: &[Action]) -> Vec<u64> {
+    let index = |action: &Action| match action {
+        Action::SendPeer { message, .. } if message.get_msg_type() == MessageType::MsgAppendResponse => Some(message.index),
+        _ => None,
+    };
+    actions.iter().filter_map(index).collect()
+}
+
+fn batches(actions: &[Action]) -> Vec<u64> {
+    actions.iter().filter_map(|action| if let Action::Persist(persist) = action { Some(persist.n) } else { None }).collect()
+}
+
+#[test]
+fn an_acknowledgement_leaves_only_when_everything_before_it_is_durable() {
+    let mut manager = Manager::new(config(1), 7, fresh(), START);
+    let first = batches(&manager.take_actions());
+    manager.handle(START, append(5, 1, Vec::new()));
+    let actions = manager.take_actions();
+    let (second, early) = (batches(&actions), answers(&actions));
+    assert_eq!((first.as_slice(), second.as_slice(), early.as_slice()), (&[1][..], &[2][..], &[][..]));
+    manager.handle(START, Event::Persisted { n: 1 });
+    assert!(answers(&manager.take_actions()).is_empty());
+    manager.handle(START, Event::Persisted { n: 2 });
+    assert_eq!(answers(&manager.take_actions()), [2]);
+}
+
+#[test]
+fn a_format_from_the_future_stops_the_manager_with_a_sentence() {
+    let mut manager = Manager::new(config(1), 7, fresh(), START);
+    manager.handle(START, append(5, 1, codec::encode(&Transaction::new(START), 9)));
+    let n = *batches(&manager.take_actions()).last().expect("the entry is persisted first");
+    manager.handle(START, Event::Persisted { n });
+    let actions = manager.take_actions();
+    let sentence =
+        actions.iter().find_map(|action| if let Action::Halt { sentence } = action { Some(sentence.clone()) } else { None });
+    expect_test::expect![[r#"
+        Some(
+            "entry 2 of the log cannot be applied: it has format 9 and this release reads formats up to 1: upgrade skep on this manager",
+        )
+    "#]]
+    .assert_debug_eq(&sentence);
+    assert_eq!(manager.next_wakeup(), None);
+}
+
+#[test]
+#[should_panic(expected = "acknowledged entries are lost")]
+fn a_log_that_lost_its_end_is_not_continued() {
+    let hard_state = HardState { term: 3, commit: 9, ..HardState::default() };
+    Manager::new(config(1), 7, Recovered { hard_state, ..fresh() }, START);
+}
+
+#[test]
+fn a_snapshot_that_the_log_was_not_reset_for_wins_over_what_contradicts_it() {
+    let store = Store::empty(5);
+    let metadata = eraftpb::SnapshotMetadata { index: 5, term: 4, ..eraftpb::SnapshotMetadata::default() };
+    let entries = |term| (2..=8).map(|index| Entry { index, term, ..Entry::default() }).collect::<Vec<_>>();
+    for (term, last) in [(2, 5), (4, 8)] {
+        let snapshot = Some((metadata.clone(), SnapshotContent { store: store.clone() }));
+        let recovered = Recovered { snapshot, entries: entries(term), membership_index: 6, ..fresh() };
+        let status = Manager::new(config(1), 7, recovered, START).status();
+        assert_eq!((status.applied, status.commit, status.last, status.term), (5, 5, last, 4));
+    }
+}
+
+fn bootstrap() -> Box<Mutation> {
+    let cluster = Cluster {
+        id: ClusterId::from_random([9; 16]),
+        meta: Meta::default(),
+        spec: Section::new(ClusterSpec::default()),
+        plan: Section::new(ClusterPlan { format: 1, ..ClusterPlan::default() }),
+    };
+    let manager = ManagerStatus { raft_id: 1, address: "m1:2377".into(), format_max: 1 };
+    let node = Node {
+        id: config(1).node,
+        meta: Meta::default(),
+        spec: Section::new(NodeSpec { desired_role: Role::Manager, ..NodeSpec::default() }),
+        description: Section::new(NodeDescription::default()),
+        status: Section::new(NodeStatus::default()),
+        plan: Section::new(NodePlan { role: Role::Manager, manager: Some(manager), ..NodePlan::default() }),
+    };
+    Box::new(Mutation::Bootstrap { cluster: Box::new(cluster), node: Box::new(node) })
+}
+
+/// Hands events to a manager whose disk is perfect; answers what it replied.
+fn replies(manager: &mut Manager, now: Time, event: Event) -> Vec<(Ticket, Result<Outcome, Refusal>)> {
+    let (mut events, mut replies) = (std::collections::VecDeque::from([event]), Vec::new());
+    while let Some(event) = events.pop_front() {
+        manager.handle(now, event);
+        for action in manager.take_actions() {
+            match action {
+                Action::Persist(persist) => events.push_back(Event::Persisted { n: persist.n }),
+                Action::Reply { ticket, result } => replies.push((ticket, result)),
+                _ => {}
+            }
+        }
+    }
+    replies
+}
+
+fn founded() -> (Manager, Time) {
+    let mut manager = Manager::new(config(1), 7, Recovered::bootstrap(1), START);
+    let mut now = START;
+    while !manager.status().is_ready {
+        now = now + timing::TICK;
+        replies(&mut manager, now, Event::Tick);
+        assert!(now.since(START) < Duration::from_secs(5), "one manager elects itself");
+    }
+    let mutation = bootstrap();
+    let done = replies(&mut manager, now, Event::Request { ticket: Ticket(1), request: RequestId([1; 16]), mutation });
+    assert!(matches!(done[..], [(Ticket(1), Ok(_))]), "{done:?}");
+    (manager, now)
+}
+
+#[test]
+fn a_repeat_is_answered_as_the_first_call_was_and_waits_for_it_while_it_is_under_way() {
+    let (mut manager, now) = founded();
+    let request = RequestId([2; 16]);
+    let event = |ticket| {
+        let node = config(1).node.to_string();
+        let spec = NodeSpec { desired_role: Role::Manager, labels: [("a".into(), "b".into())].into(), ..NodeSpec::default() };
+        Event::Request { ticket: Ticket(ticket), request, mutation: Box::new(Mutation::UpdateNode { node, expect: None, spec }) }
+    };
+    manager.handle(now, event(2));
+    manager.handle(now, event(3));
+    let both = replies(&mut manager, now, Event::Tick);
+    let [(Ticket(2), Ok(first)), (Ticket(3), Ok(second))] = both[..] else { panic!("{both:?}") };
+    assert_eq!(first, second);
+    assert_eq!(replies(&mut manager, now, event(4)), [(Ticket(4), Ok(first))]);
+}
+
+#[test]
+fn the_last_manager_is_not_demoted() {
+    let (mut manager, now) = founded();
+    let mutation = Box::new(Mutation::Leave { node: config(1).node });
+    let refused = replies(&mut manager, now, Event::Request { ticket: Ticket(5), request: RequestId([5; 16]), mutation });
+    let [(_, Err(refusal))] = &refused[..] else { panic!("{refused:?}") };
+    assert_eq!(refusal.to_string(), "attempting to demote the last manager of the swarm");
+}
+
+#[test]
+fn a_request_that_no_majority_takes_is_answered_in_time() {
+    let mut cluster = Cluster3::new(3);
+    cluster.run(Duration::from_secs(2));
+    let number = cluster.leader();
+    let manager = &mut cluster.managers[number];
+    let mutation = bootstrap();
+    manager.handle(cluster.now, Event::Request { ticket: Ticket(1), request: RequestId([1; 16]), mutation });
+    let mut answered = None;
+    let mut now = cluster.now;
+    while answered.is_none() && now.since(cluster.now) < timing::REQUEST_TIMEOUT * 2 {
+        now = now + timing::TICK;
+        answered = replies(manager, now, Event::Tick).pop();
+    }
+    // Alone it ceases to lead, and says that it does not know.
+    assert_eq!(answered, Some((Ticket(1), Err(Refusal::Aborted))));
+    assert!(now.since(cluster.now) < timing::REQUEST_TIMEOUT, "check-quorum is quicker than the deadline");
+}

@@ -1,0 +1,106 @@
+//! Services: what clients ask for, and what they must have come to in the end.
+
+use super::containers::IMAGES;
+use super::random::Dice;
+use skep_manager_core::store::Store;
+use skep_model::TaskState;
+use skep_model::container::{ContainerSpec, SecretReference};
+use skep_model::deployment::DeploymentState;
+use skep_model::resources::{ResourceRequirements, Resources};
+use skep_model::service::{
+    Annotations, FailureAction, RestartCondition, RestartPolicy, Service, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
+    UpdateOrder,
+};
+use std::time::Duration;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// What a client wants of a service.
+pub(super) fn draw(name: &str, mode: ServiceMode, secret: Option<SecretReference>, dice: &mut Dice) -> ServiceSpec {
+    let container_spec = ContainerSpec {
+        image: format!("{}:{}", dice.pick(&IMAGES), dice.below(3)),
+        secrets: secret.into_iter().collect(),
+        stop_grace_period: Some(dice.between(MS * 500, MS * 3_000)),
+        ..ContainerSpec::default()
+    };
+    let condition = *dice.pick(&[
+        RestartCondition::Any,
+        RestartCondition::Any,
+        RestartCondition::Any,
+        RestartCondition::OnFailure,
+        RestartCondition::None,
+    ]);
+    let restart_policy = RestartPolicy {
+        condition,
+        delay: dice.between(Duration::ZERO, MS * 4_000),
+        max_attempts: *dice.pick(&[0, 0, 0, 3]),
+        window: *dice.pick(&[Duration::ZERO, MS * 10_000]),
+    };
+    let nano_cpus = *dice.pick(&[0, 0, 300_000_000, 900_000_000]);
+    let reservations = Resources { nano_cpus, memory_bytes: 0 };
+    let mut task_template = TaskSpec { container_spec, restart_policy, ..TaskSpec::default() };
+    task_template.resources = ResourceRequirements { reservations, ..ResourceRequirements::default() };
+    task_template.placement.constraints =
+        dice.pick(&[vec![], vec![], vec!["node.labels.zone==z1".to_string()], vec!["node.role!=manager".to_string()]]).clone();
+    task_template.placement.max_replicas = *dice.pick(&[0, 0, 0, 2]);
+    if matches!(mode, ServiceMode::Global {}) {
+        task_template.placement.max_replicas = 0;
+    }
+    ServiceSpec {
+        annotations: Annotations { name: name.into(), ..Annotations::default() },
+        task_template,
+        mode,
+        update_config: update_config(dice),
+        // A rollback is not rolled back.
+        rollback_config: UpdateConfig { failure_action: FailureAction::Pause, ..update_config(dice) },
+        deadline: *dice.pick(&[None, Some(MS * 20_000)]),
+    }
+}
+
+fn update_config(dice: &mut Dice) -> UpdateConfig {
+    UpdateConfig {
+        parallelism: dice.below(3) as u64,
+        delay: dice.between(Duration::ZERO, MS * 1_000),
+        failure_action: *dice.pick(&[FailureAction::Pause, FailureAction::Continue, FailureAction::Rollback]),
+        monitor: dice.between(MS * 500, MS * 3_000),
+        max_failure_ratio: *dice.pick(&[0.0, 0.5]),
+        order: *dice.pick(&[UpdateOrder::StopFirst, UpdateOrder::StopFirst, UpdateOrder::StartFirst]),
+    }
+}
+
+/// What services lack until each is as it is wanted, or has come to an end that
+/// says why it is not.
+pub(super) fn lack(store: &Store) -> Option<String> {
+    store.services().find_map(|service| lacks(store, service))
+}
+
+fn lacks(store: &Store, service: &Service) -> Option<String> {
+    let name = &service.spec.spec.annotations.name;
+    if service.plan.removed_at.is_some() {
+        return Some(format!("service {name} was removed and is still there"));
+    }
+    let tasks = || store.tasks_of_service(service.id);
+    if let Some(task) = tasks().find(|task| !task.is_wanted() && !task.status.state.is_final()) {
+        return Some(format!("task {} of {name} is still {}", task.id, task.status.state));
+    }
+    let Some(deployment) = &service.plan.deployment else { return Some(format!("service {name} has no deployment")) };
+    let is_pending = tasks().any(|task| {
+        task.is_active() && task.status.state == TaskState::Pending && !(task.status.error.is_empty() && task.status.message.is_empty())
+    });
+    if deployment.state == DeploymentState::Progressing && !is_pending {
+        return Some(format!("the deployment of {name} has no verdict: {deployment:?}"));
+    }
+    let policy = service.spec.spec.task_template.restart_policy;
+    let gives_up = policy.condition != RestartCondition::Any || policy.max_attempts > 0;
+    let is_stuck = matches!(deployment.state, DeploymentState::Paused | DeploymentState::Failed);
+    if gives_up || is_stuck || is_pending {
+        return None;
+    }
+    let ServiceMode::Replicated { replicas } = service.spec.spec.mode else { return None };
+    let is_up = |state| state == TaskState::Running;
+    let n_running = tasks().filter(|task| is_up(task.plan.desired) && is_up(task.status.state)).count() as u64;
+    (n_running != replicas).then(|| {
+        let states: Vec<_> = tasks().map(|task| (task.slot, task.plan.desired, task.status.state)).collect();
+        format!("service {name} is to have {replicas} tasks and {n_running} run: {deployment:?} {states:?}")
+    })
+}

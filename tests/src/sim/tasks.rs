@@ -1,0 +1,122 @@
+//! What must hold for tasks, after every change of the store and every start of
+//! a container.
+//!
+//! What is *not* guaranteed: that a slot has one container. A node that cannot be
+//! reached keeps what it runs while its tasks are replaced elsewhere, as Swarm
+//! has it. What is guaranteed is in the store (one task of a slot is wanted
+//! running and has not ended, unless the update is start-first) and on each node
+//! (one container for each task and attempt, and none of another node's tasks).
+
+use super::coverage::Coverage;
+use skep_manager_core::store::{Change, Store, StoredObject};
+use skep_model::resources::Resources;
+use skep_model::service::{ServiceSpec, UpdateOrder};
+use skep_model::task::Task;
+use skep_model::task_state::Owner;
+use skep_model::{NodeId, ServiceId, TaskId, TaskState};
+use std::collections::BTreeSet;
+
+/// What is known of tasks beyond the store.
+#[derive(Debug, Default)]
+pub struct Tasks {
+    /// What agents said: nobody else may say that a task got that far.
+    reported: BTreeSet<(TaskId, TaskState)>,
+    started: BTreeSet<(TaskId, u64)>,
+    /// Services that were once updated start-first: their slots may have held two.
+    start_first: BTreeSet<ServiceId>,
+}
+
+impl Tasks {
+    /// An agent says this of a task.
+    pub fn report(&mut self, task: TaskId, state: TaskState) {
+        self.reported.insert((task, state));
+    }
+
+    /// A container starts on a node.
+    pub fn started(&mut self, node: NodeId, task: &Task, attempt: u64) -> Result<(), String> {
+        if task.plan.node != Some(node) {
+            return Err(format!("node {node} starts task {}, which is assigned to {:?}", task.id, task.plan.node));
+        }
+        if !self.started.insert((task.id, attempt)) {
+            return Err(format!("attempt {attempt} of task {} was started twice", task.id));
+        }
+        Ok(())
+    }
+
+    /// The store changed.
+    pub fn changed(&mut self, store: &Store, changes: &[Change], coverage: &mut Coverage) -> Result<(), String> {
+        for change in changes {
+            if let Some(StoredObject::Service(service)) = &change.new
+                && is_start_first(&service.spec.spec)
+            {
+                self.start_first.insert(service.id);
+            }
+            if let Some(StoredObject::Task(new)) = &change.new {
+                let old = if let Some(StoredObject::Task(old)) = &change.old { Some(old) } else { None };
+                self.stepped(old.map(|task| &**task), new, coverage)?;
+                if !self.start_first.contains(&new.service_id) {
+                    check_slot(store, new)?;
+                }
+                check_reservations(store, new)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn stepped(&self, old: Option<&Task>, new: &Task, coverage: &mut Coverage) -> Result<(), String> {
+        let id = new.id;
+        if new.spec.container_spec.secrets.iter().any(|reference| reference.version.is_none()) {
+            return Err(format!("task {id} references a secret without a version"));
+        }
+        let Some(old) = old else { return Ok(()) };
+        if new.plan.desired < old.plan.desired {
+            return Err(format!("the desired state of task {id} goes back from {} to {}", old.plan.desired, new.plan.desired));
+        }
+        if old.plan.node.is_some() && old.plan.node != new.plan.node {
+            return Err(format!("task {id} moves from {:?} to {:?}", old.plan.node, new.plan.node));
+        }
+        let (from, to) = (old.status.state, new.status.state);
+        if from == to {
+            return Ok(());
+        }
+        let by_leader = from.may_become(to, Owner::Leader);
+        let by_agent = from.may_become(to, Owner::Agent) && self.reported.contains(&(id, to));
+        if !by_leader && !by_agent {
+            return Err(format!("task {id} steps from {from} to {to}, which is illegal or was never reported"));
+        }
+        coverage.count(format!("task: {from} to {to}"));
+        coverage.count(format!("task: {to}"));
+        Ok(())
+    }
+}
+
+fn is_start_first(spec: &ServiceSpec) -> bool {
+    spec.update_config.order == UpdateOrder::StartFirst || spec.rollback_config.order == UpdateOrder::StartFirst
+}
+
+fn check_slot(store: &Store, task: &Task) -> Result<(), String> {
+    let is_of_slot = |other: &&std::sync::Arc<Task>| {
+        let is_same = other.slot == task.slot && (task.slot != 0 || other.plan.node == task.plan.node);
+        is_same && other.plan.desired == TaskState::Running && !other.status.state.is_final()
+    };
+    let wanted: Vec<TaskId> = store.tasks_of_service(task.service_id).filter(is_of_slot).map(|task| task.id).collect();
+    if wanted.len() > 1 {
+        return Err(format!("slot {} of {} has several tasks that are to run: {wanted:?}", task.slot, task.service_name));
+    }
+    Ok(())
+}
+
+fn check_reservations(store: &Store, task: &Task) -> Result<(), String> {
+    let Some(node) = task.plan.node.and_then(|node| store.node(node)) else { return Ok(()) };
+    let holds = |task: &&std::sync::Arc<Task>| (TaskState::Assigned..=TaskState::Running).contains(&task.status.state);
+    let mut sum = Resources::default();
+    for part in store.tasks_of_node(node.id).filter(holds).map(|task| task.spec.resources.reservations) {
+        sum.nano_cpus += part.nano_cpus;
+        sum.memory_bytes += part.memory_bytes;
+    }
+    let has = node.description.resources;
+    if sum.nano_cpus > has.nano_cpus || sum.memory_bytes > has.memory_bytes {
+        return Err(format!("node {} has {has:?}, its tasks reserve {sum:?}", node.id));
+    }
+    Ok(())
+}
