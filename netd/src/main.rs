@@ -1,2 +1,83 @@
-//! The process.
-fn main() {}
+//! `skep-netd`: programs a node's network, on the word of the node daemon.
+//!
+//! It may be killed at any moment: what is in the kernel stays there, and the next
+//! start takes it over.
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use skep_netd::engine::Engine;
+use skep_netd::kernel::Kernel;
+use skep_netd::namespace::Namespaces;
+use skep_netd::server;
+use std::future::Future;
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Commands that wait while one is carried out.
+const COMMANDS_MAX: usize = 64;
+
+/// Programs links, addresses, routes and forwarding of a skep node.
+#[derive(Debug, clap::Parser)]
+#[command(name = "skep-netd", version)]
+struct Args {
+    /// Folder for the socket and the tasks' namespaces.
+    #[arg(long, default_value = "/run/skep", env = "SKEP_RUN_DIR")]
+    run_dir: PathBuf,
+    /// What to log, as `level` or `target=level,…`.
+    #[arg(long, default_value = "info", env = "SKEP_LOG_LEVEL")]
+    log_level: String,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("skep-netd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&args.log_level).context("cannot read --log-level")?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(serve(args))
+}
+
+async fn serve(args: &Args) -> anyhow::Result<()> {
+    let stop = stopped()?;
+    std::fs::create_dir_all(&args.run_dir).with_context(|| format!("cannot make {}", args.run_dir.display()))?;
+    // Whoever has the socket is the one netd of this node; so it comes first.
+    let listener = skep_identity::unix::bind(&args.run_dir.join("netd.sock"), None)?;
+    let namespaces = Namespaces::open(&args.run_dir.join("netns"))?;
+    let engine = Engine::adopt(Kernel::open(namespaces)?).await?;
+    let (commands, received) = tokio::sync::mpsc::channel(COMMANDS_MAX);
+    let service = server::service(commands, engine.programmed());
+    let serving =
+        skep_identity::tls::server().add_service(service).serve_with_incoming(skep_identity::unix::LocalIncoming(listener));
+    tokio::select! {
+        served = serving => served.context("cannot serve the socket"),
+        ran = engine.run(received) => ran.context("cannot watch the kernel"),
+        () = stop => Ok(()),
+    }
+}
+
+/// Ends when the process is told to.
+fn stopped() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

@@ -1,0 +1,197 @@
+//! What the kernel announces, taken into the mirror.
+//!
+//! A link's message is only a hint: the link is read anew, since some messages
+//! tell only a part. That it was down for a moment is believed at once, as the
+//! kernel silently drops rows then.
+
+use super::scope::Scope;
+use super::{Kernel, KernelError, read};
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::link::{LinkFlags, LinkMessage};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use skep_netd_core::{Key, Mirror, Namespace, Place, Value};
+use std::collections::BTreeSet;
+use std::io;
+
+/// The largest datagram that the kernel sends to a group, in bytes.
+const DATAGRAM_MAX: usize = 64 << 10;
+
+enum Taken {
+    Message(Vec<u8>),
+    Empty,
+    Lost,
+}
+
+fn take(scope: &Scope) -> Taken {
+    let mut buffer = Vec::with_capacity(DATAGRAM_MAX);
+    match scope.events.recv(&mut buffer, libc::MSG_DONTWAIT) {
+        Ok(_) => Taken::Message(buffer),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Taken::Empty,
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Taken::Message(Vec::new()),
+        // ENOBUFS; whatever else it may be, the cure is the same.
+        Err(_) => Taken::Lost,
+    }
+}
+
+/// Throws away all waiting events; whether some were lost before.
+pub fn discard(scope: &Scope) -> bool {
+    let mut lost = false;
+    loop {
+        match take(scope) {
+            Taken::Message(_) => {}
+            Taken::Empty => return lost,
+            // The error is reported once, then the socket goes on.
+            Taken::Lost if lost => return true,
+            Taken::Lost => lost = true,
+        }
+    }
+}
+
+impl Kernel {
+    pub(super) async fn take_events(
+        &mut self,
+        namespace: Namespace,
+        mirror: &mut Mirror,
+    ) -> Result<BTreeSet<Place>, KernelError> {
+        let mut touched = BTreeSet::new();
+        loop {
+            let Some(scope) = self.scopes.get(&namespace) else { return Ok(touched) };
+            match take(scope) {
+                Taken::Empty => return Ok(touched),
+                Taken::Lost => {
+                    self.overruns += 1;
+                    self.stale.insert(namespace);
+                    return Ok(touched);
+                }
+                Taken::Message(datagram) => {
+                    for message in messages(&datagram) {
+                        touched.extend(self.take_event(namespace, message, mirror).await?);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn take_event(
+        &mut self,
+        namespace: Namespace,
+        message: RouteNetlinkMessage,
+        mirror: &mut Mirror,
+    ) -> Result<BTreeSet<Place>, KernelError> {
+        let Some(scope) = self.scopes.get_mut(&namespace) else { return Ok(BTreeSet::new()) };
+        let at = |key| Place { key, namespace };
+        Ok(match &message {
+            RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
+                let is_gone =
+                    matches!(message, RouteNetlinkMessage::DelLink(_)) && link.header.interface_family != AddressFamily::Bridge;
+                return take_link(namespace, scope, link, is_gone, mirror).await;
+            }
+            RouteNetlinkMessage::NewAddress(address) => {
+                read::address_row(address, &scope.names).map(|key| mirror.set(at(key), Value::Present)).unwrap_or_default()
+            }
+            RouteNetlinkMessage::DelAddress(address) => {
+                read::address_row(address, &scope.names).map(|key| mirror.forget(at(key))).unwrap_or_default()
+            }
+            RouteNetlinkMessage::NewNeighbour(row) => match read::neighbour_row(row, &scope.names) {
+                Some((key, Some(value))) => mirror.set(at(key), value),
+                Some((key, None)) => mirror.forget(at(key)),
+                None => BTreeSet::new(),
+            },
+            RouteNetlinkMessage::DelNeighbour(row) => {
+                read::neighbour_row(row, &scope.names).map(|(key, _)| mirror.forget(at(key))).unwrap_or_default()
+            }
+            RouteNetlinkMessage::NewRoute(route) => {
+                // A route may silently take the place of another; the table tells.
+                let row = read::route_row(route, &scope.names);
+                let is_known = row.is_none_or(|(key, value)| mirror.get(&at(key)) == Some(&value));
+                if !is_known {
+                    self.stale.insert(namespace);
+                }
+                BTreeSet::new()
+            }
+            RouteNetlinkMessage::DelRoute(route) => {
+                read::route_row(route, &scope.names).map(|(key, _)| mirror.forget(at(key))).unwrap_or_default()
+            }
+            _ => BTreeSet::new(),
+        })
+    }
+}
+
+async fn take_link(
+    namespace: Namespace,
+    scope: &mut Scope,
+    link: &LinkMessage,
+    is_gone: bool,
+    mirror: &mut Mirror,
+) -> Result<BTreeSet<Place>, KernelError> {
+    let index = link.header.index;
+    let known = scope.names.get(&index).copied();
+    let at = |key| Place { key, namespace };
+    if is_gone {
+        scope.names.remove(&index);
+        return Ok(known.map(|name| forget_link(mirror, namespace, name)).unwrap_or_default());
+    }
+    if known.is_none() && read::own_name(namespace, link).is_none() {
+        return Ok(BTreeSet::new());
+    }
+    let mut touched = BTreeSet::new();
+    if let Some(name) = known.filter(|_| !link.header.flags.contains(LinkFlags::Up)) {
+        touched.extend(mirror.forget(at(Key::Up(name))));
+    }
+    touched.extend(observe(namespace, scope, index, mirror).await?);
+    Ok(touched)
+}
+
+fn forget_link(mirror: &mut Mirror, namespace: Namespace, name: skep_netd_core::Name) -> BTreeSet<Place> {
+    mirror.forget(Place { key: Key::Link(name), namespace })
+}
+
+/// Reads a link and takes its rows into the mirror.
+pub async fn observe(
+    namespace: Namespace,
+    scope: &mut Scope,
+    index: u32,
+    mirror: &mut Mirror,
+) -> Result<BTreeSet<Place>, KernelError> {
+    let known = scope.names.get(&index).copied();
+    let message = read::link(namespace, scope, index).await?;
+    let name = message.as_ref().and_then(|message| read::own_name(namespace, message));
+    let mut touched = BTreeSet::new();
+    if let Some(old) = known.filter(|known| Some(*known) != name) {
+        scope.names.remove(&index);
+        touched.extend(forget_link(mirror, namespace, old));
+    }
+    let (Some(message), Some(name)) = (message, name) else { return Ok(touched) };
+    scope.note(index, name);
+    let rows = read::link_rows(namespace, &message, &scope.names);
+    for key in [Key::Link(name), Key::Mtu(name), Key::Mac(name), Key::Port(name), Key::Up(name)] {
+        if !rows.iter().any(|(found, _)| *found == key) {
+            touched.extend(mirror.forget(Place { key, namespace }));
+        }
+    }
+    for (key, value) in rows {
+        touched.extend(mirror.set(Place { key, namespace }, value));
+    }
+    Ok(touched)
+}
+
+fn messages(datagram: &[u8]) -> Vec<RouteNetlinkMessage> {
+    let (mut rest, mut found) = (datagram, Vec::new());
+    while rest.len() >= 16 {
+        let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
+        if length < 16 || length > rest.len() {
+            break;
+        }
+        match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&rest[..length]) {
+            Ok(message) => {
+                if let NetlinkPayload::InnerMessage(message) = message.payload {
+                    found.push(message);
+                }
+            }
+            // The audit sees what we could not read here.
+            Err(error) => tracing::debug!(%error, "an event could not be read"),
+        }
+        rest = &rest[(length.next_multiple_of(4)).min(rest.len())..];
+    }
+    found
+}

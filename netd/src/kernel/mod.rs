@@ -1,0 +1,192 @@
+//! The kernel's side: rows are read from it, operations carried out in it, and its
+//! events say where it changed.
+//!
+//! Events of one namespace arrive in the order in which things happened, and an
+//! operation's own events are queued before its answer. So the mirror is right
+//! whenever the queues are empty, and nothing is planned before they are.
+
+mod events;
+mod execute;
+mod read;
+mod scope;
+
+pub use execute::ExecuteError;
+pub use scope::ScopeError;
+
+use crate::namespace::{NamespaceError, Namespaces};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use scope::Scope;
+use skep_model::TaskId;
+use skep_netd_core::{Mirror, Namespace, Place};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+
+/// The longest that the kernel may take for one answer.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// How many namespaces are looked up per call of the poller.
+const READY_MAX: usize = 64;
+
+/// Why the kernel could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// A task's namespace.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// Sockets in a namespace.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
+    /// The poller over all event sockets.
+    #[error("cannot watch the events of {namespace}")]
+    Watch {
+        /// Whose events.
+        namespace: Namespace,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A dump.
+    #[error("cannot read {what} of {namespace}: {cause}")]
+    Read {
+        /// Which table.
+        what: &'static str,
+        /// Of which namespace.
+        namespace: Namespace,
+        /// What netlink answered.
+        cause: String,
+    },
+}
+
+struct Poller(Epoll);
+
+impl AsFd for Poller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.0.as_fd()
+    }
+}
+
+impl AsRawFd for Poller {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.0.as_raw_fd()
+    }
+}
+
+/// All namespaces of this node that netd works in.
+pub struct Kernel {
+    namespaces: Namespaces,
+    scopes: BTreeMap<Namespace, Scope>,
+    /// Namespaces by the number the poller knows them by.
+    watched: BTreeMap<u64, Namespace>,
+    watched_next: u64,
+    poller: AsyncFd<Poller>,
+    /// Namespaces whose mirror may be wrong and that must be read anew.
+    stale: BTreeSet<Namespace>,
+    /// Times that events were lost.
+    pub overruns: u64,
+}
+
+impl Kernel {
+    /// Takes the node's own namespace and every pinned one.
+    ///
+    /// # Errors
+    /// If one cannot be entered.
+    pub fn open(namespaces: Namespaces) -> Result<Self, KernelError> {
+        let watch = |source: io::Error| KernelError::Watch { namespace: Namespace::Node, source };
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|errno| watch(errno.into()))?;
+        // SAFETY: the poller owns its descriptor and names the same one every time.
+        let poller = unsafe { AsyncFd::register(Poller(epoll)) }.map_err(|error| watch(error.into_parts().1))?;
+        let (scopes, watched, stale) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        let mut kernel = Self { namespaces, scopes, watched, watched_next: 0, poller, stale, overruns: 0 };
+        kernel.enter(Namespace::Node, None)?;
+        for task in kernel.namespaces.list()? {
+            let namespace = kernel.namespaces.get(task)?;
+            kernel.enter(Namespace::Task(task), Some(namespace))?;
+        }
+        Ok(kernel)
+    }
+
+    /// The pins.
+    pub fn namespaces(&self) -> &Namespaces {
+        &self.namespaces
+    }
+
+    /// The namespaces that are open.
+    pub fn open_namespaces(&self) -> impl Iterator<Item = Namespace> + '_ {
+        self.scopes.keys().copied()
+    }
+
+    /// Notes that a namespace must be read anew.
+    pub fn mark_stale(&mut self, namespace: Namespace) {
+        self.stale.insert(namespace);
+    }
+
+    /// Waits until some namespace has events.
+    ///
+    /// # Errors
+    /// If the poller fails.
+    pub async fn wait(&self) -> io::Result<()> {
+        let mut guard = self.poller.readable().await?;
+        // Whoever waits drains everything next, so what comes later is a new edge.
+        guard.clear_ready();
+        Ok(())
+    }
+
+    /// Takes all events that have arrived into the mirror, and reads anew what is
+    /// stale; answers with the places that changed.
+    ///
+    /// # Errors
+    /// If a namespace cannot be read; it stays stale.
+    pub async fn catch_up(&mut self, mirror: &mut Mirror) -> Result<BTreeSet<Place>, KernelError> {
+        let mut touched = BTreeSet::new();
+        loop {
+            for namespace in self.ready()? {
+                touched.extend(self.take_events(namespace, mirror).await?);
+            }
+            let Some(namespace) = self.stale.first().copied() else { return Ok(touched) };
+            touched.extend(self.read_anew(namespace, mirror).await?);
+            self.stale.remove(&namespace);
+        }
+    }
+
+    async fn read_anew(&mut self, namespace: Namespace, mirror: &mut Mirror) -> Result<BTreeSet<Place>, KernelError> {
+        let Some(scope) = self.scopes.get_mut(&namespace) else { return Ok(BTreeSet::new()) };
+        // Events up to here are in the dump.
+        let lost = events::discard(scope);
+        self.overruns += u64::from(lost);
+        let found = read::dump(namespace, scope).await?;
+        Ok(mirror.replace(namespace, &found))
+    }
+
+    fn ready(&self) -> Result<Vec<Namespace>, KernelError> {
+        let mut events = [EpollEvent::empty(); READY_MAX];
+        let watch = |errno: nix::Error| KernelError::Watch { namespace: Namespace::Node, source: errno.into() };
+        let count = match self.poller.get_ref().0.wait(&mut events, EpollTimeout::ZERO) {
+            Err(nix::Error::EINTR) => 0,
+            answer => answer.map_err(watch)?,
+        };
+        Ok(events[..count].iter().filter_map(|event| self.watched.get(&event.data()).copied()).collect())
+    }
+
+    fn enter(&mut self, namespace: Namespace, fd: Option<OwnedFd>) -> Result<(), KernelError> {
+        let number = self.watched_next;
+        let scope = Scope::open(namespace, fd, number)?;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, number);
+        let added = self.poller.get_ref().0.add(scope.events.as_fd(), event);
+        added.map_err(|errno| KernelError::Watch { namespace, source: errno.into() })?;
+        self.watched_next += 1;
+        self.watched.insert(number, namespace);
+        self.scopes.insert(namespace, scope);
+        self.stale.insert(namespace);
+        Ok(())
+    }
+
+    /// Lets go of everything in a namespace, or it would live on.
+    fn leave(&mut self, task: TaskId) {
+        if let Some(scope) = self.scopes.remove(&Namespace::Task(task)) {
+            self.watched.remove(&scope.number);
+        }
+        self.stale.remove(&Namespace::Task(task));
+    }
+}

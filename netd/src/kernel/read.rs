@@ -1,0 +1,273 @@
+//! From netlink messages to rows. What is not netd's becomes no row.
+
+use super::scope::Scope;
+use super::{ANSWER_DEADLINE, KernelError};
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use ipnet::IpNet;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType};
+use rtnetlink::{Error, RouteMessageBuilder};
+use skep_netd_core::{FdbTable, FdbTarget, Key, Link, Mac, Name, Namespace, Port, Setting, Value, is_of_node, is_of_task};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+type Names = BTreeMap<u32, Name>;
+
+/// Everything that netd owns in a namespace.
+///
+/// # Errors
+/// Names the table that could not be read.
+pub async fn dump(namespace: Namespace, scope: &mut Scope) -> Result<BTreeMap<Key, Value>, KernelError> {
+    let failed = |what| move |cause: String| KernelError::Read { what, namespace, cause };
+    let mut rows = BTreeMap::new();
+    let links = all(scope.handle.link().get().execute()).await.map_err(failed("links"))?;
+    scope.names = links.iter().filter_map(|link| Some((link.header.index, own_name(namespace, link)?))).collect();
+    for link in &links {
+        rows.extend(link_rows(namespace, link, &scope.names));
+    }
+    let addresses = all(scope.handle.address().get().execute()).await.map_err(failed("addresses"))?;
+    rows.extend(addresses.iter().filter_map(|address| address_row(address, &scope.names)).map(|key| (key, Value::Present)));
+    for message in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()] {
+        let routes = all(scope.handle.route().get(message).execute()).await.map_err(failed("routes"))?;
+        rows.extend(routes.iter().filter_map(|route| route_row(route, &scope.names)));
+    }
+    if namespace == Namespace::Node {
+        for family in [AddressFamily::Bridge, AddressFamily::Inet, AddressFamily::Inet6] {
+            let request = scope.handle.neighbours().get().set_address_family(family).execute();
+            let found = all(request).await.map_err(failed("neighbours"))?;
+            rows.extend(
+                found.iter().filter_map(|row| neighbour_row(row, &scope.names)).filter_map(|(key, value)| Some((key, value?))),
+            );
+        }
+    } else {
+        rows.insert(Key::Namespace, Value::Present);
+    }
+    rows.extend(settings(namespace, scope).map_err(|error| failed("settings")(error.to_string()))?);
+    Ok(rows)
+}
+
+/// Reads one link by its index; none if it is gone.
+///
+/// # Errors
+/// If the kernel does not say.
+pub async fn link(namespace: Namespace, scope: &Scope, index: u32) -> Result<Option<LinkMessage>, KernelError> {
+    match all(scope.handle.link().get().match_index(index).execute()).await {
+        Ok(found) => Ok(found.into_iter().next()),
+        Err(cause) if cause.contains("No such device") => Ok(None),
+        Err(cause) => Err(KernelError::Read { what: "a link", namespace, cause }),
+    }
+}
+
+async fn all<T>(stream: impl Stream<Item = Result<T, Error>>) -> Result<Vec<T>, String> {
+    let read = tokio::time::timeout(ANSWER_DEADLINE, stream.boxed_local().try_collect::<Vec<T>>()).await;
+    match read {
+        Err(_) => Err("no answer in time".to_owned()),
+        Ok(Err(Error::NetlinkError(error))) => Err(error.to_io().to_string()),
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+    }
+}
+
+/// The name of a link, if it is ours.
+pub fn own_name(namespace: Namespace, link: &LinkMessage) -> Option<Name> {
+    let text = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    })?;
+    let is_own = if namespace == Namespace::Node { is_of_node(text) } else { is_of_task(text) };
+    Name::new(text).ok().filter(|_| is_own)
+}
+
+/// The rows that a link message tells; settings are elsewhere.
+pub fn link_rows(namespace: Namespace, message: &LinkMessage, names: &Names) -> Vec<(Key, Value)> {
+    let Some(name) = own_name(namespace, message) else { return Vec::new() };
+    let up = message.header.flags.contains(LinkFlags::Up).then_some((Key::Up(name), Value::Present));
+    if name == Name::LOOPBACK {
+        return up.into_iter().collect();
+    }
+    let info = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(info) => Some(info.as_slice()),
+        _ => None,
+    });
+    let info = info.unwrap_or_default();
+    let mut rows = vec![(Key::Link(name), Value::Link(kind(info)))];
+    rows.extend(up);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Mtu(bytes) => rows.push((Key::Mtu(name), Value::Mtu(*bytes))),
+            LinkAttribute::Address(bytes) if namespace != Namespace::Node => {
+                rows.extend(mac(bytes).map(|mac| (Key::Mac(name), Value::Mac(mac))));
+            }
+            LinkAttribute::Controller(index) if *index != 0 => {
+                rows.push((Key::Port(name), port(info, names.get(index).copied())))
+            }
+            _ => {}
+        }
+    }
+    rows
+}
+
+fn kind(info: &[LinkInfo]) -> Link {
+    let is = |wanted: InfoKind| info.iter().any(|info| matches!(info, LinkInfo::Kind(kind) if *kind == wanted));
+    let vxlan = info.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vxlan(data)) => vxlan(data),
+        _ => None,
+    });
+    match vxlan {
+        Some(vxlan) => vxlan,
+        None if is(InfoKind::Bridge) => Link::Bridge,
+        None if is(InfoKind::Veth) => Link::Veth { peer: None },
+        None => Link::Foreign,
+    }
+}
+
+fn vxlan(data: &[InfoVxlan]) -> Option<Link> {
+    let (mut number, mut address, mut udp, mut is_ours) = (None, None, None, true);
+    for item in data {
+        match item {
+            InfoVxlan::Id(vni) => number = Some(*vni),
+            InfoVxlan::Local(local) => address = Some(IpAddr::V4(*local)),
+            InfoVxlan::Local6(local) => address = Some(IpAddr::V6(*local)),
+            InfoVxlan::Port(port) => udp = Some(*port),
+            InfoVxlan::Learning(learning) => is_ours &= !learning,
+            InfoVxlan::Proxy(proxy) => is_ours &= proxy,
+            _ => {}
+        }
+    }
+    let (vni, local, port) = (number?, address?, udp?);
+    is_ours.then_some(Link::Vxlan { vni, local, port })
+}
+
+fn port(info: &[LinkInfo], bridge: Option<Name>) -> Value {
+    let (mut learning, mut flood) = (true, true);
+    for item in info {
+        let LinkInfo::PortData(InfoPortData::BridgePort(data)) = item else { continue };
+        for item in data {
+            match item {
+                InfoBridgePort::Learning(on) => learning = *on,
+                InfoBridgePort::UnicastFlood(on) => flood = *on,
+                _ => {}
+            }
+        }
+    }
+    Value::Port(Port { bridge, learning, flood })
+}
+
+fn mac(bytes: &[u8]) -> Option<Mac> {
+    bytes.try_into().ok().map(Mac)
+}
+
+fn own_link(names: &Names, index: u32) -> Option<Name> {
+    names.get(&index).copied().filter(|name| *name != Name::LOOPBACK)
+}
+
+/// The row of an address. What links give themselves is not ours.
+pub fn address_row(message: &AddressMessage, names: &Names) -> Option<Key> {
+    let name = own_link(names, message.header.index)?;
+    let find = |local: bool| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(address) if local => Some(*address),
+            AddressAttribute::Address(address) if !local => Some(*address),
+            _ => None,
+        })
+    };
+    let address = find(true).or_else(|| find(false))?;
+    if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        return None;
+    }
+    IpNet::new(address, message.header.prefix_len).ok().map(|net| Key::Address(name, net))
+}
+
+/// The row of a route: of the main table, and not the kernel's own.
+pub fn route_row(message: &RouteMessage, names: &Names) -> Option<(Key, Value)> {
+    let header = &message.header;
+    let is_own = header.kind == RouteType::Unicast && !matches!(header.protocol, RouteProtocol::Kernel | RouteProtocol::Ra);
+    let (mut table, mut link, mut via, mut destination) = (u32::from(header.table), None, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Oif(index) => link = own_link(names, *index),
+            RouteAttribute::Gateway(address) => via = route_address(address),
+            RouteAttribute::Destination(address) => destination = route_address(address),
+            _ => {}
+        }
+    }
+    let any = if header.address_family == AddressFamily::Inet6 {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    };
+    let net = IpNet::new(destination.unwrap_or(any), header.destination_prefix_length).ok()?;
+    let is_own = is_own && table == u32::from(RouteHeader::RT_TABLE_MAIN);
+    link.filter(|_| is_own).map(|name| (Key::Route(name, net), Value::Route(via)))
+}
+
+fn route_address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
+}
+
+/// The place of a neighbour or forwarding row, and its value if the row is of the
+/// form that netd makes; a row of another form there counts as missing.
+pub fn neighbour_row(message: &NeighbourMessage, names: &Names) -> Option<(Key, Option<Value>)> {
+    let name = own_link(names, message.header.ifindex)?;
+    let (mut hardware, mut destination, mut is_bridge) = (None, None, false);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::LinkLayerAddress(bytes) => hardware = mac(bytes),
+            NeighbourAttribute::Destination(address) => destination = neighbour_address(address),
+            NeighbourAttribute::Controller(_) => is_bridge = true,
+            _ => {}
+        }
+    }
+    let is_permanent = message.header.state == NeighbourState::Permanent;
+    let is_vxlan = name.as_str().ends_with('x');
+    if message.header.family != AddressFamily::Bridge {
+        let value = hardware.filter(|_| is_permanent).map(Value::Mac);
+        return destination.filter(|_| is_vxlan).map(|address| (Key::Neighbour(name, address), value));
+    }
+    if is_bridge {
+        let is_static = message.header.state == NeighbourState::Noarp;
+        let key = Key::Fdb(name, hardware?, FdbTable::Bridge);
+        return Some((key, is_static.then_some(Value::Fdb(FdbTarget::Here))));
+    }
+    let value = destination.filter(|_| is_permanent).map(|node| Value::Fdb(FdbTarget::Node(node)));
+    hardware.filter(|_| is_vxlan).map(|mac| (Key::Fdb(name, mac, FdbTable::Vxlan), value))
+}
+
+/// A forwarding row's address arrives as bare bytes.
+fn neighbour_address(address: &NeighbourAddress) -> Option<IpAddr> {
+    match address {
+        NeighbourAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        NeighbourAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        NeighbourAddress::Other(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(bytes.as_slice()).ok().map(IpAddr::from),
+            16 => <[u8; 16]>::try_from(bytes.as_slice()).ok().map(IpAddr::from),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Settings send no events; they are read with every dump.
+fn settings(namespace: Namespace, scope: &Scope) -> std::io::Result<Vec<(Key, Value)>> {
+    let setting = if namespace == Namespace::Node { Setting::AddressGeneration } else { Setting::AcceptAdvertisements };
+    let links: Vec<Name> = scope.names.values().copied().filter(|name| *name != Name::LOOPBACK).collect();
+    if links.is_empty() {
+        return Ok(Vec::new());
+    }
+    scope.inside(|| {
+        let read = |name: Name| {
+            let text = std::fs::read_to_string(format!("/proc/sys/net/{}", setting.path(name))).ok()?;
+            Some((Key::Setting(name, setting), Value::Setting(text.trim().parse().ok()?)))
+        };
+        links.iter().filter_map(|name| read(*name)).collect()
+    })
+}

@@ -1,0 +1,108 @@
+//! The sockets in one namespace. A netlink socket belongs to the namespace in which
+//! it was made, so they are made by a thread in it and used from anywhere.
+
+use crate::namespace::inside;
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+use rtnetlink::Handle;
+use rtnetlink::sys::{AsyncSocket, Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use skep_netd_core::{Name, Namespace};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use tokio::runtime::Handle as Runtime;
+use tokio::task::JoinHandle;
+
+/// Room for events that were not taken yet, in bytes.
+const EVENTS_BUFFER: usize = 4 << 20;
+/// Link, neighbour, and addresses and routes of both families, by their numbers
+/// in the kernel's header.
+const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
+
+/// Why the sockets could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open sockets in {namespace}")]
+pub struct ScopeError {
+    /// Where.
+    pub namespace: Namespace,
+    /// The cause.
+    #[source]
+    pub source: io::Error,
+}
+
+/// A namespace that is open.
+pub struct Scope {
+    /// For requests.
+    pub handle: Handle,
+    /// For events.
+    pub events: Socket,
+    /// What the poller calls it.
+    pub number: u64,
+    /// The namespace; none = the one we are in.
+    pub fd: Option<OwnedFd>,
+    /// Our links by their indexes.
+    pub names: BTreeMap<u32, Name>,
+    connection: JoinHandle<()>,
+}
+
+impl Scope {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// If a socket cannot be made there.
+    pub fn open(namespace: Namespace, fd: Option<OwnedFd>, number: u64) -> Result<Self, ScopeError> {
+        let runtime = Runtime::current();
+        let sockets = match &fd {
+            None => sockets(&runtime),
+            Some(fd) => inside(fd.as_fd(), || sockets(&runtime)).and_then(|made| made),
+        };
+        let (handle, events, connection) = sockets.map_err(|source| ScopeError { namespace, source })?;
+        Ok(Self { handle, events, number, fd, names: BTreeMap::new(), connection })
+    }
+
+    /// The index of one of our links.
+    pub fn index(&self, name: Name) -> Option<u32> {
+        self.names.iter().find(|(_, found)| **found == name).map(|(index, _)| *index)
+    }
+
+    /// Notes a link; an older one of this name is gone.
+    pub fn note(&mut self, index: u32, name: Name) {
+        if self.names.get(&index) != Some(&name) {
+            self.names.retain(|_, found| *found != name);
+            self.names.insert(index, name);
+        }
+    }
+
+    /// Runs something that must be in the namespace.
+    ///
+    /// # Errors
+    /// If it cannot be entered.
+    pub fn inside<T: Send>(&self, run: impl FnOnce() -> T + Send) -> io::Result<T> {
+        match &self.fd {
+            None => Ok(run()),
+            Some(fd) => inside(fd.as_fd(), run),
+        }
+    }
+
+    /// The namespace itself.
+    pub fn namespace(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.as_ref().map(AsFd::as_fd)
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        // Its socket would keep the namespace alive.
+        self.connection.abort();
+    }
+}
+
+fn sockets(runtime: &Runtime) -> io::Result<(Handle, Socket, JoinHandle<()>)> {
+    let _context = runtime.enter();
+    let (mut connection, handle, _) = rtnetlink::new_connection()?;
+    connection.socket_mut().socket_mut().set_ext_ack(true)?;
+    let mut events = Socket::new(NETLINK_ROUTE)?;
+    events.set_non_blocking(true)?;
+    setsockopt(&events, RcvBufForce, &EVENTS_BUFFER)?;
+    events.bind(&SocketAddr::new(0, GROUPS.iter().map(|group| 1 << (group - 1)).sum()))?;
+    Ok((handle, events, runtime.spawn(connection)))
+}

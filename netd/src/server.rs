@@ -1,0 +1,175 @@
+//! The calls of the node daemon, turned into commands of the engine.
+//!
+//! One stream of changes is in charge at a time: the newest. An older one, left by
+//! a daemon that was killed, can change nothing any more.
+
+use crate::engine::{Change, Command, Programmed, Status};
+use crate::parse::{self, Step};
+use skep_identity::unix::LocalPeer;
+use skep_proto::v1;
+use skep_proto::v1::netd_server::{Netd, NetdServer};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status as Refusal, Streaming, service::interceptor::InterceptedService};
+
+/// Changes of one commit.
+const CHANGES_MAX: usize = 500_000;
+/// The longest that a call may wait for the engine.
+const CALL_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The service.
+#[derive(Debug)]
+pub struct Service {
+    commands: mpsc::Sender<Command>,
+    programmed: watch::Receiver<Programmed>,
+    streams: AtomicU64,
+}
+
+type Checked = fn(Request<()>) -> Result<Request<()>, Refusal>;
+
+/// The service behind the check of who is calling.
+pub fn service(
+    commands: mpsc::Sender<Command>,
+    programmed: watch::Receiver<Programmed>,
+) -> InterceptedService<NetdServer<Service>, Checked> {
+    let service = Service { commands, programmed, streams: AtomicU64::new(0) };
+    InterceptedService::new(NetdServer::new(service).max_decoding_message_size(skep_proto::MESSAGE_MAX), only_root as Checked)
+}
+
+/// Whoever is root here could do all of it anyway; nobody else may.
+fn only_root(request: Request<()>) -> Result<Request<()>, Refusal> {
+    match request.extensions().get::<LocalPeer>() {
+        Some(peer) if peer.uid == 0 => Ok(request),
+        Some(peer) => Err(Refusal::permission_denied(format!("only root may program the network, not uid {}", peer.uid))),
+        None => Err(Refusal::permission_denied("the caller is unknown")),
+    }
+}
+
+impl Service {
+    async fn call<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let call = async {
+            self.commands.send(command(reply)).await.map_err(|_| ended())?;
+            answer.await.map_err(|_| ended())
+        };
+        tokio::time::timeout(CALL_DEADLINE, call).await.map_err(|_| Refusal::deadline_exceeded("netd is busy"))?
+    }
+}
+
+fn ended() -> Refusal {
+    Refusal::unavailable("netd is ending")
+}
+
+fn unfit(error: &parse::Unfit) -> Refusal {
+    Refusal::invalid_argument(error.to_string())
+}
+
+type Progress = Pin<Box<dyn Stream<Item = Result<v1::NetdProgress, Refusal>> + Send>>;
+
+#[tonic::async_trait]
+impl Netd for Service {
+    type ApplyStream = Progress;
+
+    async fn apply(&self, request: Request<Streaming<v1::NetdChange>>) -> Result<Response<Progress>, Refusal> {
+        let stream = self.streams.fetch_add(1, Ordering::Relaxed) + 1;
+        let (sender, receiver) = mpsc::channel(16);
+        let (commands, programmed) = (self.commands.clone(), self.programmed.clone());
+        let changes = request.into_inner();
+        tokio::spawn(async move {
+            let result = tokio::select! {
+                result = feed(stream, changes, commands) => result,
+                result = tell(stream, programmed, &sender) => result,
+            };
+            if let Err(refusal) = result {
+                // The other side may have gone, and then needs no reason.
+                let _ = sender.send(Err(refusal)).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn make_namespace(&self, request: Request<v1::NetdNamespace>) -> Result<Response<v1::NetdNamespacePath>, Refusal> {
+        let task = parse::task_id(&request.get_ref().task).map_err(|error| unfit(&error))?;
+        let path = self.call(|reply| Command::MakeNamespace(task, reply)).await?.map_err(Refusal::internal)?;
+        Ok(Response::new(v1::NetdNamespacePath { path: path.to_string_lossy().into_owned() }))
+    }
+
+    async fn remove_namespace(&self, request: Request<v1::NetdNamespace>) -> Result<Response<v1::NetdRemoved>, Refusal> {
+        let task = parse::task_id(&request.get_ref().task).map_err(|error| unfit(&error))?;
+        self.call(|reply| Command::RemoveNamespace(task, reply)).await?.map_err(Refusal::internal)?;
+        Ok(Response::new(v1::NetdRemoved {}))
+    }
+
+    async fn status(&self, _: Request<v1::NetdStatusRequest>) -> Result<Response<v1::NetdStatus>, Refusal> {
+        self.call(Command::Status).await.map(|status| Response::new(message(status)))
+    }
+}
+
+fn message(status: Status) -> v1::NetdStatus {
+    v1::NetdStatus {
+        programmed_through: status.programmed_through,
+        tasks: status.tasks.iter().map(ToString::to_string).collect(),
+        repaired: status.repaired,
+        repaired_by_audit: status.repaired_by_audit,
+        repairs: status.repairs.into(),
+        operations: status.operations,
+        overruns: status.overruns,
+        failures: status.failures,
+    }
+}
+
+/// Collects changes up to each commit, and hands them on as one.
+async fn feed(stream: u64, mut messages: Streaming<v1::NetdChange>, commands: mpsc::Sender<Command>) -> Result<(), Refusal> {
+    let (mut changes, mut is_complete, mut last) = (Vec::<Change>::new(), false, 0);
+    while let Some(message) = messages.next().await {
+        match parse::step(message?).map_err(|error| unfit(&error))? {
+            Step::Reset if last == 0 && changes.is_empty() => is_complete = true,
+            Step::Reset => return Err(Refusal::invalid_argument("a reset comes first on its stream")),
+            _ if last == 0 && !is_complete => return Err(Refusal::failed_precondition("a stream begins with a reset")),
+            Step::Change(_) if changes.len() == CHANGES_MAX => {
+                return Err(Refusal::resource_exhausted("too many changes in one commit"));
+            }
+            Step::Change(change) => changes.push(change),
+            Step::Commit(version) if version <= last => {
+                return Err(Refusal::invalid_argument(format!("version {version} comes after {last}")));
+            }
+            Step::Commit(version) => {
+                last = version;
+                let commit = Command::Commit {
+                    stream,
+                    version,
+                    is_complete: std::mem::take(&mut is_complete),
+                    changes: std::mem::take(&mut changes),
+                };
+                commands.send(commit).await.map_err(|_| ended())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Says how far the kernel is, for this stream only.
+async fn tell(
+    stream: u64,
+    mut programmed: watch::Receiver<Programmed>,
+    sender: &mpsc::Sender<Result<v1::NetdProgress, Refusal>>,
+) -> Result<(), Refusal> {
+    let mut last = 0;
+    loop {
+        let current = *programmed.borrow_and_update();
+        if current.stream > stream {
+            return Err(Refusal::aborted("another stream is in charge now"));
+        }
+        if current.stream == stream && current.version > last {
+            last = current.version;
+            let message = v1::NetdProgress { programmed_through: last };
+            if sender.send(Ok(message)).await.is_err() {
+                return Ok(());
+            }
+        }
+        programmed.changed().await.map_err(|_| ended())?;
+    }
+}
