@@ -471,6 +471,16 @@ mod tests {
     }
 
     #[test]
+    fn a_container_whose_start_was_lost_with_the_daemon_is_started_again() {
+        let task = task(1, TaskState::Running);
+        let mut status = task.status.value.clone();
+        status.state = TaskState::Starting;
+        let id = task.id;
+        let mut agent = Agent::new(vec![RecoveredTask { task: Arc::new(task), status, found: Found::Created }], at(9));
+        assert!(agent.take_actions().contains(&Action::Start { task: id }));
+    }
+
+    #[test]
     fn a_living_container_is_adopted_as_it_is() {
         let task = task(1, TaskState::Running);
         let mut status = task.status.value.clone();

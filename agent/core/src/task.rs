@@ -287,8 +287,10 @@ impl TaskMachine {
         }
     }
 
+    /// It was not started, whatever was asked for: the daemon died in between, so
+    /// nobody will say what came of that.
     pub(crate) fn adopt_created(&mut self) {
-        self.phase = if self.status.state >= TaskState::Starting { Phase::Starting } else { Phase::Prepared };
+        self.phase = Phase::Prepared;
     }
 
     pub(crate) fn adopt_running(&mut self, now: Time, pid: i32, attempt: u64, has_check: bool, healthy: Option<bool>) {

@@ -94,9 +94,7 @@ impl Client {
             (7, _, _, Some(service)) => (Operation::RemoveService, Some(Mutation::RemoveService { service })),
             (8, network, secret, _) => self.wrong(network, secret),
             (9 | 10, _, _, Some(service)) => self.update_service(service),
-            (11, _, _, Some(service)) => {
-                (Operation::RollbackService, Some(Mutation::RollbackService { service, expect: None }))
-            }
+            (11, _, _, Some(service)) => (Operation::RollbackService, Some(Mutation::RollbackService { service, expect: None })),
             _ => {
                 let name = self.name();
                 (Operation::CreateNetwork(name.clone()), Some(Mutation::CreateNetwork { spec: network_spec(&name) }))

@@ -21,17 +21,8 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    pub(super) const ALL: [Fault; 9] = [
-        Self::Partition,
-        Self::Crash,
-        Self::Pause,
-        Self::StepDown,
-        Self::Role,
-        Self::Loss,
-        Self::Daemon,
-        Self::Shim,
-        Self::Node,
-    ];
+    pub(super) const ALL: [Fault; 9] =
+        [Self::Partition, Self::Crash, Self::Pause, Self::StepDown, Self::Role, Self::Loss, Self::Daemon, Self::Shim, Self::Node];
 }
 
 /// A machine is lost for good about this long after the beginning.

@@ -217,7 +217,9 @@ impl Simulation {
         let dice = |stream| Dice::new(options.seed, stream);
         let profile = Profile::draw(&mut dice(1));
         let mut other = dice(6);
-        let machines = (0..profile.managers + profile.workers).map(|number| Machine::new(number, number >= profile.managers, &mut other)).collect();
+        let machines = (0..profile.managers + profile.workers)
+            .map(|number| Machine::new(number, number >= profile.managers, &mut other))
+            .collect();
         let clients = (0..profile.clients).map(|number| Client::new(number, dice(100 + number as u64))).collect();
         Self {
             options,

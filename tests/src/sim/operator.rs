@@ -91,11 +91,9 @@ impl Simulation {
                     hostname: format!("m{}", machine.number),
                     certificate_expires: self.now + Duration::from_secs(90 * 24 * 3600),
                 },
-                (Some(role), Some(node)) if node.spec.value != machine.wanted_spec(role) => Mutation::UpdateNode {
-                    node: machine.node.to_string(),
-                    expect: None,
-                    spec: machine.wanted_spec(role),
-                },
+                (Some(role), Some(node)) if node.spec.value != machine.wanted_spec(role) => {
+                    Mutation::UpdateNode { node: machine.node.to_string(), expect: None, spec: machine.wanted_spec(role) }
+                }
                 (None, Some(node)) if node.spec.desired_role == Role::Manager => {
                     Mutation::UpdateNode { node: machine.node.to_string(), expect: None, spec: NodeSpec::default() }
                 }

@@ -85,7 +85,9 @@ fn lacks(store: &Store, service: &Service) -> Option<String> {
     }
     let Some(deployment) = &service.plan.deployment else { return Some(format!("service {name} has no deployment")) };
     let is_pending = tasks().any(|task| {
-        task.is_active() && task.status.state == TaskState::Pending && !(task.status.error.is_empty() && task.status.message.is_empty())
+        task.is_active()
+            && task.status.state == TaskState::Pending
+            && !(task.status.error.is_empty() && task.status.message.is_empty())
     });
     if deployment.state == DeploymentState::Progressing && !is_pending {
         return Some(format!("the deployment of {name} has no verdict: {deployment:?}"));
