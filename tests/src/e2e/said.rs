@@ -65,6 +65,19 @@ impl Said {
         self.out
     }
 
+    /// Demands an end with `code` whose last line on standard error, after whatever it showed of its progress, holds every
+    /// one of `words`.
+    ///
+    /// # Panics
+    /// When it is anything else.
+    pub fn fails(&self, code: i32, words: &[&str]) {
+        assert!(self.code == code, "should have failed with exit code {code}: {self}");
+        let last = self.err.lines().last().unwrap_or_default();
+        for word in words {
+            assert!(last.contains(word), "should have said {word:?} in the end: {self}");
+        }
+    }
+
     /// Demands a refusal: exit code `code`, nothing on standard output, and one clear line on standard error that holds
     /// every one of `words`.
     ///
