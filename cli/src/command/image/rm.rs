@@ -1,10 +1,10 @@
 //! `skep image rm`.
 
 use crate::client::{self, CALL_MAX, Client};
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::render::output;
-use skep_proto::v1::ImageRemoveRequest;
 use skep_proto::v1::removed_image::Removed;
+use skep_proto::v1::{ImageRemoveReply, ImageRemoveRequest};
 
 /// Remove one or more images
 #[derive(Debug, clap::Args)]
@@ -18,16 +18,26 @@ pub struct Rm {
 }
 
 impl Rm {
-    /// Removes them and says what went.
+    /// Removes each and says what went; what cannot be removed does not keep the others.
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
-        let request = ImageRemoveRequest { references: self.images, force: self.force };
-        let reply = client::call(CALL_MAX, client.local().image_remove(request)).await?;
-        for removed in reply.removed.into_iter().filter_map(|image| image.removed) {
-            output::line(match removed {
-                Removed::Untagged(name) => format!("Untagged: {name}"),
-                Removed::Deleted(id) => format!("Deleted: {id}"),
-            })?;
+        let mut failures = Vec::new();
+        for image in self.images {
+            let request = ImageRemoveRequest { references: vec![image], force: self.force };
+            match client::call(CALL_MAX, client.local().image_remove(request)).await {
+                Ok(reply) => print(reply)?,
+                Err(failure) => failures.push(failure),
+            }
         }
-        Ok(())
+        failure::all(failures)
     }
+}
+
+fn print(reply: ImageRemoveReply) -> Result<(), Failure> {
+    for removed in reply.removed.into_iter().filter_map(|image| image.removed) {
+        output::line(match removed {
+            Removed::Untagged(name) => format!("Untagged: {name}"),
+            Removed::Deleted(id) => format!("Deleted: {id}"),
+        })?;
+    }
+    Ok(())
 }

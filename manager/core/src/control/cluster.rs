@@ -36,6 +36,10 @@ pub(super) fn update(store: &Store, now: Time, expect: Option<u64>, spec: Cluste
         let value = format!("{:?}", spec.heartbeat_period);
         return Err(Refusal::invalid("dispatcher heartbeat", value, "it must be between 100ms and 10m0s"));
     }
+    if spec.autolock != stored.spec.autolock {
+        let what = "changing --autolock of a swarm that exists (choose it with `swarm init --autolock`)";
+        return Err(Refusal::Unsupported { what: what.into() });
+    }
     if spec.snapshot_interval == 0 {
         return Err(Refusal::invalid("snapshot interval", "0", "at least 1 log entry lies between two snapshots"));
     }
