@@ -5,12 +5,16 @@ mod events;
 mod image;
 mod info;
 mod input;
+mod inspect;
+mod list;
 mod node;
+mod remove;
 mod secret;
 pub mod service;
 mod swarm;
 mod task;
 mod version;
+mod versioned;
 
 use crate::address::{self, Address};
 use crate::client::Client;

@@ -67,7 +67,7 @@ fn plain(value: &Value) -> String {
 }
 
 /// A row from its fields.
-pub fn row<const N: usize>(fields: [(&str, Value); N]) -> Value {
+pub fn row<'a>(fields: impl IntoIterator<Item = (&'a str, Value)>) -> Value {
     Value::Object(fields.into_iter().map(|(field, value)| (field.to_owned(), value)).collect::<Map<String, Value>>())
 }
 

@@ -1,13 +1,13 @@
 //! `skep config inspect`.
 
 use crate::client::{Client, objects};
+use crate::command::{inspect, versioned};
 use crate::failure::{self, Failure};
-use crate::render::{ago, inspect, json, output};
+use crate::render::json;
 use skep_model::config::Config;
 use skep_model::{Kind, Object, Refusal};
 use skep_proto::request::Query;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 /// Display detailed information on one or more configs
 #[derive(Debug, clap::Args)]
@@ -15,12 +15,8 @@ pub struct Inspect {
     /// Names or ids
     #[arg(required = true, value_name = "CONFIG")]
     configs: Vec<String>,
-    /// json, or a Go template
-    #[arg(long, short, conflicts_with = "pretty")]
-    format: Option<String>,
-    /// Print the information in a human friendly format
-    #[arg(long)]
-    pretty: bool,
+    #[command(flatten)]
+    flags: inspect::Flags,
 }
 
 type Values = BTreeMap<u64, Vec<u8>>;
@@ -35,13 +31,11 @@ impl Inspect {
                 Err(failure) => failures.push(failure),
             }
         }
-        if self.pretty {
-            let texts: Vec<String> = found.iter().map(|(config, values)| pretty(config, values)).collect();
-            output::write(&texts.join("\n"))?;
-        } else {
-            let objects: Vec<_> = found.iter().map(|(config, values)| json::config(config, values)).collect();
-            output::write(&inspect::render(&objects, self.format.as_deref())?)?;
-        }
+        self.flags.write(
+            &found,
+            |(config, values)| pretty(config, values),
+            |(config, values)| Ok(json::config(config, values)),
+        )?;
         failure::all(failures)
     }
 }
@@ -56,25 +50,10 @@ async fn get(client: &Client, reference: &str) -> Result<(Config, Values), Failu
 }
 
 fn pretty(config: &Config, values: &Values) -> String {
-    let spec = &config.spec;
-    let mut text = format!("ID:\t{}\nName:\t{}\n", config.id, spec.annotations.name);
-    if !spec.annotations.labels.is_empty() {
-        text.push_str("Labels:\n");
-        for (key, value) in &spec.annotations.labels {
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, " - {key}={value}");
-        }
-    }
-    let _ = writeln!(text, "Version:\t{}", spec.current);
-    let _ = writeln!(
-        text,
-        "Created at:\t{}\nUpdated at:\t{}",
-        ago::stamp(config.meta.created_at),
-        ago::stamp(config.meta.updated_at)
-    );
-    let data = values.get(&spec.current).map(|value| String::from_utf8_lossy(value)).unwrap_or_default();
-    let _ = writeln!(text, "Data:\n{}", data.trim_end_matches('\n'));
-    text
+    let current = config.spec.current;
+    let data = values.get(&current).map(|value| String::from_utf8_lossy(value)).unwrap_or_default();
+    let text = versioned::pretty(config, &format!("Version:\t{current}\n"));
+    format!("{text}Data:\n{}\n", data.trim_end_matches('\n'))
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! `skep config rm`.
 
 use crate::client::Client;
-use crate::failure::{self, Failure};
-use crate::render::output;
+use crate::command::remove;
+use crate::failure::Failure;
 use skep_model::request::Mutation;
 
 /// Remove one or more configs
@@ -16,13 +16,6 @@ pub struct Rm {
 impl Rm {
     /// Removes each; what cannot be removed does not keep the others.
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
-        let mut failures = Vec::new();
-        for config in self.configs {
-            match client.mutate(&Mutation::RemoveConfig { config: config.clone() }).await {
-                Ok(_) => output::line(&config)?,
-                Err(failure) => failures.push(failure),
-            }
-        }
-        failure::all(failures)
+        remove::each(client, self.configs, |config| Mutation::RemoveConfig { config }).await
     }
 }

@@ -1,13 +1,12 @@
 //! `skep config update`.
 
 use crate::client::Client;
-use crate::command::input;
+use crate::command::{input, versioned};
 use crate::failure::Failure;
 use crate::flags::label;
-use crate::render::output;
 use skep_model::config::CONFIG_MAX;
+use skep_proto::v1::UpdateConfigValue;
 use skep_proto::v1::mutate_request::Mutation as Wire;
-use skep_proto::v1::{Labels, UpdateConfigValue};
 
 /// Give a config a new version, which its services roll out
 #[derive(Debug, clap::Args)]
@@ -29,12 +28,9 @@ impl Update {
         let update = UpdateConfigValue {
             reference: self.config.clone(),
             value: value.map(|value| value.to_vec()),
-            labels: (!self.label.is_empty()).then(|| Labels { labels: label::map(&self.label) }),
+            labels: versioned::labels(&self.label),
         };
         let outcome = client.mutate_wire(Wire::UpdateConfig(update)).await?;
-        match outcome.number {
-            0 => output::line(&self.config),
-            number => output::line(format!("{} version {number}", self.config)),
-        }
+        versioned::updated(&self.config, &outcome)
     }
 }

@@ -2,8 +2,9 @@
 
 use super::ls::{availability, state};
 use crate::client::{Client, objects};
+use crate::command::inspect;
 use crate::failure::{self, Failure};
-use crate::render::{ago, inspect, json, output, size};
+use crate::render::{ago, json, size};
 use skep_model::node::Node;
 use skep_model::{Kind, Object, Refusal};
 use skep_proto::request::Query;
@@ -15,12 +16,8 @@ pub struct Inspect {
     /// Host names or ids, or self
     #[arg(required = true, value_name = "self|NODE")]
     nodes: Vec<String>,
-    /// json, or a Go template
-    #[arg(long, short, conflicts_with = "pretty")]
-    format: Option<String>,
-    /// Print the information in a human friendly format
-    #[arg(long)]
-    pretty: bool,
+    #[command(flatten)]
+    flags: inspect::Flags,
 }
 
 impl Inspect {
@@ -33,13 +30,7 @@ impl Inspect {
                 Err(failure) => failures.push(failure),
             }
         }
-        if self.pretty {
-            let texts: Vec<String> = found.iter().map(|(node, leader)| pretty(node, leader)).collect();
-            output::write(&texts.join("\n"))?;
-        } else {
-            let objects = found.iter().map(|(node, leader)| json::node(node, leader)).collect::<Result<Vec<_>, _>>()?;
-            output::write(&inspect::render(&objects, self.format.as_deref())?)?;
-        }
+        self.flags.write(&found, |(node, leader)| pretty(node, leader), |(node, leader)| json::node(node, leader))?;
         failure::all(failures)
     }
 }

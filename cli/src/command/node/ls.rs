@@ -1,41 +1,32 @@
 //! `skep node ls`.
 
 use crate::client::{Client, objects};
+use crate::command::list;
 use crate::failure::Failure;
-use crate::flags::filter;
 use crate::render::listing::{Listing, row};
-use crate::render::output;
 use skep_model::node::{Availability, Node, NodeState};
 use skep_model::{Kind, Object};
-use skep_proto::request::Query;
 
 /// List nodes in the swarm
 #[derive(Debug, clap::Args)]
 pub struct Ls {
-    /// Filter output based on conditions provided
-    #[arg(long, short, value_parser = filter::parse, value_name = "KEY=VALUE")]
-    filter: Vec<(String, String)>,
-    /// table, table TEMPLATE, json, or a Go template
-    #[arg(long)]
-    format: Option<String>,
-    /// Only display IDs
-    #[arg(long, short)]
-    quiet: bool,
+    #[command(flatten)]
+    flags: list::Flags,
 }
 
 impl Ls {
     /// Prints the list.
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
-        filter::check(Kind::Node, &self.filter)?;
+        let query = self.flags.query(Kind::Node)?;
         let self_id = super::self_id(client).await?;
-        let reply = client.read(&Query::List(Kind::Node, self.filter)).await?;
+        let reply = client.read(&query).await?;
         let leader = reply.leader_id.clone().unwrap_or_default();
         let mut nodes: Vec<Node> = objects(reply)?
             .into_iter()
             .filter_map(|object| if let Object::Node(node) = object { Some(*node) } else { None })
             .collect();
         nodes.sort_by(|a, b| a.description.hostname.cmp(&b.description.hostname).then(a.id.cmp(&b.id)));
-        output::write(&listing(&nodes, &self_id, &leader).render(self.format.as_deref(), self.quiet)?)
+        self.flags.write(&listing(&nodes, &self_id, &leader))
     }
 }
 

@@ -1,8 +1,8 @@
 //! `skep node rm`.
 
 use crate::client::Client;
-use crate::failure::{self, Failure};
-use crate::render::output;
+use crate::command::remove;
+use crate::failure::Failure;
 use skep_model::request::Mutation;
 
 /// Remove one or more nodes from the swarm
@@ -19,13 +19,6 @@ pub struct Rm {
 impl Rm {
     /// Removes each; what cannot be removed does not keep the others.
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
-        let mut failures = Vec::new();
-        for node in self.nodes {
-            match client.mutate(&Mutation::RemoveNode { node: node.clone(), force: self.force }).await {
-                Ok(_) => output::line(&node)?,
-                Err(failure) => failures.push(failure),
-            }
-        }
-        failure::all(failures)
+        remove::each(client, self.nodes, |node| Mutation::RemoveNode { node, force: self.force }).await
     }
 }

@@ -1,9 +1,10 @@
 //! `skep secret inspect`.
 
 use crate::client::Client;
+use crate::command::{inspect, versioned};
 use crate::failure::{self, Failure};
 use crate::flags::time;
-use crate::render::{ago, inspect, json, output};
+use crate::render::{ago, json};
 use skep_model::secret::Secret;
 use skep_model::{Kind, Object, Time};
 use std::fmt::Write as _;
@@ -14,12 +15,8 @@ pub struct Inspect {
     /// Names or ids
     #[arg(required = true, value_name = "SECRET")]
     secrets: Vec<String>,
-    /// json, or a Go template
-    #[arg(long, short, conflicts_with = "pretty")]
-    format: Option<String>,
-    /// Print the information in a human friendly format
-    #[arg(long)]
-    pretty: bool,
+    #[command(flatten)]
+    flags: inspect::Flags,
 }
 
 impl Inspect {
@@ -33,39 +30,19 @@ impl Inspect {
                 Err(failure) => failures.push(failure),
             }
         }
-        if self.pretty {
-            let texts: Vec<String> = found.iter().map(|secret| pretty(secret, time::now())).collect();
-            output::write(&texts.join("\n"))?;
-        } else {
-            let objects: Vec<_> = found.iter().map(json::secret).collect();
-            output::write(&inspect::render(&objects, self.format.as_deref())?)?;
-        }
+        self.flags.write(&found, |secret| pretty(secret, time::now()), |secret| Ok(json::secret(secret)))?;
         failure::all(failures)
     }
 }
 
 fn pretty(secret: &Secret, now: Time) -> String {
-    let spec = &secret.spec;
-    let mut text = format!("ID:\t{}\nName:\t{}\n", secret.id, spec.annotations.name);
-    if !spec.annotations.labels.is_empty() {
-        text.push_str("Labels:\n");
-        for (key, value) in &spec.annotations.labels {
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, " - {key}={value}");
-        }
+    let mut versions = String::from("Versions:\n");
+    for version in &secret.spec.versions {
+        let current = if version.n == secret.spec.current { " (current)" } else { "" };
+        // Writing to a string cannot fail.
+        let _ = writeln!(versions, " - {} {} {}{current}", version.n, version.fingerprint, ago::ago(version.created_at, now));
     }
-    text.push_str("Versions:\n");
-    for version in &spec.versions {
-        let current = if version.n == spec.current { " (current)" } else { "" };
-        let _ = writeln!(text, " - {} {} {}{current}", version.n, version.fingerprint, ago::ago(version.created_at, now));
-    }
-    let _ = writeln!(
-        text,
-        "Created at:\t{}\nUpdated at:\t{}",
-        ago::stamp(secret.meta.created_at),
-        ago::stamp(secret.meta.updated_at)
-    );
-    text
+    versioned::pretty(secret, &versions)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! `skep secret rm`.
 
 use crate::client::Client;
-use crate::failure::{self, Failure};
-use crate::render::output;
+use crate::command::remove;
+use crate::failure::Failure;
 use skep_model::request::Mutation;
 
 /// Remove one or more secrets
@@ -16,13 +16,6 @@ pub struct Rm {
 impl Rm {
     /// Removes each; what cannot be removed does not keep the others.
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
-        let mut failures = Vec::new();
-        for secret in self.secrets {
-            match client.mutate(&Mutation::RemoveSecret { secret: secret.clone() }).await {
-                Ok(_) => output::line(&secret)?,
-                Err(failure) => failures.push(failure),
-            }
-        }
-        failure::all(failures)
+        remove::each(client, self.secrets, |secret| Mutation::RemoveSecret { secret }).await
     }
 }

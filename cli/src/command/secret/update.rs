@@ -1,13 +1,12 @@
 //! `skep secret update`.
 
 use crate::client::Client;
-use crate::command::input;
+use crate::command::{input, versioned};
 use crate::failure::Failure;
 use crate::flags::label;
-use crate::render::output;
 use skep_model::secret::SECRET_MAX;
 use skep_proto::v1::mutate_request::Mutation as Wire;
-use skep_proto::v1::{Confidential, Labels, UpdateSecret};
+use skep_proto::v1::{Confidential, UpdateSecret};
 
 /// Give a secret a new version, which its services roll out
 #[derive(Debug, clap::Args)]
@@ -29,12 +28,9 @@ impl Update {
         let update = UpdateSecret {
             reference: self.secret.clone(),
             value: value.map(|value| Confidential::new(value.as_slice())),
-            labels: (!self.label.is_empty()).then(|| Labels { labels: label::map(&self.label) }),
+            labels: versioned::labels(&self.label),
         };
         let outcome = client.mutate_wire(Wire::UpdateSecret(update)).await?;
-        match outcome.number {
-            0 => output::line(&self.secret),
-            number => output::line(format!("{} version {number}", self.secret)),
-        }
+        versioned::updated(&self.secret, &outcome)
     }
 }

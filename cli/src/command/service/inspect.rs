@@ -2,8 +2,9 @@
 
 use super::pretty;
 use crate::client::Client;
+use crate::command::inspect;
 use crate::failure::{self, Failure};
-use crate::render::{inspect, json, output};
+use crate::render::json;
 
 /// Display detailed information on one or more services
 #[derive(Debug, clap::Args)]
@@ -11,12 +12,8 @@ pub struct Inspect {
     /// Names or ids
     #[arg(required = true, value_name = "SERVICE")]
     services: Vec<String>,
-    /// json, or a Go template
-    #[arg(long, short, conflicts_with = "pretty")]
-    format: Option<String>,
-    /// Print the information in a human friendly format
-    #[arg(long)]
-    pretty: bool,
+    #[command(flatten)]
+    flags: inspect::Flags,
 }
 
 impl Inspect {
@@ -29,13 +26,7 @@ impl Inspect {
                 Err(failure) => failures.push(failure),
             }
         }
-        if self.pretty {
-            let texts: Vec<String> = found.iter().map(pretty::text).collect();
-            output::write(&texts.join("\n"))?;
-        } else {
-            let objects = found.iter().map(json::service).collect::<Result<Vec<_>, _>>()?;
-            output::write(&inspect::render(&objects, self.format.as_deref())?)?;
-        }
+        self.flags.write(&found, pretty::text, json::service)?;
         failure::all(failures)
     }
 }

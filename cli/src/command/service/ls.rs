@@ -1,11 +1,10 @@
 //! `skep service ls`.
 
 use crate::client::Client;
+use crate::command::list;
 use crate::command::task::ps::{tasks, without_digest};
 use crate::failure::Failure;
-use crate::flags::filter;
 use crate::render::listing::{Listing, row, short};
-use crate::render::output;
 use skep_model::service::{Service, ServiceMode};
 use skep_model::task::Task;
 use skep_model::{Kind, Object, ServiceId, TaskState};
@@ -15,29 +14,22 @@ use std::collections::BTreeMap;
 /// List services
 #[derive(Debug, clap::Args)]
 pub struct Ls {
-    /// Filter output based on conditions provided
-    #[arg(long, short, value_parser = filter::parse, value_name = "KEY=VALUE")]
-    filter: Vec<(String, String)>,
-    /// table, table TEMPLATE, json, or a Go template
-    #[arg(long)]
-    format: Option<String>,
-    /// Only display IDs
-    #[arg(long, short)]
-    quiet: bool,
+    #[command(flatten)]
+    flags: list::Flags,
 }
 
 impl Ls {
     /// Prints the list.
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
-        filter::check(Kind::Service, &self.filter)?;
-        let objects = client.list(&Query::List(Kind::Service, self.filter)).await?;
+        let query = self.flags.query(Kind::Service)?;
+        let objects = client.list(&query).await?;
         let mut services: Vec<Service> = objects
             .into_iter()
             .filter_map(|object| if let Object::Service(service) = object { Some(*service) } else { None })
             .collect();
         services.sort_by(|a, b| name(a).cmp(name(b)));
         let tasks = tasks(client.list(&Query::List(Kind::Task, Vec::new())).await?);
-        output::write(&listing(&services, &counts(&tasks)).render(self.format.as_deref(), self.quiet)?)
+        self.flags.write(&listing(&services, &counts(&tasks)))
     }
 }
 

@@ -1,0 +1,33 @@
+//! What the commands that inspect stored objects share: their flags, and how they print.
+
+use crate::failure::Failure;
+use crate::render::{inspect, output};
+use serde_json::Value;
+
+/// The flags of an inspection.
+#[derive(Debug, clap::Args)]
+pub struct Flags {
+    /// json, or a Go template
+    #[arg(long, short, conflicts_with = "pretty")]
+    format: Option<String>,
+    /// Print the information in a human friendly format
+    #[arg(long)]
+    pretty: bool,
+}
+
+impl Flags {
+    /// Prints what was found: each as `pretty` has it, or as `json` under the format.
+    pub fn write<T>(
+        &self,
+        found: &[T],
+        pretty: impl Fn(&T) -> String,
+        json: impl Fn(&T) -> Result<Value, Failure>,
+    ) -> Result<(), Failure> {
+        if self.pretty {
+            let texts: Vec<String> = found.iter().map(pretty).collect();
+            return output::write(&texts.join("\n"));
+        }
+        let objects = found.iter().map(json).collect::<Result<Vec<_>, _>>()?;
+        output::write(&inspect::render(&objects, self.format.as_deref())?)
+    }
+}
