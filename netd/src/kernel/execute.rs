@@ -27,7 +27,7 @@ pub enum ExecuteError {
     #[error("cannot {op}: {source}")]
     Refused {
         /// Which operation.
-        op: Op,
+        op: Box<Op>,
         /// Why.
         source: io::Error,
     },
@@ -35,7 +35,7 @@ pub enum ExecuteError {
     #[error("cannot {op}: {cause}")]
     Netlink {
         /// Which operation.
-        op: Op,
+        op: Box<Op>,
         /// Why.
         cause: String,
     },
@@ -43,13 +43,13 @@ pub enum ExecuteError {
     #[error("cannot {op}: no answer in {} s", ANSWER_DEADLINE.as_secs())]
     TimedOut {
         /// Which operation.
-        op: Op,
+        op: Box<Op>,
     },
     /// A namespace or link that it needs is not there.
     #[error("cannot {op}: {missing} is not there")]
     Missing {
         /// Which operation.
-        op: Op,
+        op: Box<Op>,
         /// What is not there.
         missing: String,
     },
@@ -57,7 +57,7 @@ pub enum ExecuteError {
     #[error("cannot {op}")]
     Kernel {
         /// Which operation.
-        op: Op,
+        op: Box<Op>,
         /// Why.
         #[source]
         source: KernelError,
@@ -86,7 +86,7 @@ impl Kernel {
                 Ok(fd) => self.enter(place.namespace, Some(fd)),
                 Err(error) => Err(error.into()),
             };
-            entered.map_err(|source| ExecuteError::Kernel { op, source })?;
+            entered.map_err(|source| ExecuteError::Kernel { op: Box::new(op), source })?;
             mirror.set(place, value);
             return Ok(());
         }
@@ -130,16 +130,16 @@ impl Kernel {
     async fn find(&mut self, op: Op, namespace: Namespace, name: Name, mirror: &mut Mirror) -> Result<(), ExecuteError> {
         let scope = self.scopes.get_mut(&namespace).ok_or_else(|| missing(op, "its namespace"))?;
         let number = scope.inside(|| nix::net::if_::if_nametoindex(name.as_str()));
-        let index = number.and_then(|index| Ok(index?)).map_err(|source| ExecuteError::Refused { op, source })?;
+        let index = number.and_then(|index| Ok(index?)).map_err(|source| ExecuteError::Refused { op: Box::new(op), source })?;
         scope.note(index, name);
         let observed = events::observe(namespace, scope, index, mirror).await;
-        observed.map(drop).map_err(|source| ExecuteError::Kernel { op, source })
+        observed.map(drop).map_err(|source| ExecuteError::Kernel { op: Box::new(op), source })
     }
 
     async fn remove(&mut self, op: Op, place: Place) -> Result<(), ExecuteError> {
         if let (Key::Namespace, Namespace::Task(task)) = (place.key, place.namespace) {
             self.leave(task);
-            return self.namespaces.remove(task).map_err(|error| ExecuteError::Kernel { op, source: error.into() });
+            return self.namespaces.remove(task).map_err(|error| ExecuteError::Kernel { op: Box::new(op), source: error.into() });
         }
         let Some(scope) = self.scopes.get(&place.namespace) else { return Ok(()) };
         let Some(index) = place.key.link().and_then(|name| index(scope, name)) else { return Ok(()) };
@@ -155,7 +155,7 @@ impl Kernel {
 }
 
 fn missing(op: Op, what: &str) -> ExecuteError {
-    ExecuteError::Missing { op, missing: what.to_owned() }
+    ExecuteError::Missing { op: Box::new(op), missing: what.to_owned() }
 }
 
 fn is_gone(error: &io::Error) -> bool {
@@ -169,9 +169,9 @@ fn index(scope: &Scope, name: Name) -> Option<u32> {
 
 async fn answer(op: Op, request: impl Future<Output = Result<(), Error>>) -> Result<(), ExecuteError> {
     match tokio::time::timeout(ANSWER_DEADLINE, request).await {
-        Err(_) => Err(ExecuteError::TimedOut { op }),
-        Ok(Err(Error::NetlinkError(error))) => Err(ExecuteError::Refused { op, source: error.to_io() }),
-        Ok(Err(error)) => Err(ExecuteError::Netlink { op, cause: error.to_string() }),
+        Err(_) => Err(ExecuteError::TimedOut { op: Box::new(op) }),
+        Ok(Err(Error::NetlinkError(error))) => Err(ExecuteError::Refused { op: Box::new(op), source: error.to_io() }),
+        Ok(Err(error)) => Err(ExecuteError::Netlink { op: Box::new(op), cause: error.to_string() }),
         Ok(Ok(())) => Ok(()),
     }
 }
@@ -229,7 +229,7 @@ async fn set_port(op: Op, scope: &Scope, link: u32, port: Port) -> Result<(), Ex
 fn write_setting(op: Op, scope: &Scope, name: Name, setting: Setting, value: u32) -> Result<(), ExecuteError> {
     let path = format!("/proc/sys/net/{}", setting.path(name));
     let written = scope.inside(|| std::fs::write(path, value.to_string()));
-    written.and_then(|result| result).map_err(|source| ExecuteError::Refused { op, source })
+    written.and_then(|result| result).map_err(|source| ExecuteError::Refused { op: Box::new(op), source })
 }
 
 /// The subnet's route is a row of its own, so the kernel must not add one; and
@@ -244,7 +244,7 @@ fn add_address(scope: &Scope, index: u32, net: IpNet) -> impl Future<Output = Re
 }
 
 fn route(op: Op, index: u32, net: IpNet, via: Option<IpAddr>) -> Result<RouteMessage, ExecuteError> {
-    let invalid = |error: rtnetlink::Error| ExecuteError::Netlink { op, cause: error.to_string() };
+    let invalid = |error: rtnetlink::Error| ExecuteError::Netlink { op: Box::new(op), cause: error.to_string() };
     let builder =
         RouteMessageBuilder::<IpAddr>::new().output_interface(index).destination_prefix(net.network(), net.prefix_len());
     let builder = builder.map_err(|error| invalid(Error::InvalidNla(error.to_string())))?;
