@@ -9,5 +9,6 @@
 pub mod engine;
 pub mod kernel;
 pub mod namespace;
+pub mod nft;
 pub mod parse;
 pub mod server;

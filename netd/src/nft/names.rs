@@ -1,0 +1,38 @@
+//! The way of a task's name queries: 127.0.0.11, port 53, to the ports that netd listens on.
+//!
+//! It is a rewrite of the destination and not a redirect: a redirect goes to 127.0.0.1, where nobody hears
+//! it, and port 53 itself stays free for a process of the task.
+
+use super::expression::{Expr, Family, Register, destination, destination_port, family_is, transport_is};
+use super::object::{Chain, ChainKind, Hook, PRIORITY_DNAT, Rule, Table, Value};
+use super::transaction::{Change, Transaction};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// The table's name.
+pub const TABLE: &str = "skep_names";
+/// The address that a task's resolver is told.
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
+
+/// Writes the table anew for listeners on these ports of [`ADDRESS`].
+pub fn replace(udp_port: u16, tcp_port: u16) -> Transaction {
+    let table = Table::new(TABLE);
+    let mut transaction = Transaction::new();
+    transaction.replace_table(&table);
+    transaction.push(Change::AddChain(table.clone(), Chain::base("output", ChainKind::Nat, Hook::Output, PRIORITY_DNAT)));
+    let address = Value::from(IpAddr::V4(ADDRESS)).into_bytes();
+    for (protocol, port) in [(17, udp_port), (6, tcp_port)] {
+        let port_register = Family::V4.after_address();
+        let matches =
+            vec![destination(Family::V4, Register::FIRST), Expr::Equal { register: Register::FIRST, value: address.clone() }];
+        let rewrite = vec![
+            destination_port(Register::FIRST),
+            Expr::Equal { register: Register::FIRST, value: 53u16.to_be_bytes().to_vec() },
+            Expr::Load { to: Register::FIRST, value: address.clone() },
+            Expr::Load { to: port_register, value: port.to_be_bytes().to_vec() },
+            Expr::Dnat { family: Family::V4, address: Some(Register::FIRST), port: Some(port_register) },
+        ];
+        let rule = Rule::new("output", [family_is(Family::V4), matches, transport_is(protocol), rewrite]);
+        transaction.push(Change::AddRule(table.clone(), rule));
+    }
+    transaction
+}

@@ -1,0 +1,364 @@
+//! The netlink socket of one namespace: commits transactions, and tells what the kernel holds.
+//!
+//! The kernel works through what is sent before `send` returns, so its answers are there to be read and
+//! nothing here ever waits: every read is non-blocking, and an answer that is missing is an error.
+
+use super::transaction::{INET, SUBSYSTEM, Transaction, bracket};
+use super::wire::{self, HEADER_LEN, MessageView, MessageWriter};
+use netlink_sys::{Socket as RawSocket, SocketAddr, protocols::NETLINK_NETFILTER};
+use nix::sys::socket::{setsockopt, sockopt};
+use std::collections::hash_map::DefaultHasher;
+use std::hash::Hasher;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+/// Messages in one transaction: every one is answered, and the answers must fit in the receive buffer.
+pub const TRANSACTION_MESSAGES_MAX: usize = 8192;
+/// Bytes of both buffers of a socket.
+const BUFFER_BYTES: usize = 16 << 20;
+/// Dumps that the kernel calls interrupted by a change are begun again this often.
+const DUMP_ATTEMPTS_MAX: u32 = 16;
+
+/// Why a namespace's rules could not be changed or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The socket could not be made.
+    #[error("open a netfilter socket: {0}")]
+    Open(#[source] io::Error),
+    /// The kernel did not take or give bytes.
+    #[error("{operation} on the netfilter socket: {source}")]
+    Transfer {
+        /// What was being done.
+        operation: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel refused a message; nothing of its transaction was done.
+    #[error("{what} (message {index} of {n_messages}): {errno}{}", detail.as_deref().map(|text| format!(": {text}")).unwrap_or_default())]
+    Refused {
+        /// The message in words.
+        what: String,
+        /// Its place in the transaction, from 1.
+        index: usize,
+        /// Messages in the transaction.
+        n_messages: usize,
+        /// The kernel's reason.
+        errno: nix::errno::Errno,
+        /// The kernel's own words, where it has any.
+        detail: Option<String>,
+    },
+    /// The transaction as a whole was refused.
+    #[error("commit {n_messages} messages: {errno}")]
+    Commit {
+        /// Messages in the transaction.
+        n_messages: usize,
+        /// The kernel's reason.
+        errno: nix::errno::Errno,
+    },
+    /// The kernel did not answer all messages.
+    #[error("{n_missing} of {n_messages} messages were not answered")]
+    Unanswered {
+        /// Messages without an answer.
+        n_missing: usize,
+        /// Messages in the transaction.
+        n_messages: usize,
+    },
+    /// The transaction is longer than [`TRANSACTION_MESSAGES_MAX`].
+    #[error("a transaction of {0} messages is too long (at most {TRANSACTION_MESSAGES_MAX})")]
+    TooLong(usize),
+    /// Changes came faster than the rules could be read.
+    #[error("the dump was interrupted {DUMP_ATTEMPTS_MAX} times by changes")]
+    Restless,
+}
+
+/// A netfilter socket that belongs to the namespace it was opened in.
+pub struct Socket {
+    raw: RawSocket,
+    sequence: u32,
+    port: u32,
+}
+
+impl Socket {
+    /// Opens a socket in the calling thread's namespace.
+    ///
+    /// # Errors
+    /// When the kernel has no netfilter or the process too few rights.
+    pub fn open() -> Result<Self, Error> {
+        let mut raw = RawSocket::new(NETLINK_NETFILTER).map_err(Error::Open)?;
+        let address = raw.bind_auto().map_err(Error::Open)?;
+        raw.connect(&SocketAddr::new(0, 0)).map_err(Error::Open)?;
+        raw.set_cap_ack(true).map_err(Error::Open)?;
+        raw.set_ext_ack(true).map_err(Error::Open)?;
+        force_buffers(&raw).map_err(Error::Open)?;
+        Ok(Self { raw, sequence: 1, port: address.port_number() })
+    }
+
+    /// Opens a socket in another namespace.
+    ///
+    /// # Errors
+    /// As [`Socket::open`], and when the namespace cannot be entered.
+    pub fn open_in(namespace: BorrowedFd<'_>) -> Result<Self, Error> {
+        super::namespace::within(namespace, Self::open).map_err(Error::Open)?
+    }
+
+    /// The netlink port: the author of this socket's changes in the events of the namespace.
+    pub fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// Commits a transaction whole, or changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] names the first message that the kernel did not take.
+    pub fn commit(&mut self, transaction: &Transaction) -> Result<(), Error> {
+        let begin = self.sequence;
+        let messages = transaction.encode(begin.wrapping_add(1));
+        if messages.is_empty() {
+            return Ok(());
+        }
+        if messages.len() > TRANSACTION_MESSAGES_MAX {
+            return Err(Error::TooLong(messages.len()));
+        }
+        let count = u32::try_from(messages.len()).expect("checked above");
+        let end = begin.wrapping_add(count + 1);
+        self.sequence = end.wrapping_add(1);
+        let mut batch = bracket(false, begin);
+        for message in &messages {
+            batch.extend_from_slice(&message.bytes);
+        }
+        batch.extend_from_slice(&bracket(true, end));
+        self.send(&batch)?;
+        let answers = self.read_answers(begin, messages.len())?;
+        judge(&answers, &messages)
+    }
+
+    /// The namespace's generation: it grows by one with every transaction of anybody.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn generation(&mut self) -> Result<u32, Error> {
+        let sequence = self.next_sequence();
+        self.send(&MessageWriter::new(SUBSYSTEM | 16, 0x1, sequence, 0, 0).finish())?;
+        while let Some(datagram) = self.receive()? {
+            for message in wire::messages(&datagram).filter(|message| message.sequence == sequence) {
+                refuse_error(&message, "read the generation")?;
+                if let Some(id) = message.attributes().find(|(kind, _)| *kind == 1).and_then(|(_, value)| wire::be32(value)) {
+                    return Ok(id);
+                }
+            }
+        }
+        Err(Error::Unanswered { n_missing: 1, n_messages: 1 })
+    }
+
+    /// A number for all that the kernel holds in a table; `None` when there is no such table. It changes
+    /// with any change of a chain, rule, set or element, also with one that is put back by hand.
+    ///
+    /// # Errors
+    /// When the kernel refuses the dump or changes interrupt it too often.
+    pub fn fingerprint(&mut self, table: &str) -> Result<Option<u64>, Error> {
+        for _ in 0..DUMP_ATTEMPTS_MAX {
+            match self.try_fingerprint(table) {
+                Err(Error::Restless) => {}
+                Err(Error::Refused { errno: nix::errno::Errno::ENOENT, .. }) => return Ok(None),
+                result => return result,
+            }
+        }
+        Err(Error::Restless)
+    }
+
+    fn try_fingerprint(&mut self, table: &str) -> Result<Option<u64>, Error> {
+        const TABLE: (u16, u16) = (1, 1);
+        const CHAINS: (u16, u16) = (4, 1);
+        const RULES: (u16, u16) = (7, 1);
+        const SETS: (u16, u16) = (10, 1);
+        let generation = self.generation()?;
+        let mut hasher = DefaultHasher::new();
+        let mut sets = Vec::new();
+        let mut there = false;
+        for (kind, name_attribute) in [TABLE, CHAINS, RULES, SETS] {
+            let filter = |m: &mut MessageWriter| {
+                if kind != 1 {
+                    m.text(1, table).done()
+                }
+            };
+            for body in self.dump(SUBSYSTEM | kind, INET, filter)? {
+                let attributes = body.get(4..).unwrap_or_default();
+                if wire::find(attributes, name_attribute).map(wire::text).as_deref() != Some(table) {
+                    continue;
+                }
+                there = true;
+                hasher.write(attributes);
+                if kind == SETS.0 {
+                    sets.extend(wire::find(attributes, 2).map(wire::text));
+                }
+            }
+        }
+        for set in sets {
+            // The order of a set's elements is the kernel's hash order: add them up.
+            let elements = self.dump(SUBSYSTEM | 13, INET, |m| m.text(1, table).text(2, &set).done())?;
+            hasher.write_u64(elements.iter().fold(0, |sum, body| sum_elements(body).wrapping_add(sum)));
+        }
+        if self.generation()? != generation {
+            return Err(Error::Restless);
+        }
+        Ok(there.then(|| hasher.finish()))
+    }
+
+    /// Asks for a dump and gives the bodies (netfilter header first) of its messages.
+    pub(crate) fn dump(&mut self, kind: u16, family: u8, fill: impl Fn(&mut MessageWriter)) -> Result<Vec<Vec<u8>>, Error> {
+        const DUMP: u16 = 0x301;
+        for _ in 0..DUMP_ATTEMPTS_MAX {
+            let sequence = self.next_sequence();
+            let mut request = MessageWriter::new(kind, DUMP, sequence, family, 0);
+            fill(&mut request);
+            self.send(&request.finish())?;
+            if let Some(bodies) = self.read_dump(sequence)? {
+                return Ok(bodies);
+            }
+        }
+        Err(Error::Restless)
+    }
+
+    fn read_dump(&mut self, sequence: u32) -> Result<Option<Vec<Vec<u8>>>, Error> {
+        const DONE: u16 = 3;
+        const INTERRUPTED: u16 = 0x10;
+        let mut bodies = Vec::new();
+        let mut whole = true;
+        while let Some(datagram) = self.receive()? {
+            for message in wire::messages(&datagram).filter(|message| message.sequence == sequence) {
+                refuse_error(&message, "read the rules")?;
+                whole &= message.flags & INTERRUPTED == 0;
+                if message.kind == DONE {
+                    return Ok(whole.then_some(bodies));
+                }
+                bodies.push(message.body.to_vec());
+            }
+        }
+        Err(Error::Unanswered { n_missing: 1, n_messages: 1 })
+    }
+
+    /// Sends one request outside of a transaction and reads its acknowledgement.
+    pub(crate) fn request(
+        &mut self,
+        what: &'static str,
+        kind: u16,
+        family: u8,
+        fill: impl FnOnce(&mut MessageWriter),
+    ) -> Result<(), Error> {
+        let sequence = self.next_sequence();
+        let mut request = MessageWriter::new(kind, 0x5, sequence, family, 0);
+        fill(&mut request);
+        self.send(&request.finish())?;
+        while let Some(datagram) = self.receive()? {
+            if let Some(message) = wire::messages(&datagram).find(|message| message.sequence == sequence) {
+                return refuse_error(&message, what);
+            }
+        }
+        Err(Error::Unanswered { n_missing: 1, n_messages: 1 })
+    }
+
+    fn next_sequence(&mut self) -> u32 {
+        let sequence = self.sequence;
+        self.sequence = sequence.wrapping_add(1);
+        sequence
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<(), Error> {
+        self.raw.send(bytes, 0).map(drop).map_err(|source| Error::Transfer { operation: "send", source })
+    }
+
+    /// The next datagram; `None` when there is none.
+    fn receive(&self) -> Result<Option<Vec<u8>>, Error> {
+        let mut buffer = Vec::with_capacity(64 << 10);
+        match self.raw.recv(&mut buffer, libc::MSG_DONTWAIT) {
+            Ok(_) => Ok(Some(buffer)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(source) => Err(Error::Transfer { operation: "receive", source }),
+        }
+    }
+
+    /// Reads the answers to messages `begin ..= begin + n_messages`, the opening bracket at place 0.
+    fn read_answers(&self, begin: u32, n_messages: usize) -> Result<Vec<Option<Answer>>, Error> {
+        let mut answers = vec![None; n_messages + 1];
+        while let Some(datagram) = self.receive()? {
+            for message in wire::messages(&datagram) {
+                let place = message.sequence.wrapping_sub(begin) as usize;
+                let (Some(slot), Some(answer)) = (answers.get_mut(place), Answer::parse(&message)) else { continue };
+                // The kernel may replay a batch and answer again; a refusal is the last word.
+                if slot.as_ref().is_none_or(|earlier: &Answer| earlier.errno == 0) {
+                    *slot = Some(answer);
+                }
+            }
+        }
+        Ok(answers)
+    }
+}
+
+/// What the kernel said to one message.
+#[derive(Clone, Debug)]
+struct Answer {
+    errno: i32,
+    detail: Option<String>,
+}
+
+impl Answer {
+    fn parse(message: &MessageView<'_>) -> Option<Self> {
+        const ERROR: u16 = 2;
+        const HAS_DETAIL: u16 = 0x200;
+        if message.kind != ERROR {
+            return None;
+        }
+        let errno = wire::u32_at(message.body, 0)?.cast_signed().wrapping_neg();
+        let attributes = message.body.get(4 + HEADER_LEN..).filter(|_| message.flags & HAS_DETAIL != 0);
+        let detail = attributes.and_then(|bytes| wire::find(bytes, 1)).map(wire::text);
+        Some(Self { errno, detail })
+    }
+}
+
+fn judge(answers: &[Option<Answer>], messages: &[super::transaction::Message]) -> Result<(), Error> {
+    let n_messages = messages.len();
+    for (index, answer) in answers.iter().enumerate().skip(1) {
+        if let Some(Answer { errno, detail }) = answer
+            && *errno != 0
+        {
+            let errno = nix::errno::Errno::from_raw(*errno);
+            let what = messages[index - 1].what.clone();
+            return Err(Error::Refused { what, index, n_messages, errno, detail: detail.clone() });
+        }
+    }
+    if let Some(Some(Answer { errno, .. })) = answers.first()
+        && *errno != 0
+    {
+        return Err(Error::Commit { n_messages, errno: nix::errno::Errno::from_raw(*errno) });
+    }
+    match answers.iter().skip(1).filter(|answer| answer.is_none()).count() {
+        0 => Ok(()),
+        n_missing => Err(Error::Unanswered { n_missing, n_messages }),
+    }
+}
+
+fn refuse_error(message: &MessageView<'_>, what: &'static str) -> Result<(), Error> {
+    match Answer::parse(message) {
+        Some(Answer { errno, detail }) if errno != 0 => {
+            let errno = nix::errno::Errno::from_raw(errno);
+            Err(Error::Refused { what: what.to_owned(), index: 1, n_messages: 1, errno, detail })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn sum_elements(body: &[u8]) -> u64 {
+    let list = wire::find(body.get(4..).unwrap_or_default(), 3).unwrap_or_default();
+    wire::attributes(list).fold(0, |sum, (_, element)| {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(element);
+        hasher.finish().wrapping_add(sum)
+    })
+}
+
+fn force_buffers(raw: &RawSocket) -> io::Result<()> {
+    setsockopt(raw, sockopt::RcvBufForce, &BUFFER_BYTES)?;
+    setsockopt(raw, sockopt::SndBufForce, &BUFFER_BYTES)?;
+    Ok(())
+}

@@ -1,0 +1,471 @@
+//! The rules as real traffic meets them.
+
+use super::conntrack::{Vanished, forget};
+use super::expression::Verdict;
+use super::object::{Chain, Rule, Table};
+use super::services::{self, Service};
+use super::testing::Namespace;
+use super::*;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// A TCP server in a namespace that greets every connection with its name and then echoes one byte.
+fn greet(namespace: &Namespace, address: &str, name: u8) {
+    let listener = namespace.run(|| TcpListener::bind(address).expect("the address is free"));
+    // The thread ends with the test's process; its listener keeps the namespace no longer than that.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            std::thread::spawn(move || {
+                let peer = stream.peer_addr().expect("a peer");
+                let _ = stream.write_all(format!("{} {peer}\n", char::from(name)).as_bytes());
+                let mut byte = [0];
+                while stream.read_exact(&mut byte).is_ok() {
+                    let _ = stream.write_all(&[name]);
+                }
+            });
+        }
+    });
+}
+
+/// A UDP server that answers every datagram with its name.
+fn answer(namespace: &Namespace, address: &str, name: u8) {
+    let socket = namespace.run(|| UdpSocket::bind(address).expect("the address is free"));
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, peer)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&[name], peer);
+        }
+    });
+}
+
+struct Client {
+    stream: TcpStream,
+    name: char,
+    seen_as: SocketAddr,
+}
+
+fn connect(namespace: &Namespace, address: &str) -> std::io::Result<Client> {
+    let mut stream = namespace.run(|| TcpStream::connect_timeout(&address.parse().expect("an address"), DEADLINE))?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while byte != *b"\n" {
+        stream.read_exact(&mut byte)?;
+        line.push(byte[0]);
+    }
+    let line = String::from_utf8(line).expect("a greeting");
+    let (name, peer) = line.trim().split_once(' ').expect("name and peer");
+    Ok(Client { stream, name: name.parse().expect("one letter"), seen_as: peer.parse().expect("an address") })
+}
+
+fn names(namespace: &Namespace, address: &str, n: usize) -> String {
+    (0..n).map(|_| connect(namespace, address).expect("a connection").name).collect()
+}
+
+fn ask(socket: &UdpSocket, address: &str) -> char {
+    socket.send_to(b"?", address).expect("it is sent");
+    let mut buffer = [0; 64];
+    socket.recv_from(&mut buffer).expect("an answer in time");
+    buffer[0].into()
+}
+
+fn udp(namespace: &Namespace, address: &str) -> UdpSocket {
+    let socket = namespace.run(|| UdpSocket::bind(address).expect("the address is free"));
+    socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    socket
+}
+
+fn addresses(list: &[&str]) -> Vec<IpAddr> {
+    list.iter().map(|address| address.parse().expect("an address")).collect()
+}
+
+fn web(backends: &[&str]) -> Service {
+    Service { key: "web".to_owned(), addresses: addresses(&["10.7.0.100", "fd07::100"]), backends: addresses(backends) }
+}
+
+/// A client namespace that reaches three servers `a`, `b`, `c` over links of their own, v4 and v6.
+fn cluster() -> (Namespace, Vec<Namespace>) {
+    let client = Namespace::new();
+    let servers: Vec<_> = (1..=3)
+        .map(|n| {
+            let server = Namespace::new();
+            let (ours4, ours6) = (format!("10.7.{n}.1/24"), format!("fd07:{n}::1/64"));
+            let (theirs4, theirs6) = (format!("10.7.{n}.2/24"), format!("fd07:{n}::2/64"));
+            client.connect(&format!("v{n}"), &[&ours4, &ours6], &server, "eth0", &[&theirs4, &theirs6]);
+            // The client's source address may be that of another link.
+            server.default_route(&format!("10.7.{n}.1"));
+            server.default_route(&format!("fd07:{n}::1"));
+            let name = b'a' + u8::try_from(n - 1).expect("three servers");
+            greet(&server, &format!("10.7.{n}.2:80"), name);
+            greet(&server, &format!("[fd07:{n}::2]:80"), name);
+            answer(&server, &format!("10.7.{n}.2:90"), name);
+            server
+        })
+        .collect();
+    client.default_route("10.7.1.2");
+    client.default_route("fd07:1::2");
+    (client, servers)
+}
+
+const ALL: [&str; 6] = ["10.7.1.2", "10.7.2.2", "10.7.3.2", "fd07:1::2", "fd07:2::2", "fd07:3::2"];
+
+#[test]
+fn a_virtual_address_gives_connections_to_its_backends_exactly_in_turn() {
+    let (client, _servers) = cluster();
+    let mut socket = Socket::open_in(client.fd()).expect("a socket");
+    socket.commit(&services::replace_all("task1", &[web(&ALL)])).expect("the rules are taken");
+    for address in ["10.7.0.100:80", "[fd07::100]:80"] {
+        let seen = names(&client, address, 9);
+        let mut turn: Vec<char> = seen[..3].chars().collect();
+        assert_eq!(seen, seen[..3].repeat(3), "the turn repeats itself");
+        turn.sort_unstable();
+        assert_eq!(turn, ['a', 'b', 'c'], "no backend is left out");
+    }
+    let source = connect(&client, "10.7.0.100:80").expect("a connection").seen_as.ip();
+    assert!(source.to_string().starts_with("10.7."), "the task's own address is seen, not {source}");
+}
+
+#[test]
+fn every_task_takes_the_backends_in_an_order_of_its_own_that_stays() {
+    let backends = addresses(&ALL[..3]);
+    let first = |n: usize| services::order(&format!("task{n}"), "web", Family::V4, &backends)[0];
+    let n_first = |backend| (0..300).filter(|n| first(*n) == backend).count();
+    for backend in &backends {
+        assert!((70..=130).contains(&n_first(*backend)), "{backend} is first for {} of 300", n_first(*backend));
+    }
+    let whole = services::order("task1", "web", Family::V4, &backends);
+    let fewer = services::order("task1", "web", Family::V4, &whole[1..]);
+    assert_eq!(fewer, whole[1..], "who stays keeps its place");
+}
+
+#[test]
+fn replaced_backends_take_new_connections_and_the_old_keep_theirs() {
+    let (client, _servers) = cluster();
+    let mut socket = Socket::open_in(client.fd()).expect("a socket");
+    socket.commit(&services::replace_all("task1", &[web(&ALL[..1])])).expect("the rules are taken");
+    let mut old = connect(&client, "10.7.0.100:80").expect("a connection");
+    assert_eq!(old.name, 'a');
+    socket.commit(&services::replace_backends("task1", &web(&ALL[1..2]))).expect("the backends are replaced");
+    assert_eq!(names(&client, "10.7.0.100:80", 4), "bbbb");
+    old.stream.write_all(b"x").expect("the connection stands");
+    let mut byte = [0];
+    old.stream.read_exact(&mut byte).expect("its backend answers");
+    assert_eq!(byte, [b'a']);
+    // A whole table written anew does not cut it either.
+    socket.commit(&services::replace_all("task1", &[web(&ALL[1..2])])).expect("the rules are taken");
+    old.stream.write_all(b"x").expect("the connection stands");
+    old.stream.read_exact(&mut byte).expect("its backend answers");
+    assert_eq!(byte, [b'a']);
+}
+
+#[test]
+fn a_connection_to_a_vanished_backend_is_reset_and_datagrams_move() {
+    let (client, _servers) = cluster();
+    let mut socket = Socket::open_in(client.fd()).expect("a socket");
+    socket.commit(&services::replace_all("task1", &[web(&ALL[..1])])).expect("the rules are taken");
+    let mut gone = connect(&client, "10.7.0.100:80").expect("a connection");
+    let mut direct = connect(&client, "10.7.1.2:80").expect("a connection past the rules");
+    let datagrams = udp(&client, "0.0.0.0:0");
+    assert_eq!(ask(&datagrams, "10.7.0.100:90"), 'a');
+    socket.commit(&services::replace_backends("task1", &web(&ALL[1..2]))).expect("the backends are replaced");
+    assert_eq!(ask(&datagrams, "10.7.0.100:90"), 'a', "conntrack still remembers");
+    let vanished = Vanished { backend: ALL[0].parse().expect("an address"), through: None, port: None };
+    assert_eq!(forget(&mut socket, &[vanished]).expect("connections are forgotten"), 2);
+    assert_eq!(ask(&datagrams, "10.7.0.100:90"), 'b');
+    let started = Instant::now();
+    gone.stream.write_all(b"x").expect("it is sent");
+    let error = gone.stream.read_exact(&mut [0]).expect_err("the connection is cut");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert!(started.elapsed() < Duration::from_secs(1));
+    direct.stream.write_all(b"x").expect("it is sent");
+    direct.stream.read_exact(&mut [0]).expect("what was not rewritten stands");
+    assert_eq!(forget(&mut socket, &[vanished]).expect("connections are listed"), 0);
+}
+
+#[test]
+fn a_service_without_a_backend_refuses_at_once_and_comes_back() {
+    let (client, _servers) = cluster();
+    let mut socket = Socket::open_in(client.fd()).expect("a socket");
+    socket.commit(&services::replace_all("task1", &[web(&[])])).expect("the rules are taken");
+    for address in ["10.7.0.100:80", "[fd07::100]:80"] {
+        let error = connect(&client, address).err().expect("nobody answers");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{address}: {error}");
+    }
+    socket.commit(&services::replace_backends("task1", &web(&ALL))).expect("the backends are replaced");
+    assert_eq!(names(&client, "10.7.0.100:80", 3).len(), 3);
+    socket.commit(&services::remove(&web(&[]))).expect("the service is removed");
+    socket.commit(&services::add("task1", &web(&ALL))).expect("it can be added again");
+    assert_eq!(names(&client, "[fd07::100]:80", 3).len(), 3);
+}
+
+#[test]
+fn a_task_reaches_itself_through_its_own_services_address() {
+    let (client, _servers) = cluster();
+    greet(&client, "10.7.1.1:80", b'h');
+    let mut socket = Socket::open_in(client.fd()).expect("a socket");
+    socket.commit(&services::replace_all("task1", &[web(&["10.7.1.1"])])).expect("the rules are taken");
+    assert_eq!(names(&client, "10.7.0.100:80", 3), "hhh");
+}
+
+#[test]
+fn a_refused_message_undoes_its_transaction_and_is_named() {
+    let namespace = Namespace::new();
+    let mut socket = Socket::open_in(namespace.fd()).expect("a socket");
+    let generation = socket.generation().expect("a generation");
+    let mut transaction = Transaction::new();
+    let table = Table::new("skep_test");
+    transaction.push(Change::AddTable(table.clone()));
+    transaction.push(Change::AddChain(table.clone(), Chain::plain("here")));
+    let rule = Rule::new("nowhere", [vec![Expr::Verdict(Verdict::Accept)]]);
+    transaction.push(Change::AddRule(table, rule));
+    let error = socket.commit(&transaction).expect_err("there is no such chain");
+    assert!(
+        matches!(&error, Error::Refused { what, index: 3, n_messages: 3, errno: nix::errno::Errno::ENOENT, .. }
+            if what == "add rule to skep_test nowhere"),
+        "{error:?}"
+    );
+    assert_eq!(socket.fingerprint("skep_test").expect("a dump"), None, "nothing of it was done");
+    assert_eq!(socket.generation().expect("a generation"), generation);
+    // The socket is good for the next one.
+    socket.commit(&services::replace_all("task1", &[web(&ALL)])).expect("the rules are taken");
+    assert_eq!(socket.generation().expect("a generation"), generation + 1);
+}
+
+#[test]
+fn a_fingerprint_tells_every_change_and_rests_otherwise() {
+    let namespace = Namespace::new();
+    let mut socket = Socket::open_in(namespace.fd()).expect("a socket");
+    socket.commit(&services::replace_all("task1", &[web(&ALL)])).expect("the rules are taken");
+    let first = socket.fingerprint(services::TABLE).expect("a dump").expect("the table is there");
+    assert_eq!(socket.fingerprint(services::TABLE).expect("a dump"), Some(first));
+    let flush = |socket: &mut Socket, chain: &str| {
+        let mut transaction = Transaction::new();
+        transaction.push(Change::FlushChain(Table::new(services::TABLE), chain.to_owned()));
+        socket.commit(&transaction).expect("the chain is emptied");
+    };
+    flush(&mut socket, "s4_web");
+    let second = socket.fingerprint(services::TABLE).expect("a dump").expect("the table is there");
+    assert_ne!(first, second);
+    let mut transaction = Transaction::new();
+    let entry = Element::Decision(Value::from(IpAddr::from([10, 7, 0, 9])), Verdict::Drop);
+    transaction.push(Change::AddElements(Table::new(services::TABLE), "v4".to_owned(), vec![entry]));
+    socket.commit(&transaction).expect("an element is added");
+    assert_ne!(socket.fingerprint(services::TABLE).expect("a dump"), Some(second));
+}
+
+#[test]
+fn the_monitor_tells_our_own_transactions_from_foreign_ones() {
+    let namespace = Namespace::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut monitor = monitor::Monitor::open_in(namespace.fd()).expect("a monitor");
+        let mut own = Socket::open_in(namespace.fd()).expect("a socket");
+        let mut foreign = Socket::open_in(namespace.fd()).expect("a socket");
+        own.commit(&names::replace(20053, 20053)).expect("the rules are taken");
+        foreign.commit(&egress::replace(&[])).expect("the rules are taken");
+        for (socket, table) in [(&own, names::TABLE), (&foreign, egress::TABLE)] {
+            let event = tokio::time::timeout(DEADLINE, monitor.next()).await.expect("an event in time").expect("an event");
+            let monitor::Event::Committed(committed) = event else { panic!("{event:?}") };
+            assert_eq!(committed.port, socket.port());
+            assert_eq!(committed.tables.into_iter().collect::<Vec<_>>(), [table]);
+            assert!(committed.generation > 0 && !committed.process.is_empty());
+        }
+        assert_ne!(own.port(), foreign.port());
+    });
+}
+
+#[test]
+fn many_backends_and_many_services_are_one_transaction() {
+    let namespace = Namespace::new();
+    let mut socket = Socket::open_in(namespace.fd()).expect("a socket");
+    let backends: Vec<IpAddr> = (0..100).map(|n| IpAddr::from([10, 8, 0, n])).collect();
+    let service = Service { key: "big".to_owned(), addresses: addresses(&["10.8.1.1"]), backends };
+    let created = Instant::now();
+    socket.commit(&services::replace_all("task1", std::slice::from_ref(&service))).expect("the rules are taken");
+    let created = created.elapsed();
+    let replaced = Instant::now();
+    for _ in 0..50 {
+        socket.commit(&services::replace_backends("task1", &service)).expect("the backends are replaced");
+    }
+    println!("100 backends: created in {created:?}, replaced in {:?}", replaced.elapsed() / 50);
+    let many: Vec<Service> = (0..600u16)
+        .map(|n| {
+            let [high, low] = n.to_be_bytes();
+            let address = IpAddr::from([10, 9, high, low]);
+            Service { key: format!("{n}_{}", "k".repeat(90)), addresses: vec![address], backends: vec![address] }
+        })
+        .collect();
+    socket.commit(&services::replace_all("task1", &many)).expect("600 services with long names are taken");
+}
+
+#[test]
+fn name_queries_reach_the_listener_and_port_53_stays_free() {
+    let namespace = Namespace::new();
+    answer(&namespace, "127.0.0.11:20053", b'u');
+    greet(&namespace, "127.0.0.11:20054", b't');
+    answer(&namespace, "0.0.0.0:53", b'o');
+    let mut socket = Socket::open_in(namespace.fd()).expect("a socket");
+    socket.commit(&names::replace(20053, 20054)).expect("the rules are taken");
+    assert_eq!(ask(&udp(&namespace, "0.0.0.0:0"), "127.0.0.11:53"), 'u');
+    assert_eq!(names(&namespace, "127.0.0.11:53", 2), "tt");
+    assert_eq!(ask(&udp(&namespace, "0.0.0.0:0"), "127.0.0.1:53"), 'o', "the task's own server is left alone");
+    let connected = udp(&namespace, "0.0.0.0:0");
+    connected.connect("127.0.0.11:53").expect("connected");
+    connected.send(b"?").expect("it is sent");
+    connected.recv(&mut [0; 8]).expect("the answer comes from the address that was asked");
+}
+
+/// A task, a node that forwards, and a host outside; links `tasks` (task side) and `out` of the node.
+fn behind_a_node() -> (Namespace, Namespace, Namespace) {
+    let (task, node, outside) = (Namespace::new(), Namespace::new(), Namespace::new());
+    node.connect("tasks", &["172.20.0.1/24", "fd20::1/64"], &task, "eth0", &["172.20.0.2/24", "fd20::2/64"]);
+    node.connect("out", &["203.0.113.1/24", "fd99::1/64"], &outside, "eth0", &["203.0.113.9/24", "fd99::9/64"]);
+    node.sysctl("ipv4/ip_forward", "1");
+    node.sysctl("ipv6/conf/all/forwarding", "1");
+    task.default_route("172.20.0.1");
+    task.default_route("fd20::1");
+    (task, node, outside)
+}
+
+#[test]
+fn tasks_go_out_with_the_nodes_address() {
+    let (task, node, outside) = behind_a_node();
+    greet(&outside, "203.0.113.9:80", b'o');
+    greet(&outside, "[fd99::9]:80", b'o');
+    let subnet = |network: &str, prefix| egress::Egress {
+        bridge: "tasks".to_owned(),
+        network: network.parse().expect("an address"),
+        prefix,
+    };
+    let mut socket = Socket::open_in(node.fd()).expect("a socket");
+    socket.commit(&egress::replace(&[subnet("172.20.0.0", 24), subnet("fd20::", 64)])).expect("the rules are taken");
+    let seen = |address| connect(&task, address).expect("a connection").seen_as.ip().to_string();
+    assert_eq!(seen("203.0.113.9:80"), "203.0.113.1");
+    assert_eq!(seen("[fd99::9]:80"), "fd99::1");
+    // Another subnet is not the one: a host outside knows no way back to the task's own address.
+    outside.default_route("203.0.113.1");
+    socket.commit(&egress::replace(&[subnet("172.20.1.0", 24)])).expect("the rules are taken");
+    assert_eq!(seen("203.0.113.9:80"), "172.20.0.2");
+}
+
+#[test]
+fn the_overlays_port_hears_members_only() {
+    let (task, node, outside) = behind_a_node();
+    for address in ["203.0.113.1:4789", "[fd99::1]:4789", "203.0.113.1:4790", "172.20.0.1:4789"] {
+        answer(&node, address, b'n');
+    }
+    let mut socket = Socket::open_in(node.fd()).expect("a socket");
+    socket.commit(&underlay::replace(4789, &addresses(&["172.20.0.2"]))).expect("the rules are taken");
+    let heard = |from: &Namespace, address: &str| {
+        let local = if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+        let client = udp(from, local);
+        client.set_read_timeout(Some(Duration::from_millis(300))).expect("a deadline");
+        client.send_to(b"?", address).expect("it is sent");
+        client.recv(&mut [0; 8]).is_ok()
+    };
+    assert!(heard(&task, "172.20.0.1:4789"), "a member");
+    assert!(heard(&outside, "203.0.113.1:4790"), "another port");
+    assert!(!heard(&outside, "203.0.113.1:4789") && !heard(&outside, "[fd99::1]:4789"), "no members");
+    socket.commit(&underlay::replace(4789, &addresses(&["203.0.113.9", "fd99::9"]))).expect("the rules are taken");
+    assert!(heard(&outside, "203.0.113.1:4789") && heard(&outside, "[fd99::1]:4789"), "now members");
+    assert!(!heard(&task, "172.20.0.1:4789"), "no member any more");
+}
+
+/// A client, two ingress nodes, and a task (10.7.0.12) with a link to each; the rules of the mesh are in.
+struct Mesh {
+    client: Namespace,
+    _nodes: [Namespace; 2],
+    _task: Namespace,
+}
+
+fn mesh_of_two() -> Mesh {
+    let (client, task) = (Namespace::new(), Namespace::new());
+    let nodes = [Namespace::new(), Namespace::new()];
+    task.address("lo", "10.7.0.12/32");
+    task.sysctl("ipv4/tcp_fwmark_accept", "1");
+    let mut senders = Vec::new();
+    let mut wired = Vec::new();
+    for (node, n) in nodes.iter().zip(1u16..) {
+        let link = format!("n{n}");
+        node.connect("out", &[&format!("203.0.{n}.1/24")], &client, &link, &[&format!("203.0.{n}.5/24")]);
+        node.connect("tasks", &[&format!("10.{n}.0.1/24")], &task, &link, &[&format!("10.{n}.0.2/24")]);
+        node.sysctl("ipv4/ip_forward", "1");
+        node.default_route(&format!("203.0.{n}.5"));
+        node.route_to("10.7.0.12/32", &format!("10.{n}.0.2"), 254);
+        let mark = 0x100 + u32::from(n);
+        task.route_to("0.0.0.0/0", &format!("10.{n}.0.1"), mark);
+        task.route_mark(mark, mark);
+        senders.push(mesh::IngressNode { hardware: node.hardware("tasks"), mark });
+        let published = [(mesh::Transport::Tcp, 8080, 80), (mesh::Transport::Udp, 9090, 90)];
+        let ports = published.map(|(transport, port, target_port)| {
+            let wire_port = 8000 + n;
+            wired.push(mesh::WirePort { transport, wire_port, target_port });
+            mesh::Published { transport, port, wire_port, backends: addresses(&["10.7.0.12"]) }
+        });
+        let mut socket = Socket::open_in(node.fd()).expect("a socket");
+        socket.commit(&mesh::replace_ingress("node", &ports)).expect("the node's rules are taken");
+    }
+    // UDP replies are routed before the hook that marks them: there must be a route for the first look.
+    task.default_route("10.1.0.1");
+    let mut socket = Socket::open_in(task.fd()).expect("a socket");
+    socket.commit(&mesh::replace_task(&senders, &wired)).expect("the task's rules are taken");
+    greet(&task, "10.7.0.12:80", b't');
+    answer(&task, "10.7.0.12:90", b'u');
+    Mesh { client, _nodes: nodes, _task: task }
+}
+
+/// A connection from a chosen address and port.
+fn connect_from(namespace: &Namespace, from: &str, to: &str) -> String {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt};
+    use std::os::fd::AsRawFd;
+    let mut stream = namespace.run(|| {
+        let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+        setsockopt(&fd, sockopt::ReuseAddr, &true).expect("the port may be shared");
+        setsockopt(&fd, sockopt::SendTimeout, &nix::sys::time::TimeVal::new(5, 0)).expect("a deadline");
+        let parse = |text: &str| SockaddrIn::from(text.parse::<std::net::SocketAddrV4>().expect("an address"));
+        bind(fd.as_raw_fd(), &parse(from)).expect("the port is free");
+        connect(fd.as_raw_fd(), &parse(to)).expect("a connection in time");
+        TcpStream::from(fd)
+    });
+    stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    let mut greeting = [0; 64];
+    let n = stream.read(&mut greeting).expect("a greeting");
+    // It stays open, so that the next connection meets it in the task's memory of connections.
+    std::mem::forget(stream);
+    String::from_utf8_lossy(&greeting[..n]).trim().to_owned()
+}
+
+#[test]
+fn one_client_port_through_two_nodes_reaches_one_task_twice_with_its_own_address() {
+    let mesh = mesh_of_two();
+    assert_eq!(connect_from(&mesh.client, "203.0.1.5:5000", "203.0.1.1:8080"), "t 203.0.1.5:5000");
+    let second = connect_from(&mesh.client, "203.0.1.5:5000", "203.0.2.1:8080");
+    assert!(second.starts_with("t 203.0.1.5:"), "{second}");
+}
+
+#[test]
+fn published_datagrams_return_through_the_node_they_came_by() {
+    let mesh = mesh_of_two();
+    for node in ["203.0.1.1:9090", "203.0.2.1:9090"] {
+        let socket = udp(&mesh.client, "0.0.0.0:0");
+        socket.connect(node).expect("connected");
+        socket.send(b"?").expect("it is sent");
+        let mut buffer = [0; 8];
+        socket.recv(&mut buffer).expect("the answer comes from the node that was asked");
+        assert_eq!(buffer[0], b'u');
+    }
+}
+
+#[test]
+fn a_published_port_without_a_task_refuses() {
+    let node = Namespace::new();
+    let port = mesh::Published { transport: mesh::Transport::Tcp, port: 8080, wire_port: 8001, backends: Vec::new() };
+    let mut socket = Socket::open_in(node.fd()).expect("a socket");
+    socket.commit(&mesh::replace_ingress("node", &[port])).expect("the rules are taken");
+    let error = connect(&node, "127.0.0.1:8080").err().expect("nobody answers");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{error}");
+}

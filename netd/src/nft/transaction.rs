@@ -1,0 +1,251 @@
+//! A change of a namespace's rules that the kernel takes whole or not at all.
+
+use super::expression::Expr;
+use super::object::{Chain, ChainKind, Element, Gives, Hook, Map, Rule, Table, layout};
+use super::wire::MessageWriter;
+
+/// NFNL_SUBSYS_NFTABLES in the upper byte of a message's kind.
+pub(crate) const SUBSYSTEM: u16 = 10 << 8;
+/// The `inet` family.
+pub(crate) const INET: u8 = 1;
+/// Elements in one message: at most 511 bytes each, so that their list fits in an attribute.
+const ELEMENTS_PER_MESSAGE: usize = 128;
+
+const REQUEST: u16 = 0x001;
+const ACK: u16 = 0x004;
+const CREATE: u16 = 0x400;
+const APPEND: u16 = 0x800;
+
+/// One step of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Makes a table; one that is there stays as it is.
+    AddTable(Table),
+    /// Removes a table with all that is in it; refused (ENOENT) when it is not there.
+    DeleteTable(Table),
+    /// Makes a chain; one that is there with the same hook stays as it is.
+    AddChain(Table, Chain),
+    /// Removes the rules of a chain.
+    FlushChain(Table, String),
+    /// Removes a chain that nothing points to any more.
+    DeleteChain(Table, String),
+    /// Makes a named set or map with its elements.
+    AddMap(Table, Map),
+    /// Adds elements; one that is there with the same value stays, with another is refused (EEXIST).
+    AddElements(Table, String, Vec<Element>),
+    /// Removes elements by their keys; refused (ENOENT) when one is not there.
+    DeleteElements(Table, String, Vec<Element>),
+    /// Appends a rule.
+    AddRule(Table, Rule),
+}
+
+/// Changes that belong together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Transaction {
+    changes: Vec<Change>,
+}
+
+impl Transaction {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends one step.
+    pub fn push(&mut self, change: Change) -> &mut Self {
+        self.changes.push(change);
+        self
+    }
+
+    /// Appends the steps of another.
+    pub fn append(&mut self, mut other: Self) -> &mut Self {
+        self.changes.append(&mut other.changes);
+        self
+    }
+
+    /// Empties a table, whether it is there or not: what follows in the same transaction fills it, and no
+    /// packet ever sees it empty.
+    pub fn replace_table(&mut self, table: &Table) -> &mut Self {
+        self.push(Change::AddTable(table.clone()));
+        self.push(Change::DeleteTable(table.clone()));
+        self.push(Change::AddTable(table.clone()))
+    }
+
+    /// Removes a table, whether it is there or not.
+    pub fn remove_table(&mut self, table: &Table) -> &mut Self {
+        self.push(Change::AddTable(table.clone()));
+        self.push(Change::DeleteTable(table.clone()))
+    }
+
+    /// The steps in order.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// The messages between BATCH_BEGIN and BATCH_END, numbered from `first`.
+    pub(crate) fn encode(&self, first: u32) -> Vec<Message> {
+        let mut encoder = Encoder { messages: Vec::new(), first, n_maps: 0 };
+        for change in &self.changes {
+            encoder.change(change);
+        }
+        encoder.messages
+    }
+}
+
+/// BATCH_BEGIN or BATCH_END.
+pub(crate) fn bracket(end: bool, sequence: u32) -> Vec<u8> {
+    MessageWriter::new(if end { 0x11 } else { 0x10 }, REQUEST, sequence, 0, 10).finish()
+}
+
+/// An encoded message and what to call it in an error.
+pub(crate) struct Message {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) what: String,
+}
+
+struct Encoder {
+    messages: Vec<Message>,
+    first: u32,
+    /// Sets are known by a number until the transaction is committed.
+    n_maps: u32,
+}
+
+impl Encoder {
+    fn change(&mut self, change: &Change) {
+        match change {
+            Change::AddTable(table) => {
+                self.message(0, CREATE, format!("add table {}", table.0), |m| m.text(1, &table.0).be32(2, 0).done());
+            }
+            Change::DeleteTable(table) => {
+                self.message(2, 0, format!("delete table {}", table.0), |m| m.text(1, &table.0).done());
+            }
+            Change::AddChain(table, chain) => self.add_chain(table, chain),
+            Change::FlushChain(table, chain) => {
+                self.message(8, 0, format!("flush chain {} {chain}", table.0), |m| {
+                    m.text(1, &table.0).text(2, chain);
+                });
+            }
+            Change::DeleteChain(table, chain) => {
+                self.message(5, 0, format!("delete chain {} {chain}", table.0), |m| {
+                    m.text(1, &table.0).text(3, chain);
+                });
+            }
+            Change::AddMap(table, map) => {
+                let id = self.add_map(table, map, 0);
+                self.elements(12, CREATE, table, &map.name, Some(id), &map.elements);
+            }
+            Change::AddElements(table, map, elements) => self.elements(12, CREATE, table, map, None, elements),
+            Change::DeleteElements(table, map, elements) => self.elements(14, 0, table, map, None, elements),
+            Change::AddRule(table, rule) => self.add_rule(table, rule),
+        }
+    }
+
+    fn add_chain(&mut self, table: &Table, chain: &Chain) {
+        self.message(3, CREATE, format!("add chain {} {}", table.0, chain.name), |m| {
+            m.text(1, &table.0).text(3, &chain.name);
+            let Some((kind, hook, priority)) = chain.base else { return };
+            let hook = match hook {
+                Hook::Prerouting => 0,
+                Hook::Input => 1,
+                Hook::Forward => 2,
+                Hook::Output => 3,
+                Hook::Postrouting => 4,
+            };
+            m.nest(4, |nested| nested.be32(1, hook).bytes(2, &priority.to_be_bytes()).done());
+            m.be32(5, 1);
+            m.text(
+                7,
+                match kind {
+                    ChainKind::Filter => "filter",
+                    ChainKind::Nat => "nat",
+                    ChainKind::Route => "route",
+                },
+            );
+        });
+    }
+
+    fn add_map(&mut self, table: &Table, map: &Map, extra_flags: u32) -> u32 {
+        const MAP: u32 = 0x8;
+        const VERDICT: u32 = 0xffff_ff00;
+        self.n_maps += 1;
+        let id = self.n_maps;
+        let (key_kind, key_length) = layout(&map.key);
+        self.message(9, CREATE, format!("add map {} {}", table.0, map.name), |m| {
+            m.text(1, &table.0).text(2, &map.name);
+            m.be32(3, extra_flags | if map.gives == Gives::Membership { 0 } else { MAP });
+            m.be32(4, key_kind).be32(5, key_length);
+            match &map.gives {
+                Gives::Membership => {}
+                Gives::Verdicts => m.be32(6, VERDICT).done(),
+                Gives::Values(kinds) => {
+                    let (kind, length) = layout(kinds);
+                    m.be32(6, kind).be32(7, length);
+                }
+            }
+            m.be32(10, id);
+        });
+        id
+    }
+
+    fn elements(&mut self, kind: u16, flags: u16, table: &Table, map: &str, id: Option<u32>, elements: &[Element]) {
+        for chunk in elements.chunks(ELEMENTS_PER_MESSAGE) {
+            let verb = if kind == 12 { "add" } else { "delete" };
+            let what = format!("{verb} {} elements of {} {map}", chunk.len(), table.0);
+            self.message(kind, flags, what, |m| {
+                m.text(1, &table.0).text(2, map);
+                if let Some(id) = id {
+                    m.be32(4, id);
+                }
+                m.nest(3, |list| {
+                    for element in chunk {
+                        encode_element(element, list);
+                    }
+                });
+            });
+        }
+    }
+
+    fn add_rule(&mut self, table: &Table, rule: &Rule) {
+        const ANONYMOUS_CONSTANT: u32 = 0x1 | 0x2;
+        let own_maps: Vec<u32> = rule
+            .expressions
+            .iter()
+            .map(|expression| {
+                let Expr::LookupOwn { map, .. } = expression else { return 0 };
+                let id = self.add_map(table, map, ANONYMOUS_CONSTANT);
+                self.elements(12, CREATE, table, Map::OWN_NAME, Some(id), &map.elements);
+                id
+            })
+            .collect();
+        self.message(6, CREATE | APPEND, format!("add rule to {} {}", table.0, rule.chain), |m| {
+            m.text(1, &table.0).text(2, &rule.chain);
+            m.nest(4, |list| {
+                for (expression, own_map) in rule.expressions.iter().zip(own_maps) {
+                    expression.encode(own_map, list);
+                }
+            });
+        });
+    }
+
+    fn message(&mut self, kind: u16, flags: u16, what: String, fill: impl FnOnce(&mut MessageWriter)) {
+        let number = u32::try_from(self.messages.len()).expect("a transaction is bounded");
+        let sequence = self.first.wrapping_add(number);
+        let mut message = MessageWriter::new(SUBSYSTEM | kind, REQUEST | ACK | flags, sequence, INET, 0);
+        fill(&mut message);
+        self.messages.push(Message { bytes: message.finish(), what });
+    }
+}
+
+fn encode_element(element: &Element, list: &mut MessageWriter) {
+    let key = match element {
+        Element::Member(key) | Element::Entry(key, _) | Element::Decision(key, _) => key,
+    };
+    list.nest(1, |nested| {
+        nested.nest(1, |value| value.bytes(1, key.bytes()).done());
+        match element {
+            Element::Member(_) => {}
+            Element::Entry(_, value) => nested.nest(2, |data| data.bytes(1, value.bytes()).done()).done(),
+            Element::Decision(_, verdict) => verdict.encode(2, nested),
+        }
+    });
+}
