@@ -5,7 +5,7 @@ mod common;
 
 use common::{Daemon, refused, text, wait_until};
 use skep_identity::token::{JoinToken, RootDigest};
-use skep_proto::v1::{Confidential, InitRequest, LocalState, Role, UnlockKeyRequest, UnlockRequest};
+use skep_proto::v1::{Confidential, InitRequest, LocalState, NodeState, Role, UnlockKeyRequest, UnlockRequest};
 use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,7 +97,14 @@ async fn a_node_becomes_a_manager_and_a_worker_again() {
     wait_until("the manager is a worker", async || !w1.info().await.is_manager).await;
     wait_until("its log is gone", async || !w1.data().join("manager").exists()).await;
     let info = w1.info().await;
-    assert_eq!((info.node_id, info.error), (id, String::new()));
+    assert_eq!((&info.node_id, info.error), (&id, String::new()));
+    // Once more: its old raft id is spent, and the others know it under a new one.
+    m1.set_role(&id, Role::Manager).await.unwrap();
+    wait_until("the worker is a manager again", async || w1.nodes().await.is_ok_and(|nodes| nodes.len() == 3)).await;
+    assert!(w1.info().await.leader_id.is_some());
+    wait_until("the leader reaches it", async || reachable(&m1, &id).await).await;
+    m1.set_role(&id, Role::Worker).await.unwrap();
+    wait_until("the manager is a worker again", async || !w1.info().await.is_manager).await;
     m2.leave(true).await.unwrap();
     assert!(m2.is_clean());
     wait_until("one manager is left", async || m1.info().await.managers == 1).await;
@@ -188,6 +195,53 @@ async fn a_crash_on_the_way_is_undone_or_finished() {
     set_stage(&mut m1, "founding");
     settled(&m1, LocalState::Inactive).await;
     assert!(m1.is_clean());
+}
+
+/// The moments are any; what is found afterwards is one of two things.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_moment_leaves_nothing_half() {
+    let (m1, mut other) = (Daemon::new(), Daemon::new());
+    let founded = m1.init(InitRequest::default()).await.unwrap();
+    let (worker, manager) = (text(founded.worker_token), text(founded.manager_token));
+    for round in 0..20 {
+        let mut chance = [0; 1];
+        getrandom::fill(&mut chance).unwrap();
+        let moment = std::time::Duration::from_millis(u64::from(chance[0]) * 2);
+        let what = format!("round {round}, killed after {moment:?}");
+        let begun = async {
+            match round % 4 {
+                0 | 2 => other.init(InitRequest::default()).await.map(drop),
+                1 => other.join(&m1.address, &worker).await.map(drop),
+                _ => other.join(&m1.address, &manager).await.map(drop),
+            }
+        };
+        // Without an answer in time it is under way in the daemon.
+        let answer = tokio::time::timeout(moment, begun).await;
+        println!("{what}: {answer:?}");
+        other.restart_after_kill(&[]);
+        wait_until(&what, async || matches!(other.info().await.state(), LocalState::Inactive | LocalState::Active)).await;
+        if other.info().await.state() == LocalState::Inactive {
+            assert!(other.is_clean() && !matches!(answer, Ok(Ok(()))), "{what}");
+            continue;
+        }
+        match round % 4 {
+            1 => wait_until(&what, async || !other.info().await.manager_addresses.is_empty()).await,
+            _ => wait_until(&what, async || other.nodes().await.is_ok()).await,
+        }
+        assert_eq!(other.info().await.error, "", "{what}");
+        other.leave(true).await.unwrap();
+        assert!(other.is_clean(), "{what}");
+        wait_until(&what, async || m1.nodes().await.is_ok()).await;
+    }
+}
+
+/// Whether a manager has a session with a node that is a manager too.
+async fn reachable(manager: &Daemon, id: &str) -> bool {
+    let nodes = manager.nodes().await.unwrap_or_default();
+    let Some(node) = nodes.into_iter().find(|node| node.id == id) else { return false };
+    let is_manager = node.plan.and_then(|plan| plan.value).is_some_and(|plan| plan.manager.is_some());
+    let state = node.status.and_then(|status| status.value).map(|status| status.state());
+    is_manager && state == Some(NodeState::Ready)
 }
 
 #[test]
