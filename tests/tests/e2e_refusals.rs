@@ -95,11 +95,7 @@ fn names() -> Vec<Case> {
         case("service create --name ok --config nothing busybox", REFUSED, &["nothing", "not found"]),
         case("service create --name ok --network nothing busybox", USAGE, &["nothing"]),
         case("service create --name ok --constraint node.role=red busybox", USAGE, &["constraint"]),
-        case(
-            "service create --name ok --secret source=used,target=a --secret source=used,target=a busybox",
-            USAGE,
-            &["target"],
-        ),
+        case("service create --name ok --secret source=used,target=a --secret source=used,target=a busybox", USAGE, &["target"]),
         case("service create --name ok UPPER", REFUSED, &["reference"]),
         with_input("secret create used -", b"again", REFUSED, &["used", "exist"]),
         with_input("secret create not/a/name -", b"value", REFUSED, &["name"]),
