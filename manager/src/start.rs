@@ -226,7 +226,8 @@ impl Manager {
             loop {
                 tokio::select! {
                     _ = again.tick() => self.shared.inbox.put(Event::StepDown),
-                    _ = leadership.wait_for(|now| !now.is_self) => return,
+                    // A successor must be heard of: until then this one's vote may be needed.
+                    _ = leadership.wait_for(|now| !now.is_self && now.leader.is_some()) => return,
                 }
             }
         };

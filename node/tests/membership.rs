@@ -252,3 +252,26 @@ fn one_data_folder_has_one_daemon() {
     let said = String::from_utf8(second.stderr).unwrap();
     assert!(said.contains("another skepd uses the data folder") && said.lines().count() == 1, "{said}");
 }
+/// A daemon that is ended on purpose leaves no gap: its leadership is another's
+/// when it is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_ends_hands_over() {
+    let (mut m1, m2, m3) = (Daemon::new(), Daemon::new(), Daemon::new());
+    let founded = m1.init(InitRequest::default()).await.unwrap();
+    let token = text(founded.manager_token);
+    m2.join(&m1.address, &token).await.unwrap();
+    m3.join(&m2.address, &token).await.unwrap();
+    wait_until("all are managers", async || m3.info().await.managers == 3).await;
+    wait_until("all have caught up", async || m3.nodes().await.is_ok_and(|nodes| nodes.len() == 3)).await;
+    wait_until("the others know the leader", async || m2.info().await.leader_id == Some(founded.node_id.clone())).await;
+    m1.terminate().await;
+    wait_until("another leads", async || {
+        let leader = m2.info().await.leader_id;
+        leader.is_some_and(|leader| leader != founded.node_id)
+    })
+    .await;
+    wait_until("the other follows it", async || m3.nodes().await.is_ok_and(|nodes| nodes.len() == 3)).await;
+    m1.start();
+    wait_until("it follows", async || m1.nodes().await.is_ok_and(|nodes| nodes.len() == 3)).await;
+    assert!(!m1.info().await.is_leader);
+}

@@ -327,9 +327,11 @@ impl Consensus {
         self.raw.report_snapshot(raft_id, if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure });
     }
 
-    /// Begins to hand leadership to the voter that lacks least. Whether there is one.
+    /// Begins to hand leadership to the voter that lacks least. Whether there is
+    /// one. A learner that is on its way to a vote is waited for: without this
+    /// manager the remaining voters alone might be no majority.
     pub(crate) fn hand_over(&mut self, now: Time) -> bool {
-        if self.raw.raft.state != StateRole::Leader {
+        if self.raw.raft.state != StateRole::Leader || self.membership.1.learners.iter().any(|id| self.is_active(now, *id)) {
             return false;
         }
         if self.is_handing_over() {
