@@ -48,7 +48,17 @@ pub fn list(node: &Node) -> ImageListReply {
             }
         }
     }
+    images.values_mut().for_each(drop_plain_digests);
     ImageListReply { images: images.into_values().collect() }
+}
+
+/// A name by digest is listed only where the image has no tag: every pull by tag
+/// leaves both.
+fn drop_plain_digests(image: &mut v1::Image) {
+    let has_tag = image.references.iter().any(|reference| !reference.contains('@'));
+    if has_tag {
+        image.references.retain(|reference| !reference.contains('@'));
+    }
 }
 
 /// When it was built, in nanoseconds since 1970; when this node got it, if it does not say.

@@ -92,17 +92,23 @@ mod tests {
     #[test]
     fn secrets_have_a_driver_and_configs_have_none() {
         let now = Time(60_000_000_000);
-        check(&listing(vec![sample::secret()], now), expect![[r#"
+        check(
+            &listing(vec![sample::secret()], now),
+            expect![[r#"
             ID                          NAME       DRIVER    CREATED          UPDATED
             0000000000000000000000003   password             50 seconds ago   40 seconds ago
             {"CreatedAt":"50 seconds ago","Driver":"","ID":"0000000000000000000000003","Labels":{"tier":"front"},"Name":"password","UpdatedAt":"40 seconds ago","Version":2}
             0000000000000000000000003
-        "#]]);
-        check(&listing(vec![sample::config()], now), expect![[r#"
+        "#]],
+        );
+        check(
+            &listing(vec![sample::config()], now),
+            expect![[r#"
             ID                          NAME       CREATED          UPDATED
             0000000000000000000000004   settings   50 seconds ago   40 seconds ago
             {"CreatedAt":"50 seconds ago","ID":"0000000000000000000000004","Labels":{"tier":"front"},"Name":"settings","UpdatedAt":"40 seconds ago","Version":1}
             0000000000000000000000004
-        "#]]);
+        "#]],
+        );
     }
 }

@@ -62,9 +62,6 @@ pub async fn show(stream: &mut Streaming<ImageProgress>, silence: Duration, quie
     let is_live = !quiet && std::io::stderr().is_terminal();
     let mut is_done = false;
     while let Some(progress) = client::next_within(stream, silence).await? {
-        if !progress.message.is_empty() {
-            eprintln!("{}skep: {}", erase(is_live), progress.message);
-        }
         if !progress.error.is_empty() {
             eprint!("{}", erase(is_live));
             return Err(Failure::refused(progress.error));
@@ -74,7 +71,9 @@ pub async fn show(stream: &mut Streaming<ImageProgress>, silence: Duration, quie
             eprint!("{}{}", erase(true), status(&progress));
         } else if progress.done {
             eprint!("{}", erase(is_live));
-            if !quiet {
+            if !quiet && !progress.message.is_empty() {
+                output::line(&progress.message)?;
+            } else if !quiet {
                 for reference in &progress.references {
                     output::line(format!("Loaded image: {reference}"))?;
                 }
@@ -90,8 +89,10 @@ fn erase(is_live: bool) -> &'static str {
 }
 
 fn status(progress: &ImageProgress) -> String {
+    let step = if progress.message.is_empty() { &progress.state } else { &progress.message };
     match progress.total {
-        0 => format!("{} {}", progress.state, size::decimal(progress.bytes)),
-        total => format!("{} {}/{}", progress.state, size::decimal(progress.bytes), size::decimal(total)),
+        0 if progress.bytes == 0 => step.clone(),
+        0 => format!("{step} {}", size::decimal(progress.bytes)),
+        total => format!("{step} {}/{}", size::decimal(progress.bytes), size::decimal(total)),
     }
 }
