@@ -329,8 +329,7 @@ impl Simulation {
                 self.agent_event(number, Event::Assignments { term, assignments })
             }
             Word::Close { reason, hint } => {
-                let short: String = reason.chars().take_while(|c| *c != ':').filter(|c| !c.is_ascii_digit()).take(40).collect();
-                self.coverage.count(format!("session: closed, {}", short.split(" node ").next().unwrap_or_default()));
+                self.coverage.count(format!("session: closed, {}", closing(&reason)));
                 self.agents.links.remove(&session);
                 self.session_ends(number, session, hint)
             }
@@ -485,6 +484,20 @@ impl Simulation {
         }
         None
     }
+}
+
+/// What kind of reason a session was ended for.
+fn closing(reason: &str) -> &'static str {
+    let kinds = [
+        "is not the leader any more",
+        "is not the leader",
+        "opened a newer one",
+        "is not part of the cluster",
+        "exceeded rate limit",
+        "heartbeat failure",
+        "was removed from the cluster",
+    ];
+    kinds.into_iter().find(|kind| reason.contains(kind)).unwrap_or("another reason")
 }
 
 /// No node is sent a secret that none of its tasks references.

@@ -9,7 +9,7 @@ use skep_manager_core::store::Store;
 use skep_model::container::{FileTarget, SecretReference};
 use skep_model::network::NetworkSpec;
 use skep_model::request::{Mutation, Outcome};
-use skep_model::secret::SecretVersion;
+use skep_model::secret::{SECRET_MAX, SecretVersion};
 use skep_model::service::{Annotations, ServiceMode};
 use skep_model::{Refusal, RequestId, SecretId};
 use std::collections::BTreeSet;
@@ -129,13 +129,18 @@ impl Client {
     /// Something that must be refused, and how.
     fn wrong(&mut self, network: Option<String>, secret: Option<OwnSecret>) -> (Operation, Option<Mutation>) {
         let uses_secret = self.service.as_ref().is_some_and(|(_, uses, _)| *uses);
-        let (kind, mutation) = match (self.dice.below(6), network, secret, uses_secret) {
+        let (kind, mutation) = match (self.dice.below(7), network, secret, uses_secret) {
             (0, Some(name), _, _) => ("NameConflict", Mutation::CreateNetwork { spec: network_spec(&name) }),
             (1, _, _, _) => ("Invalid", Mutation::CreateNetwork { spec: network_spec("-no-name-") }),
             (2 | 3, _, Some(secret), true) => ("InUse", Mutation::RemoveSecret { secret: secret.name }),
             (4, _, Some(secret), _) => {
                 let version = Some(version(secret.id, secret.newest + 5, &mut self.dice));
                 ("OutOfSequence", Mutation::UpdateSecret { secret: secret.name, version, labels: None })
+            }
+            (5, _, Some(secret), _) => {
+                let mut version = version(secret.id, secret.newest + 1, &mut self.dice);
+                version.sealed.bytes.resize(SECRET_MAX + version.sealed.bytes.len(), 0);
+                ("TooLarge", Mutation::UpdateSecret { secret: secret.name, version: Some(version), labels: None })
             }
             _ => ("NotFound", Mutation::RemoveNetwork { network: "nobody-made-this".into() }),
         };

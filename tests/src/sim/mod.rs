@@ -404,7 +404,7 @@ impl Simulation {
             ));
         }
         let store = self.machines[leader].manager.as_ref()?.store();
-        if let Some(what) = self.agents_lack(store).or_else(|| services::lack(store)) {
+        if let Some(what) = self.agents_lack(store).or_else(|| services::lack(store, self.now)) {
             return Some(what);
         }
         (self.watcher.version() < self.machines[leader].manager.as_ref()?.store().version)

@@ -3,7 +3,7 @@
 use super::containers::IMAGES;
 use super::random::Dice;
 use skep_manager_core::store::Store;
-use skep_model::TaskState;
+use skep_manager_core::timing::DEPLOYMENT_DEADLINE;
 use skep_model::container::{ContainerSpec, SecretReference};
 use skep_model::deployment::DeploymentState;
 use skep_model::resources::{ResourceRequirements, Resources};
@@ -11,6 +11,7 @@ use skep_model::service::{
     Annotations, FailureAction, RestartCondition, RestartPolicy, Service, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
     UpdateOrder,
 };
+use skep_model::{TaskState, Time};
 use std::time::Duration;
 
 const MS: Duration = Duration::from_millis(1);
@@ -70,11 +71,11 @@ fn update_config(dice: &mut Dice) -> UpdateConfig {
 
 /// What services lack until each is as it is wanted, or has come to an end that
 /// says why it is not.
-pub(super) fn lack(store: &Store) -> Option<String> {
-    store.services().find_map(|service| lacks(store, service))
+pub(super) fn lack(store: &Store, now: Time) -> Option<String> {
+    store.services().find_map(|service| lacks(store, service, now))
 }
 
-fn lacks(store: &Store, service: &Service) -> Option<String> {
+fn lacks(store: &Store, service: &Service, now: Time) -> Option<String> {
     let name = &service.spec.spec.annotations.name;
     if service.plan.removed_at.is_some() {
         return Some(format!("service {name} was removed and is still there"));
@@ -89,11 +90,14 @@ fn lacks(store: &Store, service: &Service) -> Option<String> {
             && task.status.state == TaskState::Pending
             && !(task.status.error.is_empty() && task.status.message.is_empty())
     });
-    if deployment.state == DeploymentState::Progressing && !is_pending {
-        return Some(format!("the deployment of {name} has no verdict: {deployment:?}"));
-    }
     let policy = service.spec.spec.task_template.restart_policy;
     let gives_up = policy.condition != RestartCondition::Any || policy.max_attempts > 0;
+    // Tasks that were lost with their node and are not restarted: the deadline decides.
+    let deadline = service.spec.spec.deadline.unwrap_or(DEPLOYMENT_DEADLINE);
+    let is_waiting = gives_up && now.since(deployment.progressed_at) < deadline;
+    if deployment.state == DeploymentState::Progressing && !is_pending && !is_waiting {
+        return Some(format!("the deployment of {name} has no verdict: {deployment:?}"));
+    }
     let is_stuck = matches!(deployment.state, DeploymentState::Paused | DeploymentState::Failed);
     if gives_up || is_stuck || is_pending {
         return None;
