@@ -247,7 +247,8 @@ mod tests {
     fn commands_combine_as_dockers_do() {
         let image = ImageConfig { entrypoint: strings(&["run"]), cmd: strings(&["-d"]), ..ImageConfig::default() };
         let bare = ImageConfig::default();
-        let table: [(&[&str], &[&str], &ImageConfig, Option<&[&str]>); 5] = [
+        type Row<'a> = (&'a [&'a str], &'a [&'a str], &'a ImageConfig, Option<&'a [&'a str]>);
+        let table: [Row<'_>; 5] = [
             (&[], &[], &image, Some(&["run", "-d"])),
             (&[], &["-v"], &image, Some(&["run", "-v"])),
             (&["sh"], &[], &image, Some(&["sh"])),
