@@ -24,9 +24,11 @@ use runtime::{Folders, Runtime, Settings};
 use saved::Saved;
 use session::{Outbox, Sessions};
 use skep_agent_core::Agent as Core;
+use skep_agent_core::task::WAITING_FOR_MANAGER;
 use skep_identity::clock;
 use skep_model::assignment::SessionInfo;
 use skep_model::node::NodeDescription;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -145,6 +147,16 @@ impl Agent {
         let statuses = lock(&self.core).statuses();
         let running = statuses.iter().filter(|update| update.status.state == skep_model::TaskState::Running).count();
         (statuses.len() as u64, running as u64)
+    }
+
+    /// The tasks that cannot start before a manager is reached, each with why.
+    pub fn waiting(&self) -> Vec<String> {
+        let core = lock(&self.core);
+        let names: BTreeMap<_, _> = core.tasks().map(|task| (task.id, task.name())).collect();
+        let waits = core.statuses().into_iter().filter(|update| update.status.message == WAITING_FOR_MANAGER);
+        waits
+            .map(|update| format!("task {} {}", names.get(&update.task).cloned().unwrap_or_default(), update.status.error))
+            .collect()
     }
 
     /// Ends the session; containers go on.

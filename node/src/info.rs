@@ -65,6 +65,7 @@ pub async fn info(node: &Node) -> NodeInfo {
         && let Phase::Active(member) = &*phase
     {
         (info.tasks, info.tasks_running) = member.agent.counts();
+        info.warnings.extend(member.agent.waiting());
     }
     add_certificate(&mut info, &view);
     add_refusal(&mut info, &view);

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// The stop grace period of a container that does not say.
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
+/// The message of a task whose files only a manager can bring.
+pub const WAITING_FOR_MANAGER: &str = "waiting for a manager";
 /// How much longer than the grace period a shim may take to stop a container.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
 
@@ -339,7 +341,7 @@ impl TaskMachine {
         let text = "waits for a manager: its secrets and configs are not kept on the node's disk";
         if self.status.error != text {
             self.status.error = text.into();
-            self.touch(now, "waiting for a manager");
+            self.touch(now, WAITING_FOR_MANAGER);
         }
     }
 
