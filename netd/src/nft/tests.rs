@@ -360,19 +360,22 @@ fn the_overlays_port_hears_members_only() {
     }
     let mut socket = Socket::open_in(node.fd()).expect("a socket");
     socket.commit(&underlay::replace(4789, &addresses(&["172.20.0.2"]))).expect("the rules are taken");
-    let heard = |from: &Namespace, address: &str| {
+    // What is to be heard may take its time on a busy machine; silence is awaited briefly.
+    let heard_within = |limit: Duration, from: &Namespace, address: &str| {
         let local = if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
         let client = udp(from, local);
-        client.set_read_timeout(Some(Duration::from_millis(300))).expect("a deadline");
+        client.set_read_timeout(Some(limit)).expect("a deadline");
         client.send_to(b"?", address).expect("it is sent");
         client.recv(&mut [0; 8]).is_ok()
     };
+    let heard = |from: &Namespace, address: &str| heard_within(Duration::from_secs(10), from, address);
+    let silent = |from: &Namespace, address: &str| !heard_within(Duration::from_millis(300), from, address);
     assert!(heard(&task, "172.20.0.1:4789"), "a member");
     assert!(heard(&outside, "203.0.113.1:4790"), "another port");
-    assert!(!heard(&outside, "203.0.113.1:4789") && !heard(&outside, "[fd99::1]:4789"), "no members");
+    assert!(silent(&outside, "203.0.113.1:4789") && silent(&outside, "[fd99::1]:4789"), "no members");
     socket.commit(&underlay::replace(4789, &addresses(&["203.0.113.9", "fd99::9"]))).expect("the rules are taken");
     assert!(heard(&outside, "203.0.113.1:4789") && heard(&outside, "[fd99::1]:4789"), "now members");
-    assert!(!heard(&task, "172.20.0.1:4789"), "no member any more");
+    assert!(silent(&task, "172.20.0.1:4789"), "no member any more");
 }
 
 /// A client, two ingress nodes, and a task (10.7.0.12) with a link to each; the rules of the mesh are in.
