@@ -70,7 +70,15 @@ impl Manager {
                     self.finish(request, Err(refusal));
                 }
             }
-            Ok(Admitted::Done(outcome)) => self.confirm(request, Ok(outcome)),
+            // Nothing changes, but the answer is remembered: a repeat after other
+            // changes must not take effect.
+            Ok(Admitted::Done(outcome)) => {
+                let mut transaction = Transaction::new(self.now);
+                (transaction.request, transaction.outcome) = (Some(request), Some(outcome));
+                if let Err(refusal) = self.propose(Origin::Request(request), transaction) {
+                    self.finish(request, Err(refusal));
+                }
+            }
             Ok(Admitted::Join(_) | Admitted::Leave { .. }) => unreachable!("joining and leaving have become transactions"),
             Err(refusal) => self.confirm(request, Err(refusal)),
         }
