@@ -122,7 +122,8 @@ fn a_failing_update_is_rolled_back(cluster: &Cluster) {
 }
 
 fn a_failing_update_pauses_by_default(cluster: &Cluster) {
-    create(cluster, "pause", 3, &["--env", "V=1"]).ok();
+    // A task that ends at once has run for a moment: the pause between slots lets its end be seen before the next.
+    create(cluster, "pause", 3, &["--env", "V=1", "--update-delay", "2s"]).ok();
     let failed = update(cluster, "pause", &["--env-add", "V=2", "--args", "-c 'exit 7'"]);
     assert_eq!(failed.code, FAILED, "{failed}");
     let running = cluster.running("m1", "pause");
