@@ -6,7 +6,7 @@
 use prost::Message as _;
 use std::path::PathBuf;
 
-const FILES: [&str; 8] = ["objects", "log", "control", "dispatcher", "ca", "raft", "local", "netd"];
+const FILES: [&str; 9] = ["objects", "overlay", "log", "control", "dispatcher", "ca", "raft", "local", "netd"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");

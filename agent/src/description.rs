@@ -17,6 +17,7 @@ pub fn describe(labels: BTreeMap<String, String>) -> NodeDescription {
         resources: Resources { nano_cpus: cpus * NANOS_PER_CPU, memory_bytes: memory() },
         engine_version: skep_model::version::RELEASE.into(),
         engine_labels: labels,
+        underlay: None,
     }
 }
 

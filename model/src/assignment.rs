@@ -6,6 +6,7 @@
 //! of the chain; their values are added by the shell that encodes the message.
 
 use crate::node::NodeDescription;
+use crate::overlay::OverlayChange;
 use crate::task::{Task, TaskStatus};
 use crate::{ConfigId, NodeId, SecretId, TaskId, Time};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ pub struct Assignments {
     pub applies_to: u64,
     /// The version after it: `applies_to` + 1.
     pub results_in: u64,
-    /// Secrets and configs first, then tasks; removals last.
+    /// Secrets, configs and what is new of the overlay first, then tasks; removals last.
     pub changes: Vec<AssignmentChange>,
 }
 
@@ -38,6 +39,11 @@ pub enum AssignmentChange {
     RemoveSecret(SecretId, u64),
     /// No task of this node references it any more.
     RemoveConfig(ConfigId, u64),
+    /// Something of the overlay networks changed for this node.
+    Overlay(OverlayChange),
+    /// The task, which is to stop, is withdrawn wherever it was to be found: its
+    /// connections may be drained and the stop signal be sent.
+    MayStop(TaskId),
 }
 
 /// What an agent observed of one task.

@@ -3,6 +3,7 @@
 use crate::sealed::Sealed;
 use crate::service::Annotations;
 use crate::{ClusterId, Meta, NodeId, Section, Time};
+use ipnet::{IpNet, Ipv4Net};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -36,6 +37,15 @@ pub struct ClusterSpec {
     pub max_snapshots: u64,
     /// Managers start locked.
     pub autolock: bool,
+    /// Where the subnets of networks are taken from.
+    pub address_pools: Vec<IpNet>,
+    /// The prefix length of such a subnet (v4; a v6 one has 64).
+    pub subnet_size: u32,
+    /// The UDP port of VXLAN.
+    pub data_path_port: u16,
+    /// How long a change of an endpoint is waited for on nodes that do not say
+    /// that they have programmed it.
+    pub barrier_timeout: Duration,
 }
 
 impl Default for ClusterSpec {
@@ -48,6 +58,10 @@ impl Default for ClusterSpec {
             snapshot_interval: 10_000,
             max_snapshots: 0,
             autolock: false,
+            address_pools: vec![IpNet::V4(Ipv4Net::new_assert([10, 0, 0, 0].into(), 8))],
+            subnet_size: 20,
+            data_path_port: 4789,
+            barrier_timeout: Duration::from_secs(5),
         }
     }
 }

@@ -38,6 +38,10 @@ pub struct ContainerSpec {
     /// From the stop signal to SIGKILL; `None` = 10 s.
     #[serde(with = "crate::container::nanos")]
     pub stop_grace_period: Option<Duration>,
+    /// How long busy connections may go on before the stop signal; `None` = as
+    /// long as the grace period, at most 10 s.
+    #[serde(with = "crate::container::nanos")]
+    pub stop_drain: Option<Duration>,
     /// Health check; `None` = the image's.
     pub healthcheck: Option<HealthConfig>,
     /// Extra lines of `/etc/hosts`: `(address, name)` pairs.

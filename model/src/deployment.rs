@@ -33,6 +33,8 @@ pub struct Deployment {
     pub wanted: u64,
     /// See `wanted`.
     pub running: u64,
+    /// Nodes that did not say in time that they have programmed its endpoints.
+    pub stragglers: Vec<NodeId>,
 }
 
 /// What caused a deployment.

@@ -1,10 +1,13 @@
 //! Nodes: the machines of the cluster.
 
+use crate::endpoint::NodeIngress;
 use crate::resources::Resources;
 use crate::service::Platform;
 use crate::{Meta, NodeId, Section, Time};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// A node. Writers: users (`spec`), its agent (`description`), the leader
 /// (`status`, `plan`).
@@ -75,6 +78,19 @@ pub struct NodeDescription {
     pub engine_version: String,
     /// Labels set on the daemon.
     pub engine_labels: BTreeMap<String, String>,
+    /// Its place on the network that carries the overlays; `None` = not told yet.
+    pub underlay: Option<Underlay>,
+}
+
+/// A node's place on the network that carries the overlays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Underlay {
+    /// The address at which other nodes reach it.
+    pub address: IpAddr,
+    /// Networks that it uses itself (addresses, routes, resolvers): no overlay may
+    /// overlap one that the cluster chose.
+    pub occupied: Vec<IpNet>,
 }
 
 /// Whether a node is there.
@@ -116,6 +132,8 @@ pub struct NodePlan {
     pub unsealing_key: Vec<u8>,
     /// When its newest certificate ends.
     pub certificate_expires: Time,
+    /// Its part in the routing mesh.
+    pub ingress: Option<NodeIngress>,
 }
 
 /// A node's place in raft.

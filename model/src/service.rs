@@ -2,6 +2,8 @@
 
 use crate::container::ContainerSpec;
 use crate::deployment::Deployment;
+use crate::endpoint::{EndpointSpec, ServiceEndpoint};
+use crate::network::NetworkRequest;
 use crate::resources::ResourceRequirements;
 use crate::{Meta, Section, ServiceId, Time};
 use serde::{Deserialize, Serialize};
@@ -63,6 +65,9 @@ pub struct ServiceSpec {
     pub update_config: UpdateConfig,
     /// How to go back.
     pub rollback_config: UpdateConfig,
+    /// How it is reached.
+    #[serde(default)]
+    pub endpoint_spec: EndpointSpec,
     /// Until a deployment must have converged, from its last progress; `None` = 10 min.
     #[serde(with = "crate::container::nanos")]
     pub deadline: Option<Duration>,
@@ -93,13 +98,15 @@ pub struct TaskSpec {
     pub restart_policy: RestartPolicy,
     /// Where it may run.
     pub placement: Placement,
-    /// Its network.
+    /// Its network namespace.
     pub network: NetworkMode,
+    /// The overlay networks it is on; only with [`NetworkMode::Bridge`].
+    pub networks: Vec<NetworkRequest>,
     /// Raised to restart tasks although nothing else changed.
     pub force_update: u64,
 }
 
-/// The network of a task.
+/// The network namespace of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkMode {
@@ -108,6 +115,8 @@ pub enum NetworkMode {
     None,
     /// The node's own namespace.
     Host,
+    /// One of its own, with overlay networks and a way out through the node.
+    Bridge,
 }
 
 /// When a task that ended is replaced.
@@ -235,6 +244,8 @@ pub struct ServicePlan {
     /// The service was removed: its tasks are being stopped, and the object goes
     /// with the last of them.
     pub removed_at: Option<Time>,
+    /// Its virtual addresses and ports.
+    pub endpoint: ServiceEndpoint,
 }
 
 /// Durations as integer nanoseconds.

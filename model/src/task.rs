@@ -5,6 +5,8 @@
 //! manager restarts, by a new task. A slot may hold two tasks that are desired
 //! running only during a start-first update.
 
+use crate::endpoint::EndpointState;
+use crate::network::Attachment;
 use crate::service::TaskSpec;
 use crate::{Meta, NodeId, Section, ServiceId, TaskId, TaskState, Time};
 
@@ -31,6 +33,8 @@ pub struct Task {
     pub spec: std::sync::Arc<TaskSpec>,
     /// The service's spec version it was made for.
     pub spec_version: u64,
+    /// Its networks, in the order of its interfaces; never changes.
+    pub networks: Vec<Attachment>,
     /// What the leader wants of it.
     pub plan: Section<TaskPlan>,
     /// What is known of it.
@@ -52,6 +56,8 @@ pub struct TaskPlan {
     pub is_restart: bool,
     /// When `desired` last changed.
     pub desired_since: Time,
+    /// Whether it is to be found by name, virtual address and published port.
+    pub endpoint: EndpointState,
 }
 
 /// The section that the agent writes.

@@ -52,6 +52,8 @@ pub fn step(message: v1::NetdChange) -> Result<Step, Unfit> {
             let id = endpoint_id(message.id.as_ref())?;
             put(Object::Endpoint(id, endpoint(&message)?))
         }
+        // Until the engine takes them.
+        Wire::Overlay(_) | Wire::PutTask(_) | Wire::RemoveTask(_) => Err(unfit("change")("is not taken yet".to_owned())),
         Wire::RemoveNetwork(id) => Ok(Step::Change(Change::Remove(ObjectKey::Network(network_id(&id)?)))),
         Wire::RemoveEndpoint(id) => Ok(Step::Change(Change::Remove(ObjectKey::Endpoint(endpoint_id(Some(&id))?)))),
     }
@@ -126,7 +128,9 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_named() {
         let id = "0000000000000000000000000";
-        let node = |address: &[u8], port, mtu| Some(Wire::Node(v1::NetdNode { address: address.to_vec(), port, mtu }));
+        let node = |address: &[u8], port, mtu| {
+            Some(Wire::Node(v1::NetdNode { id: String::new(), address: address.to_vec(), port, mtu }))
+        };
         let network = |vni, address: &[u8], prefix| {
             let subnets = vec![v1::NetdSubnet { address: address.to_vec(), prefix }];
             Some(Wire::Network(v1::NetdNetwork { id: id.into(), vni, subnets, mtu: 0 }))

@@ -92,15 +92,24 @@ impl Netd for Service {
     }
 
     async fn make_namespace(&self, request: Request<v1::NetdNamespace>) -> Result<Response<v1::NetdNamespacePath>, Refusal> {
-        let task = parse::task_id(&request.get_ref().task).map_err(|error| unfit(&error))?;
+        let id = request.get_ref().task.as_ref().map_or("", |task| &task.id);
+        let task = parse::task_id(id).map_err(|error| unfit(&error))?;
         let path = self.call(|reply| Command::MakeNamespace(task, reply)).await?.map_err(Refusal::internal)?;
         Ok(Response::new(v1::NetdNamespacePath { path: path.to_string_lossy().into_owned() }))
     }
 
-    async fn remove_namespace(&self, request: Request<v1::NetdNamespace>) -> Result<Response<v1::NetdRemoved>, Refusal> {
+    async fn remove_namespace(&self, request: Request<v1::NetdTask>) -> Result<Response<v1::NetdRemoved>, Refusal> {
         let task = parse::task_id(&request.get_ref().task).map_err(|error| unfit(&error))?;
         self.call(|reply| Command::RemoveNamespace(task, reply)).await?.map_err(Refusal::internal)?;
         Ok(Response::new(v1::NetdRemoved {}))
+    }
+
+    async fn drain(&self, _: Request<v1::NetdDrain>) -> Result<Response<v1::NetdDrained>, Refusal> {
+        Err(Refusal::unavailable("connections cannot be drained by this version of netd"))
+    }
+
+    async fn probe(&self, _: Request<v1::NetdProbe>) -> Result<Response<v1::NetdProbed>, Refusal> {
+        Err(Refusal::unavailable("networks cannot be probed by this version of netd"))
     }
 
     async fn status(&self, _: Request<v1::NetdStatusRequest>) -> Result<Response<v1::NetdStatus>, Refusal> {

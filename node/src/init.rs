@@ -213,6 +213,7 @@ fn first_node(
             manager: Some(ManagerStatus { raft_id: FIRST_RAFT_ID, address: file.advertise.to_string(), format_max: FORMAT_MAX }),
             unsealing_key: keys.unsealing.public().0.to_vec(),
             certificate_expires: certificate.not_after,
+            ingress: None,
         }),
     })
 }

@@ -79,6 +79,8 @@ fn encode_change(change: &AssignmentChange, values: &mut Values) -> Result<Chang
         AssignmentChange::RemoveTask(task) => Change::RemoveTask(task.encode()),
         &AssignmentChange::RemoveSecret(id, version) => Change::RemoveSecret(v1::RemoveValue { id: id.encode(), version }),
         &AssignmentChange::RemoveConfig(id, version) => Change::RemoveConfig(v1::RemoveValue { id: id.encode(), version }),
+        AssignmentChange::Overlay(change) => Change::Overlay(change.encode()),
+        AssignmentChange::MayStop(task) => Change::MayStop(task.encode()),
     })
 }
 
@@ -137,6 +139,8 @@ fn decode_change(wire: v1::AssignmentChange, values: &mut Values) -> Result<Assi
         Change::RemoveTask(task) => AssignmentChange::RemoveTask(field("remove_task", task)?),
         Change::RemoveSecret(gone) => AssignmentChange::RemoveSecret(field("remove_secret.id", gone.id)?, gone.version),
         Change::RemoveConfig(gone) => AssignmentChange::RemoveConfig(field("remove_config.id", gone.id)?, gone.version),
+        Change::Overlay(change) => AssignmentChange::Overlay(field("overlay", change)?),
+        Change::MayStop(task) => AssignmentChange::MayStop(field("may_stop", task)?),
     })
 }
 

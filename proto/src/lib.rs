@@ -16,6 +16,7 @@ mod confidential;
 pub mod limits;
 mod malformed;
 mod object;
+mod overlay;
 mod refusal;
 pub mod request;
 #[cfg(test)]

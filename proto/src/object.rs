@@ -8,8 +8,14 @@ use skep_model::container::{
     ConfigReference, ContainerSpec, DnsConfig, FileTarget, HealthConfig, HostEntry, Mount, MountKind, SecretReference, Ulimit,
 };
 use skep_model::deployment::{Deployment, DeploymentKind, DeploymentState, FailedTask};
-use skep_model::network::{Network, NetworkSpec};
-use skep_model::node::{Availability, ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus, Role};
+use skep_model::endpoint::{
+    Addresses, EndpointMode, EndpointSpec, EndpointState, NodeIngress, Publication, PublishMode, PublishedPort, ServiceEndpoint,
+    Transport,
+};
+use skep_model::network::{Attachment, Network, NetworkPlan, NetworkRequest, NetworkSpec, Pool};
+use skep_model::node::{
+    Availability, ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus, Role, Underlay,
+};
 use skep_model::request::Outcome;
 use skep_model::resources::{Limits, ResourceRequirements, Resources};
 use skep_model::sealed::Sealed;
@@ -39,6 +45,10 @@ message!(ClusterSpec {
     snapshot_interval,
     max_snapshots,
     autolock,
+    address_pools,
+    subnet_size,
+    data_path_port,
+    barrier_timeout,
 });
 message!(ClusterPlan {
     root_ca,
@@ -74,14 +84,21 @@ choice!(Role { Worker, Manager });
 choice!(Availability { Active, Pause, Drain });
 choice!(NodeState { Unknown, Down, Ready, Disconnected });
 message!(NodeSpec { labels, desired_role, availability });
-message!(NodeDescription { hostname, platform, resources, engine_version, engine_labels });
+message!(NodeDescription { hostname, platform, resources, engine_version, engine_labels, underlay });
+message!(Underlay { address, occupied });
 message!(NodeStatus { state, message, address, since });
-message!(NodePlan { role, manager, unsealing_key, certificate_expires });
+message!(NodePlan { role, manager, unsealing_key, certificate_expires, ingress });
+message!(NodeIngress { number, addresses });
 message!(ManagerStatus { raft_id, address, format_max });
 
-message!(Network { id, meta, spec });
+message!(Network { id, meta, spec, plan });
 section!(NetworkSpec, NetworkSpecSection);
-message!(NetworkSpec { annotations, driver, internal });
+section!(NetworkPlan, NetworkPlanSection);
+message!(NetworkSpec { annotations, driver, internal, attachable, ingress, ipv6, pools, options });
+message!(NetworkPlan { vni, pools });
+message!(Pool { subnet, range, gateway });
+message!(NetworkRequest { target, aliases });
+message!(Attachment { network, addresses, aliases });
 
 message!(Secret { id, meta, spec });
 section!(SecretSpec, SecretSpecSection);
@@ -96,9 +113,9 @@ message!(Service { id, meta, spec, plan });
 section!(ServiceRecord, ServiceRecordSection);
 section!(ServicePlan, ServicePlanSection);
 message!(ServiceRecord { spec, previous, spec_version });
-message!(ServiceSpec { annotations, task_template, mode, update_config, rollback_config, deadline });
-message!(TaskSpec { container_spec, resources, restart_policy, placement, network, force_update });
-choice!(NetworkMode { None, Host });
+message!(ServiceSpec { annotations, task_template, mode, update_config, rollback_config, deadline, endpoint_spec });
+message!(TaskSpec { container_spec, resources, restart_policy, placement, network, networks, force_update });
+choice!(NetworkMode { None, Host, Bridge });
 choice!(RestartCondition { None, OnFailure, Any });
 message!(RestartPolicy { condition, delay, max_attempts, window });
 message!(Placement { constraints, spread, max_replicas, platforms });
@@ -106,7 +123,16 @@ message!(Platform { architecture, os });
 choice!(FailureAction { Pause, Continue, Rollback });
 choice!(UpdateOrder { StopFirst, StartFirst });
 message!(UpdateConfig { parallelism, delay, failure_action, monitor, max_failure_ratio, order });
-message!(ServicePlan { deployment, removed_at });
+message!(ServicePlan { deployment, removed_at, endpoint });
+choice!(EndpointMode { Vip, Dnsrr });
+choice!(Transport { Tcp, Udp });
+choice!(PublishMode { Ingress, Host });
+message!(PublishedPort { transport, target_port, published_port, publish_mode });
+message!(EndpointSpec { mode, ports });
+message!(ServiceEndpoint { virtual_addresses, ports });
+message!(Addresses { addresses });
+choice!(Publication { Unpublished, Published, Withdrawn });
+message!(EndpointState { publication, since });
 choice!(DeploymentKind { Create, Update, Rollback, AutomaticRollback });
 choice!(DeploymentState { Progressing, Converged, Failed, Paused, RolledBack, DeadlineExceeded });
 message!(Deployment {
@@ -122,6 +148,7 @@ message!(Deployment {
     next_step_at,
     wanted,
     running,
+    stragglers,
 });
 message!(FailedTask { task, node, error, log_tail });
 
@@ -159,6 +186,7 @@ message!(ContainerSpec {
     mounts,
     stop_signal,
     stop_grace_period,
+    stop_drain,
     healthcheck,
     hosts,
     dns,
@@ -181,10 +209,10 @@ message!(FileTarget { name, uid, gid, mode });
 message!(SecretReference { id, name, version, file });
 message!(ConfigReference { id, name, version, file });
 
-message!(Task { id, meta, service_id, service_name, slot, spec, spec_version, plan, status });
+message!(Task { id, meta, service_id, service_name, slot, spec, spec_version, networks, plan, status });
 section!(TaskPlan, TaskPlanSection);
 section!(TaskStatus, TaskStatusSection);
-message!(TaskPlan { desired, node, start_at, replaces, is_restart, desired_since });
+message!(TaskPlan { desired, node, start_at, replaces, is_restart, desired_since, endpoint });
 message!(TaskStatus { state, timestamp, applied_at, message, error, attempt, container, log_tail, running_since });
 message!(ContainerStatus { container_id, pid, exit_code });
 choice!(TaskState {

@@ -11,8 +11,10 @@ use skep_model::container::{
     ConfigReference, ContainerSpec, DnsConfig, FileTarget, HealthConfig, HostEntry, Mount, SecretReference, Ulimit,
 };
 use skep_model::deployment::{Deployment, FailedTask};
-use skep_model::network::{Network, NetworkSpec};
+use skep_model::endpoint::{EndpointSpec, NodeIngress, PublishedPort, ServiceEndpoint};
+use skep_model::network::{Attachment, Network, NetworkPlan, NetworkSpec, Pool};
 use skep_model::node::{ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeStatus};
+use skep_model::overlay::{LocalTask, OverlayChange};
 use skep_model::request::Outcome;
 use skep_model::resources::{Limits, ResourceRequirements, Resources};
 use skep_model::sealed::Sealed;
@@ -68,6 +70,15 @@ round_trips! {
     manager_status: ManagerStatus,
     network: Network,
     network_spec: NetworkSpec,
+    network_plan: NetworkPlan,
+    pool: Pool,
+    attachment: Attachment,
+    published_port: PublishedPort,
+    endpoint_spec: EndpointSpec,
+    service_endpoint: ServiceEndpoint,
+    node_ingress: NodeIngress,
+    overlay_change: OverlayChange,
+    local_task: LocalTask,
     secret: Secret,
     secret_spec: SecretSpec,
     secret_version: SecretVersion,

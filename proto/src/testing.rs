@@ -4,6 +4,7 @@
 //! they run out, zeros follow, so that a shrunk value is a small one. Values are
 //! right in form and mostly senseless.
 
+use ipnet::IpNet;
 use proptest::prelude::*;
 use skep_model::assignment::{Hello, SessionInfo, StatusUpdate};
 use skep_model::cluster::{Cluster, ClusterPlan, ClusterSpec, SealingSlot};
@@ -12,8 +13,15 @@ use skep_model::container::{
     ConfigReference, ContainerSpec, DnsConfig, FileTarget, HealthConfig, HostEntry, Mount, MountKind, SecretReference, Ulimit,
 };
 use skep_model::deployment::{Deployment, DeploymentKind, DeploymentState, FailedTask};
-use skep_model::network::{Network, NetworkSpec};
-use skep_model::node::{Availability, ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus, Role};
+use skep_model::endpoint::{
+    Addresses, EndpointMode, EndpointSpec, EndpointState, NodeIngress, Publication, PublishMode, PublishedPort, ServiceEndpoint,
+    Transport,
+};
+use skep_model::network::{Attachment, Network, NetworkPlan, NetworkRequest, NetworkSpec, Pool};
+use skep_model::node::{
+    Availability, ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus, Role, Underlay,
+};
+use skep_model::overlay::{Endpoint, EndpointId, LocalTask, NodeNetwork, NodeService, OverlayChange, Peer, ServiceNetwork};
 use skep_model::request::Outcome;
 use skep_model::resources::{Limits, ResourceRequirements, Resources};
 use skep_model::sealed::Sealed;
@@ -27,6 +35,7 @@ use skep_model::{ClusterId, ConfigId, Id, NetworkId, NodeId, Refusal, RequestId,
 use skep_model::{Kind, Meta, Object, ObjectRef, TaskState};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,7 +83,7 @@ macro_rules! numbers {
     )*};
 }
 
-numbers!(u8, u32, u64, i32, i64, usize);
+numbers!(u8, u16, u32, u64, i32, i64, usize);
 
 impl Draw for bool {
     fn draw(source: &mut Source) -> Self {
@@ -200,7 +209,11 @@ variants!(Kind { Cluster, Node, Network, Secret, Config, Service, Task });
 variants!(Role { Worker, Manager });
 variants!(Availability { Active, Pause, Drain });
 variants!(NodeState { Unknown, Down, Ready, Disconnected });
-variants!(NetworkMode { None, Host });
+variants!(NetworkMode { None, Host, Bridge });
+variants!(EndpointMode { Vip, Dnsrr });
+variants!(Transport { Tcp, Udp });
+variants!(PublishMode { Ingress, Host });
+variants!(Publication { Unpublished, Published, Withdrawn });
 variants!(RestartCondition { None, OnFailure, Any });
 variants!(FailureAction { Pause, Continue, Rollback });
 variants!(UpdateOrder { StopFirst, StartFirst });
@@ -237,6 +250,10 @@ fields!(ClusterSpec {
     snapshot_interval,
     max_snapshots,
     autolock,
+    address_pools,
+    subnet_size,
+    data_path_port,
+    barrier_timeout,
 });
 fields!(ClusterPlan {
     root_ca,
@@ -254,12 +271,18 @@ fields!(ClusterPlan {
 fields!(SealingSlot { generation, bytes });
 fields!(Node { id, meta, spec, description, status, plan });
 fields!(NodeSpec { labels, desired_role, availability });
-fields!(NodeDescription { hostname, platform, resources, engine_version, engine_labels });
+fields!(NodeDescription { hostname, platform, resources, engine_version, engine_labels, underlay });
+fields!(Underlay { address, occupied });
 fields!(NodeStatus { state, message, address, since });
-fields!(NodePlan { role, manager, unsealing_key, certificate_expires });
+fields!(NodePlan { role, manager, unsealing_key, certificate_expires, ingress });
+fields!(NodeIngress { number, addresses });
 fields!(ManagerStatus { raft_id, address, format_max });
-fields!(Network { id, meta, spec });
-fields!(NetworkSpec { annotations, driver, internal });
+fields!(Network { id, meta, spec, plan });
+fields!(NetworkSpec { annotations, driver, internal, attachable, ingress, ipv6, pools, options });
+fields!(NetworkPlan { vni, pools });
+fields!(Pool { subnet, range, gateway });
+fields!(NetworkRequest { target, aliases });
+fields!(Attachment { network, addresses, aliases });
 fields!(Secret { id, meta, spec });
 fields!(SecretSpec { annotations, versions, current });
 fields!(SecretVersion { n, sealed, fingerprint, created_at });
@@ -268,13 +291,25 @@ fields!(ConfigSpec { annotations, versions, current });
 fields!(ConfigVersion { n, sealed, fingerprint, created_at });
 fields!(Service { id, meta, spec, plan });
 fields!(ServiceRecord { spec, previous, spec_version });
-fields!(ServiceSpec { annotations, task_template, mode, update_config, rollback_config, deadline });
-fields!(TaskSpec { container_spec, resources, restart_policy, placement, network, force_update });
+fields!(ServiceSpec { annotations, task_template, mode, update_config, rollback_config, deadline, endpoint_spec });
+fields!(TaskSpec { container_spec, resources, restart_policy, placement, network, networks, force_update });
 fields!(RestartPolicy { condition, delay, max_attempts, window });
 fields!(Placement { constraints, spread, max_replicas, platforms });
 fields!(Platform { architecture, os });
 fields!(UpdateConfig { parallelism, delay, failure_action, monitor, max_failure_ratio, order });
-fields!(ServicePlan { deployment, removed_at });
+fields!(ServicePlan { deployment, removed_at, endpoint });
+fields!(PublishedPort { transport, target_port, published_port, publish_mode });
+fields!(EndpointSpec { mode, ports });
+fields!(ServiceEndpoint { virtual_addresses, ports });
+fields!(Addresses { addresses });
+fields!(EndpointState { publication, since });
+fields!(Peer { node, address, ingress });
+fields!(NodeNetwork { id, name, vni, pools, mtu, internal, ingress });
+fields!(NodeService { id, name, networks, ingress_ports });
+fields!(ServiceNetwork { network, virtual_addresses, aliases });
+fields!(EndpointId { network, task });
+fields!(Endpoint { id, service, node, addresses, names, is_published });
+fields!(LocalTask { id, service, attachments, has_gateway, host_ports, hostname, dns });
 fields!(Deployment {
     spec_version,
     kind,
@@ -288,6 +323,7 @@ fields!(Deployment {
     next_step_at,
     wanted,
     running,
+    stragglers,
 });
 fields!(FailedTask { task, node, error, log_tail });
 fields!(Resources { nano_cpus, memory_bytes });
@@ -308,6 +344,7 @@ fields!(ContainerSpec {
     mounts,
     stop_signal,
     stop_grace_period,
+    stop_drain,
     healthcheck,
     hosts,
     dns,
@@ -328,13 +365,42 @@ fields!(Ulimit { name, soft, hard });
 fields!(FileTarget { name, uid, gid, mode });
 fields!(SecretReference { id, name, version, file });
 fields!(ConfigReference { id, name, version, file });
-fields!(Task { id, meta, service_id, service_name, slot, spec, spec_version, plan, status });
-fields!(TaskPlan { desired, node, start_at, replaces, is_restart, desired_since });
+fields!(Task { id, meta, service_id, service_name, slot, spec, spec_version, networks, plan, status });
+fields!(TaskPlan { desired, node, start_at, replaces, is_restart, desired_since, endpoint });
 fields!(TaskStatus { state, timestamp, applied_at, message, error, attempt, container, log_tail, running_since });
 fields!(ContainerStatus { container_id, pid, exit_code });
 fields!(StatusUpdate { task, status });
 fields!(Hello { node, description, statuses, address, certificate_expires });
 fields!(SessionInfo { term, heartbeat_period, managers, role, root_ca, node_name });
+
+impl Draw for IpAddr {
+    fn draw(source: &mut Source) -> Self {
+        if Draw::draw(source) { Self::from(<[u8; 16]>::draw(source)) } else { Self::from(<[u8; 4]>::draw(source)) }
+    }
+}
+
+impl Draw for IpNet {
+    fn draw(source: &mut Source) -> Self {
+        let address = IpAddr::draw(source);
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        Self::new(address, source.below(longest + 1) as u8).expect("the prefix fits the family")
+    }
+}
+
+impl Draw for OverlayChange {
+    fn draw(source: &mut Source) -> Self {
+        match source.below(8) {
+            0 => Self::PutPeer(Draw::draw(source)),
+            1 => Self::PutNetwork(Draw::draw(source)),
+            2 => Self::PutService(Draw::draw(source)),
+            3 => Self::PutEndpoint(Draw::draw(source)),
+            4 => Self::RemoveEndpoint(Draw::draw(source)),
+            5 => Self::RemoveService(Draw::draw(source)),
+            6 => Self::RemoveNetwork(Draw::draw(source)),
+            _ => Self::RemovePeer(Draw::draw(source)),
+        }
+    }
+}
 
 impl Draw for ServiceMode {
     fn draw(source: &mut Source) -> Self {

@@ -6,8 +6,10 @@
 
 use crate::Malformed;
 use crate::limits::{BYTES_MAX, LIST_MAX, TEXT_MAX};
+use ipnet::IpNet;
 use skep_model::{ClusterId, ConfigId, Id, NetworkId, NodeId, RequestId, SecretId, ServiceId, TaskId, Time};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +50,36 @@ impl Wire<f32> for f32 {
 
     fn decode(wire: f32) -> Result<Self, Malformed> {
         if (0.0..=1.0).contains(&wire) { Ok(wire) } else { Err(Malformed::new("", "must be a number from 0 to 1")) }
+    }
+}
+
+impl Wire<u32> for u16 {
+    fn encode(&self) -> u32 {
+        u32::from(*self)
+    }
+
+    fn decode(wire: u32) -> Result<Self, Malformed> {
+        Self::try_from(wire).map_err(|_| Malformed::new("", format!("is {wire}, the limit is 65535")))
+    }
+}
+
+impl Wire<String> for IpAddr {
+    fn encode(&self) -> String {
+        self.to_string()
+    }
+
+    fn decode(wire: String) -> Result<Self, Malformed> {
+        wire.parse().map_err(|_| Malformed::new("", "is not an IP address"))
+    }
+}
+
+impl Wire<String> for IpNet {
+    fn encode(&self) -> String {
+        self.to_string()
+    }
+
+    fn decode(wire: String) -> Result<Self, Malformed> {
+        wire.parse().map_err(|_| Malformed::new("", "is not a network: write it as address/prefix"))
     }
 }
 

@@ -170,6 +170,7 @@ fn new_spec(name: &str) -> ServiceSpec {
         update_config: UpdateConfig::default(),
         rollback_config: UpdateConfig::default(),
         deadline: None,
+        endpoint_spec: Default::default(),
     }
 }
 

@@ -176,6 +176,7 @@ impl Agent {
             AssignmentChange::RemoveTask(id) => self.remove(id),
             AssignmentChange::RemoveSecret(id, version) => self.drop_secret(id, version),
             AssignmentChange::RemoveConfig(id, version) => self.drop_config(id, version),
+            AssignmentChange::Overlay(_) | AssignmentChange::MayStop(_) => {}
         }
     }
 
@@ -288,7 +289,15 @@ mod tests {
     fn task(number: u8, desired: TaskState) -> Task {
         let mut spec = TaskSpec::default();
         spec.restart_policy.delay = Duration::from_secs(1);
-        let plan = TaskPlan { desired, node: None, start_at: None, replaces: None, is_restart: false, desired_since: Time::ZERO };
+        let plan = TaskPlan {
+            desired,
+            node: None,
+            start_at: None,
+            replaces: None,
+            is_restart: false,
+            desired_since: Time::ZERO,
+            endpoint: Default::default(),
+        };
         let status = TaskStatus {
             state: TaskState::Assigned,
             timestamp: Time::ZERO,
@@ -308,6 +317,7 @@ mod tests {
             slot: 1,
             spec: Arc::new(spec),
             spec_version: 1,
+            networks: Vec::new(),
             plan: Section::new(plan),
             status: Section::new(status),
         }

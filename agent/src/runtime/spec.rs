@@ -77,6 +77,8 @@ pub(super) fn of(
         network: match task.spec.network {
             NetworkMode::None => Network::None,
             NetworkMode::Host => Network::Host,
+            // Until the network daemon makes namespaces.
+            NetworkMode::Bridge => Network::None,
         },
         addresses: Vec::new(),
         labels: labels(settings, task),

@@ -44,6 +44,7 @@ pub fn service() -> Service {
         update_config: UpdateConfig::default(),
         rollback_config: UpdateConfig::default(),
         deadline: None,
+        endpoint_spec: Default::default(),
     };
     let deployment = Deployment {
         spec_version: 2,
@@ -58,12 +59,13 @@ pub fn service() -> Service {
         next_step_at: None,
         wanted: 3,
         running: 1,
+        stragglers: Vec::new(),
     };
     Service {
         id: ServiceId::from_random(bytes(1)),
         meta: meta(),
         spec: section(ServiceRecord { spec, previous: None, spec_version: 2 }),
-        plan: section(ServicePlan { deployment: Some(deployment), removed_at: None }),
+        plan: section(ServicePlan { deployment: Some(deployment), removed_at: None, endpoint: Default::default() }),
     }
 }
 
@@ -79,6 +81,7 @@ pub fn node() -> Node {
             resources: Resources { nano_cpus: 2 * SECOND, memory_bytes: 1 << 30 },
             engine_version: "0.1.0".into(),
             engine_labels: BTreeMap::new(),
+            underlay: None,
         }),
         status: section(NodeStatus { state: NodeState::Ready, address: "10.0.0.1".into(), ..NodeStatus::default() }),
         plan: section(NodePlan {
@@ -115,6 +118,7 @@ pub fn task() -> Task {
         slot: 1,
         spec: Arc::new(service.spec.value.spec.task_template),
         spec_version: 2,
+        networks: Vec::new(),
         plan: section(TaskPlan {
             desired: TaskState::Running,
             node: Some(node().id),
@@ -122,6 +126,7 @@ pub fn task() -> Task {
             replaces: None,
             is_restart: false,
             desired_since: Time(SECOND),
+            endpoint: Default::default(),
         }),
         status: section(TaskStatus {
             state: TaskState::Running,

@@ -96,6 +96,13 @@ pub enum Event {
         /// Its session.
         session: SessionId,
     },
+    /// A node's network holds every link of its session's chain up to this one.
+    Programmed {
+        /// Its session.
+        session: SessionId,
+        /// The version of the link.
+        version: u64,
+    },
     /// An agent observed something.
     Status {
         /// Its session.

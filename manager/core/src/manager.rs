@@ -264,6 +264,9 @@ impl Manager {
             Event::Watch { ticket, after } => self.watch(ticket, after),
             Event::Gone { ticket } => self.gone(ticket),
             Event::SessionOpened { session, hello } => self.session_opened(session, *hello),
+            Event::Programmed { session, version } => {
+                self.with_leading(|leading, _, _| leading.dispatcher.programmed(session, version))
+            }
             Event::Heartbeat { session } => self.with_leading(|leading, now, _| leading.dispatcher.heartbeat(now, session)),
             Event::Status { session, updates } => {
                 self.with_leading(|leading, now, store| leading.dispatcher.status(now, store, session, updates));

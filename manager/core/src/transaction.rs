@@ -6,7 +6,7 @@
 
 use skep_model::cluster::{ClusterPlan, ClusterSpec};
 use skep_model::config::ConfigSpec;
-use skep_model::network::NetworkSpec;
+use skep_model::network::{NetworkPlan, NetworkSpec};
 use skep_model::node::{NodeDescription, NodePlan, NodeSpec, NodeStatus};
 use skep_model::request::Outcome;
 use skep_model::secret::SecretSpec;
@@ -69,6 +69,7 @@ pub enum Write {
     NodeStatus(NodeId, NodeStatus),
     NodePlan(NodeId, NodePlan),
     NetworkSpec(NetworkId, NetworkSpec),
+    NetworkPlan(NetworkId, NetworkPlan),
     SecretSpec(SecretId, SecretSpec),
     ConfigSpec(ConfigId, ConfigSpec),
     ServiceSpec(ServiceId, Box<ServiceRecord>),

@@ -110,6 +110,9 @@ async fn listen(shared: Arc<Shared>, node: NodeId, session: SessionId, mut messa
         match messages.message().await {
             Ok(Some(AgentMessage { message: Some(message) })) => match message {
                 agent_message::Message::Heartbeat(_) => shared.inbox.put(Event::Heartbeat { session }),
+                agent_message::Message::Programmed(programmed) => {
+                    shared.inbox.put(Event::Programmed { session, version: programmed.version });
+                }
                 agent_message::Message::Statuses(statuses) => match updates(statuses) {
                     Ok(updates) => shared.inbox.put(Event::Status { session, updates }),
                     Err(status) => {

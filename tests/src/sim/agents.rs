@@ -234,6 +234,7 @@ impl Simulation {
             resources: Resources { nano_cpus: 2_000_000_000, memory_bytes: 1 << 30 },
             engine_version: "1".into(),
             engine_labels: BTreeMap::new(),
+            underlay: None,
         };
         let address = format!("10.0.0.{number}");
         Hello { node: machine.node, description, statuses, address, certificate_expires: Time::ZERO }

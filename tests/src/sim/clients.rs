@@ -258,7 +258,7 @@ fn network_spec(name: &str) -> NetworkSpec {
     NetworkSpec {
         annotations: Annotations { name: name.into(), ..Annotations::default() },
         driver: "overlay".into(),
-        internal: false,
+        ..NetworkSpec::default()
     }
 }
 

@@ -55,6 +55,7 @@ pub(super) fn draw(name: &str, mode: ServiceMode, secret: Option<SecretReference
         // A rollback is not rolled back.
         rollback_config: UpdateConfig { failure_action: FailureAction::Pause, ..update_config(dice) },
         deadline: *dice.pick(&[None, Some(MS * 20_000)]),
+        endpoint_spec: Default::default(),
     }
 }
 

@@ -113,6 +113,7 @@ impl Create {
             update_config: UpdateConfig::default(),
             rollback_config: UpdateConfig::default(),
             deadline: self.timeout,
+            endpoint_spec: Default::default(),
         };
         self.container(&mut spec.task_template)?;
         spec.task_template.placement.constraints = self.constraint.clone();

@@ -23,7 +23,7 @@ pub(super) fn create(store: &Store, now: Time, mint: &mut Mint, spec: NetworkSpe
         return Err(Refusal::NameConflict { kind: Kind::Network, name: name.clone() });
     }
     let id = NetworkId::from_random(mint.id());
-    let network = Network { id, meta: Meta::default(), spec: Section::new(spec) };
+    let network = Network { id, meta: Meta::default(), spec: Section::new(spec), plan: Section::default() };
     Ok(transaction(now, id.0, 0, Vec::new(), vec![Write::Create(Object::Network(Box::new(network)))]))
 }
 

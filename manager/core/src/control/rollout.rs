@@ -33,7 +33,7 @@ pub(super) fn pinned(store: &Store, spec: &ServiceSpec) -> ServiceSpec {
 /// Replaces a service's record and begins its deployment.
 pub(super) fn writes(service: &Service, record: ServiceRecord, kind: DeploymentKind, now: Time) -> [Write; 2] {
     let deployment = Some(begin_deployment(record.spec_version, kind, now));
-    let plan = ServicePlan { deployment, removed_at: service.plan.removed_at };
+    let plan = ServicePlan { deployment, ..service.plan.value.clone() };
     [Write::ServiceSpec(service.id, Box::new(record)), Write::ServicePlan(service.id, plan)]
 }
 

@@ -24,7 +24,7 @@ pub(super) fn create(store: &Store, now: Time, mint: &mut Mint, wanted: ServiceS
         id,
         meta: Meta::default(),
         spec: Section::new(ServiceRecord { spec: wanted, previous: None, spec_version: 1 }),
-        plan: Section::new(ServicePlan { deployment, removed_at: None }),
+        plan: Section::new(ServicePlan { deployment, ..ServicePlan::default() }),
     };
     Ok(transaction(now, id.0, 1, preconditions, vec![Write::Create(Object::Service(Box::new(service)))]))
 }

@@ -102,6 +102,7 @@ fn spec(name: &str) -> ServiceSpec {
         update_config: UpdateConfig::default(),
         rollback_config: UpdateConfig::default(),
         deadline: None,
+        endpoint_spec: Default::default(),
     }
 }
 

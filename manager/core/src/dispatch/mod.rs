@@ -38,6 +38,8 @@ struct Session {
     info: Option<SessionInfo>,
     /// What it was told to have.
     sent: Sent,
+    /// The link up to which its network holds what it was told.
+    programmed: u64,
 }
 
 /// Every session, what came from it and what is to go to it.
@@ -85,7 +87,7 @@ impl Dispatcher {
             self.sessions.remove(&old);
             self.closing.push((old, "session invalid: the node opened a newer one".into()));
         }
-        self.sessions.insert(session, Session { node: hello.node, info: None, sent: Sent::default() });
+        self.sessions.insert(session, Session { node: hello.node, info: None, sent: Sent::default(), programmed: 0 });
         self.nodes.heard(now, store, hello.node);
         self.is_info_dirty = true;
         self.dirty.insert(hello.node);
@@ -96,6 +98,13 @@ impl Dispatcher {
     pub fn heartbeat(&mut self, now: Time, session: SessionId) {
         if let Some(node) = self.sessions.get(&session).map(|session| session.node) {
             self.nodes.beat(now, node);
+        }
+    }
+
+    /// A node's network holds what the chain of its session told it up to `version`.
+    pub fn programmed(&mut self, session: SessionId, version: u64) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.programmed = session.programmed.max(version);
         }
     }
 

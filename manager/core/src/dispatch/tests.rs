@@ -58,6 +58,7 @@ fn task(n: u8, node: u8) -> Task {
         slot: u64::from(n),
         spec: Arc::new(TaskSpec::default()),
         spec_version: 1,
+        networks: Vec::new(),
         plan: Section::new(TaskPlan {
             desired: TaskState::Running,
             node: Some(node_id(node)),
@@ -65,6 +66,7 @@ fn task(n: u8, node: u8) -> Task {
             replaces: None,
             is_restart: false,
             desired_since: START,
+            endpoint: Default::default(),
         }),
         status: Section::new(status(TaskState::Assigned)),
     }

@@ -9,6 +9,7 @@ use super::slot::SlotKey;
 use crate::mint::Mint;
 use crate::store::Store;
 use skep_model::constraint::Constraint;
+use skep_model::endpoint::EndpointState;
 use skep_model::service::{Service, TaskSpec};
 use skep_model::task::{Task, TaskPlan, TaskStatus};
 use skep_model::{Meta, Section, TaskId, TaskState, Time};
@@ -77,6 +78,7 @@ pub(crate) fn make(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted, slot
         replaces: cause.replaces,
         is_restart: cause.is_restart,
         desired_since: now,
+        endpoint: EndpointState::default(),
     };
     let status = TaskStatus {
         state: TaskState::Pending,
@@ -97,6 +99,7 @@ pub(crate) fn make(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted, slot
         slot: slot.number,
         spec: wanted.template.clone(),
         spec_version: wanted.spec_version(),
+        networks: Vec::new(),
         plan: Section::new(plan),
         status: Section::new(status),
     });

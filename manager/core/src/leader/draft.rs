@@ -216,7 +216,7 @@ impl<'a> Draft<'a> {
         if let Some(service) = &self.service
             && service.plan.deployment != self.deployment
         {
-            let plan = ServicePlan { deployment: self.deployment.clone(), removed_at: service.plan.removed_at };
+            let plan = ServicePlan { deployment: self.deployment.clone(), ..service.plan.value.clone() };
             last.push(Write::ServicePlan(self.id, plan));
         }
         if self.service.is_none() && self.store.service(self.id).is_some() && self.tasks().next().is_none() {

@@ -37,6 +37,7 @@ pub(crate) fn begin(spec_version: u64, kind: DeploymentKind, now: Time) -> Deplo
         next_step_at: None,
         wanted: 0,
         running: 0,
+        stragglers: Vec::new(),
     }
 }
 

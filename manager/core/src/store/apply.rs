@@ -244,6 +244,7 @@ impl StoredObject {
             (Self::Node(object), Status) => object.status.version,
             (Self::Node(object), Plan) => object.plan.version,
             (Self::Network(object), Spec) => object.spec.version,
+            (Self::Network(object), Plan) => object.plan.version,
             (Self::Secret(object), Spec) => object.spec.version,
             (Self::Config(object), Spec) => object.spec.version,
             (Self::Service(object), Spec) => object.spec.version,
@@ -291,6 +292,7 @@ impl StoredObject {
             (Self::Node(object), Write::NodeStatus(_, value)) => set(&mut Arc::make_mut(object).status, version, value),
             (Self::Node(object), Write::NodePlan(_, value)) => set(&mut Arc::make_mut(object).plan, version, value),
             (Self::Network(object), Write::NetworkSpec(_, value)) => set(&mut Arc::make_mut(object).spec, version, value),
+            (Self::Network(object), Write::NetworkPlan(_, value)) => set(&mut Arc::make_mut(object).plan, version, value),
             (Self::Secret(object), Write::SecretSpec(_, value)) => set(&mut Arc::make_mut(object).spec, version, value),
             (Self::Config(object), Write::ConfigSpec(_, value)) => set(&mut Arc::make_mut(object).spec, version, value),
             (Self::Service(object), Write::ServiceSpec(_, value)) => set(&mut Arc::make_mut(object).spec, version, &**value),
@@ -312,7 +314,7 @@ impl Write {
             Self::NodeSpec(id, _) | Self::NodeDescription(id, _) | Self::NodeStatus(id, _) | Self::NodePlan(id, _) => {
                 (Kind::Node, id.0)
             }
-            Self::NetworkSpec(id, _) => (Kind::Network, id.0),
+            Self::NetworkSpec(id, _) | Self::NetworkPlan(id, _) => (Kind::Network, id.0),
             Self::SecretSpec(id, _) => (Kind::Secret, id.0),
             Self::ConfigSpec(id, _) => (Kind::Config, id.0),
             Self::ServiceSpec(id, _) => (Kind::Service, id.0),
@@ -342,8 +344,8 @@ fn created(object: &Object, version: u64, transaction: &Transaction) -> StoredOb
             (description.version, status.version) = (version, version);
         }
         Object::Network(object) => {
-            let Network { id: _, meta: m, spec } = &mut **object;
-            (*m, spec.version) = (meta, version);
+            let Network { id: _, meta: m, spec, plan } = &mut **object;
+            (*m, spec.version, plan.version) = (meta, version, version);
         }
         Object::Secret(object) => {
             let Secret { id: _, meta: m, spec } = &mut **object;

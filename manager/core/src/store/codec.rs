@@ -180,6 +180,7 @@ sections! {
     NodeStatus => WriteNodeStatus,
     NodePlan => WriteNodePlan,
     NetworkSpec => WriteNetworkSpec,
+    NetworkPlan => WriteNetworkPlan,
     SecretSpec => WriteSecretSpec,
     ConfigSpec => WriteConfigSpec,
     ServicePlan => WriteServicePlan,
