@@ -15,6 +15,7 @@
 
 mod desired;
 mod endpoint_rows;
+mod mark;
 mod mirror;
 mod name;
 mod object;
@@ -25,6 +26,7 @@ mod rows;
 mod testing;
 
 pub use desired::Desired;
+pub use mark::ingress_mark;
 pub use mirror::Mirror;
 pub use name::{Mac, Name, NameTooLong, bridge_name, interface_name, is_of_node, is_of_task, veth_name, vxlan_name};
 pub use object::{
