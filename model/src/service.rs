@@ -2,7 +2,7 @@
 
 use crate::container::ContainerSpec;
 use crate::deployment::Deployment;
-use crate::endpoint::{EndpointSpec, ServiceEndpoint};
+use crate::endpoint::{EndpointSpec, PublishedPort, ServiceEndpoint};
 use crate::network::NetworkRequest;
 use crate::resources::ResourceRequirements;
 use crate::{Meta, Section, ServiceId, Time};
@@ -246,6 +246,16 @@ pub struct ServicePlan {
     pub removed_at: Option<Time>,
     /// Its virtual addresses and ports.
     pub endpoint: ServiceEndpoint,
+}
+
+/// The beginning of a deployment: the part of [`ServicePlan`] that goes with a new
+/// spec. The rest of the plan, which the leader may be changing meanwhile, stays.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceDeployment {
+    /// The deployment.
+    pub deployment: Deployment,
+    /// The ports of the spec, in the same order, with every ingress port chosen.
+    pub ports: Vec<PublishedPort>,
 }
 
 /// Durations as integer nanoseconds.

@@ -5,7 +5,7 @@
 //! manager restarts, by a new task. A slot may hold two tasks that are desired
 //! running only during a start-first update.
 
-use crate::endpoint::EndpointState;
+use crate::endpoint::{EndpointState, PublishedPort};
 use crate::network::Attachment;
 use crate::service::TaskSpec;
 use crate::{Meta, NodeId, Section, ServiceId, TaskId, TaskState, Time};
@@ -35,6 +35,9 @@ pub struct Task {
     pub spec_version: u64,
     /// Its networks, in the order of its interfaces; never changes.
     pub networks: Vec<Attachment>,
+    /// The published ports of its service when it was made, with every ingress
+    /// port chosen; its node answers on those of mode `host`. Never changes.
+    pub ports: Vec<PublishedPort>,
     /// What the leader wants of it.
     pub plan: Section<TaskPlan>,
     /// What is known of it.

@@ -21,8 +21,8 @@ use skep_model::resources::{Limits, ResourceRequirements, Resources};
 use skep_model::sealed::Sealed;
 use skep_model::secret::{Secret, SecretSpec, SecretVersion};
 use skep_model::service::{
-    Annotations, FailureAction, NetworkMode, Placement, Platform, RestartCondition, RestartPolicy, Service, ServiceMode,
-    ServicePlan, ServiceRecord, ServiceSpec, TaskSpec, UpdateConfig, UpdateOrder,
+    Annotations, FailureAction, NetworkMode, Placement, Platform, RestartCondition, RestartPolicy, Service, ServiceDeployment,
+    ServiceMode, ServicePlan, ServiceRecord, ServiceSpec, TaskSpec, UpdateConfig, UpdateOrder,
 };
 use skep_model::task::{ContainerStatus, Task, TaskPlan, TaskStatus};
 use skep_model::{Kind, Meta, Object, ObjectRef, TaskState};
@@ -124,6 +124,7 @@ choice!(FailureAction { Pause, Continue, Rollback });
 choice!(UpdateOrder { StopFirst, StartFirst });
 message!(UpdateConfig { parallelism, delay, failure_action, monitor, max_failure_ratio, order });
 message!(ServicePlan { deployment, removed_at, endpoint });
+message!(ServiceDeployment { deployment, ports });
 choice!(EndpointMode { Vip, Dnsrr });
 choice!(Transport { Tcp, Udp });
 choice!(PublishMode { Ingress, Host });
@@ -209,7 +210,7 @@ message!(FileTarget { name, uid, gid, mode });
 message!(SecretReference { id, name, version, file });
 message!(ConfigReference { id, name, version, file });
 
-message!(Task { id, meta, service_id, service_name, slot, spec, spec_version, networks, plan, status });
+message!(Task { id, meta, service_id, service_name, slot, spec, spec_version, networks, ports, plan, status });
 section!(TaskPlan, TaskPlanSection);
 section!(TaskStatus, TaskStatusSection);
 message!(TaskPlan { desired, node, start_at, replaces, is_restart, desired_since, endpoint });

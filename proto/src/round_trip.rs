@@ -20,7 +20,8 @@ use skep_model::resources::{Limits, ResourceRequirements, Resources};
 use skep_model::sealed::Sealed;
 use skep_model::secret::{Secret, SecretSpec, SecretVersion};
 use skep_model::service::{
-    Annotations, Placement, Platform, RestartPolicy, Service, ServicePlan, ServiceRecord, ServiceSpec, TaskSpec, UpdateConfig,
+    Annotations, Placement, Platform, RestartPolicy, Service, ServiceDeployment, ServicePlan, ServiceRecord, ServiceSpec,
+    TaskSpec, UpdateConfig,
 };
 use skep_model::task::{ContainerStatus, Task, TaskPlan, TaskStatus};
 use skep_model::{Meta, Object, ObjectRef, Refusal};
@@ -94,6 +95,7 @@ round_trips! {
     platform: Platform,
     update_config: UpdateConfig,
     service_plan: ServicePlan,
+    service_deployment: ServiceDeployment,
     deployment: Deployment,
     failed_task: FailedTask,
     resources: Resources,

@@ -27,8 +27,8 @@ use skep_model::resources::{Limits, ResourceRequirements, Resources};
 use skep_model::sealed::Sealed;
 use skep_model::secret::{Secret, SecretSpec, SecretVersion};
 use skep_model::service::{
-    Annotations, FailureAction, NetworkMode, Placement, Platform, RestartCondition, RestartPolicy, Service, ServiceMode,
-    ServicePlan, ServiceRecord, ServiceSpec, TaskSpec, UpdateConfig, UpdateOrder,
+    Annotations, FailureAction, NetworkMode, Placement, Platform, RestartCondition, RestartPolicy, Service, ServiceDeployment,
+    ServiceMode, ServicePlan, ServiceRecord, ServiceSpec, TaskSpec, UpdateConfig, UpdateOrder,
 };
 use skep_model::task::{ContainerStatus, Task, TaskPlan, TaskStatus};
 use skep_model::{ClusterId, ConfigId, Id, NetworkId, NodeId, Refusal, RequestId, SecretId, Section, ServiceId, TaskId, Time};
@@ -298,6 +298,7 @@ fields!(Placement { constraints, spread, max_replicas, platforms });
 fields!(Platform { architecture, os });
 fields!(UpdateConfig { parallelism, delay, failure_action, monitor, max_failure_ratio, order });
 fields!(ServicePlan { deployment, removed_at, endpoint });
+fields!(ServiceDeployment { deployment, ports });
 fields!(PublishedPort { transport, target_port, published_port, publish_mode });
 fields!(EndpointSpec { mode, ports });
 fields!(ServiceEndpoint { virtual_addresses, ports });
@@ -365,7 +366,7 @@ fields!(Ulimit { name, soft, hard });
 fields!(FileTarget { name, uid, gid, mode });
 fields!(SecretReference { id, name, version, file });
 fields!(ConfigReference { id, name, version, file });
-fields!(Task { id, meta, service_id, service_name, slot, spec, spec_version, networks, plan, status });
+fields!(Task { id, meta, service_id, service_name, slot, spec, spec_version, networks, ports, plan, status });
 fields!(TaskPlan { desired, node, start_at, replaces, is_restart, desired_since, endpoint });
 fields!(TaskStatus { state, timestamp, applied_at, message, error, attempt, container, log_tail, running_since });
 fields!(ContainerStatus { container_id, pid, exit_code });

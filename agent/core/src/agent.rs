@@ -318,6 +318,7 @@ mod tests {
             spec: Arc::new(spec),
             spec_version: 1,
             networks: Vec::new(),
+            ports: Vec::new(),
             plan: Section::new(plan),
             status: Section::new(status),
         }

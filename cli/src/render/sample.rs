@@ -119,6 +119,7 @@ pub fn task() -> Task {
         spec: Arc::new(service.spec.value.spec.task_template),
         spec_version: 2,
         networks: Vec::new(),
+        ports: Vec::new(),
         plan: section(TaskPlan {
             desired: TaskState::Running,
             node: Some(node().id),

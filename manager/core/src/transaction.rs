@@ -10,7 +10,7 @@ use skep_model::network::{NetworkPlan, NetworkSpec};
 use skep_model::node::{NodeDescription, NodePlan, NodeSpec, NodeStatus};
 use skep_model::request::Outcome;
 use skep_model::secret::SecretSpec;
-use skep_model::service::{ServicePlan, ServiceRecord};
+use skep_model::service::{ServiceDeployment, ServicePlan, ServiceRecord};
 use skep_model::task::{TaskPlan, TaskStatus};
 use skep_model::{ConfigId, NetworkId, NodeId, Object, ObjectRef, RequestId, SecretId, ServiceId, TaskId, Time};
 
@@ -74,6 +74,9 @@ pub enum Write {
     ConfigSpec(ConfigId, ConfigSpec),
     ServiceSpec(ServiceId, Box<ServiceRecord>),
     ServicePlan(ServiceId, ServicePlan),
+    /// A part of the plan; what the leader allocated stays, so that a new spec and
+    /// the leader never refuse each other.
+    ServiceDeployment(ServiceId, ServiceDeployment),
     TaskPlan(TaskId, TaskPlan),
     TaskStatus(TaskId, TaskStatus),
 }

@@ -8,7 +8,8 @@ use crate::timing;
 use crate::transaction::{Precondition, SectionName, Write};
 use skep_model::container::ContainerSpec;
 use skep_model::deployment::DeploymentKind;
-use skep_model::service::{Service, ServicePlan, ServiceRecord, ServiceSpec};
+use skep_model::endpoint::PublishedPort;
+use skep_model::service::{Service, ServiceDeployment, ServiceRecord, ServiceSpec};
 use skep_model::{Kind, Refusal, Time};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,10 +32,16 @@ pub(super) fn pinned(store: &Store, spec: &ServiceSpec) -> ServiceSpec {
 }
 
 /// Replaces a service's record and begins its deployment.
-pub(super) fn writes(service: &Service, record: ServiceRecord, kind: DeploymentKind, now: Time) -> [Write; 2] {
-    let deployment = Some(begin_deployment(record.spec_version, kind, now));
-    let plan = ServicePlan { deployment, ..service.plan.value.clone() };
-    [Write::ServiceSpec(service.id, Box::new(record)), Write::ServicePlan(service.id, plan)]
+pub(super) fn writes(
+    service: &Service,
+    record: ServiceRecord,
+    ports: Vec<PublishedPort>,
+    kind: DeploymentKind,
+    now: Time,
+) -> [Write; 2] {
+    let deployment = begin_deployment(record.spec_version, kind, now);
+    let plan = ServiceDeployment { deployment, ports };
+    [Write::ServiceSpec(service.id, Box::new(record)), Write::ServiceDeployment(service.id, plan)]
 }
 
 /// What a write of the service's record relies on.
@@ -61,7 +68,8 @@ pub(super) fn roll(
         let previous = Some(Box::new(pinned(store, &old.spec)));
         let record = ServiceRecord { spec: old.spec.clone(), previous, spec_version: old.spec_version + 1 };
         preconditions.push(precondition(service));
-        writes_all.extend(writes(service, record, DeploymentKind::Update, now));
+        let ports = service.plan.endpoint.ports.clone();
+        writes_all.extend(writes(service, record, ports, DeploymentKind::Update, now));
     }
     Ok((preconditions, writes_all))
 }

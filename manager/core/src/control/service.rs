@@ -78,7 +78,7 @@ pub(super) fn rollback(store: &Store, now: Time, reference: &str, expect: Option
     let record = ServiceRecord { spec: (**previous).clone(), previous: now_previous, spec_version };
     let mut preconditions = files::preconditions(&previous.task_template.container_spec);
     preconditions.push(rollout::precondition(stored));
-    let writes = rollout::writes(stored, record, DeploymentKind::Rollback, now);
+    let writes = rollout::writes(stored, record, stored.plan.endpoint.ports.clone(), DeploymentKind::Rollback, now);
     Ok(transaction(now, stored.id.0, spec_version, preconditions, writes.into()))
 }
 
@@ -108,7 +108,7 @@ fn replace(store: &Store, now: Time, stored: &Service, wanted: ServiceSpec) -> R
     };
     let record = ServiceRecord { spec: wanted, previous, spec_version };
     let writes = match is_deployment {
-        true => rollout::writes(stored, record, DeploymentKind::Update, now).into(),
+        true => rollout::writes(stored, record, stored.plan.endpoint.ports.clone(), DeploymentKind::Update, now).into(),
         false => vec![Write::ServiceSpec(stored.id, Box::new(record))],
     };
     Ok(transaction(now, stored.id.0, spec_version, preconditions, writes))

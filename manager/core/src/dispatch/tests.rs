@@ -59,6 +59,7 @@ fn task(n: u8, node: u8) -> Task {
         spec: Arc::new(TaskSpec::default()),
         spec_version: 1,
         networks: Vec::new(),
+        ports: Vec::new(),
         plan: Section::new(TaskPlan {
             desired: TaskState::Running,
             node: Some(node_id(node)),

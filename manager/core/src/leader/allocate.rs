@@ -100,6 +100,7 @@ pub(crate) fn make(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted, slot
         spec: wanted.template.clone(),
         spec_version: wanted.spec_version(),
         networks: Vec::new(),
+        ports: Vec::new(),
         plan: Section::new(plan),
         status: Section::new(status),
     });

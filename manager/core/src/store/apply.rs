@@ -297,6 +297,12 @@ impl StoredObject {
             (Self::Config(object), Write::ConfigSpec(_, value)) => set(&mut Arc::make_mut(object).spec, version, value),
             (Self::Service(object), Write::ServiceSpec(_, value)) => set(&mut Arc::make_mut(object).spec, version, &**value),
             (Self::Service(object), Write::ServicePlan(_, value)) => set(&mut Arc::make_mut(object).plan, version, value),
+            (Self::Service(object), Write::ServiceDeployment(_, value)) => {
+                let plan = &mut Arc::make_mut(object).plan;
+                plan.version = version;
+                plan.value.deployment = Some(value.deployment.clone());
+                plan.value.endpoint.ports.clone_from(&value.ports);
+            }
             (Self::Task(object), Write::TaskPlan(_, value)) => set(&mut Arc::make_mut(object).plan, version, value),
             (Self::Task(object), Write::TaskStatus(_, value)) => set(&mut Arc::make_mut(object).status, version, value),
             (object, write) => panic!("a section that does not belong to {:?} was to be written: {write:?}", object.reference()),
@@ -318,7 +324,7 @@ impl Write {
             Self::SecretSpec(id, _) => (Kind::Secret, id.0),
             Self::ConfigSpec(id, _) => (Kind::Config, id.0),
             Self::ServiceSpec(id, _) => (Kind::Service, id.0),
-            Self::ServicePlan(id, _) => (Kind::Service, id.0),
+            Self::ServicePlan(id, _) | Self::ServiceDeployment(id, _) => (Kind::Service, id.0),
             Self::TaskPlan(id, _) | Self::TaskStatus(id, _) => (Kind::Task, id.0),
         };
         Some(ObjectRef { kind, id })

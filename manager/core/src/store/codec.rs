@@ -184,6 +184,7 @@ sections! {
     SecretSpec => WriteSecretSpec,
     ConfigSpec => WriteConfigSpec,
     ServicePlan => WriteServicePlan,
+    ServiceDeployment => WriteServiceDeployment,
     TaskPlan => WriteTaskPlan,
     TaskStatus => WriteTaskStatus,
 }
