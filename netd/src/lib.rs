@@ -6,6 +6,7 @@
 //! commands. What should be there is decided in `skep-netd-core`. All of it is
 //! netlink: no other program is ever started.
 
+pub mod drain;
 pub mod engine;
 pub mod kernel;
 pub mod namespace;

@@ -34,7 +34,7 @@ pub mod services;
 pub mod socket;
 pub mod transaction;
 pub mod underlay;
-mod wire;
+pub(crate) mod wire;
 
 pub use expression::{Expr, Family, Register, Verdict};
 pub use object::{Chain, ChainKind, Element, Hook, Map, Rule, Table, Value};
@@ -42,6 +42,6 @@ pub use socket::{Error, Socket};
 pub use transaction::{Change, Transaction};
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
