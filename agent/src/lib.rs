@@ -10,6 +10,7 @@ mod drive;
 pub mod image;
 pub mod images;
 mod logs;
+mod probe;
 pub mod runtime;
 mod saved;
 mod session;
@@ -20,6 +21,7 @@ use connect::Managers;
 use drive::{Inbox, lock};
 use image::ImageStore;
 use images::Fetches;
+use probe::Prober;
 use runtime::{Folders, Runtime, Settings};
 use saved::Saved;
 use session::{Outbox, Sessions};
@@ -50,6 +52,8 @@ pub struct Start {
     pub data: PathBuf,
     /// The node's images; they outlive the agent.
     pub images: ImageStore,
+    /// The network daemon's socket.
+    pub netd: PathBuf,
     /// The managers.
     pub managers: Arc<Managers>,
 }
@@ -112,7 +116,8 @@ impl Agent {
             inbox,
             values,
             logs: logs::Publisher::new(node, folders, start.managers.clone(), task_of),
-            fetches: Fetches::new(start.images, start.managers, outbox),
+            fetches: Fetches::new(start.images, start.managers, outbox.clone()),
+            prober: Prober::new(start.netd, outbox),
             info: info_sender,
             refusal: refusal_sender,
             is_leaving: is_leaving.clone(),

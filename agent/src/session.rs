@@ -9,6 +9,7 @@ use crate::connect::Managers;
 use crate::drive::{Inbox, lock};
 use crate::images::Fetches;
 use crate::logs::Publisher;
+use crate::probe::Prober;
 use crate::values::Values;
 use skep_agent_core::{Agent, Event};
 use skep_model::assignment::{Assignments, SessionInfo, StatusUpdate};
@@ -49,6 +50,8 @@ pub enum Outgoing {
     Report(Vec<StatusUpdate>),
     /// How a fetched image went.
     ImageResult(v1::ImageResult),
+    /// What this node reaches of others.
+    ProbeResult(v1::ProbeResult),
     /// Open a new session.
     Reset(String),
 }
@@ -74,6 +77,11 @@ impl Outbox {
     pub fn image_result(&self, result: v1::ImageResult) {
         let _ = self.0.send(Outgoing::ImageResult(result));
     }
+
+    /// The leader's question was answered.
+    pub fn probe_result(&self, result: v1::ProbeResult) {
+        let _ = self.0.send(Outgoing::ProbeResult(result));
+    }
 }
 
 /// Everything a session needs.
@@ -87,6 +95,7 @@ pub struct Sessions {
     pub(crate) values: Arc<Values>,
     pub(crate) logs: Publisher,
     pub(crate) fetches: Fetches,
+    pub(crate) prober: Prober,
     pub(crate) info: watch::Sender<Option<SessionInfo>>,
     /// Why the newest attempt at a session was refused; `None` while there is one.
     pub(crate) refusal: watch::Sender<Option<Status>>,
@@ -184,6 +193,9 @@ impl Sessions {
                     Some(Outgoing::ImageResult(result)) => {
                         let _ = sender.send(agent_message(agent_message::Message::ImageResult(result))).await;
                     }
+                    Some(Outgoing::ProbeResult(result)) => {
+                        let _ = sender.send(agent_message(agent_message::Message::ProbeResult(result))).await;
+                    }
                     None => return "the agent is stopping".into(),
                 },
                 message = messages.message() => match message {
@@ -212,6 +224,7 @@ impl Sessions {
                         Message::LogSubscribe(request) => self.logs.subscribe(request),
                         Message::LogUnsubscribe(request) => self.logs.unsubscribe(&request.subscription_id),
                         Message::ImageOffer(offer) => self.fetches.fetch(offer),
+                        Message::Probe(probe) => self.prober.probe(probe),
                         Message::Close(close) => return close.reason,
                     },
                 },

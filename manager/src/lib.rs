@@ -12,6 +12,7 @@ mod images;
 mod logs;
 mod peers;
 mod persist;
+mod probes;
 mod sealing;
 mod serve;
 mod sessions;

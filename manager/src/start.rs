@@ -9,6 +9,7 @@ use crate::images::Images;
 use crate::logs::Logs;
 use crate::peers::Peers;
 use crate::persist::{self, Disk, PersistError};
+use crate::probes::Probes;
 use crate::sealing::{NewCluster, Sealing};
 use crate::serve;
 use crate::sessions::Sessions;
@@ -154,6 +155,7 @@ impl Manager {
             sessions: sessions.clone(),
             sealing: Sealing::new(start.node, start.unsealing),
             logs: Logs::new(sessions.clone()),
+            probes: Probes::new(sessions.clone()),
             images: Images::open(spool.clone(), sessions).map_err(|source| StartError::Folder { path: spool, source })?,
             disk,
         });

@@ -67,6 +67,13 @@ impl Control for LocalControl {
     ) -> Result<Response<Self::DistributeImageStream>, Status> {
         self.manager()?.distribute_image(request).await
     }
+
+    async fn verify_networks(
+        &self,
+        request: Request<v1::VerifyNetworksRequest>,
+    ) -> Result<Response<v1::VerifyNetworksReply>, Status> {
+        self.manager()?.verify_networks(request).await
+    }
 }
 
 #[cfg(test)]

@@ -69,6 +69,7 @@ pub async fn start_agent(node: &Node, file: &NodeFile, tls: TlsIdentity, manager
         description: description(node),
         data: settings.data.clone(),
         images: node.images.clone(),
+        netd: settings.run.join("netd.sock"),
         managers: Arc::new(managers),
     })
     .await?)

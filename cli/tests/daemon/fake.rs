@@ -235,6 +235,10 @@ impl Control for Api {
     ) -> Result<Response<Self::DistributeImageStream>, Status> {
         not_here()
     }
+
+    async fn verify_networks(&self, _: Request<v1::VerifyNetworksRequest>) -> Result<Response<v1::VerifyNetworksReply>, Status> {
+        not_here()
+    }
 }
 
 impl Api {

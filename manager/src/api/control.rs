@@ -5,6 +5,7 @@
 //! the same request id, until they are decided or the deadline is over.
 
 use crate::api::query::{self, Filters};
+use crate::api::verify::verify;
 use crate::api::{Leadership, Shared, deadline};
 use crate::sealing::Kind as SealedKind;
 use crate::status::{from_refusal, to_refusal};
@@ -126,6 +127,17 @@ impl Control for ControlApi {
             receiver.recv().await.map(|progress| (Ok(progress), (receiver, guard)))
         });
         Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn verify_networks(
+        &self,
+        request: Request<v1::VerifyNetworksRequest>,
+    ) -> Result<Response<v1::VerifyNetworksReply>, Status> {
+        let request = request.into_inner();
+        match self.elsewhere().await? {
+            Some(address) => ControlClient::new(self.0.channels.to(&address)).verify_networks(request).await,
+            None => verify(&self.0, request).await.map(Response::new),
+        }
     }
 }
 

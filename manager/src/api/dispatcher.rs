@@ -121,6 +121,7 @@ async fn listen(shared: Arc<Shared>, node: NodeId, session: SessionId, mut messa
                     }
                 },
                 agent_message::Message::ImageResult(result) => shared.images.result(node, result),
+                agent_message::Message::ProbeResult(result) => shared.probes.answer(node, result),
                 agent_message::Message::Goodbye(_) => is_goodbye = true,
                 agent_message::Message::Hello(_) => {
                     shared.sessions.close(session, "a session has one hello, as its first message".into());
@@ -138,6 +139,7 @@ async fn listen(shared: Arc<Shared>, node: NodeId, session: SessionId, mut messa
     shared.sessions.remove(session);
     shared.logs.node_lost(node);
     shared.images.node_lost(node);
+    shared.probes.node_lost(node);
     shared.inbox.put(Event::SessionClosed { session, is_goodbye });
 }
 

@@ -7,12 +7,14 @@ pub mod dispatcher;
 pub mod query;
 pub mod raft;
 pub mod roles;
+pub mod verify;
 
 use crate::channels::Channels;
 use crate::drive::Inbox;
 use crate::images::Images;
 use crate::logs::Logs;
 use crate::persist::Disk;
+use crate::probes::Probes;
 use crate::sealing::Sealing;
 use crate::sessions::Sessions;
 use crate::waiting::Waiting;
@@ -51,6 +53,7 @@ pub struct Shared {
     pub(crate) sealing: Sealing,
     pub(crate) logs: Logs,
     pub(crate) images: Images,
+    pub(crate) probes: Probes,
     pub(crate) disk: Disk,
 }
 

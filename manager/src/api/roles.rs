@@ -23,6 +23,7 @@ pub const TABLE: &[(&str, Allowed)] = &[
     ("skep.v1.Control/Watch", Allowed::Manager),
     ("skep.v1.Control/Logs", Allowed::Manager),
     ("skep.v1.Control/DistributeImage", Allowed::Manager),
+    ("skep.v1.Control/VerifyNetworks", Allowed::Manager),
     ("skep.v1.Dispatcher/Session", Allowed::Node),
     ("skep.v1.Dispatcher/PublishLogs", Allowed::Node),
     ("skep.v1.Dispatcher/FetchImage", Allowed::Node),
