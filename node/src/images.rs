@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,6 +23,8 @@ use zeroize::Zeroizing;
 const WAITING_MAX: usize = 64;
 /// Bytes between two messages about a load.
 const STEP: u64 = 4 << 20;
+/// How long a registry may take to say what a reference means.
+const RESOLVE_MAX: Duration = Duration::from_secs(5);
 /// References of one removal.
 const REFERENCES_MAX: usize = 1000;
 
@@ -147,6 +150,22 @@ pub fn pull(node: &Arc<Node>, request: v1::ImagePullRequest) -> Result<Progresse
         let _unread = sender.send(last).await;
     });
     Ok(Box::pin(ReceiverStream::new(receiver)))
+}
+
+/// Pins an image to what its registry says it is now.
+///
+/// # Errors
+/// If the reference does not read, or no registry answers for it in time.
+pub async fn resolve(node: &Node, request: v1::ImageResolveRequest) -> Result<v1::ImageResolveReply, Status> {
+    let reference = Reference::parse(&request.reference).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let resolving = skep_agent::image::resolve(&reference, &Auth::Anonymous, &node.settings.registries);
+    let digest = match tokio::time::timeout(RESOLVE_MAX, resolving).await {
+        Ok(Ok(digest)) => digest,
+        Ok(Err(error)) => return Err(failed(&error)),
+        Err(_) => return Err(Status::deadline_exceeded(format!("no registry answered within {} s", RESOLVE_MAX.as_secs()))),
+    };
+    let tag = reference.tag().map(|tag| format!(":{tag}")).unwrap_or_default();
+    Ok(v1::ImageResolveReply { reference: format!("{}{tag}@{digest}", reference.familiar_name()) })
 }
 
 fn auth(auth: Option<v1::RegistryAuth>) -> Result<Auth, Status> {

@@ -165,6 +165,10 @@ impl Local for LocalApi {
         Ok(Response::new(images::pull(&self.0, request.into_inner())?))
     }
 
+    async fn image_resolve(&self, request: Request<v1::ImageResolveRequest>) -> Result<Response<v1::ImageResolveReply>, Status> {
+        images::resolve(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
     async fn image_remove(&self, request: Request<v1::ImageRemoveRequest>) -> Result<Response<v1::ImageRemoveReply>, Status> {
         note("remove images", &request);
         let node = self.0.clone();

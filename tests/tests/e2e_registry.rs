@@ -137,9 +137,12 @@ fn images_are_pulled_by_tag_and_digest_with_and_without_a_password() {
     ];
     cluster.skep("m1", &create).ok();
     assert_eq!(cluster.running("m1", "pulled").len(), 1);
+    let image = ["service", "inspect", "--format", "{{.Spec.TaskTemplate.ContainerSpec.Image}}", "pulled"];
+    assert_eq!(cluster.skep("m1", &image).ok().trim(), format!("{by_tag}@{digest}"));
     cluster.skep("m1", &["service", "rm", "pulled"]).ok();
     wait_for("its container to end", Duration::from_secs(30), || cluster.task_processes("m1").is_empty().then_some(()));
-    cluster.skep("m1", &["image", "rm", &by_tag]).ok();
+    // The service was pinned to what the registry said the tag is.
+    cluster.skep("m1", &["image", "rm", &by_digest]).ok();
 
     open.flip();
     cluster.skep("m1", &["image", "pull", &by_tag]).fails(REFUSED, &["damaged", "sha256"]);

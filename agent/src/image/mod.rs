@@ -32,7 +32,7 @@ pub use archive::Loaded;
 pub use digest::Digest;
 pub use document::{Healthcheck, ImageConfig, Platform};
 pub use error::{ImageError, Result};
-pub use pull::{Auth, Progress, Pulled, RegistryOptions};
+pub use pull::{Auth, Progress, Pulled, RegistryOptions, resolve};
 pub use reference::Reference;
 pub use store::{Image, ImageStore, ImageSummary, Removed, StoreLimits};
 

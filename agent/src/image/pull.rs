@@ -128,6 +128,19 @@ pub struct Pulled {
     pub n_fetched: usize,
 }
 
+/// What the reference means at its registry now; nothing is fetched but the
+/// manifest. The process must have installed a rustls crypto provider.
+///
+/// # Errors
+/// As [`ImageStore::pull`].
+pub async fn resolve(reference: &Reference, auth: &Auth, options: &RegistryOptions) -> Result<Digest> {
+    if let Some(digest) = reference.digest() {
+        return Ok(digest.clone());
+    }
+    let session = Session::open(reference, auth, options).await?;
+    session.manifest(&session.remote, None).await.map(|(digest, _)| digest)
+}
+
 type Watcher<'a> = dyn Fn(Progress) + Send + Sync + 'a;
 
 /// One pull's connection to its registry.

@@ -22,3 +22,10 @@ pub fn write_bytes(bytes: &[u8]) -> Result<(), Failure> {
         Ok(()) => Ok(()),
     }
 }
+
+/// Writes what the user should know although all went well, on standard error.
+pub fn warning(text: Option<String>) {
+    if let Some(text) = text {
+        eprintln!("{text}");
+    }
+}

@@ -145,6 +145,23 @@ fn a_change_is_repeated_with_its_id_until_it_is_decided() {
 }
 
 #[test]
+fn an_image_is_pinned_where_a_registry_answers_and_warned_of_elsewhere() {
+    let created = |words: &[&str]| {
+        let fake = daemon([]);
+        let ran = fake.run(&[&["service", "create", "--detach", "--name", "web"], words].concat());
+        let state = fake.state.lock().expect("unpoisoned");
+        let Some(Mutation::CreateService(create)) = &state.mutations[0].mutation else { panic!("no service was created") };
+        let spec = create.spec.as_ref().expect("a spec").task_template.as_ref().expect("a template");
+        (spec.container_spec.as_ref().expect("a container").image.clone(), ran.stderr)
+    };
+    assert_eq!(created(&["known:1"]), (format!("known:1@sha256:{}", "0".repeat(64)), String::new()));
+    assert_eq!(created(&["--no-resolve-image", "other:1"]), ("other:1".into(), String::new()));
+    let (image, warning) = created(&["other:1"]);
+    assert_eq!(image, "other:1");
+    assert!(warning.starts_with("image other:1 could not be accessed on a registry to record\nits digest."), "{warning}");
+}
+
+#[test]
 fn a_refusal_is_one_line_and_not_repeated() {
     let fake = daemon([]);
     let refusal = Refusal::NameConflict { kind: Kind::Service, name: "web".into() };

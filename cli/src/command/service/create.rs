@@ -1,5 +1,6 @@
 //! `skep service create`.
 
+use super::image;
 use super::references;
 use super::shared::{Shared, network};
 use super::wait::{self, Options};
@@ -98,8 +99,10 @@ impl Create {
         let mut spec = self.spec()?;
         spec.task_template.container_spec.secrets = references::secrets(client, &self.secret).await?;
         spec.task_template.container_spec.configs = references::configs(client, &self.config).await?;
+        let warning = if self.no_resolve_image { None } else { image::pin(client, &mut spec).await };
         let outcome = client.mutate(&Mutation::CreateService { spec: Box::new(spec) }).await?;
         output::line(outcome.id.as_str())?;
+        output::warning(warning);
         let options = Options { detach: self.detach.unwrap_or_default(), quiet: self.quiet, timeout: None };
         wait::wait(client, &outcome, options).await
     }

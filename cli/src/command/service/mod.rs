@@ -1,6 +1,7 @@
 //! `skep service`: run services and change them.
 
 mod create;
+mod image;
 mod inspect;
 mod logs;
 mod ls;

@@ -1,5 +1,6 @@
 //! `skep service update`: what is given changes, everything else stays.
 
+use super::image;
 use super::references;
 use super::shared::{Shared, network, set, words};
 use super::wait::{self, Options};
@@ -159,6 +160,7 @@ struct Lists {
 impl Update {
     /// Changes the spec that was read, or none if somebody else was faster.
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        let mut warning = None;
         let mutation = if self.rollback {
             if self.changes != Changes::default() {
                 return Err(Failure::usage("other flags may not be combined with --rollback"));
@@ -170,10 +172,14 @@ impl Update {
             let secrets = references::secrets(client, &self.changes.lists.secret_add).await?;
             let configs = references::configs(client, &self.changes.lists.config_add).await?;
             self.changes.apply(&mut spec, secrets, configs)?;
+            if self.changes.image.is_some() && !self.changes.no_resolve_image {
+                warning = image::pin(client, &mut spec).await;
+            }
             Mutation::UpdateService { service: service.id.to_string(), expect: Some(service.spec.version), spec: Box::new(spec) }
         };
         let outcome = client.mutate(&mutation).await?;
         output::line(&self.service)?;
+        output::warning(warning);
         let options = Options { detach: self.detach.unwrap_or_default(), quiet: self.quiet, timeout: None };
         wait::wait(client, &outcome, options).await
     }
