@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::IpAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -11,7 +12,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::traces::{self, Process};
-use super::{Said, Traces, wait_for};
+use super::{Load, Said, Traces, wait_for};
 
 /// Taken by the guardian of every cluster of these tests.
 const LOCK: &str = "/run/lock/skep-end-to-end";
@@ -83,6 +84,17 @@ fn ensure_binaries() {
     });
 }
 
+/// Where a binary of the project is, after [`ensure_binaries`].
+fn binary(name: &str) -> PathBuf {
+    let folder = std::env::var_os("SKEP_BIN_DIR").map_or_else(|| project().join("target/debug"), PathBuf::from);
+    folder.join(name)
+}
+
+fn kill(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+        .unwrap_or_else(|error| panic!("kill {pid}: {error}"));
+}
+
 impl Cluster {
     /// Makes nodes `m1…` and `w1…` and joins them to one swarm.
     ///
@@ -98,6 +110,14 @@ impl Cluster {
     /// As [`Cluster::up`].
     pub fn bare(managers: usize, workers: usize) -> Self {
         Self::make(managers, workers, &["--bare"])
+    }
+
+    /// As [`Cluster::up`], on a network between the nodes that is not the usual one: more arguments of `deploy/cluster up`.
+    ///
+    /// # Panics
+    /// As [`Cluster::up`].
+    pub fn up_with(managers: usize, workers: usize, more: &[&str]) -> Self {
+        Self::make(managers, workers, more)
     }
 
     fn make(managers: usize, workers: usize, more: &[&str]) -> Self {
@@ -147,7 +167,13 @@ impl Cluster {
         Said::by(&script(), &[&[verb, "--dir", &dir], args].concat(), b"", CLUSTER_DEADLINE)
     }
 
-    /// Runs any program on a node.
+    /// Adds a plain host to the nodes' network; returns its addresses, IPv4 first unless there is only IPv6.
+    pub fn host(&self, name: &str) -> Vec<IpAddr> {
+        let addresses = self.verb("host", &[name]).ok();
+        addresses.lines().map(|line| line.parse().expect("deploy/cluster host prints addresses")).collect()
+    }
+
+    /// Runs any program on a node, or in a task on it: `NODE/ID`.
     pub fn on(&self, node: &str, command: &[&str]) -> Said {
         self.on_with(node, command, b"")
     }
@@ -192,6 +218,23 @@ impl Cluster {
         "busybox:latest"
     }
 
+    /// Makes the image of the tests' own servers and clients known to every ready node; returns its name.
+    pub fn load_traffic(&self) -> &'static str {
+        let tar = self.folder.path().join("traffic.tar").display().to_string();
+        let script = project().join("tests/traffic-image").display().to_string();
+        let binary = binary("traffic").display().to_string();
+        Said::by(&script, &[&tar, &binary], b"", COMMAND_DEADLINE).ok();
+        self.skep("m1", &["image", "load", "--all", "--input", &tar]).ok();
+        "traffic:latest"
+    }
+
+    /// Starts `traffic load ARGS` on a node, or in a task on it: `NODE/ID`.
+    pub fn load(&self, place: &str, args: &[&str]) -> Load {
+        let mut command = Command::new(script());
+        command.args(["exec", "--dir"]).arg(self.dir()).arg(place).args(["traffic", "load"]).args(args);
+        Load::start(command)
+    }
+
     /// Packs Debian's busybox as an image archive, once, and returns its path.
     pub fn busybox_archive(&self) -> String {
         let tar = self.folder.path().join("busybox.tar").display().to_string();
@@ -225,10 +268,14 @@ impl Cluster {
         self.recorded(node, "skepd")
     }
 
+    /// SIGKILL to the process that programs a node's network.
+    pub fn kill_netd(&self, node: &str) {
+        kill(self.recorded(node, "netd"));
+    }
+
     /// SIGKILL to a node's daemon, right now: no shell in between, for measuring.
     pub fn kill_daemon(&self, node: &str) {
-        let pid = nix::unistd::Pid::from_raw(self.daemon(node));
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap_or_else(|error| panic!("kill {node}: {error}"));
+        kill(self.daemon(node));
     }
 
     /// Every process on a node.
@@ -287,10 +334,12 @@ impl Cluster {
 
     fn show_logs(&self) {
         for node in fs::read_dir(self.dir().join("nodes")).into_iter().flatten().flatten() {
-            let log = fs::read_to_string(node.path().join("skepd.log")).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
-            eprintln!("--- the end of the log of {}", node.file_name().display());
-            lines.iter().skip(lines.len().saturating_sub(LOG_LINES_SHOWN)).for_each(|line| eprintln!("{line}"));
+            for daemon in ["skepd", "netd"] {
+                let log = fs::read_to_string(node.path().join(format!("{daemon}.log"))).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().collect();
+                eprintln!("--- the end of the log of {daemon} on {}", node.file_name().display());
+                lines.iter().skip(lines.len().saturating_sub(LOG_LINES_SHOWN)).for_each(|line| eprintln!("{line}"));
+            }
         }
     }
 }

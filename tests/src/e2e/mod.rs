@@ -14,13 +14,17 @@
 mod cluster;
 mod figures;
 mod hunt;
+mod load;
 mod said;
+mod services;
 mod traces;
 mod wait;
 
 pub use cluster::{Background, Cluster, Task};
 pub use figures::{Figures, is_full};
 pub use hunt::{Find, Hunt};
+pub use load::{Load, Report};
 pub use said::Said;
+pub use services::read_answer;
 pub use traces::{Process, Traces};
 pub use wait::wait_for;
