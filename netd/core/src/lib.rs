@@ -18,6 +18,7 @@ mod endpoint_rows;
 mod mark;
 mod mirror;
 mod name;
+mod names;
 mod object;
 mod plan;
 mod row;
@@ -29,6 +30,7 @@ pub use desired::Desired;
 pub use mark::ingress_mark;
 pub use mirror::Mirror;
 pub use name::{Mac, Name, NameTooLong, bridge_name, interface_name, is_of_node, is_of_task, veth_name, vxlan_name};
+pub use names::{NameAnswer, NameQuestion, Names};
 pub use object::{
     Endpoint, EndpointId, InvalidObject, Network, Node, Object, ObjectKey, Site, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6,
 };

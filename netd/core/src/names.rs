@@ -1,0 +1,545 @@
+//! Who is called what, as each task of this node sees it.
+//!
+//! [`Names`] takes the same objects as the rest of netd, one at a time, and keeps
+//! them by name and by address, so that a question costs a few look-ups and a change
+//! costs what it concerns. A task sees its own networks only, in the order of its
+//! interfaces; the first network that knows a name answers for it. The rules, most
+//! of them Swarm's:
+//!
+//! - a service, or an alias of it on that network, is its virtual addresses there;
+//!   without any, the addresses of its published tasks;
+//! - `tasks.` before either is always the addresses of its published tasks;
+//! - a container's name and host name are its addresses while it is published; a
+//!   task knows its own always;
+//! - any of these with `.` and the network's name behind it is asked of that network
+//!   alone, and this is how addresses are named in return;
+//! - a name that is known and has no address of the family asked for has none: it is
+//!   not asked elsewhere, as it would be if nobody knew it.
+//!
+//! Not here: sockets, messages, and the order in which equal addresses are given.
+
+use skep_model::overlay::{Endpoint, EndpointId, LocalTask, NodeNetwork, NodeService, ServiceNetwork};
+use skep_model::{NetworkId, ServiceId, TaskId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// Before a service's name: the addresses of its tasks.
+const TASKS: &str = "tasks.";
+
+/// What a task asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameQuestion<'a> {
+    /// What has this name? In any case, without a dot at its end.
+    Name(&'a str),
+    /// What is this address called?
+    Address(IpAddr),
+}
+
+/// What a task is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NameAnswer {
+    /// Addresses that stay as long as the service does; none = the name is known
+    /// and has none.
+    Service(Vec<IpAddr>),
+    /// Addresses of tasks, which come and go; none as above.
+    Tasks(Vec<IpAddr>),
+    /// The name of an address.
+    Named(String),
+    /// Nobody here knows; others may be asked.
+    Elsewhere,
+    /// Nobody knows, and nobody else may be asked.
+    Nowhere,
+}
+
+/// All names of this node's networks.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    tasks: BTreeMap<TaskId, LocalTask>,
+    networks: BTreeMap<NetworkId, NodeNetwork>,
+    services: BTreeMap<ServiceId, NodeService>,
+    endpoints: BTreeMap<EndpointId, Endpoint>,
+    on: BTreeMap<NetworkId, Known>,
+}
+
+/// What is known on one network. An endpoint may be told of before its service.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    services: BTreeMap<String, BTreeSet<ServiceId>>,
+    /// Names of single tasks.
+    tasks: BTreeMap<String, BTreeSet<TaskId>>,
+    tasks_of: BTreeMap<ServiceId, BTreeSet<TaskId>>,
+    virtual_addresses: BTreeMap<IpAddr, ServiceId>,
+    /// By address; no two tasks share one for longer than a change takes.
+    owners: BTreeMap<IpAddr, TaskId>,
+}
+
+impl Known {
+    fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.tasks.is_empty() && self.tasks_of.is_empty()
+    }
+}
+
+impl Names {
+    /// A task of this node is new, or changed.
+    pub fn put_task(&mut self, task: LocalTask) {
+        self.tasks.insert(task.id, task);
+    }
+
+    /// A task of this node is gone.
+    pub fn remove_task(&mut self, id: TaskId) {
+        self.tasks.remove(&id);
+    }
+
+    /// A task of this node.
+    pub fn task(&self, id: TaskId) -> Option<&LocalTask> {
+        self.tasks.get(&id)
+    }
+
+    /// A network is new, or changed.
+    pub fn put_network(&mut self, network: NodeNetwork) {
+        self.networks.insert(network.id, network);
+    }
+
+    /// A network is gone.
+    pub fn remove_network(&mut self, id: NetworkId) {
+        self.networks.remove(&id);
+    }
+
+    /// A service is new, or changed.
+    pub fn put_service(&mut self, service: NodeService) {
+        self.remove_service(service.id);
+        for on in &service.networks {
+            let known = self.on.entry(on.network).or_default();
+            for name in service_names(&service, on) {
+                known.services.entry(name).or_default().insert(service.id);
+            }
+            known.virtual_addresses.extend(on.virtual_addresses.iter().map(|address| (*address, service.id)));
+        }
+        self.services.insert(service.id, service);
+    }
+
+    /// A service is gone.
+    pub fn remove_service(&mut self, id: ServiceId) {
+        let Some(service) = self.services.remove(&id) else { return };
+        for on in &service.networks {
+            self.forget(on.network, |known| {
+                for name in service_names(&service, on) {
+                    remove_from(&mut known.services, &name, id);
+                }
+                remove_owned(&mut known.virtual_addresses, &on.virtual_addresses, id);
+            });
+        }
+    }
+
+    /// An endpoint is new, or changed.
+    pub fn put_endpoint(&mut self, endpoint: Endpoint) {
+        let EndpointId { network, task } = endpoint.id;
+        self.remove_endpoint(endpoint.id);
+        let known = self.on.entry(network).or_default();
+        for name in &endpoint.names {
+            known.tasks.entry(name.to_lowercase()).or_default().insert(task);
+        }
+        known.tasks_of.entry(endpoint.service).or_default().insert(task);
+        known.owners.extend(endpoint.addresses.iter().map(|address| (*address, task)));
+        self.endpoints.insert(endpoint.id, endpoint);
+    }
+
+    /// An endpoint is gone.
+    pub fn remove_endpoint(&mut self, id: EndpointId) {
+        let Some(endpoint) = self.endpoints.remove(&id) else { return };
+        self.forget(id.network, |known| {
+            for name in &endpoint.names {
+                remove_from(&mut known.tasks, &name.to_lowercase(), id.task);
+            }
+            remove_from(&mut known.tasks_of, &endpoint.service, id.task);
+            remove_owned(&mut known.owners, &endpoint.addresses, id.task);
+        });
+    }
+
+    fn forget(&mut self, network: NetworkId, forget: impl FnOnce(&mut Known)) {
+        let Some(known) = self.on.get_mut(&network) else { return };
+        forget(known);
+        if known.is_empty() {
+            self.on.remove(&network);
+        }
+    }
+
+    /// What a task is told; only addresses of a family that it asks for, as
+    /// `is_wanted` says.
+    pub fn answer(&self, task: TaskId, question: NameQuestion<'_>, is_wanted: impl Fn(&IpAddr) -> bool) -> NameAnswer {
+        let Some(task) = self.tasks.get(&task) else { return NameAnswer::Nowhere };
+        let found = match question {
+            NameQuestion::Name(name) => self.by_name(task, &name.to_lowercase(), is_wanted),
+            NameQuestion::Address(address) => self.by_address(task, address),
+        };
+        // Whoever has no way out may not get one through questions either.
+        found.unwrap_or(if task.has_gateway { NameAnswer::Elsewhere } else { NameAnswer::Nowhere })
+    }
+
+    fn by_name(&self, task: &LocalTask, name: &str, is_wanted: impl Fn(&IpAddr) -> bool) -> Option<NameAnswer> {
+        let whole = self.visible_to(task).map(|network| (network, name));
+        let split = name.rmatch_indices('.').flat_map(|(dot, _)| {
+            let (before, network_name) = (&name[..dot], &name[dot + 1..]);
+            let called = self.visible_to(task).filter(move |network| network.name.eq_ignore_ascii_case(network_name));
+            called.map(move |network| (network, before))
+        });
+        let mut known = None;
+        for (network, name) in whole.chain(split) {
+            let Some(mut answer) = self.on_network(task, network, name) else { continue };
+            if let NameAnswer::Service(addresses) | NameAnswer::Tasks(addresses) = &mut answer {
+                addresses.retain(&is_wanted);
+                if !addresses.is_empty() {
+                    return Some(answer);
+                }
+            }
+            // Another network may have addresses of this family.
+            known.get_or_insert(answer);
+        }
+        known
+    }
+
+    fn on_network(&self, task: &LocalTask, network: &NodeNetwork, name: &str) -> Option<NameAnswer> {
+        let known = self.on.get(&network.id);
+        if let Some(services) = known.and_then(|known| known.services.get(name)) {
+            return Some(self.of_services(network.id, services));
+        }
+        if self.is_own(task, network.id, name) {
+            let own = task.attachments.iter().find(|attachment| attachment.network == network.id)?;
+            return Some(NameAnswer::Tasks(own.addresses.clone()));
+        }
+        let known = known?;
+        if let Some(tasks) = known.tasks.get(name) {
+            return Some(NameAnswer::Tasks(self.published(network.id, tasks)));
+        }
+        let services = known.services.get(name.strip_prefix(TASKS)?)?;
+        Some(NameAnswer::Tasks(self.of_tasks(network.id, services)))
+    }
+
+    fn is_own(&self, task: &LocalTask, network: NetworkId, name: &str) -> bool {
+        let own = self.endpoints.get(&EndpointId { network, task: task.id });
+        let names = own.iter().flat_map(|endpoint| &endpoint.names).chain([&task.hostname]);
+        names.into_iter().any(|own| own.eq_ignore_ascii_case(name))
+    }
+
+    /// Services that share a name on a network answer for it together.
+    fn of_services(&self, network: NetworkId, services: &BTreeSet<ServiceId>) -> NameAnswer {
+        let on = |service| self.services.get(service)?.networks.iter().find(|on| on.network == network);
+        let addresses = services.iter().filter_map(on).flat_map(|on: &ServiceNetwork| on.virtual_addresses.iter().copied());
+        let addresses: Vec<IpAddr> = addresses.collect();
+        if addresses.is_empty() { NameAnswer::Tasks(self.of_tasks(network, services)) } else { NameAnswer::Service(addresses) }
+    }
+
+    fn of_tasks(&self, network: NetworkId, services: &BTreeSet<ServiceId>) -> Vec<IpAddr> {
+        let Some(known) = self.on.get(&network) else { return Vec::new() };
+        services.iter().filter_map(|id| known.tasks_of.get(id)).flat_map(|tasks| self.published(network, tasks)).collect()
+    }
+
+    fn published(&self, network: NetworkId, tasks: &BTreeSet<TaskId>) -> Vec<IpAddr> {
+        let endpoints = tasks.iter().filter_map(|task| self.endpoints.get(&EndpointId { network, task: *task }));
+        endpoints.filter(|endpoint| endpoint.is_published).flat_map(|endpoint| endpoint.addresses.iter().copied()).collect()
+    }
+
+    fn by_address(&self, task: &LocalTask, address: IpAddr) -> Option<NameAnswer> {
+        for network in self.visible_to(task) {
+            if let Some(name) = self.name_of(task, network, address) {
+                return Some(NameAnswer::Named(format!("{name}.{}", network.name)));
+            }
+        }
+        // Addresses of an overlay are nobody else's business.
+        let mut subnets = self.visible_to(task).flat_map(|network| &network.pools);
+        subnets.any(|pool| pool.subnet.contains(&address)).then_some(NameAnswer::Nowhere)
+    }
+
+    fn name_of(&self, task: &LocalTask, network: &NodeNetwork, address: IpAddr) -> Option<&str> {
+        let known = self.on.get(&network.id)?;
+        if let Some(owner) = known.owners.get(&address) {
+            let endpoint = self.endpoints.get(&EndpointId { network: network.id, task: *owner })?;
+            let name = endpoint.names.first().filter(|_| endpoint.is_published || *owner == task.id);
+            return name.map(String::as_str);
+        }
+        self.services.get(known.virtual_addresses.get(&address)?).map(|service| service.name.as_str())
+    }
+
+    fn visible_to<'a>(&'a self, task: &'a LocalTask) -> impl Iterator<Item = &'a NodeNetwork> {
+        task.attachments.iter().filter_map(|attachment| self.networks.get(&attachment.network))
+    }
+}
+
+/// What a service is called on a network.
+fn service_names(service: &NodeService, on: &ServiceNetwork) -> BTreeSet<String> {
+    std::iter::once(&service.name).chain(&on.aliases).map(|name| name.to_lowercase()).collect()
+}
+
+fn remove_from<K: Ord, V: Ord>(sets: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: V) {
+    if let Some(set) = sets.get_mut(key) {
+        set.remove(&value);
+        if set.is_empty() {
+            sets.remove(key);
+        }
+    }
+}
+
+/// An address may be another's already.
+fn remove_owned<V: PartialEq>(owners: &mut BTreeMap<IpAddr, V>, addresses: &[IpAddr], owner: V) {
+    for address in addresses {
+        if owners.get(address) == Some(&owner) {
+            owners.remove(address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use skep_model::container::DnsConfig;
+    use skep_model::network::{Attachment, Pool};
+    use skep_model::{Id, NodeId};
+
+    fn id(n: u8) -> Id {
+        Id::from_random([n; 16])
+    }
+
+    fn addresses(text: &str) -> Vec<IpAddr> {
+        text.split_whitespace().map(|address| address.parse().expect("an address")).collect()
+    }
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(ToOwned::to_owned).collect()
+    }
+
+    fn network(n: u8, name: &str, subnets: &str) -> NodeNetwork {
+        let pool = |subnet: &str| Pool { subnet: subnet.parse().expect("a subnet"), range: None, gateway: None };
+        NodeNetwork {
+            id: NetworkId(id(n)),
+            name: name.into(),
+            vni: 4096 + u32::from(n),
+            pools: subnets.split_whitespace().map(pool).collect(),
+            mtu: None,
+            internal: false,
+            ingress: false,
+        }
+    }
+
+    /// `on` = network, virtual addresses, aliases.
+    fn service(n: u8, name: &str, on: &[(u8, &str, &str)]) -> NodeService {
+        let on = on.iter().map(|(network, virtual_addresses, aliases)| ServiceNetwork {
+            network: NetworkId(id(*network)),
+            virtual_addresses: addresses(virtual_addresses),
+            aliases: words(aliases),
+        });
+        NodeService { id: ServiceId(id(n)), name: name.into(), networks: on.collect(), ingress_ports: Vec::new() }
+    }
+
+    fn endpoint(network: u8, task: u8, service: u8, on: &str, names: &str, is_published: bool) -> Endpoint {
+        Endpoint {
+            id: EndpointId { network: NetworkId(id(network)), task: TaskId(id(task)) },
+            service: ServiceId(id(service)),
+            node: NodeId(id(99)),
+            addresses: addresses(on),
+            names: words(names),
+            is_published,
+        }
+    }
+
+    fn task(n: u8, service: u8, hostname: &str, on: &[(u8, &str)], has_gateway: bool) -> LocalTask {
+        let attachment = |(network, on): &(u8, &str)| Attachment {
+            network: NetworkId(id(*network)),
+            addresses: addresses(on),
+            aliases: Vec::new(),
+        };
+        LocalTask {
+            id: TaskId(id(n)),
+            service: ServiceId(id(service)),
+            attachments: on.iter().map(attachment).collect(),
+            has_gateway,
+            host_ports: Vec::new(),
+            hostname: hostname.into(),
+            dns: DnsConfig::default(),
+        }
+    }
+
+    const WEB: u8 = 31;
+    const LONE: u8 = 41;
+    const NEW: u8 = 34;
+
+    /// Networks `front` and `back`; `web` is on both, `db` on `back` alone, `cache`
+    /// is answered by its tasks; `lone` has `back` alone and no way out.
+    fn names() -> Names {
+        let mut names = Names::default();
+        names.put_network(network(1, "front", "10.1.0.0/24"));
+        names.put_network(network(2, "back", "10.2.0.0/24 fd00:2::/64"));
+        names.put_service(service(11, "web", &[(1, "10.1.0.2", "www"), (2, "10.2.0.2 fd00:2::2", "")]));
+        names.put_service(service(12, "db", &[(2, "10.2.0.3 fd00:2::3", "postgres store")]));
+        names.put_service(service(13, "cache", &[(1, "", "fast"), (2, "", "")]));
+        names.put_service(service(14, "archive", &[(2, "10.2.0.4", "store")]));
+        names.put_endpoint(endpoint(1, WEB, 11, "10.1.0.31", "web.1.x h31", true));
+        names.put_endpoint(endpoint(2, WEB, 11, "10.2.0.31 fd00:2::31", "web.1.x h31", true));
+        names.put_endpoint(endpoint(1, 32, 11, "10.1.0.32", "web.2.x", true));
+        names.put_endpoint(endpoint(1, 33, 11, "10.1.0.33", "web.3.x", false));
+        names.put_endpoint(endpoint(1, NEW, 13, "10.1.0.34", "cache.1.x h34", false));
+        names.put_endpoint(endpoint(1, 35, 13, "10.1.0.35", "Cache.2.x", true));
+        names.put_endpoint(endpoint(2, LONE, 12, "10.2.0.41 fd00:2::41", "db.1.x", true));
+        names.put_task(task(WEB, 11, "h31", &[(1, "10.1.0.31"), (2, "10.2.0.31 fd00:2::31")], true));
+        names.put_task(task(NEW, 13, "h34", &[(1, "10.1.0.34")], true));
+        names.put_task(task(LONE, 12, "lone", &[(2, "10.2.0.41 fd00:2::41")], false));
+        names
+    }
+
+    fn said(answer: &NameAnswer) -> String {
+        let list = |kind: &str, addresses: &[IpAddr]| {
+            let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            format!("{kind} {}", if texts.is_empty() { "-".into() } else { texts.join(" ") })
+        };
+        match answer {
+            NameAnswer::Service(addresses) => list("service", addresses),
+            NameAnswer::Tasks(addresses) => list("tasks", addresses),
+            NameAnswer::Named(name) => name.clone(),
+            NameAnswer::Elsewhere => "elsewhere".into(),
+            NameAnswer::Nowhere => "nowhere".into(),
+        }
+    }
+
+    #[test]
+    fn names_are_what_a_task_can_reach() {
+        let names = names();
+        let table = [
+            // A service by its virtual address on the first network that both share.
+            (WEB, "web", '4', "service 10.1.0.2"),
+            (WEB, "WeB", '4', "service 10.1.0.2"),
+            (LONE, "web", '4', "service 10.2.0.2"),
+            (WEB, "db", '4', "service 10.2.0.3"),
+            (NEW, "db", '4', "elsewhere"),
+            // A family that only a later network has; and one that none has.
+            (WEB, "web", '6', "service fd00:2::2"),
+            (NEW, "web", '6', "service -"),
+            (LONE, "archive", '6', "service -"),
+            // Aliases, on their network only; shared ones answer together.
+            (WEB, "www", '4', "service 10.1.0.2"),
+            (LONE, "www", '4', "nowhere"),
+            (LONE, "store", '4', "service 10.2.0.3 10.2.0.4"),
+            // The tasks of a service; only those that are to be found.
+            (WEB, "tasks.web", '4', "tasks 10.1.0.31 10.1.0.32"),
+            (WEB, "tasks.www", '4', "tasks 10.1.0.31 10.1.0.32"),
+            (LONE, "tasks.web", '4', "tasks 10.2.0.31"),
+            (LONE, "tasks.archive", '4', "tasks -"),
+            (WEB, "tasks.nobody", '4', "elsewhere"),
+            // Without a virtual address a service is its tasks.
+            (WEB, "cache", '4', "tasks 10.1.0.35"),
+            (WEB, "fast", '4', "tasks 10.1.0.35"),
+            (LONE, "cache", '4', "tasks -"),
+            // Single tasks, by container and host name, while they are to be found.
+            (NEW, "web.1.x", '4', "tasks 10.1.0.31"),
+            (NEW, "h31", '4', "tasks 10.1.0.31"),
+            (NEW, "cache.2.x", '4', "tasks 10.1.0.35"),
+            (WEB, "cache.1.x", '4', "tasks -"),
+            (WEB, "h34", '4', "tasks -"),
+            // A task knows itself, always.
+            (NEW, "h34", '4', "tasks 10.1.0.34"),
+            (NEW, "cache.1.x", '4', "tasks 10.1.0.34"),
+            (LONE, "lone", '6', "tasks fd00:2::41"),
+            // The network may be named.
+            (WEB, "web.back", '4', "service 10.2.0.2"),
+            (WEB, "web.BACK", '4', "service 10.2.0.2"),
+            (WEB, "tasks.web.back", '4', "tasks 10.2.0.31"),
+            (WEB, "web.1.x.back", '4', "tasks 10.2.0.31"),
+            (NEW, "web.back", '4', "elsewhere"),
+            // What nobody knows; who has no way out does not ask others.
+            (WEB, "example.com", '4', "elsewhere"),
+            (LONE, "example.com", '4', "nowhere"),
+            (99, "web", '4', "nowhere"),
+        ];
+        for (task, name, family, expected) in table {
+            let is_wanted = |address: &IpAddr| address.is_ipv4() == (family == '4');
+            let answer = names.answer(TaskId(id(task)), NameQuestion::Name(name), is_wanted);
+            assert_eq!(said(&answer), expected, "task {task} asks for {name}, IPv{family}");
+        }
+    }
+
+    #[test]
+    fn addresses_have_the_names_that_lead_to_them() {
+        let names = names();
+        let table = [
+            (WEB, "10.1.0.31", "web.1.x.front"),
+            (WEB, "fd00:2::31", "web.1.x.back"),
+            (WEB, "10.1.0.33", "nowhere"),
+            (NEW, "10.1.0.34", "cache.1.x.front"),
+            (WEB, "10.1.0.34", "nowhere"),
+            (WEB, "10.1.0.2", "web.front"),
+            (LONE, "10.1.0.2", "nowhere"),
+            (NEW, "10.2.0.3", "elsewhere"),
+            (WEB, "10.2.0.200", "nowhere"),
+            (WEB, "192.0.2.1", "elsewhere"),
+        ];
+        for (task, address, expected) in table {
+            let address = address.parse().expect("an address");
+            let answer = names.answer(TaskId(id(task)), NameQuestion::Address(address), |_| true);
+            assert_eq!(said(&answer), expected, "task {task} asks for {address}");
+            if let NameAnswer::Named(name) = answer {
+                let back = names.answer(TaskId(id(task)), NameQuestion::Name(&name), |_| true);
+                let (NameAnswer::Service(found) | NameAnswer::Tasks(found)) = back else { panic!("{name} leads nowhere") };
+                assert!(found.contains(&address), "{name} leads to {found:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_gone_is_not_known() {
+        let mut names = names();
+        let ask = |names: &Names, name: &str| said(&names.answer(TaskId(id(WEB)), NameQuestion::Name(name), IpAddr::is_ipv4));
+        names.put_endpoint(endpoint(1, 32, 11, "10.1.0.32", "web.2.x", false));
+        assert_eq!(ask(&names, "tasks.web"), "tasks 10.1.0.31");
+        names.put_service(service(11, "site", &[(1, "10.1.0.2", "")]));
+        assert_eq!((ask(&names, "web"), ask(&names, "www")), ("elsewhere".into(), "elsewhere".into()));
+        assert_eq!((ask(&names, "site"), ask(&names, "tasks.site")), ("service 10.1.0.2".into(), "tasks 10.1.0.31".into()));
+        names.remove_network(NetworkId(id(1)));
+        assert_eq!(ask(&names, "site"), "elsewhere");
+    }
+
+    /// One of the objects that the property below puts and removes.
+    fn object(kind: u8, n: u8, variant: u8) -> (Option<NodeService>, Option<Endpoint>) {
+        let (network, name) = (1 + variant % 2, ["a", "b"][usize::from(variant / 2 % 2)]);
+        match kind {
+            0 => (Some(service(10 + n, name, &[(network, &format!("10.{network}.0.{n}"), ["", "c"][usize::from(n % 2)])])), None),
+            _ => (None, Some(endpoint(network, 30 + n, 10 + n % 3, &format!("10.{network}.1.{variant}"), name, variant > 3))),
+        }
+    }
+
+    proptest! {
+        /// What is known depends on what there is, not on how it came to be.
+        #[test]
+        fn the_past_leaves_no_trace(steps in prop::collection::vec((0_u8..2, 0_u8..4, 0_u8..8, any::<bool>()), 0..60)) {
+            let mut names = Names::default();
+            let (mut services, mut endpoints) = (BTreeMap::new(), BTreeMap::new());
+            for (kind, n, variant, is_removed) in steps {
+                match object(kind, n, variant) {
+                    (Some(service), _) if is_removed => {
+                        names.remove_service(service.id);
+                        services.remove(&service.id);
+                    }
+                    (Some(service), _) => {
+                        names.put_service(service.clone());
+                        services.insert(service.id, service);
+                    }
+                    (_, Some(endpoint)) if is_removed => {
+                        names.remove_endpoint(endpoint.id);
+                        endpoints.remove(&endpoint.id);
+                    }
+                    (_, Some(endpoint)) => {
+                        // No address has two owners.
+                        endpoints.retain(|id, other: &mut Endpoint| *id == endpoint.id || other.addresses != endpoint.addresses);
+                        let gone: Vec<EndpointId> = names.endpoints.keys().copied().filter(|id| *id != endpoint.id && !endpoints.contains_key(id)).collect();
+                        gone.into_iter().for_each(|id| names.remove_endpoint(id));
+                        names.put_endpoint(endpoint.clone());
+                        endpoints.insert(endpoint.id, endpoint);
+                    }
+                    (None, None) => {}
+                }
+            }
+            let mut afresh = Names::default();
+            services.into_values().for_each(|service| afresh.put_service(service));
+            endpoints.into_values().for_each(|endpoint| afresh.put_endpoint(endpoint));
+            prop_assert_eq!(format!("{names:?}"), format!("{afresh:?}"));
+        }
+    }
+}
