@@ -12,7 +12,9 @@ use skep_manager_core::store::{Change, StoredObject};
 use skep_manager_core::{Action, Mint, Store, Transaction};
 use skep_model::assignment::{AssignmentChange, Assignments, Hello, StatusUpdate};
 use skep_model::cluster::{Cluster as ClusterObject, ClusterPlan, ClusterSpec};
+use skep_model::endpoint::Publication;
 use skep_model::node::{Availability, ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeStatus, Role};
+use skep_model::overlay::OverlayChange;
 use skep_model::request::{Mutation, Outcome};
 use skep_model::resources::Resources;
 use skep_model::service::Platform;
@@ -61,6 +63,12 @@ pub struct Agent {
     chain: u64,
     pub tasks: BTreeMap<TaskId, (Arc<Task>, TaskStatus)>,
     pub files: BTreeSet<String>,
+    /// Tasks that were told that they may stop.
+    pub may_stop: BTreeSet<TaskId>,
+    /// It programs its network for ever.
+    pub is_slow: bool,
+    /// The link up to which it said that its network holds everything.
+    programmed: u64,
     /// Every message, in words.
     pub told: Vec<String>,
 }
@@ -164,7 +172,7 @@ impl Cluster {
         let Some(agent) = self.agents.get_mut(name) else { panic!("there is no agent {name}") };
         agent.is_up = true;
         agent.session = Some(session);
-        agent.chain = 0;
+        (agent.chain, agent.programmed) = (0, 0);
         let statuses = agent.tasks.iter().map(|(id, (_, status))| StatusUpdate { task: *id, status: status.clone() }).collect();
         let hello = Hello {
             node: agent.node.expect("an agent has a node"),
@@ -255,7 +263,10 @@ impl Cluster {
                 self.dispatcher.settled(&transaction, result.is_ok());
                 refused = result.err().or(refused);
             }
-            for transaction in self.leader.turn(&self.store, self.now, &mut self.mint) {
+            let passed = self.dispatcher.pass(&self.store, self.now);
+            is_at_rest &= passed.is_empty();
+            self.leader.look_at(passed);
+            for transaction in self.leader.turn(&self.store, self.now, &mut self.mint, self.dispatcher.barrier()) {
                 is_at_rest = false;
                 if let Err(conflict) = self.apply(&transaction, Some(Owner::Leader)) {
                     self.leader.refused(&transaction);
@@ -409,8 +420,17 @@ impl Cluster {
         let mut has_moved = false;
         for agent in self.agents.values_mut() {
             let Some(session) = agent.session else { continue };
+            if !agent.is_slow && agent.programmed < agent.chain {
+                has_moved = true;
+                agent.programmed = agent.chain;
+                self.dispatcher.programmed(session, agent.chain);
+            }
             let mut updates = Vec::new();
             for (task, status) in agent.tasks.values_mut() {
+                let is_to_be_found = !task.networks.is_empty() && task.plan.endpoint.publication != Publication::Unpublished;
+                if !task.is_wanted() && is_to_be_found && !agent.may_stop.contains(&task.id) {
+                    continue;
+                }
                 let image = &task.spec.container_spec.image;
                 let behaviour = self.behaviours.get(&task.service_name).or_else(|| self.behaviours.get(image));
                 let behaviour = behaviour.cloned().unwrap_or_default();
@@ -435,6 +455,7 @@ impl Agent {
         let mut words = Vec::new();
         if assignments.is_complete {
             self.files.clear();
+            self.may_stop.clear();
             let kept: BTreeSet<TaskId> = assignments
                 .changes
                 .iter()
@@ -458,6 +479,8 @@ impl Agent {
                     self.tasks.insert(task.id, (task.clone(), status));
                 }
                 AssignmentChange::RemoveTask(id) => drop(self.tasks.remove(id)),
+                AssignmentChange::MayStop(id) => drop(self.may_stop.insert(*id)),
+                AssignmentChange::Overlay(_) => {}
             }
             words.push(match change {
                 AssignmentChange::PutSecret(_, n) => format!("+secret@{n}"),
@@ -466,10 +489,33 @@ impl Agent {
                 AssignmentChange::RemoveConfig(_, n) => format!("-config@{n}"),
                 AssignmentChange::PutTask(task) => format!("{}.{} {}", task.service_name, task.slot, task.plan.desired),
                 AssignmentChange::RemoveTask(_) => "-task".into(),
+                AssignmentChange::MayStop(id) => format!("{} may stop", self.word(*id)),
+                AssignmentChange::Overlay(change) => self.overlay_word(change),
             });
         }
         let kind = if assignments.is_complete { "complete" } else { "incremental" };
         self.told.push(format!("{kind} {}: {}", assignments.results_in, words.join(", ")));
+    }
+
+    /// A task by service and slot: ids are as random as the seed.
+    fn word(&self, task: TaskId) -> String {
+        self.tasks.get(&task).map_or("a task".into(), |(task, _)| format!("{}.{}", task.service_name, task.slot))
+    }
+
+    fn overlay_word(&self, change: &OverlayChange) -> String {
+        match change {
+            OverlayChange::PutPeer(peer) => format!("+peer {}", peer.address),
+            OverlayChange::PutNetwork(network) => format!("+network {}", network.name),
+            OverlayChange::PutService(service) => format!("+service {}", service.name),
+            OverlayChange::PutEndpoint(endpoint) => {
+                let name: Vec<&str> = endpoint.names[0].split('.').take(2).collect();
+                format!("+endpoint {} {}", name.join("."), if endpoint.is_published { "published" } else { "hidden" })
+            }
+            OverlayChange::RemoveEndpoint(_) => "-endpoint".into(),
+            OverlayChange::RemoveService(_) => "-service".into(),
+            OverlayChange::RemoveNetwork(_) => "-network".into(),
+            OverlayChange::RemovePeer(_) => "-peer".into(),
+        }
     }
 }
 

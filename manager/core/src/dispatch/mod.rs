@@ -7,12 +7,21 @@
 //! What agents report becomes transactions, one batch at a time; reports that
 //! arrive meanwhile wait and are merged. What they are told is the difference
 //! between what they were told and what the store says after a commit, so
-//! nothing that has not committed ever leaves.
+//! nothing that has not committed ever leaves. What they say that their networks
+//! hold is the [`barrier`]'s.
 
 mod assignment;
+mod barrier;
+mod names;
 mod nodes;
+mod overlay;
 mod status;
+mod told;
 
+pub use barrier::{Barrier, Passage};
+
+#[cfg(test)]
+mod overlay_tests;
 #[cfg(test)]
 mod tests;
 
@@ -22,9 +31,12 @@ use crate::timing;
 use crate::transaction::{Transaction, Write};
 use assignment::Sent;
 use nodes::Nodes;
+use overlay::{Overlay, Thing, Touched, is_on_networks};
 use skep_model::assignment::{Hello, SessionInfo, StatusUpdate};
-use skep_model::node::Node;
-use skep_model::{NodeId, SessionId, Time};
+use skep_model::endpoint::Publication;
+use skep_model::node::{Availability, Node, NodeState};
+use skep_model::task::Task;
+use skep_model::{NetworkId, NodeId, ServiceId, SessionId, TaskId, Time};
 use status::Reports;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -50,8 +62,12 @@ pub struct Dispatcher {
     by_node: BTreeMap<NodeId, SessionId>,
     nodes: Nodes,
     reports: Reports,
-    /// Nodes whose assignments may have changed.
+    overlay: Overlay,
+    barrier: Barrier,
+    /// Nodes whose tasks may have changed, or what they are told of them.
     dirty: BTreeSet<NodeId>,
+    /// Nodes for which something of their networks may have changed.
+    dirty_overlay: BTreeSet<NodeId>,
     /// What sessions are told of the cluster may have changed.
     is_info_dirty: bool,
     /// Ends of sessions that have yet to be told.
@@ -64,17 +80,23 @@ impl Dispatcher {
     /// The dispatcher of a leader that has just been elected: it has no session
     /// yet, and gives nodes twice the time to come.
     pub fn new(store: &Store, now: Time, term: u64) -> Self {
-        Self {
+        let mut dispatcher = Self {
             term,
             sessions: BTreeMap::new(),
             by_node: BTreeMap::new(),
             nodes: Nodes::new(store, now),
             reports: Reports::default(),
+            overlay: Overlay::new(store),
+            barrier: Barrier::default(),
             dirty: BTreeSet::new(),
+            dirty_overlay: BTreeSet::new(),
             is_info_dirty: false,
             closing: Vec::new(),
             n_in_flight: 0,
-        }
+        };
+        // What the leader before was told is not known: everything is waited for again.
+        store.tasks().for_each(|task| dispatcher.follow_publication(store, task.id, Some(task), now));
+        dispatcher
     }
 
     /// An agent opened a session.
@@ -86,6 +108,7 @@ impl Dispatcher {
         if let Some(old) = self.by_node.insert(hello.node, session) {
             self.sessions.remove(&old);
             self.closing.push((old, "session invalid: the node opened a newer one".into()));
+            self.barrier.session_ended(hello.node);
         }
         self.sessions.insert(session, Session { node: hello.node, info: None, sent: Sent::default(), programmed: 0 });
         self.nodes.heard(now, store, hello.node);
@@ -105,6 +128,7 @@ impl Dispatcher {
     pub fn programmed(&mut self, session: SessionId, version: u64) {
         if let Some(session) = self.sessions.get_mut(&session) {
             session.programmed = session.programmed.max(version);
+            self.barrier.programmed(session.node, session.programmed);
         }
     }
 
@@ -121,6 +145,7 @@ impl Dispatcher {
     pub fn closed(&mut self, now: Time, session: SessionId, is_goodbye: bool) {
         let Some(ended) = self.sessions.remove(&session) else { return };
         self.by_node.remove(&ended.node);
+        self.barrier.session_ended(ended.node);
         if is_goodbye {
             self.nodes.goodbye(now, ended.node);
         }
@@ -128,6 +153,8 @@ impl Dispatcher {
 
     /// A transaction was applied.
     pub fn changed(&mut self, store: &Store, changes: &[Change]) {
+        let touched = self.overlay.changed(store, changes);
+        self.touch(&touched);
         for change in changes {
             match (&change.old, &change.new) {
                 (Some(StoredObject::Node(old)), Some(StoredObject::Node(new))) => {
@@ -140,9 +167,33 @@ impl Dispatcher {
                 }
                 (Some(StoredObject::Node(node)), None) => self.removed(node.id),
                 (_, Some(StoredObject::Cluster(_))) => self.is_info_dirty = true,
-                _ => self.task_changed(change),
+                _ => self.task_changed(store, change),
             }
         }
+        self.follow_nodes(store, changes, &touched);
+    }
+
+    /// Opens gates whose time is over. The services whose tasks' gates opened, or
+    /// whose stragglers changed, since the last call: the leader looks at them.
+    pub fn pass(&mut self, store: &Store, now: Time) -> BTreeSet<ServiceId> {
+        self.barrier.expire(now);
+        let tasks = self.barrier.take_news().into_iter().filter_map(|task| store.task(task));
+        let mut services = BTreeSet::new();
+        for task in tasks {
+            services.insert(task.service_id);
+            self.dirty.extend(task.plan.node.filter(|_| !task.is_wanted()));
+        }
+        services
+    }
+
+    /// Whether [`Dispatcher::pass`] has something to tell now.
+    pub fn has_passed(&self) -> bool {
+        self.barrier.has_news()
+    }
+
+    /// Where changes of tasks' publications stand.
+    pub fn barrier(&self) -> &Barrier {
+        &self.barrier
     }
 
     /// What agents reported and how nodes fare, as transactions. Empty while the
@@ -152,6 +203,7 @@ impl Dispatcher {
             // A node that counts as down has to open a session to count as ready again.
             if let Some(session) = self.by_node.remove(&node) {
                 self.sessions.remove(&session);
+                self.barrier.session_ended(node);
                 self.closing.push((session, "heartbeat failure: the node was silent for too long".into()));
             }
         }
@@ -185,30 +237,138 @@ impl Dispatcher {
         if std::mem::take(&mut self.is_info_dirty) {
             self.tell_info(store, &mut actions);
         }
-        if self.dirty.is_empty() {
+        let dirty = std::mem::take(&mut self.dirty);
+        let mut nodes = std::mem::take(&mut self.dirty_overlay);
+        nodes.extend(&dirty);
+        if nodes.is_empty() {
             return actions;
         }
         let view = Arc::new(store.clone());
-        for node in std::mem::take(&mut self.dirty) {
+        for node in nodes {
             let Some(id) = self.by_node.get(&node).copied() else { continue };
             let Some(session) = self.sessions.get_mut(&id) else { continue };
-            if let Some(assignments) = session.sent.next(store, node) {
+            let assignments = session.sent.next(store, node, &self.overlay, &self.barrier, dirty.contains(&node));
+            if let Some(assignments) = assignments {
                 let assignments = Box::new(assignments);
                 actions.push(Action::SendAssignments { session: id, term: self.term, assignments, view: view.clone() });
             }
+            self.barrier.told(node, session.sent.overlay_version);
+            self.barrier.programmed(node, session.programmed);
         }
         actions
     }
 
-    /// When a node's time is over, if nothing happens.
+    /// When a node's time or a gate's is over, if nothing happens.
     pub fn next_wakeup(&self) -> Option<Time> {
-        self.nodes.next_deadline()
+        [self.nodes.next_deadline(), self.barrier.next_deadline()].into_iter().flatten().min()
     }
 
-    fn task_changed(&mut self, change: &Change) {
+    fn task_changed(&mut self, store: &Store, change: &Change) {
         for side in [&change.old, &change.new] {
             if let Some(StoredObject::Task(task)) = side {
                 self.dirty.extend(task.plan.node);
+            }
+        }
+        if let Some(task) = task_of(&change.new).or(task_of(&change.old)) {
+            self.follow_publication(store, task.id, task_of(&change.new), store.time);
+        }
+    }
+
+    /// Tells the sessions on the networks of what changed that it did.
+    fn touch(&mut self, touched: &Touched) {
+        if touched.is_mesh_moved {
+            self.dirty_overlay.extend(self.by_node.keys());
+        }
+        // Before anything else: who left a network has yet to be told that what is on it goes.
+        self.dirty_overlay.extend(touched.moved.iter().map(|(node, _)| *node));
+        for (key, old) in &touched.things {
+            let new = self.overlay.thing(*key);
+            for node in self.audience(&[old.as_ref(), new.as_ref()]) {
+                let session = self.by_node.get(&node).and_then(|session| self.sessions.get_mut(session));
+                if session.is_some_and(|session| session.sent.overlay.touch(*key, old.as_ref(), new.as_ref())) {
+                    self.dirty_overlay.insert(node);
+                }
+            }
+        }
+    }
+
+    /// The nodes that may have been told of a thing, and some more.
+    fn audience(&self, sides: &[Option<&Thing>]) -> BTreeSet<NodeId> {
+        let mut networks: BTreeSet<NetworkId> = BTreeSet::new();
+        for thing in sides.iter().copied().flatten() {
+            match thing {
+                Thing::Peer(_) => return self.by_node.keys().copied().collect(),
+                Thing::Network(network) => drop(networks.insert(network.id)),
+                Thing::Service(service) => networks.extend(service.networks.iter().map(|part| part.network)),
+                Thing::Endpoint(endpoint) => drop(networks.insert(endpoint.id.network)),
+            }
+        }
+        if self.overlay.mesh().is_some_and(|mesh| networks.contains(&mesh)) {
+            return self.by_node.keys().copied().collect();
+        }
+        let on_networks = networks.iter().flat_map(|network| self.overlay.nodes_on(*network));
+        on_networks.chain(self.dirty_overlay.iter().copied()).collect()
+    }
+
+    /// Puts a gate before a new change of a task's publication.
+    fn follow_publication(&mut self, store: &Store, id: TaskId, task: Option<&Arc<Task>>, now: Time) {
+        let is_known = |task: &&Arc<Task>| task.plan.endpoint.publication != Publication::Unpublished && is_on_networks(task);
+        let Some(task) = task.filter(is_known) else { return self.barrier.end(id) };
+        let state = task.plan.endpoint;
+        if self.barrier.state(id) != Some(state) {
+            let timeout = store.cluster().map_or(Duration::ZERO, |cluster| cluster.spec.barrier_timeout);
+            let nodes = self.waited_for(store, task);
+            self.dirty_overlay.extend(&nodes);
+            self.barrier.begin(id, state, nodes, state.since.max(now) + timeout);
+        }
+    }
+
+    /// The nodes that must know of a change of a task's publication.
+    fn waited_for(&self, store: &Store, task: &Task) -> BTreeSet<NodeId> {
+        let mut nodes = BTreeSet::new();
+        for network in task.networks.iter().map(|attachment| attachment.network) {
+            if self.overlay.mesh() == Some(network) {
+                nodes.extend(store.nodes().map(|node| node.id));
+            } else {
+                nodes.extend(self.overlay.nodes_on(network).filter(|node| self.overlay.takes_part(*node, network)));
+            }
+        }
+        nodes.retain(|node| self.is_waited_for(store, *node));
+        nodes
+    }
+
+    /// A node that is down, gone, or drained and empty is not waited for. One that
+    /// a new leader has not heard of yet is.
+    fn is_waited_for(&self, store: &Store, node: NodeId) -> bool {
+        store.node(node).is_some_and(|node| {
+            let is_there = matches!(node.status.state, NodeState::Ready | NodeState::Unknown);
+            is_there && (node.spec.availability != Availability::Drain || self.overlay.has_tasks(node.id))
+        })
+    }
+
+    /// Lets nodes that left networks, or the cluster, leave the gates as well, and
+    /// has those that joined a network waited for.
+    fn follow_nodes(&mut self, store: &Store, changes: &[Change], touched: &Touched) {
+        let mut nodes: BTreeSet<NodeId> = touched.moved.iter().map(|(node, _)| *node).collect();
+        for change in changes {
+            if let Some(StoredObject::Node(node)) = change.new.as_ref().or(change.old.as_ref()) {
+                nodes.insert(node.id);
+            }
+        }
+        if touched.is_mesh_moved {
+            nodes.extend(store.nodes().map(|node| node.id));
+        }
+        for node in nodes {
+            let is_waited_for = self.is_waited_for(store, node);
+            let takes_part = |task: TaskId| {
+                let networks = store.task(task).map(|task| &task.networks).into_iter().flatten();
+                networks.into_iter().any(|attachment| self.overlay.takes_part(node, attachment.network))
+            };
+            self.barrier.leave(node, |task| is_waited_for && takes_part(task));
+        }
+        for (node, network) in &touched.moved {
+            if self.overlay.takes_part(*node, *network) && self.is_waited_for(store, *node) {
+                self.overlay.endpoints_on(*network).for_each(|endpoint| self.barrier.join(*node, endpoint.id.task));
             }
         }
     }
@@ -219,6 +379,7 @@ impl Dispatcher {
         self.reports.forget_node(node);
         if let Some(session) = self.by_node.remove(&node) {
             self.sessions.remove(&session);
+            self.barrier.session_ended(node);
             self.closing.push((session, "the node was removed from the cluster".into()));
         }
     }
@@ -242,6 +403,13 @@ impl Dispatcher {
                 actions.push(Action::SendInfo { session: *id, info: Box::new(info) });
             }
         }
+    }
+}
+
+fn task_of(object: &Option<StoredObject>) -> Option<&Arc<Task>> {
+    match object {
+        Some(StoredObject::Task(task)) => Some(task),
+        _ => None,
     }
 }
 

@@ -11,22 +11,22 @@ use skep_model::service::TaskSpec;
 use skep_model::task::{Task, TaskPlan, TaskStatus};
 use skep_model::{ClusterId, Meta, Object, Section, ServiceId, TaskState};
 
-const START: Time = Time::from_millis(1_000_000);
+pub(super) const START: Time = Time::from_millis(1_000_000);
 
-fn node_id(n: u8) -> NodeId {
+pub(super) fn node_id(n: u8) -> NodeId {
     NodeId::from_random([n; 16])
 }
 
-fn session_id(n: u8) -> SessionId {
+pub(super) fn session_id(n: u8) -> SessionId {
     SessionId::from_random([n; 16])
 }
 
-fn task_id(n: u8) -> TaskId {
+pub(super) fn task_id(n: u8) -> TaskId {
     TaskId::from_random([n; 16])
 }
 
 /// A store with a cluster and two nodes.
-fn store() -> Store {
+pub(super) fn store() -> Store {
     let cluster = Cluster {
         id: ClusterId::from_random([9; 16]),
         meta: Meta::default(),
@@ -49,7 +49,7 @@ fn store() -> Store {
     store
 }
 
-fn task(n: u8, node: u8) -> Task {
+pub(super) fn task(n: u8, node: u8) -> Task {
     Task {
         id: task_id(n),
         meta: Meta::default(),
@@ -73,7 +73,7 @@ fn task(n: u8, node: u8) -> Task {
     }
 }
 
-fn status(state: TaskState) -> TaskStatus {
+pub(super) fn status(state: TaskState) -> TaskStatus {
     TaskStatus {
         state,
         timestamp: START,
@@ -87,23 +87,23 @@ fn status(state: TaskState) -> TaskStatus {
     }
 }
 
-fn update(n: u8, state: TaskState) -> StatusUpdate {
+pub(super) fn update(n: u8, state: TaskState) -> StatusUpdate {
     StatusUpdate { task: task_id(n), status: status(state) }
 }
 
-fn hello(n: u8, statuses: Vec<StatusUpdate>) -> Hello {
+pub(super) fn hello(n: u8, statuses: Vec<StatusUpdate>) -> Hello {
     let description = NodeDescription { hostname: format!("n{n}"), ..NodeDescription::default() };
     Hello { node: node_id(n), description, statuses, address: "10.0.0.1".into(), certificate_expires: START }
 }
 
 /// Applies one transaction and tells the dispatcher.
-fn apply(store: &mut Store, dispatcher: &mut Dispatcher, transaction: &Transaction) {
+pub(super) fn apply(store: &mut Store, dispatcher: &mut Dispatcher, transaction: &Transaction) {
     let changes = store.apply(store.version + 1, transaction).expect("nothing else writes");
     dispatcher.changed(store, &changes);
 }
 
 /// Writes everything that the dispatcher wants written.
-fn write(store: &mut Store, dispatcher: &mut Dispatcher, now: Time) -> usize {
+pub(super) fn write(store: &mut Store, dispatcher: &mut Dispatcher, now: Time) -> usize {
     let transactions = dispatcher.transactions(store, now);
     for transaction in &transactions {
         apply(store, dispatcher, transaction);
@@ -112,7 +112,7 @@ fn write(store: &mut Store, dispatcher: &mut Dispatcher, now: Time) -> usize {
     transactions.len()
 }
 
-fn add(store: &mut Store, dispatcher: &mut Dispatcher, task: Task) {
+pub(super) fn add(store: &mut Store, dispatcher: &mut Dispatcher, task: Task) {
     let mut transaction = Transaction::new(START);
     transaction.writes.push(Write::Create(Object::Task(Box::new(task))));
     apply(store, dispatcher, &transaction);

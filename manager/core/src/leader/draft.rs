@@ -12,6 +12,7 @@
 //! are never split.
 
 use super::ledger::Ledger;
+use crate::dispatch::Barrier;
 use crate::store::Store;
 use crate::timing;
 use crate::transaction::{Precondition, SectionName, Transaction, Write};
@@ -38,6 +39,8 @@ struct Entry {
 #[derive(Debug)]
 pub(crate) struct Draft<'a> {
     pub(crate) store: &'a Store,
+    /// What nodes have programmed of what is stored.
+    pub(crate) barrier: &'a Barrier,
     pub(crate) now: Time,
     pub(crate) id: ServiceId,
     /// The service; `None` if it was removed.
@@ -54,11 +57,12 @@ pub(crate) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    pub(crate) fn new(store: &'a Store, ledger: &'a mut Ledger, id: ServiceId, now: Time) -> Self {
+    pub(crate) fn new(store: &'a Store, barrier: &'a Barrier, ledger: &'a mut Ledger, id: ServiceId, now: Time) -> Self {
         let service = store.service(id).filter(|service| service.plan.removed_at.is_none()).cloned();
         let entry = |task: &Arc<Task>| (task.id, Entry { stored: Some(task.clone()), task: Some(task.clone()) });
         Self {
             store,
+            barrier,
             now,
             id,
             tasks: store.tasks_of_service(id).map(entry).collect(),

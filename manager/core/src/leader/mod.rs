@@ -8,8 +8,8 @@
 //! The stages of a turn, one file each, over a [`draft`]: *enforce* takes tasks
 //! from nodes that may not have them, *orchestrate* makes and removes slots,
 //! *restart* replaces what ended, *update* rolls specs, *allocate* pins what a
-//! task needs, *schedule* places, *verdict* judges the deployment, *reap* removes
-//! what is over. The cost of a turn grows with the dirty services and their
+//! task needs, *schedule* places, *publish* says which tasks are to be found,
+//! *verdict* judges the deployment, *reap* removes what is over. The cost of a turn grows with the dirty services and their
 //! tasks, not with the cluster; only scheduling and global services look at all
 //! nodes.
 //!
@@ -21,6 +21,7 @@ mod draft;
 mod enforce;
 mod ledger;
 mod orchestrate;
+mod publish;
 mod reap;
 mod restart;
 mod schedule;
@@ -31,6 +32,7 @@ mod verdict;
 pub(crate) use draft::estimate_spec;
 pub(crate) use verdict::begin as begin_deployment;
 
+use crate::dispatch::Barrier;
 use crate::mint::Mint;
 use crate::store::{Change, Store, StoredObject};
 use crate::transaction::{Precondition, Transaction};
@@ -169,16 +171,23 @@ impl Leader {
         has_keys || dirty.is_everything || (dirty.is_room && !self.waiting.is_empty())
     }
 
+    /// Something about these services changed that is not in the store: what their
+    /// tasks' publications wait for.
+    pub fn look_at(&mut self, services: BTreeSet<ServiceId>) {
+        self.dirty.services.extend(services);
+    }
+
     /// Drafts what is to be done about everything that became dirty, or whose
-    /// time has come. To be called only when every transaction of the last turn
+    /// time has come. `barrier` says what nodes have programmed. To be called only when every transaction of the last turn
     /// has been committed or refused.
-    pub fn turn(&mut self, store: &Store, now: Time, mint: &mut Mint) -> Vec<Transaction> {
+    pub fn turn(&mut self, store: &Store, now: Time, mint: &mut Mint, barrier: &Barrier) -> Vec<Transaction> {
         self.ledger.forget(now);
         let (services, overcommitted) = self.take_dirty(store, now);
         let mut transactions = Vec::new();
         let mut drafted_pairs = Vec::new();
         for id in services {
-            let (drafted, is_waiting) = draft_service(store, &mut self.ledger, mint, id, now, &overcommitted);
+            let draft = Draft::new(store, barrier, &mut self.ledger, id, now);
+            let (drafted, is_waiting) = draft_service(draft, mint, &overcommitted);
             if is_waiting {
                 self.waiting.insert(id);
             } else {
@@ -245,16 +254,8 @@ impl Leader {
 }
 
 /// Runs the stages of a turn over one service.
-fn draft_service(
-    store: &Store,
-    ledger: &mut Ledger,
-    mint: &mut Mint,
-    id: ServiceId,
-    now: Time,
-    overcommitted: &BTreeSet<TaskId>,
-) -> (Drafted, bool) {
-    let mut draft = Draft::new(store, ledger, id, now);
-    let wanted = draft.service.as_ref().map(|service| Wanted::of(service, store));
+fn draft_service(mut draft: Draft<'_>, mint: &mut Mint, overcommitted: &BTreeSet<TaskId>) -> (Drafted, bool) {
+    let wanted = draft.service.as_ref().map(|service| Wanted::of(service, draft.store));
     enforce::enforce(&mut draft, wanted.as_ref(), overcommitted);
     let mut is_waiting = false;
     match &wanted {
@@ -269,10 +270,14 @@ fn draft_service(
                 update::update(&mut draft, mint, wanted);
                 restart::start(&mut draft);
                 is_waiting = schedule::schedule(&mut draft, mint);
-                verdict::judge(&mut draft, wanted);
             }
         }
         None => orchestrate::dissolve(&mut draft),
+    }
+    publish::publish(&mut draft);
+    if let Some(wanted) = wanted.as_ref().filter(|_| !draft.is_spec_replaced()) {
+        publish::name_stragglers(&mut draft);
+        verdict::judge(&mut draft, wanted);
     }
     reap::reap(&mut draft);
     (draft.finish(), is_waiting)

@@ -2,12 +2,14 @@
 //!
 //! Only dirty tasks are replaced: those whose spec differs from the service's in
 //! anything but placement, or whose node does not meet the new constraints. A
-//! slot occupies one of the update's places until its new task runs (or ended)
-//! and the delay between batches is over. All of this is read off the tasks.
+//! slot occupies one of the update's places until its new task runs and is found
+//! wherever it is to be (or ended) and the delay between batches is over. All of
+//! this is read off the tasks.
 
 use super::allocate::{Cause, Wanted, make};
 use super::draft::Draft;
 use super::orchestrate::takes_new;
+use super::publish::is_reachable;
 use super::slot::{Slot, SlotKey, slots};
 use crate::mint::Mint;
 use skep_model::deployment::DeploymentState;
@@ -90,7 +92,7 @@ fn is_busy(draft: &mut Draft<'_>, slot: &Slot, config: UpdateConfig, spec_versio
     if !made_for_it().any(|task| task.plan.replaces.is_some() && !task.plan.is_restart) {
         return false;
     }
-    let reached = made_for_it().filter_map(|task| reached_at(task)).min();
+    let reached = made_for_it().filter_map(|task| reached_at(draft, task)).min();
     match reached.map(|at| at + config.delay) {
         Some(free_at) if free_at <= draft.now => false,
         Some(free_at) => {
@@ -101,20 +103,24 @@ fn is_busy(draft: &mut Draft<'_>, slot: &Slot, config: UpdateConfig, spec_versio
     }
 }
 
-/// When a task first ran, or ended without having run.
-fn reached_at(task: &Task) -> Option<Time> {
-    task.status.running_since.or_else(|| task.status.state.is_final().then_some(task.status.applied_at))
+/// When a task that is found wherever it is to be first ran, or when one ended.
+fn reached_at(draft: &Draft<'_>, task: &Task) -> Option<Time> {
+    let is_over = task.status.state.is_final();
+    let since = task.status.running_since.filter(|_| is_over || !task.is_wanted() || is_reachable(draft, task));
+    since.or_else(|| is_over.then_some(task.status.applied_at))
 }
 
 fn is_running(slot: &Slot) -> bool {
     slot.active().any(|task| task.status.state == TaskState::Running)
 }
 
-/// Where a slot has two active tasks, the old one goes as soon as the new one runs.
+/// Where a slot has two active tasks, the old one goes as soon as the new one runs
+/// and is found wherever it is to be.
 fn hand_over(draft: &mut Draft<'_>, wanted: &Wanted, slots: &BTreeMap<SlotKey, Slot>, order: UpdateOrder) {
     for slot in slots.values().filter(|slot| slot.active().count() > 1) {
         let Some(newest) = slot.active().next_back().filter(|task| !is_dirty(draft, wanted, task)).cloned() else { continue };
-        if newest.status.state == TaskState::Running || order == UpdateOrder::StopFirst {
+        let is_up = newest.status.state == TaskState::Running && is_reachable(draft, &newest);
+        if is_up || order == UpdateOrder::StopFirst {
             for old in slot.active().filter(|task| task.id != newest.id) {
                 draft.want(old.id, TaskState::Shutdown);
             }

@@ -1,7 +1,7 @@
 //! Decides how a deployment ends.
 //!
-//! Converged: every wanted task runs (and is healthy) and has done so for the
-//! monitor period, or has completed and is not to be restarted. Failed: tasks
+//! Converged: every wanted task runs (and is healthy), has done so for the monitor
+//! period and is found wherever it is to be, or has completed and is not to be restarted. Failed: tasks
 //! ended and are not replaced any more. Paused or rolled back: too many tasks of
 //! an update failed early. Deadline exceeded: no task advanced for its length.
 //!
@@ -10,6 +10,7 @@
 
 use super::allocate::Wanted;
 use super::draft::Draft;
+use super::publish::is_reachable;
 use super::restart::{ended_by_itself, should_restart};
 use super::slot::{Slot, SlotKey, slots};
 use super::update::{config, is_dirty, is_slot_dirty};
@@ -188,7 +189,7 @@ impl Standing {
                 if settled_at > draft.now {
                     self.next_step_at = Some(self.next_step_at.map_or(settled_at, |at| at.min(settled_at)));
                 }
-                settled_at <= draft.now && other.is_none()
+                settled_at <= draft.now && other.is_none() && is_reachable(draft, task)
             }
             _ => match slot.newest() {
                 Some(newest) if should_restart(newest, slot) => false,

@@ -75,6 +75,7 @@ impl Manager {
     /// One look at everything a leader may have to do. What it proposes comes
     /// back through raft.
     pub(super) fn lead(&mut self) {
+        self.with_leading(|leading, now, store| leading.leader.look_at(leading.dispatcher.pass(store, now)));
         if self.leading.is_none() || self.consensus.is_handing_over() {
             self.tell_agents();
             return;
@@ -91,7 +92,7 @@ impl Manager {
         if !self.proposals.has(Origin::Turn) {
             let now = self.now;
             let transactions = match &mut self.leading {
-                Some(leading) => leading.leader.turn(&self.store, now, &mut self.mint),
+                Some(leading) => leading.leader.turn(&self.store, now, &mut self.mint, leading.dispatcher.barrier()),
                 None => Vec::new(),
             };
             for transaction in transactions {
@@ -125,6 +126,8 @@ impl Manager {
             }
             self.actions.push(action);
         }
+        // A gate that opened while it was told asks for another look.
+        self.is_unsettled |= self.leading.as_ref().is_some_and(|leading| leading.dispatcher.has_passed());
     }
 
     pub(super) fn session_opened(&mut self, session: SessionId, hello: Hello) {
