@@ -3,6 +3,8 @@
 //! It may be killed at any moment: what is in the kernel stays there, and the next
 //! start takes it over.
 
+mod status;
+
 use anyhow::Context as _;
 use clap::Parser as _;
 use skep_netd::engine::Engine;
@@ -15,6 +17,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// The socket's name in the run folder.
+const SOCKET: &str = "netd.sock";
 /// Commands that wait while one is carried out.
 const COMMANDS_MAX: usize = 64;
 
@@ -23,11 +27,19 @@ const COMMANDS_MAX: usize = 64;
 #[command(name = "skep-netd", version)]
 struct Args {
     /// Folder for the socket and the tasks' namespaces.
-    #[arg(long, default_value = "/run/skep", env = "SKEP_RUN_DIR")]
+    #[arg(long, default_value = "/run/skep", env = "SKEP_RUN_DIR", global = true)]
     run_dir: PathBuf,
     /// What to log, as `level` or `target=level,…`.
     #[arg(long, default_value = "info", env = "SKEP_LOG_LEVEL")]
     log_level: String,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Asks the running skep-netd how it fares; one thing a line.
+    Status,
 }
 
 fn main() -> ExitCode {
@@ -49,14 +61,17 @@ fn run(args: &Args) -> anyhow::Result<()> {
         .init();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("cannot start the runtime")?;
-    runtime.block_on(serve(args))
+    match args.command {
+        None => runtime.block_on(serve(args)),
+        Some(Command::Status) => runtime.block_on(status::print(&args.run_dir.join(SOCKET))),
+    }
 }
 
 async fn serve(args: &Args) -> anyhow::Result<()> {
     let stop = stopped()?;
     std::fs::create_dir_all(&args.run_dir).with_context(|| format!("cannot make {}", args.run_dir.display()))?;
     // Whoever has the socket is the one netd of this node; so it comes first.
-    let listener = skep_identity::unix::bind(&args.run_dir.join("netd.sock"), None)?;
+    let listener = skep_identity::unix::bind(&args.run_dir.join(SOCKET), None)?;
     let namespaces = Namespaces::open(&args.run_dir.join("netns"))?;
     let engine = Engine::adopt(Kernel::open(namespaces)?).await?;
     let (commands, received) = tokio::sync::mpsc::channel(COMMANDS_MAX);
