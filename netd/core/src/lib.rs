@@ -23,6 +23,7 @@ mod object;
 mod plan;
 mod row;
 mod rows;
+mod table;
 #[cfg(test)]
 mod testing;
 
@@ -36,3 +37,6 @@ pub use object::{
 };
 pub use plan::{Op, plan};
 pub use row::{FdbTable, FdbTarget, Key, Link, Namespace, Place, Port, Setting, Value};
+pub use table::{
+    Content, EgressSubnet, HostPort, IngressNode, IngressPort, ServiceKey, TableName, VirtualService, WIRE_PORT_MASK, WirePort,
+};

@@ -4,8 +4,10 @@
 //! long as conntrack remembers it. Once forgotten, the next packet is a first one again: TCP meets a backend
 //! that knows nothing of it and is reset, UDP goes to a backend that is there.
 
+use super::ingress::number;
 use super::socket::{Error, Socket};
 use super::wire;
+use skep_model::endpoint::Transport;
 use std::net::IpAddr;
 
 const SUBSYSTEM: u16 = 1 << 8;
@@ -26,6 +28,8 @@ pub struct Vanished {
     pub through: Option<IpAddr>,
     /// Only this port of the backend; all when `None`.
     pub port: Option<u16>,
+    /// Only this protocol; all when `None`.
+    pub transport: Option<Transport>,
 }
 
 /// Forgets the namespace's connections to backends that are gone, and tells how many there were.
@@ -71,6 +75,7 @@ struct Connection<'a> {
     opened_to: IpAddr,
     answers_from: IpAddr,
     answers_from_port: Option<u16>,
+    protocol: Option<u8>,
 }
 
 impl<'a> Connection<'a> {
@@ -84,6 +89,7 @@ impl<'a> Connection<'a> {
             opened_to: address(original, 2, 4)?,
             answers_from: address(reply, 1, 3)?,
             answers_from_port: wire::find(reply, 2).and_then(|protocol| wire::find(protocol, 2)).and_then(wire::be16),
+            protocol: wire::find(reply, 2).and_then(|protocol| wire::find(protocol, 1)).and_then(|value| value.first().copied()),
         })
     }
 
@@ -92,6 +98,7 @@ impl<'a> Connection<'a> {
             && self.answers_from == gone.backend
             && gone.through.is_none_or(|through| self.opened_to == through)
             && gone.port.is_none_or(|port| self.answers_from_port == Some(port))
+            && gone.transport.is_none_or(|transport| self.protocol == Some(number(transport)))
     }
 }
 

@@ -5,40 +5,29 @@
 use super::expression::{Expr, Family, Meta, Register, family_is, in_subnet, interface_name, source};
 use super::object::{Chain, ChainKind, Hook, PRIORITY_SNAT, Rule, Table};
 use super::transaction::{Change, Transaction};
-use std::net::IpAddr;
+use skep_netd_core::EgressSubnet;
 
 /// The table's name.
 pub const TABLE: &str = "skep_egress";
 
-/// A subnet of tasks that may go out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Egress {
-    /// The bridge they are behind; what stays on it keeps its source address.
-    pub bridge: String,
-    /// An address of the subnet.
-    pub network: IpAddr,
-    /// Its prefix length.
-    pub prefix: u8,
-}
-
 /// Writes the table anew for these subnets.
-pub fn replace(subnets: &[Egress]) -> Transaction {
+pub fn replace(subnets: &[EgressSubnet]) -> Transaction {
     let table = Table::new(TABLE);
     let mut transaction = Transaction::new();
     transaction.replace_table(&table);
     transaction
         .push(Change::AddChain(table.clone(), Chain::base("postrouting", ChainKind::Nat, Hook::Postrouting, PRIORITY_SNAT)));
-    for Egress { bridge, network, prefix } in subnets {
-        let family = Family::of(*network);
+    for EgressSubnet { bridge, subnet } in subnets {
+        let family = Family::of(subnet.addr());
         let rule = Rule::new(
             "postrouting",
             [
                 family_is(family),
                 vec![source(family, Register::FIRST)],
-                in_subnet(Register::FIRST, *network, *prefix),
+                in_subnet(Register::FIRST, subnet.addr(), subnet.prefix_len()),
                 vec![
                     Expr::Meta { to: Register::FIRST, key: Meta::OutputName },
-                    Expr::Differs { register: Register::FIRST, value: interface_name(bridge) },
+                    Expr::Differs { register: Register::FIRST, value: interface_name(bridge.as_str()) },
                     Expr::Masquerade,
                 ],
             ],

@@ -11,7 +11,8 @@
 //! | `skep_services` | task | virtual address → backend | [`services`] |
 //! | `skep_names` | task | 127.0.0.11:53 → the port that netd answers on | [`names`] |
 //! | `skep_mesh` | task | wire ports of the ingress nodes, and replies back to them | [`mesh`] |
-//! | `skep_ingress` | node | published port → wire port of a task | [`mesh`] |
+//! | `skep_ingress` | node | published port → wire port of a task | [`ingress`] |
+//! | `skep_host_ports` | node | port in mode `host` → a task of the node | [`host_ports`] |
 //! | `skep_egress` | node | masquerading behind the gateway bridge | [`egress`] |
 //! | `skep_underlay` | node | VXLAN only from members | [`underlay`] |
 //!
@@ -25,6 +26,8 @@
 pub mod conntrack;
 pub mod egress;
 pub mod expression;
+pub mod host_ports;
+pub mod ingress;
 pub mod mesh;
 pub mod monitor;
 pub mod names;

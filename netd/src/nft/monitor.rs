@@ -7,13 +7,17 @@ use super::socket::Error;
 use super::transaction::SUBSYSTEM;
 use super::wire;
 use netlink_sys::{Socket as RawSocket, protocols::NETLINK_NETFILTER};
-use std::collections::BTreeSet;
+use nix::sys::socket::{setsockopt, sockopt};
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use tokio::io::unix::AsyncFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// The group that nf_tables tells its changes to.
 const GROUP: u32 = 7;
+
+/// Room for events that were not taken yet, in bytes: those of the longest of our
+/// own transactions must fit.
+const BUFFER_BYTES: usize = 16 << 20;
 
 /// One committed transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,46 +43,48 @@ pub enum Event {
 
 /// A socket that hears of every transaction in its namespace.
 pub struct Monitor {
-    socket: AsyncFd<RawSocket>,
+    socket: RawSocket,
     tables: BTreeSet<String>,
-    ready: std::collections::VecDeque<Event>,
+    ready: VecDeque<Event>,
 }
 
 impl Monitor {
-    /// Listens in another namespace; to be called inside the runtime that will read.
+    /// Listens in another namespace.
     ///
     /// # Errors
     /// When the socket cannot be made or not join the group.
     pub fn open_in(namespace: BorrowedFd<'_>) -> Result<Self, Error> {
         let socket = super::namespace::within(namespace, open).and_then(|opened| opened).map_err(Error::Open)?;
-        // SAFETY: a netlink socket keeps its one descriptor for as long as it lives, and nothing replaces it.
-        let registered = unsafe { AsyncFd::register(socket) };
-        let socket = registered.map_err(|error| Error::Open(error.into()))?;
-        Ok(Self { socket, tables: BTreeSet::new(), ready: std::collections::VecDeque::new() })
+        Ok(Self { socket, tables: BTreeSet::new(), ready: VecDeque::new() })
     }
 
-    /// The next event. It waits for as long as nothing happens; dropping the future loses nothing.
+    /// Listens in the namespace of this thread.
+    ///
+    /// # Errors
+    /// As [`Monitor::open_in`].
+    pub fn open() -> Result<Self, Error> {
+        Ok(Self { socket: open().map_err(Error::Open)?, tables: BTreeSet::new(), ready: VecDeque::new() })
+    }
+
+    /// The next event, if there is one. The kernel tells of a transaction before
+    /// its author hears that it was taken.
     ///
     /// # Errors
     /// When the socket fails for another reason than a full buffer.
-    pub async fn next(&mut self) -> Result<Event, Error> {
+    pub fn next(&mut self) -> Result<Option<Event>, Error> {
         loop {
             if let Some(event) = self.ready.pop_front() {
-                return Ok(event);
+                return Ok(Some(event));
             }
-            let mut guard = self.socket.readable().await.map_err(transfer)?;
-            let received = guard.try_io(|socket| {
-                let mut buffer = Vec::with_capacity(64 << 10);
-                socket.get_ref().recv(&mut buffer, libc::MSG_DONTWAIT).map(|_| buffer)
-            });
-            match received {
-                Err(_would_block) => {}
-                Ok(Ok(datagram)) => self.take(&datagram),
-                Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+            let mut buffer = Vec::with_capacity(64 << 10);
+            match self.socket.recv(&mut buffer, libc::MSG_DONTWAIT) {
+                Ok(_) => self.take(&buffer),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     self.tables.clear();
-                    return Ok(Event::Lost);
+                    return Ok(Some(Event::Lost));
                 }
-                Ok(Err(error)) => return Err(transfer(error)),
+                Err(source) => return Err(Error::Transfer { operation: "receive events", source }),
             }
         }
     }
@@ -102,9 +108,10 @@ impl Monitor {
     }
 }
 
-impl AsRawFd for Monitor {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
+impl AsFd for Monitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the socket keeps its one descriptor open for as long as it lives.
+        unsafe { BorrowedFd::borrow_raw(self.socket.as_raw_fd()) }
     }
 }
 
@@ -112,10 +119,7 @@ fn open() -> io::Result<RawSocket> {
     let mut socket = RawSocket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.set_non_blocking(true)?;
+    setsockopt(&socket, sockopt::RcvBufForce, &BUFFER_BYTES)?;
     socket.add_membership(GROUP)?;
     Ok(socket)
-}
-
-fn transfer(source: io::Error) -> Error {
-    Error::Transfer { operation: "receive events", source }
 }

@@ -6,7 +6,9 @@ use super::object::{Chain, Rule, Table};
 use super::services::{self, Service};
 use super::testing::Namespace;
 use super::*;
-use std::io::{Read, Write};
+use skep_model::endpoint::{Transport, wire_port};
+use skep_netd_core::{EgressSubnet, HostPort, IngressNode, IngressPort, Mac, Name, WirePort, ingress_mark};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -77,6 +79,10 @@ fn udp(namespace: &Namespace, address: &str) -> UdpSocket {
     let socket = namespace.run(|| UdpSocket::bind(address).expect("the address is free"));
     socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
     socket
+}
+
+fn link(name: &str) -> Name {
+    Name::new(name).expect("the name of a link")
 }
 
 fn addresses(list: &[&str]) -> Vec<IpAddr> {
@@ -173,7 +179,7 @@ fn a_connection_to_a_vanished_backend_is_reset_and_datagrams_move() {
     assert_eq!(ask(&datagrams, "10.7.0.100:90"), 'a');
     socket.commit(&services::replace_backends("task1", &web(&ALL[1..2]))).expect("the backends are replaced");
     assert_eq!(ask(&datagrams, "10.7.0.100:90"), 'a', "conntrack still remembers");
-    let vanished = Vanished { backend: ALL[0].parse().expect("an address"), through: None, port: None };
+    let vanished = Vanished { backend: ALL[0].parse().expect("an address"), through: None, port: None, transport: None };
     assert_eq!(forget(&mut socket, &[vanished]).expect("connections are forgotten"), 2);
     assert_eq!(ask(&datagrams, "10.7.0.100:90"), 'b');
     let started = Instant::now();
@@ -260,22 +266,20 @@ fn a_fingerprint_tells_every_change_and_rests_otherwise() {
 #[test]
 fn the_monitor_tells_our_own_transactions_from_foreign_ones() {
     let namespace = Namespace::new();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let mut monitor = monitor::Monitor::open_in(namespace.fd()).expect("a monitor");
-        let mut own = Socket::open_in(namespace.fd()).expect("a socket");
-        let mut foreign = Socket::open_in(namespace.fd()).expect("a socket");
-        own.commit(&names::replace(20053, 20053)).expect("the rules are taken");
-        foreign.commit(&egress::replace(&[])).expect("the rules are taken");
-        for (socket, table) in [(&own, names::TABLE), (&foreign, egress::TABLE)] {
-            let event = tokio::time::timeout(DEADLINE, monitor.next()).await.expect("an event in time").expect("an event");
-            let monitor::Event::Committed(committed) = event else { panic!("{event:?}") };
-            assert_eq!(committed.port, socket.port());
-            assert_eq!(committed.tables.into_iter().collect::<Vec<_>>(), [table]);
-            assert!(committed.generation > 0 && !committed.process.is_empty());
-        }
-        assert_ne!(own.port(), foreign.port());
-    });
+    let mut monitor = monitor::Monitor::open_in(namespace.fd()).expect("a monitor");
+    let mut own = Socket::open_in(namespace.fd()).expect("a socket");
+    let mut foreign = Socket::open_in(namespace.fd()).expect("a socket");
+    own.commit(&names::replace(20053, 20053)).expect("the rules are taken");
+    foreign.commit(&egress::replace(&[])).expect("the rules are taken");
+    for (socket, table) in [(&own, names::TABLE), (&foreign, egress::TABLE)] {
+        let event = monitor.next().expect("events are read").expect("it is there when its author was answered");
+        let monitor::Event::Committed(committed) = event else { panic!("{event:?}") };
+        assert_eq!(committed.port, socket.port());
+        assert_eq!(committed.tables.into_iter().collect::<Vec<_>>(), [table]);
+        assert!(committed.generation > 0 && !committed.process.is_empty());
+    }
+    assert_eq!(monitor.next().expect("events are read"), None);
+    assert_ne!(own.port(), foreign.port());
 }
 
 #[test]
@@ -336,19 +340,15 @@ fn tasks_go_out_with_the_nodes_address() {
     let (task, node, outside) = behind_a_node();
     greet(&outside, "203.0.113.9:80", b'o');
     greet(&outside, "[fd99::9]:80", b'o');
-    let subnet = |network: &str, prefix| egress::Egress {
-        bridge: "tasks".to_owned(),
-        network: network.parse().expect("an address"),
-        prefix,
-    };
+    let subnet = |subnet: &str| EgressSubnet { bridge: link("tasks"), subnet: subnet.parse().expect("a subnet") };
     let mut socket = Socket::open_in(node.fd()).expect("a socket");
-    socket.commit(&egress::replace(&[subnet("172.20.0.0", 24), subnet("fd20::", 64)])).expect("the rules are taken");
+    socket.commit(&egress::replace(&[subnet("172.20.0.0/24"), subnet("fd20::/64")])).expect("the rules are taken");
     let seen = |address| connect(&task, address).expect("a connection").seen_as.ip().to_string();
     assert_eq!(seen("203.0.113.9:80"), "203.0.113.1");
     assert_eq!(seen("[fd99::9]:80"), "fd99::1");
     // Another subnet is not the one: a host outside knows no way back to the task's own address.
     outside.default_route("203.0.113.1");
-    socket.commit(&egress::replace(&[subnet("172.20.1.0", 24)])).expect("the rules are taken");
+    socket.commit(&egress::replace(&[subnet("172.20.1.0/24")])).expect("the rules are taken");
     assert_eq!(seen("203.0.113.9:80"), "172.20.0.2");
 }
 
@@ -391,31 +391,37 @@ fn mesh_of_two() -> Mesh {
     task.address("lo", "10.7.0.12/32");
     task.sysctl("ipv4/tcp_fwmark_accept", "1");
     let mut senders = Vec::new();
-    let mut wired = Vec::new();
     for (node, n) in nodes.iter().zip(1u16..) {
-        let link = format!("n{n}");
-        node.connect("out", &[&format!("203.0.{n}.1/24")], &client, &link, &[&format!("203.0.{n}.5/24")]);
-        node.connect("tasks", &[&format!("10.{n}.0.1/24")], &task, &link, &[&format!("10.{n}.0.2/24")]);
+        let name = format!("n{n}");
+        node.connect("out", &[&format!("203.0.{n}.1/24")], &client, &name, &[&format!("203.0.{n}.5/24")]);
+        node.connect("tasks", &[&format!("10.{n}.0.1/24")], &task, &name, &[&format!("10.{n}.0.2/24")]);
         node.sysctl("ipv4/ip_forward", "1");
         node.default_route(&format!("203.0.{n}.5"));
         node.route_to("10.7.0.12/32", &format!("10.{n}.0.2"), 254);
-        let mark = 0x100 + u32::from(n);
+        let number = u32::from(n);
+        let mark = ingress_mark(number);
         task.route_to("0.0.0.0/0", &format!("10.{n}.0.1"), mark);
         task.route_mark(mark, mark);
-        senders.push(mesh::IngressNode { hardware: node.hardware("tasks"), mark });
-        let published = [(mesh::Transport::Tcp, 8080, 80), (mesh::Transport::Udp, 9090, 90)];
-        let ports = published.map(|(transport, port, target_port)| {
-            let wire_port = 8000 + n;
-            wired.push(mesh::WirePort { transport, wire_port, target_port });
-            mesh::Published { transport, port, wire_port, backends: addresses(&["10.7.0.12"]) }
+        senders.push(IngressNode { hardware: Mac(node.hardware("tasks")), mark });
+        let published = [(Transport::Tcp, 8080, 0), (Transport::Udp, 9090, 1)];
+        let ports = published.map(|(transport, port, index)| IngressPort {
+            transport,
+            port,
+            wire_port: wire_port(number, index),
+            backends: addresses(&["10.7.0.12"]),
         });
         let mut socket = Socket::open_in(node.fd()).expect("a socket");
-        socket.commit(&mesh::replace_ingress("node", &ports)).expect("the node's rules are taken");
+        socket.commit(&ingress::replace("node", link("tasks"), &ports)).expect("the node's rules are taken");
     }
+    let wired = [(Transport::Tcp, 0, 80), (Transport::Udp, 1, 90)].map(|(transport, index, target_port)| WirePort {
+        transport,
+        index,
+        target_port,
+    });
     // UDP replies are routed before the hook that marks them: there must be a route for the first look.
     task.default_route("10.1.0.1");
     let mut socket = Socket::open_in(task.fd()).expect("a socket");
-    socket.commit(&mesh::replace_task(&senders, &wired)).expect("the task's rules are taken");
+    socket.commit(&mesh::replace(&senders, &wired)).expect("the task's rules are taken");
     greet(&task, "10.7.0.12:80", b't');
     answer(&task, "10.7.0.12:90", b'u');
     Mesh { client, _nodes: nodes, _task: task }
@@ -466,9 +472,87 @@ fn published_datagrams_return_through_the_node_they_came_by() {
 #[test]
 fn a_published_port_without_a_task_refuses() {
     let node = Namespace::new();
-    let port = mesh::Published { transport: mesh::Transport::Tcp, port: 8080, wire_port: 8001, backends: Vec::new() };
+    let port = IngressPort { transport: Transport::Tcp, port: 8080, wire_port: 8001, backends: Vec::new() };
     let mut socket = Socket::open_in(node.fd()).expect("a socket");
-    socket.commit(&mesh::replace_ingress("node", &[port])).expect("the rules are taken");
+    socket.commit(&ingress::replace("node", link("tasks"), &[port])).expect("the rules are taken");
+    // Even a process of the node that listens there is not mistaken for the service.
+    greet(&node, "0.0.0.0:8080", b'n');
     let error = connect(&node, "127.0.0.1:8080").err().expect("nobody answers");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{error}");
+}
+
+#[test]
+fn datagrams_that_came_too_early_reach_the_first_backend() {
+    let (task, node, outside) = behind_a_node();
+    answer(&task, "172.20.0.2:8001", b'u');
+    let port =
+        |backends: &[&str]| IngressPort { transport: Transport::Udp, port: 9090, wire_port: 8001, backends: addresses(backends) };
+    let mut socket = Socket::open_in(node.fd()).expect("a socket");
+    socket.commit(&ingress::replace("node", link("tasks"), &[port(&[])])).expect("the rules are taken");
+    for (from, to) in [(&outside, "203.0.113.1:9090"), (&node, "203.0.113.1:9090")] {
+        let client = udp(from, "0.0.0.0:0");
+        client.connect(to).expect("connected");
+        // The node's own process is refused while it sends.
+        let refused = client.send(b"?").and_then(|_| client.recv(&mut [0; 8])).expect_err("nobody is there").kind();
+        let is_own = std::ptr::eq(from, &raw const node);
+        assert_eq!(refused, if is_own { ErrorKind::PermissionDenied } else { ErrorKind::ConnectionRefused });
+        socket.commit(&ingress::replace_backends("node", &port(&["172.20.0.2"]))).expect("the backends are replaced");
+        // The word on the first one may still lie there.
+        client.take_error().expect("it is fetched");
+        client.send(b"?").expect("it is sent");
+        client.recv(&mut [0; 8]).expect("the same stream is answered now");
+        socket.commit(&ingress::replace_backends("node", &port(&[]))).expect("the backends are replaced");
+    }
+}
+
+#[test]
+fn nobody_is_routed_past_the_published_ports() {
+    let (task, node, outside) = behind_a_node();
+    for port in [8001, 8002] {
+        greet(&task, &format!("172.20.0.2:{port}"), b't');
+    }
+    outside.default_route("203.0.113.1");
+    let port = IngressPort { transport: Transport::Tcp, port: 8080, wire_port: 8001, backends: addresses(&["172.20.0.2"]) };
+    assert_eq!(names(&outside, "172.20.0.2:8002", 1), "t", "without the table there is nothing in the way");
+    let mut socket = Socket::open_in(node.fd()).expect("a socket");
+    socket.commit(&ingress::replace("node", link("tasks"), &[port])).expect("the rules are taken");
+    assert_eq!(names(&outside, "203.0.113.1:8080", 1), "t", "the published port");
+    for (from, to) in [(&outside, "172.20.0.2:8002"), (&outside, "172.20.0.2:8001"), (&task, "203.0.113.9:80")] {
+        let limit = Duration::from_millis(300);
+        let error = from.run(|| TcpStream::connect_timeout(&to.parse().expect("an address"), limit)).err();
+        assert_eq!(error.map(|error| error.kind()), Some(std::io::ErrorKind::TimedOut), "{to}");
+    }
+}
+
+#[test]
+fn ports_of_a_node_reach_its_task_with_the_clients_address() {
+    let (task, node, outside) = behind_a_node();
+    node.sysctl("ipv4/conf/tasks/route_localnet", "1");
+    for address in ["0.0.0.0:80", "[fd20::2]:80"] {
+        greet(&task, address, b't');
+    }
+    answer(&task, "0.0.0.0:90", b'u');
+    let port = |transport, port, target_port| HostPort {
+        transport,
+        port,
+        addresses: addresses(&["172.20.0.2", "fd20::2"]),
+        target_port,
+    };
+    let subnets =
+        ["172.20.0.0/24", "fd20::/64"].map(|net| EgressSubnet { bridge: link("tasks"), subnet: net.parse().expect("a subnet") });
+    let ports = [port(Transport::Tcp, 8080, 80), port(Transport::Udp, 9090, 90)];
+    let mut socket = Socket::open_in(node.fd()).expect("a socket");
+    socket.commit(&host_ports::replace(&subnets, &ports)).expect("the rules are taken");
+    let seen = |from: &Namespace, to: &str| connect(from, to).expect("a connection").seen_as.ip().to_string();
+    assert_eq!(seen(&outside, "203.0.113.1:8080"), "203.0.113.9");
+    assert_eq!(seen(&outside, "[fd99::1]:8080"), "fd99::9");
+    assert_eq!(seen(&node, "203.0.113.1:8080"), "203.0.113.1");
+    assert_eq!(seen(&node, "127.0.0.1:8080"), "172.20.0.1", "a loopback address stays at home");
+    assert_eq!(seen(&task, "203.0.113.1:8080"), "172.20.0.1", "the task itself, by its node's port");
+    let refused = connect(&node, "[::1]:8080").err().expect("v6 has no way out for it");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "so that a client takes 127.0.0.1 at once");
+    let client = udp(&outside, "0.0.0.0:0");
+    client.connect("203.0.113.1:9090").expect("connected");
+    client.send(b"?").expect("it is sent");
+    client.recv(&mut [0; 8]).expect("an answer from the node");
 }
