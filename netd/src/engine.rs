@@ -6,9 +6,17 @@
 //! then on whatever differs without having been asked for is drift: repaired,
 //! counted, and named.
 
+use crate::dns::Resolvers;
 use crate::kernel::{Kernel, KernelError};
+use crate::nft::tables::Tables;
+use crate::settled::{Repair, Settled, Turn};
+use ipnet::IpNet;
 use skep_model::TaskId;
-use skep_netd_core::{Desired, InvalidObject, Mirror, Namespace, Object, ObjectKey, Op, Place, plan};
+use skep_model::overlay::LocalTask;
+use skep_netd_core::{
+    Change as Derived, Desired, Gateway, Key, Link, Mirror, Namespace, Object, ObjectKey, Op, Place, Touched, Value,
+    gateway_bridge_name, plan,
+};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,6 +48,8 @@ pub enum Change {
     Put(Object),
     /// An object that is gone.
     Remove(ObjectKey),
+    /// A task that is gone with its namespace.
+    RemoveNamespace(TaskId),
 }
 
 /// What the engine can be told.
@@ -51,13 +61,13 @@ pub enum Command {
         stream: u64,
         /// The version.
         version: u64,
-        /// Whether networks and endpoints that are not in it are gone.
+        /// Whether objects that are not in it are gone.
         is_complete: bool,
         /// The changes.
         changes: Vec<Change>,
     },
     /// A task needs its namespace.
-    MakeNamespace(TaskId, oneshot::Sender<Result<PathBuf, String>>),
+    MakeNamespace(Box<LocalTask>, oneshot::Sender<Result<PathBuf, String>>),
     /// A task does not need its namespace any more.
     RemoveNamespace(TaskId, oneshot::Sender<Result<(), String>>),
     /// Someone wants to know how it goes.
@@ -90,14 +100,19 @@ pub struct Engine {
     desired: Desired,
     mirror: Mirror,
     kernel: Kernel,
+    names: Resolvers,
+    tables: Tables,
     /// Where to look.
     dirty: BTreeSet<Place>,
     /// Of these, what was asked for: there a difference is no drift.
     asked: BTreeSet<Place>,
+    /// What names and tables were not told of yet.
+    touched: Touched,
     failures: BTreeMap<Place, String>,
-    tasks: BTreeSet<TaskId>,
+    /// What names and tables could not do.
+    failures_after: BTreeMap<Namespace, String>,
     is_complete: bool,
-    committed: Programmed,
+    taken: watch::Sender<Programmed>,
     programmed: watch::Sender<Programmed>,
     status: Status,
     audited: Option<Namespace>,
@@ -111,24 +126,26 @@ impl Engine {
     /// # Errors
     /// If the kernel cannot be read.
     pub async fn adopt(mut kernel: Kernel) -> Result<Self, KernelError> {
-        let (mut desired, mut mirror) = (Desired::new(), Mirror::new());
+        let (mut desired, mut mirror, mut touched) = (Desired::new(), Mirror::new(), Touched::default());
         kernel.catch_up(&mut mirror).await?;
-        let tasks: BTreeSet<TaskId> = kernel.namespaces().list()?.into_iter().collect();
-        for task in &tasks {
-            // A task by itself is always right.
-            let _: Result<_, InvalidObject> = desired.put(Object::Task(*task));
+        adopt_gateway(&mut desired, &mirror, &kernel).await?;
+        for task in kernel.namespaces().list()? {
+            touched.extend(desired.put_namespace(task).touched);
         }
         let next_audit = Instant::now() + AUDIT_PERIOD;
         Ok(Self {
             desired,
             mirror,
             kernel,
+            names: Resolvers::default(),
+            tables: Tables::default(),
             dirty: BTreeSet::new(),
             asked: BTreeSet::new(),
+            touched,
             failures: BTreeMap::new(),
-            tasks,
+            failures_after: BTreeMap::new(),
             is_complete: false,
-            committed: Programmed::default(),
+            taken: watch::Sender::new(Programmed::default()),
             programmed: watch::Sender::new(Programmed::default()),
             status: Status::default(),
             audited: None,
@@ -137,9 +154,14 @@ impl Engine {
         })
     }
 
-    /// The version that the kernel holds everything up to.
+    /// The version that everything up to is in place: rows, tables and names.
     pub fn programmed(&self) -> watch::Receiver<Programmed> {
         self.programmed.subscribe()
+    }
+
+    /// The version that was taken last, in place or not.
+    pub fn taken(&self) -> watch::Receiver<Programmed> {
+        self.taken.subscribe()
     }
 
     /// Works until nobody can command any more.
@@ -158,6 +180,7 @@ impl Engine {
                     waited?;
                     self.settle(false).await;
                 }
+                () = self.tables.drifted() => self.settle(false).await,
                 () = tokio::time::sleep_until(wakeup) => self.wake().await,
             }
         }
@@ -165,27 +188,25 @@ impl Engine {
 
     async fn obey(&mut self, command: Command) {
         match command {
-            Command::Commit { stream, .. } if stream < self.committed.stream => {}
+            Command::Commit { stream, .. } if stream < self.taken.borrow().stream => {}
             Command::Commit { stream, version, is_complete, changes } => {
                 self.take_changes(is_complete, changes);
-                self.committed = Programmed { stream, version };
+                self.taken.send_replace(Programmed { stream, version });
                 self.settle(false).await;
             }
             Command::MakeNamespace(task, reply) => {
-                let touched = self.desired.put(Object::Task(task)).unwrap_or_default();
-                self.tasks.insert(task);
-                self.ask(touched);
+                let id = task.id;
+                self.change(Change::Put(Object::Task(*task)));
                 self.settle(false).await;
-                let path = self.kernel.namespaces().path(task);
+                let path = self.kernel.namespaces().path(id);
                 // Whoever asked may have gone; the namespace stays for the next.
-                let _ = reply.send(self.outcome(task).map(|()| path));
+                let _ = reply.send(self.outcome(id).map(|()| path));
             }
             Command::RemoveNamespace(task, reply) => {
-                let touched = self.desired.remove(ObjectKey::Task(task));
-                self.tasks.remove(&task);
-                self.ask(touched);
+                self.change(Change::RemoveNamespace(task));
                 self.settle(false).await;
-                let _ = reply.send(self.outcome(task));
+                let failed = self.failures.iter().find(|(place, _)| place.namespace == Namespace::Task(task));
+                let _ = reply.send(failed.map_or(Ok(()), |(_, failure)| Err(failure.clone())));
             }
             Command::Status(reply) => {
                 let _ = reply.send(self.report());
@@ -199,47 +220,94 @@ impl Engine {
                 .iter()
                 .filter_map(|change| match change {
                     Change::Put(object) => Some(object.key()),
-                    Change::Remove(_) => None,
+                    Change::Remove(_) | Change::RemoveNamespace(_) => None,
                 })
                 .collect();
-            let gone = self.desired.objects().into_iter().filter(|key| !matches!(key, ObjectKey::Task(_)) && !kept.contains(key));
-            for key in gone.collect::<Vec<_>>() {
-                let touched = self.desired.remove(key);
-                self.ask(touched);
+            for key in self.desired.overlay().keys().difference(&kept) {
+                self.change(Change::Remove(*key));
             }
         }
         for change in changes {
-            let touched = match change {
-                Change::Put(object) => self.desired.put(object).unwrap_or_default(),
-                Change::Remove(key) => self.desired.remove(key),
-            };
-            self.ask(touched);
+            self.change(change);
         }
         if is_complete && !self.is_complete {
             self.is_complete = true;
             // What was found at the start may differ without anybody's fault.
-            let all = self.desired.places().chain(self.mirror.places()).collect();
-            self.ask(all);
+            let all: BTreeSet<Place> = self.desired.places().chain(self.mirror.places()).collect();
+            self.ask(Derived { places: all, touched: Touched::default() });
         }
     }
 
-    fn ask(&mut self, touched: BTreeSet<Place>) {
-        self.asked.extend(&touched);
-        self.dirty.extend(touched);
+    fn change(&mut self, change: Change) {
+        let derived = match change {
+            // What came over the border was checked there.
+            Change::Put(object) => self.desired.put(object).unwrap_or_default(),
+            Change::Remove(key) => self.desired.remove(key),
+            Change::RemoveNamespace(task) => self.desired.remove_namespace(task),
+        };
+        self.ask(derived);
     }
 
-    /// Whether everything in a task's namespace went well.
+    fn ask(&mut self, derived: Derived) {
+        self.asked.extend(&derived.places);
+        self.dirty.extend(derived.places);
+        self.touched.extend(derived.touched);
+    }
+
+    /// Whether everything of a task's namespace is in place. What failed elsewhere
+    /// does not count.
     fn outcome(&self, task: TaskId) -> Result<(), String> {
-        let of_task = self.failures.iter().find(|(place, _)| place.namespace == Namespace::Task(task));
-        of_task.map_or(Ok(()), |(_, failure)| Err(failure.clone()))
+        let overlay = self.desired.overlay();
+        let Some(local) = overlay.task(task) else { return Err("the task was taken back".to_owned()) };
+        for attachment in &local.attachments {
+            let network = attachment.network;
+            let Some(known) = overlay.network(network) else { return Err(format!("the network {network} is not known")) };
+            if overlay.mtu(known).is_none() {
+                return Err(self.underlay_failure().unwrap_or_else(|| "this node is not known".to_owned()));
+            }
+        }
+        if local.has_gateway && overlay.gateway().and_then(|gateway| gateway.offset(task)).is_none() {
+            return Err("no address is free for the task behind the gateway bridge".to_owned());
+        }
+        if let Some((_, failure)) = self.failures.iter().find(|(place, _)| self.concerns(place, task)) {
+            return Err(failure.clone());
+        }
+        if let Some(failure) = self.failures_after.get(&Namespace::Task(task)) {
+            return Err(failure.clone());
+        }
+        let missing = self.desired.under_namespace(Namespace::Task(task)).find(|place| {
+            let wanted = self.desired.get(place);
+            wanted.is_some_and(|wanted| !self.mirror.get(place).is_some_and(|seen| wanted.is_satisfied_by(seen)))
+        });
+        missing.map_or(Ok(()), |place| Err(format!("{place} is not in place")))
+    }
+
+    /// Whether a place is in a task's namespace, or about the node's end of a pair
+    /// into it.
+    fn concerns(&self, place: &Place, task: TaskId) -> bool {
+        let leads_there = place.key.link().is_some_and(|link| {
+            let end = self.desired.get(&Place { key: Key::Link(link), namespace: place.namespace });
+            matches!(end, Some(Value::Link(Link::Veth { peer: Some((Namespace::Task(to), _)) })) if *to == task)
+        });
+        place.namespace == Namespace::Task(task) || leads_there
+    }
+
+    /// Why nothing can be made on the underlay.
+    fn underlay_failure(&self) -> Option<String> {
+        let overlay = self.desired.overlay();
+        match (overlay.node(), overlay.underlay_mtu()) {
+            (Some(node), None) => Some(format!("no link of this node has the address {}", node.address)),
+            _ => None,
+        }
     }
 
     fn report(&self) -> Status {
+        let failures = self.failures.values().chain(self.failures_after.values()).cloned().chain(self.underlay_failure());
         Status {
             programmed_through: self.programmed.borrow().version,
-            tasks: self.tasks.iter().copied().collect(),
+            tasks: self.desired.namespaces().iter().copied().collect(),
             overruns: self.kernel.overruns,
-            failures: self.failures.values().cloned().collect(),
+            failures: failures.collect(),
             ..self.status.clone()
         }
     }
@@ -248,8 +316,8 @@ impl Engine {
         let now = Instant::now();
         if self.next_retry.is_some_and(|retry| retry <= now) {
             self.next_retry = None;
-            let failed: BTreeSet<Place> = self.failures.keys().copied().collect();
-            self.ask(failed);
+            let places = self.failures.keys().copied().collect();
+            self.ask(Derived { places, touched: Touched::default() });
             self.settle(false).await;
         }
         if self.next_audit <= now {
@@ -258,6 +326,7 @@ impl Engine {
             self.audited = next.or(open.first().copied());
             if let Some(namespace) = self.audited {
                 self.kernel.mark_stale(namespace);
+                self.tables.audit(namespace);
             }
             let share = u32::try_from(open.len().max(1)).unwrap_or(u32::MAX);
             self.next_audit = now + AUDIT_PERIOD / share;
@@ -265,13 +334,29 @@ impl Engine {
         }
     }
 
-    /// Plans and carries out until nothing is left to do.
+    /// Brings everything in line, rows first: what names and tables lead to is
+    /// there before they do.
     async fn settle(&mut self, is_audit: bool) {
-        let mut is_settled = false;
+        let mut is_settled = self.settle_rows(is_audit).await;
+        // Before the first complete set, what is in the kernel knows more than we.
+        if self.is_complete {
+            is_settled &= self.settle_rest().await;
+        }
+        if is_settled && self.failures.is_empty() && self.underlay_failure().is_none() {
+            self.asked.clear();
+            let taken = *self.taken.borrow();
+            self.programmed.send_if_modified(|programmed| std::mem::replace(programmed, taken) != taken);
+        } else {
+            self.next_retry.get_or_insert_with(|| Instant::now() + RETRY_PERIOD);
+        }
+    }
+
+    /// Plans and carries out until nothing is left to do; whether that was reached.
+    async fn settle_rows(&mut self, is_audit: bool) -> bool {
         for round in 0..ROUNDS_MAX {
-            match self.kernel.catch_up(&mut self.mirror).await {
-                Ok(touched) => self.dirty.extend(touched),
-                Err(error) => return self.postpone(&error),
+            if let Err(error) = self.look(round == 0).await {
+                tracing::warn!(%error, "the kernel could not be read; it is tried again");
+                return false;
             }
             if !self.is_complete {
                 self.dirty = self.dirty.intersection(&self.asked).copied().collect();
@@ -279,26 +364,50 @@ impl Engine {
             let ops = plan(&self.desired, &self.mirror, &self.dirty);
             self.failures.retain(|place, _| !self.dirty.contains(place));
             self.dirty.clear();
-            is_settled = ops.is_empty();
-            if is_settled {
-                break;
+            if ops.is_empty() {
+                return true;
             }
             for op in ops {
                 self.execute(&op, is_audit && round == 0).await;
             }
         }
-        if is_settled && self.failures.is_empty() {
-            self.asked.clear();
-            let committed = self.committed;
-            self.programmed.send_if_modified(|programmed| std::mem::replace(programmed, committed) != committed);
-        } else {
-            self.next_retry.get_or_insert_with(|| Instant::now() + RETRY_PERIOD);
-        }
+        false
     }
 
-    fn postpone(&mut self, error: &KernelError) {
-        tracing::warn!(%error, "the kernel could not be read; it is tried again");
-        self.next_retry.get_or_insert_with(|| Instant::now() + RETRY_PERIOD);
+    /// Takes what the kernel told, and what it has to be asked.
+    async fn look(&mut self, is_first: bool) -> Result<(), KernelError> {
+        let seen = self.kernel.catch_up(&mut self.mirror).await?;
+        self.dirty.extend(seen);
+        let is_unknown = is_first && self.desired.overlay().underlay_mtu().is_none();
+        if self.kernel.take_hint() || is_unknown || self.touched.node {
+            let address = self.desired.overlay().node().map(|node| node.address);
+            let mtu = match address {
+                Some(address) => self.kernel.underlay_mtu(address).await?,
+                None => None,
+            };
+            let derived = self.desired.set_underlay_mtu(mtu);
+            self.ask(derived);
+        }
+        Ok(())
+    }
+
+    /// Names before tables: the tables lead to where names are answered.
+    async fn settle_rest(&mut self) -> bool {
+        let touched = std::mem::take(&mut self.touched);
+        let turn = Turn::new(self.desired.overlay(), &touched, &self.kernel);
+        let of_names = self.names.settle(&turn).await;
+        let of_tables = self.tables.settle(&turn, self.names.listeners()).await;
+        self.failures_after.clear();
+        for Settled { failures, repairs } in [of_names, of_tables] {
+            for (namespace, failure) in failures {
+                tracing::warn!(%namespace, failure, "something could not be done; it is tried again");
+                self.failures_after.insert(namespace, failure);
+            }
+            for Repair { kind, text, by_audit } in repairs {
+                self.count_repair(kind, text, by_audit);
+            }
+        }
+        self.failures_after.is_empty()
     }
 
     async fn execute(&mut self, op: &Op, is_audit: bool) {
@@ -321,15 +430,49 @@ impl Engine {
     }
 
     fn count_drift(&mut self, op: &Op, is_audit: bool) {
-        let place = op.place();
-        tracing::warn!(%op, is_audit, "the kernel drifted; repairing");
-        *self.status.repaired.entry(place.key.kind().to_owned()).or_default() += 1;
-        self.status.repaired_by_audit += u64::from(is_audit);
+        self.count_repair(op.place().key.kind(), op.to_string(), is_audit);
+    }
+
+    fn count_repair(&mut self, kind: &str, text: String, by_audit: bool) {
+        tracing::warn!(repair = text, by_audit, "the kernel drifted; it is repaired");
+        *self.status.repaired.entry(kind.to_owned()).or_default() += 1;
+        self.status.repaired_by_audit += u64::from(by_audit);
         if self.status.repairs.len() == REPAIRS_MAX {
             self.status.repairs.pop_front();
         }
-        self.status.repairs.push_back(op.to_string());
+        self.status.repairs.push_back(text);
     }
+}
+
+/// Takes over the gateway's subnets and who has which address, or chooses subnets.
+async fn adopt_gateway(desired: &mut Desired, mirror: &Mirror, kernel: &Kernel) -> Result<(), KernelError> {
+    let addresses: Vec<(Namespace, Key)> = mirror.places().map(|place| (place.namespace, place.key)).collect();
+    let of_bridge = addresses.iter().filter_map(|(namespace, key)| match key {
+        Key::Address(link, net) if *namespace == Namespace::Node && *link == gateway_bridge_name() => Some(*net),
+        _ => None,
+    });
+    let (mut v4, mut v6) = (None, None);
+    for net in of_bridge {
+        match net {
+            IpNet::V4(net) => v4 = Some(net.trunc()),
+            IpNet::V6(net) => v6 = Some(net.trunc()),
+        }
+    }
+    let gateway = match v4 {
+        Some(v4) => Some(Gateway::new(v4, v6)),
+        None => {
+            let occupied = kernel.occupied().await?;
+            let has_v6 = occupied.iter().any(|net| matches!(net, IpNet::V6(_)));
+            Gateway::choose(&occupied, has_v6)
+        }
+    };
+    desired.set_gateway(gateway);
+    for (namespace, key) in addresses {
+        if let (Namespace::Task(task), Key::Address(_, net)) = (namespace, key) {
+            desired.keep_address(task, net.addr());
+        }
+    }
+    Ok(())
 }
 
 /// An error with its causes, in one line.

@@ -1,11 +1,13 @@
 //! The shell of netd: the only process of a node that touches links, addresses,
-//! routes, forwarding and neighbour rows, and settings of the network.
+//! routes, forwarding and neighbour rows, tables, and settings of the network.
 //!
 //! [`engine`] owns the desired state, the mirror and the kernel's sockets, and is
 //! the only place where something happens; [`server`] turns calls into its
-//! commands. What should be there is decided in `skep-netd-core`. All of it is
-//! netlink: no other program is ever started.
+//! commands. What should be there is decided in `skep-netd-core`. When the rows are
+//! in place, [`dns`] and [`nft::tables`] follow ([`settled`]). All of it is netlink:
+//! no other program is ever started.
 
+pub mod dns;
 pub mod drain;
 pub mod engine;
 pub mod kernel;
@@ -13,3 +15,4 @@ pub mod namespace;
 pub mod nft;
 pub mod parse;
 pub mod server;
+pub mod settled;

@@ -17,6 +17,8 @@ use tonic::{Request, Response, Status as Refusal, Streaming, service::intercepto
 
 /// Changes of one commit.
 const CHANGES_MAX: usize = 500_000;
+/// The longest that a call may wait for the version that it names.
+const VERSION_DEADLINE: Duration = Duration::from_secs(15);
 /// The longest that a call may wait for the engine.
 const CALL_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -25,6 +27,7 @@ const CALL_DEADLINE: Duration = Duration::from_secs(60);
 pub struct Service {
     commands: mpsc::Sender<Command>,
     programmed: watch::Receiver<Programmed>,
+    taken: watch::Receiver<Programmed>,
     streams: AtomicU64,
 }
 
@@ -34,8 +37,9 @@ type Checked = fn(Request<()>) -> Result<Request<()>, Refusal>;
 pub fn service(
     commands: mpsc::Sender<Command>,
     programmed: watch::Receiver<Programmed>,
+    taken: watch::Receiver<Programmed>,
 ) -> InterceptedService<NetdServer<Service>, Checked> {
-    let service = Service { commands, programmed, streams: AtomicU64::new(0) };
+    let service = Service { commands, programmed, taken, streams: AtomicU64::new(0) };
     InterceptedService::new(NetdServer::new(service).max_decoding_message_size(skep_proto::MESSAGE_MAX), only_root as Checked)
 }
 
@@ -56,6 +60,17 @@ impl Service {
             answer.await.map_err(|_| ended())
         };
         tokio::time::timeout(CALL_DEADLINE, call).await.map_err(|_| Refusal::deadline_exceeded("netd is busy"))?
+    }
+
+    /// Waits until a version was taken, and if `after` is 0, until any was: before
+    /// the first, nobody knows what is to be in a namespace.
+    async fn wait_for(&self, after: u64) -> Result<(), Refusal> {
+        let mut taken = self.taken.clone();
+        let wait = taken.wait_for(|taken| taken.stream != 0 && taken.version >= after);
+        match tokio::time::timeout(VERSION_DEADLINE, wait).await {
+            Ok(taken) => taken.map(drop).map_err(|_| ended()),
+            Err(_) => Err(Refusal::deadline_exceeded(format!("version {after} did not come within {VERSION_DEADLINE:?}"))),
+        }
     }
 }
 
@@ -92,9 +107,11 @@ impl Netd for Service {
     }
 
     async fn make_namespace(&self, request: Request<v1::NetdNamespace>) -> Result<Response<v1::NetdNamespacePath>, Refusal> {
-        let id = request.get_ref().task.as_ref().map_or("", |task| &task.id);
-        let task = parse::task_id(id).map_err(|error| unfit(&error))?;
-        let path = self.call(|reply| Command::MakeNamespace(task, reply)).await?.map_err(Refusal::internal)?;
+        let v1::NetdNamespace { task, after } = request.into_inner();
+        let task = task.ok_or_else(|| Refusal::invalid_argument("task: it is missing"))?;
+        let task = parse::task(task).map_err(|error| unfit(&error))?;
+        self.wait_for(after).await?;
+        let path = self.call(|reply| Command::MakeNamespace(Box::new(task), reply)).await?.map_err(Refusal::internal)?;
         Ok(Response::new(v1::NetdNamespacePath { path: path.to_string_lossy().into_owned() }))
     }
 

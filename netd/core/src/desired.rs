@@ -5,30 +5,48 @@
 //! lower key counts, and when it goes the other takes its place: the order in
 //! which changes arrive does not matter.
 
-use crate::endpoint_rows::{self, Row};
+use crate::gateway::Gateway;
+use crate::ingress_rows;
 use crate::name::Name;
-use crate::object::{Endpoint, EndpointId, InvalidObject, Network, Node, Object, ObjectKey};
+use crate::object::{InvalidObject, Object, ObjectKey};
+use crate::object_rows::{self, Row};
+use crate::overlay::Overlay;
 use crate::row::{Key, Link, Namespace, Place, Value};
 use crate::rows::Rows;
-use skep_model::{Id, NetworkId, TaskId};
+use crate::touched::Touched;
+use skep_model::{NodeId, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
-/// The id that sorts before all others.
-fn lowest() -> Id {
-    Id::from_random([0; 16])
+/// Who asks for rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Claimant {
+    /// An object.
+    Object(ObjectKey),
+    /// A task's namespace as such.
+    Namespace(TaskId),
+    /// The way back from a task to an ingress node.
+    WayBack(TaskId, NodeId),
+}
+
+/// Where to look after a change: at rows, and at all else that follows from the
+/// objects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// The places of rows.
+    pub places: BTreeSet<Place>,
+    /// The rest.
+    pub touched: Touched,
 }
 
 /// The desired state.
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
-    node: Option<Node>,
-    tasks: BTreeSet<TaskId>,
-    networks: BTreeMap<NetworkId, Network>,
-    endpoints: BTreeMap<EndpointId, Endpoint>,
-    /// Endpoints by owner.
-    owned: BTreeSet<(Id, NetworkId)>,
-    claims: BTreeMap<ObjectKey, Vec<Place>>,
-    rows: Rows<BTreeMap<ObjectKey, Value>>,
+    overlay: Overlay,
+    /// Tasks with a namespace; what is to be in it may not be known yet.
+    namespaces: BTreeSet<TaskId>,
+    claims: BTreeMap<Claimant, Vec<Place>>,
+    rows: Rows<BTreeMap<Claimant, Value>>,
 }
 
 impl Desired {
@@ -37,46 +55,73 @@ impl Desired {
         Self::default()
     }
 
-    /// Takes a new or changed object; answers with the places to look at.
+    /// The objects.
+    pub fn overlay(&self) -> &Overlay {
+        &self.overlay
+    }
+
+    /// Tasks with a namespace.
+    pub fn namespaces(&self) -> &BTreeSet<TaskId> {
+        &self.namespaces
+    }
+
+    /// Sets the gateway; only before any task is known.
+    pub fn set_gateway(&mut self, gateway: Option<Gateway>) {
+        self.overlay.set_gateway(gateway, &mut Touched::default());
+    }
+
+    /// Notes the gateway's address that a task was found with, before the task is
+    /// put.
+    pub fn keep_address(&mut self, task: TaskId, address: IpAddr) {
+        self.overlay.keep(task, address);
+    }
+
+    /// Notes the largest packet of the underlay, in bytes.
+    pub fn set_underlay_mtu(&mut self, mtu: Option<u32>) -> Change {
+        if self.overlay.underlay_mtu() == mtu {
+            return Change::default();
+        }
+        self.overlay.set_underlay_mtu(mtu);
+        self.derive(ObjectKey::Node, Touched { node: true, ..Touched::default() })
+    }
+
+    /// Wants a namespace for a task.
+    pub fn put_namespace(&mut self, task: TaskId) -> Change {
+        self.namespaces.insert(task);
+        self.derive(ObjectKey::Task(task), Touched { tasks: BTreeSet::from([task]), ..Touched::default() })
+    }
+
+    /// Wants a task's namespace and what is in it no more.
+    pub fn remove_namespace(&mut self, task: TaskId) -> Change {
+        let mut touched = Touched::default();
+        self.namespaces.remove(&task);
+        self.overlay.remove(ObjectKey::Task(task), &mut touched);
+        self.overlay.release(task);
+        self.derive(ObjectKey::Task(task), touched)
+    }
+
+    /// Takes a new or changed object. A task's namespace is wanted from then on.
     ///
     /// # Errors
     /// If the object makes no sense; then nothing has changed.
-    pub fn put(&mut self, object: Object) -> Result<BTreeSet<Place>, InvalidObject> {
+    pub fn put(&mut self, object: Object) -> Result<Change, InvalidObject> {
         object.check()?;
-        let key = object.key();
-        match object {
-            Object::Node(node) => self.node = Some(node),
-            Object::Task(task) => drop(self.tasks.insert(task)),
-            Object::Network(id, network) => drop(self.networks.insert(id, network)),
-            Object::Endpoint(id, endpoint) => {
-                self.owned.insert((id.owner, id.network));
-                self.endpoints.insert(id, endpoint);
-            }
+        let (key, mut touched) = (object.key(), Touched::default());
+        if let ObjectKey::Task(task) = key {
+            self.namespaces.insert(task);
         }
-        Ok(self.derive_with_dependents(key))
+        // What depended on the object's former value is found before it is gone.
+        let dependents = self.dependents(key);
+        self.overlay.put(object, &mut touched);
+        Ok(self.derive_all(key, dependents, touched))
     }
 
-    /// Forgets an object; answers with the places to look at.
-    pub fn remove(&mut self, key: ObjectKey) -> BTreeSet<Place> {
-        match key {
-            ObjectKey::Node => self.node = None,
-            ObjectKey::Task(task) => drop(self.tasks.remove(&task)),
-            ObjectKey::Network(id) => drop(self.networks.remove(&id)),
-            ObjectKey::Endpoint(id) => {
-                self.owned.remove(&(id.owner, id.network));
-                self.endpoints.remove(&id);
-            }
-        }
-        self.derive_with_dependents(key)
-    }
-
-    /// The keys of all objects.
-    pub fn objects(&self) -> BTreeSet<ObjectKey> {
-        let node = self.node.map(|_| ObjectKey::Node);
-        let tasks = self.tasks.iter().map(|task| ObjectKey::Task(*task));
-        let networks = self.networks.keys().map(|id| ObjectKey::Network(*id));
-        let endpoints = self.endpoints.keys().map(|id| ObjectKey::Endpoint(*id));
-        node.into_iter().chain(tasks).chain(networks).chain(endpoints).collect()
+    /// Forgets an object. A task's namespace stays, with nothing in it.
+    pub fn remove(&mut self, key: ObjectKey) -> Change {
+        let mut touched = Touched::default();
+        let dependents = self.dependents(key);
+        self.overlay.remove(key, &mut touched);
+        self.derive_all(key, dependents, touched)
     }
 
     /// The value that should be at a place.
@@ -89,7 +134,7 @@ impl Desired {
         self.rows.get(place)?.values().next()
     }
 
-    /// Whether both ends of a pair want each other. If two endpoints claim one
+    /// Whether both ends of a pair want each other. If two tasks claim one
     /// address, the weaker one gets no interface at all rather than half of one.
     fn is_paired(&self, namespace: Namespace, link: Name) -> bool {
         match self.strongest(&Place { key: Key::Link(link), namespace }) {
@@ -116,50 +161,73 @@ impl Desired {
         self.rows.under_namespace(namespace)
     }
 
-    fn derive_with_dependents(&mut self, key: ObjectKey) -> BTreeSet<Place> {
-        let mut touched = BTreeSet::new();
-        self.derive(key, &mut touched);
-        for dependent in self.dependents(key) {
-            self.derive(dependent, &mut touched);
-        }
-        let rivals: BTreeSet<ObjectKey> =
-            touched.iter().filter(|place| matches!(place.key, Key::Link(_))).flat_map(|place| self.claimants(place)).collect();
-        touched.extend(rivals.iter().filter_map(|rival| self.claims.get(rival)).flatten());
-        touched
+    fn derive(&mut self, key: ObjectKey, touched: Touched) -> Change {
+        self.derive_all(key, BTreeSet::new(), touched)
     }
 
-    fn claimants(&self, place: &Place) -> impl Iterator<Item = ObjectKey> + '_ {
+    fn derive_all(&mut self, key: ObjectKey, mut claimants: BTreeSet<Claimant>, touched: Touched) -> Change {
+        claimants.extend(self.dependents(key));
+        let mut places = BTreeSet::new();
+        for claimant in claimants {
+            self.derive_one(claimant, &mut places);
+        }
+        let rivals: BTreeSet<Claimant> =
+            places.iter().filter(|place| matches!(place.key, Key::Link(_))).flat_map(|place| self.claimants(place)).collect();
+        places.extend(rivals.iter().filter_map(|rival| self.claims.get(rival)).flatten());
+        Change { places, touched }
+    }
+
+    fn claimants(&self, place: &Place) -> impl Iterator<Item = Claimant> + '_ {
         self.rows.get(place).into_iter().flat_map(|claims| claims.keys().copied())
     }
 
-    /// The objects whose rows follow from this one too.
-    fn dependents(&self, key: ObjectKey) -> Vec<ObjectKey> {
+    /// Whose rows follow from this object: itself, and those that refer to it.
+    fn dependents(&self, key: ObjectKey) -> BTreeSet<Claimant> {
+        let overlay = &self.overlay;
+        let mut found = BTreeSet::from([Claimant::Object(key)]);
         match key {
-            ObjectKey::Endpoint(_) => Vec::new(),
+            ObjectKey::Endpoint(_) | ObjectKey::Service(_) => {}
             ObjectKey::Node => {
-                self.objects().into_iter().filter(|key| !matches!(key, ObjectKey::Node | ObjectKey::Task(_))).collect()
+                found.extend(overlay.keys().into_iter().map(Claimant::Object));
+                found.extend(overlay.peers().flat_map(|peer| self.ways_back_to(peer.node)));
             }
-            ObjectKey::Task(task) => {
-                let first = (task.0, NetworkId(lowest()));
-                let owned = self.owned.range(first..).take_while(|(owner, _)| *owner == task.0);
-                owned.map(|(owner, network)| ObjectKey::Endpoint(EndpointId { network: *network, owner: *owner })).collect()
+            ObjectKey::Peer(node) => {
+                found.extend(overlay.endpoints_at(node).map(|endpoint| Claimant::Object(ObjectKey::Endpoint(endpoint.id))));
+                found.extend(self.ways_back_to(node));
+                if overlay.node().is_some_and(|here| here.id == node) {
+                    found.extend(overlay.ingress().map(|network| Claimant::Object(ObjectKey::Network(network.id))));
+                }
             }
             ObjectKey::Network(network) => {
-                let first = EndpointId { network, owner: lowest() };
-                self.endpoints
-                    .range(first..)
-                    .take_while(|(id, _)| id.network == network)
-                    .map(|(id, _)| ObjectKey::Endpoint(*id))
-                    .collect()
+                found.extend(overlay.endpoints_on(network).map(|endpoint| Claimant::Object(ObjectKey::Endpoint(endpoint.id))));
+                found.extend(overlay.tasks_on(network).map(|task| Claimant::Object(ObjectKey::Task(task.id))));
+                if overlay.network(network).is_some_and(|network| network.ingress) {
+                    found.extend(overlay.peers().map(|peer| Claimant::Object(ObjectKey::Peer(peer.node))));
+                    found.extend(overlay.peers().flat_map(|peer| self.ways_back_to(peer.node)));
+                }
+            }
+            ObjectKey::Task(task) => {
+                found.insert(Claimant::Namespace(task));
+                let first = Claimant::WayBack(task, NodeId(crate::overlay::lowest()));
+                let claimed = self.claims.range(first..).map(|(claimant, _)| *claimant);
+                found.extend(claimed.take_while(|claimant| matches!(claimant, Claimant::WayBack(of, _) if *of == task)));
+                let is_on_ingress = overlay.visible_to(task).any(|(_, network)| network.ingress);
+                found.extend(overlay.peers().filter(|_| is_on_ingress).map(|peer| Claimant::WayBack(task, peer.node)));
             }
         }
+        found
     }
 
-    fn derive(&mut self, key: ObjectKey, touched: &mut BTreeSet<Place>) {
-        let rows = self.rows_of(key);
-        for place in self.claims.remove(&key).unwrap_or_default() {
+    fn ways_back_to(&self, node: NodeId) -> impl Iterator<Item = Claimant> + '_ {
+        let tasks = self.overlay.ingress().into_iter().flat_map(|network| self.overlay.tasks_on(network.id));
+        tasks.map(move |task| Claimant::WayBack(task.id, node))
+    }
+
+    fn derive_one(&mut self, claimant: Claimant, touched: &mut BTreeSet<Place>) {
+        let rows = self.rows_of(claimant);
+        for place in self.claims.remove(&claimant).unwrap_or_default() {
             if let Some(claimants) = self.rows.get_mut(&place) {
-                claimants.remove(&key);
+                claimants.remove(&claimant);
                 if claimants.is_empty() {
                     self.rows.remove(&place);
                 }
@@ -169,33 +237,40 @@ impl Desired {
         if rows.is_empty() {
             return;
         }
-        self.claims.insert(key, rows.iter().map(|(place, _)| *place).collect());
+        self.claims.insert(claimant, rows.iter().map(|(place, _)| *place).collect());
         for (place, value) in rows {
-            self.rows.get_or_insert(place, BTreeMap::new).insert(key, value);
+            self.rows.get_or_insert(place, BTreeMap::new).insert(claimant, value);
             touched.insert(place);
         }
     }
 
-    fn rows_of(&self, key: ObjectKey) -> Vec<Row> {
-        match key {
-            ObjectKey::Node => Vec::new(),
-            ObjectKey::Task(task) if self.tasks.contains(&task) => endpoint_rows::task(task),
-            ObjectKey::Task(_) => Vec::new(),
-            ObjectKey::Network(id) => match (&self.node, self.networks.get(&id)) {
-                (Some(node), Some(network)) => endpoint_rows::network(node, network),
-                _ => Vec::new(),
-            },
-            ObjectKey::Endpoint(id) => match (&self.node, self.networks.get(&id.network), self.endpoints.get(&id)) {
-                (Some(node), Some(network), Some(endpoint)) if self.is_placeable(id, endpoint) => {
-                    endpoint_rows::endpoint(node, network, id, endpoint)
-                }
-                _ => Vec::new(),
-            },
-        }
+    fn rows_of(&self, claimant: Claimant) -> Vec<Row> {
+        self.rows_if_known(claimant).unwrap_or_default()
     }
 
-    /// A local endpoint waits for the namespace of its task.
-    fn is_placeable(&self, id: EndpointId, endpoint: &Endpoint) -> bool {
-        matches!(endpoint.site, crate::Site::There(_)) || self.tasks.contains(&TaskId(id.owner))
+    /// None = something that it refers to is not known.
+    fn rows_if_known(&self, claimant: Claimant) -> Option<Vec<Row>> {
+        let overlay = &self.overlay;
+        Some(match claimant {
+            Claimant::Namespace(task) => object_rows::namespace(*self.namespaces.get(&task)?),
+            Claimant::WayBack(task, node) => ingress_rows::way_back(overlay, overlay.task(task)?, overlay.peer(node)?),
+            Claimant::Object(key) => match key {
+                ObjectKey::Node | ObjectKey::Service(_) => Vec::new(),
+                ObjectKey::Peer(id) if overlay.node()?.id == id => Vec::new(),
+                ObjectKey::Peer(id) => ingress_rows::far_gateway(overlay, overlay.peer(id)?),
+                ObjectKey::Network(id) => object_rows::network(overlay, overlay.node()?, overlay.network(id)?),
+                ObjectKey::Task(id) => object_rows::task(overlay, overlay.task(id)?),
+                ObjectKey::Endpoint(id) => {
+                    let endpoint = overlay.endpoint(id)?;
+                    let network = overlay.network(id.network)?;
+                    // What is here has rows by its task.
+                    if overlay.node()?.id == endpoint.node {
+                        return None;
+                    }
+                    overlay.mtu(network)?;
+                    object_rows::remote(network, endpoint, overlay.peer(endpoint.node)?.address)
+                }
+            },
+        })
     }
 }

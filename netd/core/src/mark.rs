@@ -19,6 +19,11 @@ pub fn ingress_mark(number: u32) -> u32 {
     FIRST + number
 }
 
+/// Whether a mark is that of some ingress node.
+pub fn is_ingress_mark(mark: u32) -> bool {
+    (ingress_mark(1)..=ingress_mark(INGRESS_NODES_MAX)).contains(&mark)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -32,6 +32,12 @@ impl Mirror {
         self.rows.iter().map(|(place, _)| place)
     }
 
+    /// The places of one link.
+    #[cfg(test)]
+    pub(crate) fn under_link(&self, namespace: Namespace, link: crate::Name) -> impl Iterator<Item = Place> + '_ {
+        self.rows.under_link(namespace, link)
+    }
+
     /// The places of one namespace.
     pub fn under_namespace(&self, namespace: Namespace) -> impl Iterator<Item = Place> + '_ {
         self.rows.under_namespace(namespace)
@@ -43,6 +49,11 @@ impl Mirror {
         // A pair that we made is known better than what the kernel shows of it.
         if before.is_some_and(|before| before == value || before.is_satisfied_by(&value)) {
             return BTreeSet::new();
+        }
+        // Nothing about a pair changes when its other end is found.
+        if before.is_some_and(|before| value.is_satisfied_by(&before)) {
+            self.rows.insert(place, value);
+            return BTreeSet::from([place]);
         }
         let mut touched = if before.is_some() { self.forget(place) } else { BTreeSet::new() };
         self.rows.insert(place, value);
@@ -114,7 +125,9 @@ impl Mirror {
             Key::Up(link) => under(link, &Key::needs_up),
             Key::Port(link) => under(link, &|key| matches!(key, Key::Fdb(_, _, FdbTable::Bridge))),
             // The kernel flushes a link's v4 routes with its last v4 address.
-            Key::Address(link, IpNet::V4(_)) => under(link, &|key| matches!(key, Key::Route(_, IpNet::V4(_)))),
+            Key::Address(link, IpNet::V4(_)) => {
+                under(link, &|key| matches!(key, Key::Route(_, IpNet::V4(_)) | Key::Via(_, _, IpNet::V4(_))))
+            }
             _ => BTreeSet::new(),
         }
     }

@@ -81,6 +81,17 @@ pub fn veth_name(vni: u32, offset: u32) -> Name {
     derived(&format!("sk{vni:06x}e{offset:06x}"))
 }
 
+/// The bridge over which this node's tasks leave it.
+pub fn gateway_bridge_name() -> Name {
+    derived("skgwbr")
+}
+
+/// The node's end of the pair that leads from the gateway bridge to the task with
+/// this number behind it, which is below 2^24.
+pub fn gateway_veth_name(offset: u32) -> Name {
+    derived(&format!("skgwe{offset:06x}"))
+}
+
 /// The name of a task's interface.
 pub fn interface_name(number: u8) -> Name {
     derived(&format!("eth{number}"))
@@ -91,6 +102,8 @@ pub fn is_of_node(name: &str) -> bool {
     let hex = |text: &str| text.len() == 6 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let Some(rest) = name.strip_prefix("sk") else { return false };
     match rest.len() {
+        4 => rest == "gwbr",
+        9 => rest.strip_prefix("gwe").is_some_and(hex),
         7 => rest.is_char_boundary(6) && hex(&rest[..6]) && matches!(&rest[6..], "b" | "x"),
         13 => rest.is_char_boundary(6) && rest.is_char_boundary(7) && hex(&rest[..6]) && &rest[6..7] == "e" && hex(&rest[7..]),
         _ => false,
@@ -148,7 +161,8 @@ mod tests {
 
     #[test]
     fn names_fit_and_are_recognised() {
-        for name in [bridge_name(0xff_ffff), vxlan_name(4096), veth_name(0xff_ffff, 0xff_ffff)] {
+        let (gateway, behind) = (gateway_bridge_name(), gateway_veth_name(0xff_ffff));
+        for name in [bridge_name(0xff_ffff), vxlan_name(4096), veth_name(0xff_ffff, 0xff_ffff), gateway, behind] {
             assert!(name.as_str().len() <= NAME_MAX && is_of_node(name.as_str()), "{name}");
         }
         for (name, node, task) in [
@@ -160,6 +174,8 @@ mod tests {
             ("sk00100éb", false, false),
             ("skeleton", false, false),
             ("sk001000e00000g", false, false),
+            ("skgwe00000g", false, false),
+            ("skgwbx", false, false),
         ] {
             assert_eq!((is_of_node(name), is_of_task(name)), (node, task), "{name}");
         }

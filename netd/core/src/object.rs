@@ -1,7 +1,8 @@
-//! What the manager's state says about this node's networks, one object at a time.
+//! What netd is told, one object at a time: this node, and the cluster's state as
+//! it concerns it.
 
-use ipnet::IpNet;
-use skep_model::{Id, NetworkId, TaskId};
+use skep_model::overlay::{Endpoint, EndpointId, LocalTask, NodeNetwork, NodeService, Peer};
+use skep_model::{NetworkId, NodeId, ServiceId, TaskId};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -9,90 +10,47 @@ use std::net::IpAddr;
 pub const VXLAN_OVERHEAD_V4: u32 = 50;
 /// Bytes that VXLAN adds to a packet on a v6 underlay.
 pub const VXLAN_OVERHEAD_V6: u32 = 70;
-/// The smallest packet that every v6 link must carry; no network goes below it.
+/// The smallest packet that every v6 link must carry; no user may ask for less.
 const MTU_MIN: u32 = 1280;
-/// Addresses of one endpoint, and subnets of one network.
-const ADDRESSES_MAX: usize = 8;
 /// The range of a VXLAN network number.
 const VNI_MAX: u32 = 0xff_ffff;
+/// Networks of one task: its interfaces are numbered in one byte, and the gateway
+/// bridge's is the last.
+const ATTACHMENTS_MAX: usize = 255;
 
 /// This node, as others reach it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Node {
+    /// Its id.
+    pub id: NodeId,
     /// Its address on the underlay.
     pub address: IpAddr,
     /// The UDP port of VXLAN.
     pub port: u16,
-    /// The largest packet of the underlay, in bytes.
-    pub mtu: u32,
-}
-
-/// An overlay network with tasks on this node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Network {
-    /// Its number on the wire.
-    pub vni: u32,
-    /// Its subnets, one per family.
-    pub subnets: Vec<IpNet>,
-    /// The largest packet that a user asked for, in bytes; at most what the
-    /// underlay leaves.
-    pub mtu: Option<u32>,
-}
-
-/// One attachment of a task, or of a gateway, to a network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct EndpointId {
-    /// The network.
-    pub network: NetworkId,
-    /// The task, or the node whose gateway it is.
-    pub owner: Id,
-}
-
-/// Where an endpoint is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Site {
-    /// In a task of this node, whose id is the endpoint's owner.
-    Here {
-        /// The number of its interface: 0 = `eth0`.
-        interface: u8,
-    },
-    /// On the node with this underlay address.
-    There(IpAddr),
-}
-
-/// An endpoint; its hardware address follows from its first address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Its addresses, at least one, each in a subnet of the network.
-    pub addresses: Vec<IpAddr>,
-    /// Where it is.
-    pub site: Site,
 }
 
 /// Names an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "each variant holds the id of the object of its name")]
 pub enum ObjectKey {
-    /// This node.
     Node,
-    /// A task with a namespace of its own.
-    Task(TaskId),
-    /// A network.
+    Peer(NodeId),
     Network(NetworkId),
-    /// An endpoint.
+    Service(ServiceId),
     Endpoint(EndpointId),
+    Task(TaskId),
 }
 
-/// An object with its key.
+/// An object.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each variant holds the type of its name")]
 pub enum Object {
-    /// This node.
     Node(Node),
-    /// A task with a namespace of its own.
-    Task(TaskId),
-    /// A network.
-    Network(NetworkId, Network),
-    /// An endpoint.
-    Endpoint(EndpointId, Endpoint),
+    Peer(Peer),
+    Network(NodeNetwork),
+    Service(NodeService),
+    Endpoint(Endpoint),
+    Task(LocalTask),
 }
 
 impl Object {
@@ -100,9 +58,11 @@ impl Object {
     pub fn key(&self) -> ObjectKey {
         match self {
             Self::Node(_) => ObjectKey::Node,
-            Self::Task(task) => ObjectKey::Task(*task),
-            Self::Network(id, _) => ObjectKey::Network(*id),
-            Self::Endpoint(id, _) => ObjectKey::Endpoint(*id),
+            Self::Peer(peer) => ObjectKey::Peer(peer.node),
+            Self::Network(network) => ObjectKey::Network(network.id),
+            Self::Service(service) => ObjectKey::Service(service.id),
+            Self::Endpoint(endpoint) => ObjectKey::Endpoint(endpoint.id),
+            Self::Task(task) => ObjectKey::Task(task.id),
         }
     }
 
@@ -112,10 +72,24 @@ impl Object {
     /// Names what does not.
     pub fn check(&self) -> Result<(), InvalidObject> {
         match self {
-            Self::Task(_) => Ok(()),
-            Self::Node(node) => node.check(),
-            Self::Network(_, network) => network.check(),
-            Self::Endpoint(_, endpoint) => endpoint.check(),
+            Self::Node(node) if node.port == 0 => Err(InvalidObject::Port),
+            Self::Node(node) => check_address(node.address),
+            Self::Peer(peer) => {
+                check_address(peer.address)?;
+                peer.ingress.iter().flat_map(|ingress| &ingress.addresses).copied().try_for_each(check_address)
+            }
+            Self::Network(network) => check_network(network),
+            Self::Service(service) => {
+                let addresses = service.networks.iter().flat_map(|on| &on.virtual_addresses);
+                addresses.copied().try_for_each(check_address)
+            }
+            Self::Endpoint(endpoint) => endpoint.addresses.iter().copied().try_for_each(check_address),
+            Self::Task(task) if task.attachments.len() > ATTACHMENTS_MAX => {
+                Err(InvalidObject::Attachments(task.attachments.len()))
+            }
+            Self::Task(task) => {
+                task.attachments.iter().flat_map(|attachment| &attachment.addresses).copied().try_for_each(check_address)
+            }
         }
     }
 }
@@ -127,14 +101,12 @@ pub enum InvalidObject {
     Address(IpAddr),
     /// A UDP port of 0.
     Port,
-    /// An MTU below 1280 plus the overhead, or above 65535.
+    /// A packet size below 1280 or above 65535 bytes.
     Mtu(u32),
     /// A network number of 0 or beyond 24 bits.
     Vni(u32),
-    /// None, or too many, of what there must be 1 to 8 of.
-    Count(usize),
-    /// A subnet whose address has host bits set.
-    Subnet(IpNet),
+    /// More networks than a task can have interfaces.
+    Attachments(usize),
 }
 
 impl fmt::Display for InvalidObject {
@@ -142,10 +114,9 @@ impl fmt::Display for InvalidObject {
         match self {
             Self::Address(address) => write!(f, "{address} cannot be the address of an interface"),
             Self::Port => f.write_str("0 is not a UDP port"),
-            Self::Mtu(mtu) => write!(f, "no overlay fits an MTU of {mtu}"),
+            Self::Mtu(mtu) => write!(f, "the MTU of a network is {MTU_MIN} to 65535, not {mtu}"),
             Self::Vni(vni) => write!(f, "a VXLAN network number is 1 to {VNI_MAX}, not {vni}"),
-            Self::Count(count) => write!(f, "there must be 1 to {ADDRESSES_MAX} addresses or subnets, not {count}"),
-            Self::Subnet(net) => write!(f, "{net} is not a subnet: it has host bits"),
+            Self::Attachments(count) => write!(f, "a task may have {ATTACHMENTS_MAX} networks, not {count}"),
         }
     }
 }
@@ -158,60 +129,12 @@ fn check_address(address: IpAddr) -> Result<(), InvalidObject> {
     if unusable { Err(InvalidObject::Address(address)) } else { Ok(()) }
 }
 
-fn check_count(count: usize) -> Result<(), InvalidObject> {
-    if (1..=ADDRESSES_MAX).contains(&count) { Ok(()) } else { Err(InvalidObject::Count(count)) }
-}
-
-impl Node {
-    fn check(&self) -> Result<(), InvalidObject> {
-        check_address(self.address)?;
-        if self.port == 0 {
-            return Err(InvalidObject::Port);
-        }
-        if self.mtu < MTU_MIN + self.overhead() || self.mtu > 65535 {
-            return Err(InvalidObject::Mtu(self.mtu));
-        }
-        Ok(())
+fn check_network(network: &NodeNetwork) -> Result<(), InvalidObject> {
+    if network.vni == 0 || network.vni > VNI_MAX {
+        return Err(InvalidObject::Vni(network.vni));
     }
-
-    fn overhead(&self) -> u32 {
-        if self.address.is_ipv4() { VXLAN_OVERHEAD_V4 } else { VXLAN_OVERHEAD_V6 }
-    }
-
-    /// The largest packet inside an overlay, in bytes.
-    pub fn overlay_mtu(&self) -> u32 {
-        self.mtu - self.overhead()
-    }
-}
-
-impl Network {
-    fn check(&self) -> Result<(), InvalidObject> {
-        if self.vni == 0 || self.vni > VNI_MAX {
-            return Err(InvalidObject::Vni(self.vni));
-        }
-        check_count(self.subnets.len())?;
-        if let Some(mtu) = self.mtu.filter(|mtu| !(MTU_MIN..=65535).contains(mtu)) {
-            return Err(InvalidObject::Mtu(mtu));
-        }
-        match self.subnets.iter().find(|net| net.trunc() != **net) {
-            Some(net) => Err(InvalidObject::Subnet(*net)),
-            None => Ok(()),
-        }
-    }
-
-    /// The subnet that holds `address`.
-    pub fn subnet_of(&self, address: IpAddr) -> Option<IpNet> {
-        self.subnets.iter().copied().find(|net| net.contains(&address))
-    }
-}
-
-impl Endpoint {
-    fn check(&self) -> Result<(), InvalidObject> {
-        check_count(self.addresses.len())?;
-        self.addresses.iter().copied().try_for_each(check_address)?;
-        match self.site {
-            Site::Here { .. } => Ok(()),
-            Site::There(address) => check_address(address),
-        }
+    match network.mtu.filter(|mtu| !(MTU_MIN..=65535).contains(mtu)) {
+        Some(mtu) => Err(InvalidObject::Mtu(mtu)),
+        None => Ok(()),
     }
 }

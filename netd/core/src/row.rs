@@ -34,7 +34,63 @@ pub enum Setting {
     AddressGeneration,
     /// Whether it believes router advertisements.
     AcceptAdvertisements,
+    /// Whether it looks for others with an address before it uses it.
+    DuplicateDetection,
+    /// Whether it drops packets that come another way than answers would leave.
+    ReversePath,
 }
+
+impl Setting {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::AddressGeneration, Self::AcceptAdvertisements, Self::DuplicateDetection, Self::ReversePath];
+}
+
+/// A setting of a whole namespace, under `/proc/sys/net`. It is never taken back:
+/// nobody knows what it would be without us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sysctl {
+    /// Whether v4 packets are forwarded.
+    Forward4,
+    /// Whether v6 packets are forwarded.
+    Forward6,
+    /// As [`Setting::ReversePath`], for all links; the higher of both counts.
+    ReversePath,
+    /// Whether a connection that is accepted has the mark of its first packet.
+    MarkAccepted,
+    /// Whether answers of the kernel have the mark of what they answer, v4.
+    MarkReflected4,
+    /// The same, v6.
+    MarkReflected6,
+}
+
+impl Sysctl {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Forward4, Self::Forward6, Self::ReversePath, Self::MarkAccepted, Self::MarkReflected4, Self::MarkReflected6];
+
+    /// The file below `/proc/sys/net` that holds it.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Forward4 => "ipv4/ip_forward",
+            Self::Forward6 => "ipv6/conf/all/forwarding",
+            Self::ReversePath => "ipv4/conf/all/rp_filter",
+            Self::MarkAccepted => "ipv4/tcp_fwmark_accept",
+            Self::MarkReflected4 => "ipv4/fwmark_reflect",
+            Self::MarkReflected6 => "ipv6/fwmark_reflect",
+        }
+    }
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the name says it")]
+pub enum Family {
+    V4,
+    V6,
+}
+
+/// The number of the main routing table.
+pub const TABLE_MAIN: u32 = 254;
 
 impl Setting {
     /// The file below `/proc/sys/net` that holds the setting of `link`.
@@ -42,6 +98,8 @@ impl Setting {
         match self {
             Self::AddressGeneration => format!("ipv6/conf/{link}/addr_gen_mode"),
             Self::AcceptAdvertisements => format!("ipv6/conf/{link}/accept_ra"),
+            Self::DuplicateDetection => format!("ipv6/conf/{link}/accept_dad"),
+            Self::ReversePath => format!("ipv4/conf/{link}/rp_filter"),
         }
     }
 }
@@ -51,6 +109,8 @@ impl Setting {
 pub enum Key {
     /// The namespace itself.
     Namespace,
+    /// A setting of the whole namespace.
+    Sysctl(Sysctl),
     /// A link, with what cannot be changed about it.
     Link(Name),
     /// Its largest packet.
@@ -65,8 +125,12 @@ pub enum Key {
     Up(Name),
     /// An address of it, with the length of its subnet.
     Address(Name, IpNet),
-    /// A route over it, in the main table.
+    /// A route to what is on the link itself, in the main table.
     Route(Name, IpNet),
+    /// A route by a next hop on the link, in the table with this number.
+    Via(Name, u32, IpNet),
+    /// That packets with this mark are routed by a table of their own.
+    Rule(Family, u32),
     /// A forwarding row.
     Fdb(Name, Mac, FdbTable),
     /// A permanent neighbour.
@@ -77,18 +141,23 @@ impl Key {
     /// The link that the row vanishes with.
     pub fn link(&self) -> Option<Name> {
         match self {
-            Self::Namespace => None,
+            Self::Namespace | Self::Sysctl(_) | Self::Rule(..) => None,
             Self::Link(name) | Self::Mtu(name) | Self::Mac(name) | Self::Port(name) | Self::Up(name) => Some(*name),
             Self::Setting(name, _) | Self::Address(name, _) | Self::Route(name, _) => Some(*name),
-            Self::Fdb(name, _, _) | Self::Neighbour(name, _) => Some(*name),
+            Self::Via(name, _, _) | Self::Fdb(name, _, _) | Self::Neighbour(name, _) => Some(*name),
         }
+    }
+
+    /// Whether it always has some value, so that it cannot be removed by itself.
+    pub fn is_property(&self) -> bool {
+        matches!(self, Self::Sysctl(_) | Self::Mtu(_) | Self::Mac(_) | Self::Setting(..))
     }
 
     /// Whether the kernel drops the row when its link goes down.
     pub fn needs_up(&self) -> bool {
         match self {
             Self::Address(_, net) => matches!(net, IpNet::V6(_)),
-            Self::Route(..) | Self::Neighbour(..) => true,
+            Self::Route(..) | Self::Via(..) | Self::Neighbour(..) => true,
             _ => false,
         }
     }
@@ -101,10 +170,11 @@ impl Key {
             Self::Mtu(_) => "mtu",
             Self::Mac(_) => "mac",
             Self::Port(_) => "port",
-            Self::Setting(..) => "setting",
+            Self::Sysctl(_) | Self::Setting(..) => "setting",
             Self::Up(_) => "up",
             Self::Address(..) => "address",
-            Self::Route(..) => "route",
+            Self::Route(..) | Self::Via(..) => "route",
+            Self::Rule(..) => "rule",
             Self::Fdb(..) => "fdb",
             Self::Neighbour(..) => "neighbour",
         }
@@ -149,8 +219,8 @@ pub enum Link {
     },
     /// One end of a pair.
     Veth {
-        /// Where the other end is: in the desired rows always, in the mirror if
-        /// this process made the pair.
+        /// Where the other end is: in the desired rows always, in the mirror when it
+        /// is ours and was found.
         peer: Option<(Namespace, Name)>,
     },
     /// Anything else, which is never desired.
@@ -166,6 +236,8 @@ pub struct Port {
     pub learning: bool,
     /// Whether it gets packets for hardware addresses that no row names.
     pub flood: bool,
+    /// Whether it is cut off from other isolated ports.
+    pub isolated: bool,
 }
 
 /// Where a forwarding row leads.
@@ -192,8 +264,10 @@ pub enum Value {
     Port(Port),
     /// A setting.
     Setting(u32),
-    /// A route's next hop; none = the subnet is on the link.
-    Route(Option<IpAddr>),
+    /// A route's next hop.
+    Hop(IpAddr),
+    /// The number of a routing table.
+    Table(u32),
     /// A forwarding row.
     Fdb(FdbTarget),
 }
@@ -223,6 +297,10 @@ impl fmt::Display for Key {
         f.write_str(self.kind())?;
         match self {
             Self::Namespace => Ok(()),
+            Self::Sysctl(sysctl) => write!(f, " {}", sysctl.path()),
+            Self::Rule(family, mark) => write!(f, " {} mark {mark:#x}", if *family == Family::V4 { "v4" } else { "v6" }),
+            Self::Via(name, TABLE_MAIN, net) => write!(f, " {net} on {name}"),
+            Self::Via(name, table, net) => write!(f, " {net} on {name} in table {table:#x}"),
             Self::Link(name) | Self::Mtu(name) | Self::Mac(name) | Self::Port(name) | Self::Up(name) => write!(f, " {name}"),
             Self::Setting(name, setting) => write!(f, " {}", setting.path(*name)),
             Self::Address(name, net) | Self::Route(name, net) => write!(f, " {net} on {name}"),
@@ -250,7 +328,7 @@ impl fmt::Display for Value {
             Self::Link(Link::Foreign) => f.write_str(" = foreign"),
             Self::Mtu(bytes) => write!(f, " = {bytes}"),
             Self::Mac(mac) => write!(f, " = {mac}"),
-            Self::Port(Port { bridge, learning, flood }) => {
+            Self::Port(Port { bridge, learning, flood, isolated }) => {
                 match bridge {
                     Some(bridge) => write!(f, " = of {bridge}")?,
                     None => f.write_str(" = of a stranger")?,
@@ -261,11 +339,14 @@ impl fmt::Display for Value {
                 if *flood {
                     f.write_str(", flooded")?
                 }
+                if *isolated {
+                    f.write_str(", isolated")?
+                }
                 Ok(())
             }
             Self::Setting(value) => write!(f, " = {value}"),
-            Self::Route(Some(via)) => write!(f, " = via {via}"),
-            Self::Route(None) => f.write_str(" = direct"),
+            Self::Hop(via) => write!(f, " = via {via}"),
+            Self::Table(number) => write!(f, " = table {number:#x}"),
             Self::Fdb(FdbTarget::Here) => f.write_str(" = here"),
             Self::Fdb(FdbTarget::Node(address)) => write!(f, " = at {address}"),
         }

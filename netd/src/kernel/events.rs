@@ -79,6 +79,7 @@ impl Kernel {
         mirror: &mut Mirror,
     ) -> Result<BTreeSet<Place>, KernelError> {
         let Some(scope) = self.scopes.get_mut(&namespace) else { return Ok(BTreeSet::new()) };
+        self.hint |= namespace == Namespace::Node && is_of_others(&message, scope);
         let at = |key| Place { key, namespace };
         Ok(match &message {
             RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
@@ -92,13 +93,13 @@ impl Kernel {
             RouteNetlinkMessage::DelAddress(address) => {
                 read::address_row(address, &scope.names).map(|key| mirror.forget(at(key))).unwrap_or_default()
             }
-            RouteNetlinkMessage::NewNeighbour(row) => match read::neighbour_row(row, &scope.names) {
+            RouteNetlinkMessage::NewNeighbour(row) => match read::neighbour_row(namespace, row, &scope.names) {
                 Some((key, Some(value))) => mirror.set(at(key), value),
                 Some((key, None)) => mirror.forget(at(key)),
                 None => BTreeSet::new(),
             },
             RouteNetlinkMessage::DelNeighbour(row) => {
-                read::neighbour_row(row, &scope.names).map(|(key, _)| mirror.forget(at(key))).unwrap_or_default()
+                read::neighbour_row(namespace, row, &scope.names).map(|(key, _)| mirror.forget(at(key))).unwrap_or_default()
             }
             RouteNetlinkMessage::NewRoute(route) => {
                 // A route may silently take the place of another; the table tells.
@@ -112,9 +113,25 @@ impl Kernel {
             RouteNetlinkMessage::DelRoute(route) => {
                 read::route_row(route, &scope.names).map(|(key, _)| mirror.forget(at(key))).unwrap_or_default()
             }
+            RouteNetlinkMessage::NewRule(rule) if namespace != Namespace::Node => {
+                read::rule_row(rule).map(|(key, value)| mirror.set(at(key), value)).unwrap_or_default()
+            }
+            RouteNetlinkMessage::DelRule(rule) if namespace != Namespace::Node => {
+                read::rule_row(rule).map(|(key, _)| mirror.forget(at(key))).unwrap_or_default()
+            }
             _ => BTreeSet::new(),
         })
     }
+}
+
+/// Whether a message is about a link or address that is not ours.
+fn is_of_others(message: &RouteNetlinkMessage, scope: &Scope) -> bool {
+    let index = match message {
+        RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => link.header.index,
+        RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => address.header.index,
+        _ => return false,
+    };
+    !scope.names.contains_key(&index)
 }
 
 async fn take_link(
@@ -129,6 +146,7 @@ async fn take_link(
     let at = |key| Place { key, namespace };
     if is_gone {
         scope.names.remove(&index);
+        known.map(|name| scope.ends.remove(&name));
         return Ok(known.map(|name| forget_link(mirror, namespace, name)).unwrap_or_default());
     }
     if known.is_none() && read::own_name(namespace, link).is_none() {
@@ -163,6 +181,10 @@ pub async fn observe(
     }
     let (Some(message), Some(name)) = (message, name) else { return Ok(touched) };
     scope.note(index, name);
+    match read::end(&message) {
+        Some(end) => drop(scope.ends.insert(name, end)),
+        None => drop(scope.ends.remove(&name)),
+    }
     let rows = read::link_rows(namespace, &message, &scope.names);
     for key in [Key::Link(name), Key::Mtu(name), Key::Mac(name), Key::Port(name), Key::Up(name)] {
         if !rows.iter().any(|(found, _)| *found == key) {

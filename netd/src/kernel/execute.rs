@@ -11,10 +11,11 @@ use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{
     AddressMessageBuilder, Error, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVxlan, RouteMessageBuilder,
 };
-use skep_netd_core::{FdbTable, FdbTarget, Key, Link, Mac, Mirror, Name, Namespace, Op, Place, Port, Setting, Value};
+use skep_netd_core::{Family, FdbTable, FdbTarget, Key, Link, Mac, Mirror, Name, Namespace, Op, Place, Port, TABLE_MAIN, Value};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -94,8 +95,14 @@ impl Kernel {
             return self.make_link(op, place, name, link, mirror).await;
         }
         let scope = self.scope(op, place.namespace)?;
-        let index = place.key.link().and_then(|name| index(scope, name)).ok_or_else(|| missing(op, "its link"))?;
-        set(op, scope, index, place.key, value).await?;
+        match (place.key, value) {
+            (Key::Sysctl(sysctl), Value::Setting(value)) => write_setting(op, scope, sysctl.path(), value)?,
+            (Key::Rule(family, mark), Value::Table(table)) => set_rule(op, scope, family, mark, table).await?,
+            _ => {
+                let index = place.key.link().and_then(|name| index(scope, name)).ok_or_else(|| missing(op, "its link"))?;
+                set(op, scope, index, place.key, value).await?;
+            }
+        }
         mirror.set(place, value);
         Ok(())
     }
@@ -142,6 +149,9 @@ impl Kernel {
             return self.namespaces.remove(task).map_err(|error| ExecuteError::Kernel { op: Box::new(op), source: error.into() });
         }
         let Some(scope) = self.scopes.get(&place.namespace) else { return Ok(()) };
+        if let Key::Rule(family, mark) = place.key {
+            return remove_rules(op, scope, family, mark).await;
+        }
         let Some(index) = place.key.link().and_then(|name| index(scope, name)) else { return Ok(()) };
         match unset(op, scope, index, place.key).await {
             Err(ExecuteError::Refused { source, .. }) if is_gone(&source) => Ok(()),
@@ -203,10 +213,14 @@ async fn set(op: Op, scope: &Scope, index: u32, key: Key, value: Value) -> Resul
         (Key::Mac(_), Value::Mac(mac)) => answer(op, change(link().address(mac.0.to_vec()).build())).await,
         (Key::Up(_), _) => answer(op, change(link().up().build())).await,
         (Key::Port(_), Value::Port(port)) => set_port(op, scope, index, port).await,
-        (Key::Setting(name, setting), Value::Setting(value)) => write_setting(op, scope, name, setting, value),
+        (Key::Setting(name, setting), Value::Setting(value)) => write_setting(op, scope, &setting.path(name), value),
         (Key::Address(_, net), _) => answer(op, add_address(scope, index, net)).await,
-        (Key::Route(_, net), Value::Route(via)) => {
-            let message = route(op, index, net, via)?;
+        (Key::Route(_, net), _) => {
+            let message = route(op, index, net, TABLE_MAIN, None)?;
+            answer(op, scope.handle.route().add(message).replace().execute()).await
+        }
+        (Key::Via(_, table, net), Value::Hop(via)) => {
+            let message = route(op, index, net, table, Some(via))?;
             answer(op, scope.handle.route().add(message).replace().execute()).await
         }
         (Key::Fdb(_, mac, table), Value::Fdb(target)) => answer(op, add_fdb(scope, index, mac, table, target)).await,
@@ -222,12 +236,12 @@ async fn set_port(op: Op, scope: &Scope, link: u32, port: Port) -> Result<(), Ex
     let bridge = port.bridge.and_then(|bridge| index(scope, bridge)).ok_or_else(|| missing(op, "the bridge"))?;
     let join = LinkUnspec::new_with_index(link).controller(bridge).build();
     answer(op, scope.handle.link().set(join).execute()).await?;
-    let flags = LinkBridgePort::new(link).learning(port.learning).flood(port.flood).build();
+    let flags = LinkBridgePort::new(link).learning(port.learning).flood(port.flood).isolated(port.isolated).build();
     answer(op, scope.handle.link().set_port(flags).execute()).await
 }
 
-fn write_setting(op: Op, scope: &Scope, name: Name, setting: Setting, value: u32) -> Result<(), ExecuteError> {
-    let path = format!("/proc/sys/net/{}", setting.path(name));
+fn write_setting(op: Op, scope: &Scope, path: &str, value: u32) -> Result<(), ExecuteError> {
+    let path = format!("/proc/sys/net/{path}");
     let written = scope.inside(|| std::fs::write(path, value.to_string()));
     written.and_then(|result| result).map_err(|source| ExecuteError::Refused { op: Box::new(op), source })
 }
@@ -243,11 +257,11 @@ fn add_address(scope: &Scope, index: u32, net: IpNet) -> impl Future<Output = Re
     request.execute()
 }
 
-fn route(op: Op, index: u32, net: IpNet, via: Option<IpAddr>) -> Result<RouteMessage, ExecuteError> {
+fn route(op: Op, index: u32, net: IpNet, table: u32, via: Option<IpAddr>) -> Result<RouteMessage, ExecuteError> {
     let invalid = |error: rtnetlink::Error| ExecuteError::Netlink { op: Box::new(op), cause: error.to_string() };
     let builder =
         RouteMessageBuilder::<IpAddr>::new().output_interface(index).destination_prefix(net.network(), net.prefix_len());
-    let builder = builder.map_err(|error| invalid(Error::InvalidNla(error.to_string())))?;
+    let builder = builder.map_err(|error| invalid(Error::InvalidNla(error.to_string())))?.table_id(table);
     match via {
         Some(via) => Ok(builder.gateway(via).map_err(|error| invalid(Error::InvalidNla(error.to_string())))?.build()),
         None if net.addr().is_ipv4() => Ok(builder.scope(RouteScope::Link).build()),
@@ -284,14 +298,8 @@ async fn unset(op: Op, scope: &Scope, index: u32, key: Key) -> Result<(), Execut
             };
             answer(op, scope.handle.address().del(message).execute()).await
         }
-        Key::Route(_, net) => {
-            let mut message = route(op, index, net, None)?;
-            // Whoever made it, and with whatever next hop.
-            message.header.protocol = RouteProtocol::Unspec;
-            message.header.scope = RouteScope::NoWhere;
-            message.header.kind = RouteType::Unspec;
-            answer(op, scope.handle.route().del(message).execute()).await
-        }
+        Key::Route(_, net) => remove_route(op, scope, index, net, TABLE_MAIN).await,
+        Key::Via(_, table, net) => remove_route(op, scope, index, net, table).await,
         Key::Fdb(_, mac, table) => {
             let flags = if table == FdbTable::Vxlan { NeighbourFlags::Own } else { NeighbourFlags::Controller };
             let mut message = neighbour(AddressFamily::Bridge, index, NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
@@ -306,8 +314,43 @@ async fn unset(op: Op, scope: &Scope, index: u32, key: Key) -> Result<(), Execut
             let message = neighbour(family, index, NeighbourAttribute::Destination(destination));
             answer(op, scope.handle.neighbours().del(message).execute()).await
         }
-        // These are never removed without their link: a link always has them.
-        Key::Namespace | Key::Mtu(_) | Key::Mac(_) | Key::Setting(..) => Ok(()),
+        // The first two are removed elsewhere, the others never: they always are.
+        Key::Namespace | Key::Rule(..) | Key::Sysctl(_) | Key::Mtu(_) | Key::Mac(_) | Key::Setting(..) => Ok(()),
+    }
+}
+
+async fn remove_route(op: Op, scope: &Scope, index: u32, net: IpNet, table: u32) -> Result<(), ExecuteError> {
+    let mut message = route(op, index, net, table, None)?;
+    // Whoever made it, and with whatever next hop.
+    message.header.protocol = RouteProtocol::Unspec;
+    message.header.scope = RouteScope::NoWhere;
+    message.header.kind = RouteType::Unspec;
+    answer(op, scope.handle.route().del(message).execute()).await
+}
+
+/// The place of our rules among others: before the main table's.
+const RULE_PRIORITY: u32 = 100;
+
+/// A rule cannot be replaced: an equal one would be added beside the old.
+async fn set_rule(op: Op, scope: &Scope, family: Family, mark: u32, table: u32) -> Result<(), ExecuteError> {
+    remove_rules(op, scope, family, mark).await?;
+    let request = scope.handle.rule().add().fw_mark(mark).table_id(table).priority(RULE_PRIORITY).action(RuleAction::ToTable);
+    match family {
+        Family::V4 => answer(op, request.v4().execute()).await,
+        Family::V6 => answer(op, request.v6().execute()).await,
+    }
+}
+
+/// Removes all rules about a mark, wherever they lead.
+async fn remove_rules(op: Op, scope: &Scope, family: Family, mark: u32) -> Result<(), ExecuteError> {
+    loop {
+        let mut message = RuleMessage::default();
+        message.header.family = if family == Family::V4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.attributes.push(RuleAttribute::FwMark(mark));
+        match answer(op, scope.handle.rule().del(message).execute()).await {
+            Err(ExecuteError::Refused { source, .. }) if is_gone(&source) => return Ok(()),
+            result => result?,
+        }
     }
 }
 

@@ -7,8 +7,10 @@
 
 mod events;
 mod execute;
+mod pairs;
 mod read;
 mod scope;
+mod underlay;
 
 pub use execute::ExecuteError;
 pub use scope::ScopeError;
@@ -83,6 +85,8 @@ pub struct Kernel {
     poller: AsyncFd<Poller>,
     /// Namespaces whose mirror may be wrong and that must be read anew.
     stale: BTreeSet<Namespace>,
+    /// Links or addresses of the node that are not ours changed.
+    hint: bool,
     /// Times that events were lost.
     pub overruns: u64,
 }
@@ -98,7 +102,7 @@ impl Kernel {
         // SAFETY: the poller owns its descriptor and names the same one every time.
         let poller = unsafe { AsyncFd::register(Poller(epoll)) }.map_err(|error| watch(error.into_parts().1))?;
         let (scopes, watched, stale) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        let mut kernel = Self { namespaces, scopes, watched, watched_next: 0, poller, stale, overruns: 0 };
+        let mut kernel = Self { namespaces, scopes, watched, watched_next: 0, poller, stale, hint: false, overruns: 0 };
         kernel.enter(Namespace::Node, None)?;
         for task in kernel.namespaces.list()? {
             let namespace = kernel.namespaces.get(task)?;
@@ -115,6 +119,16 @@ impl Kernel {
     /// The namespaces that are open.
     pub fn open_namespaces(&self) -> impl Iterator<Item = Namespace> + '_ {
         self.scopes.keys().copied()
+    }
+
+    /// A namespace that is open; none = it is not, or it is the node's own.
+    pub fn namespace(&self, namespace: Namespace) -> Option<BorrowedFd<'_>> {
+        self.scopes.get(&namespace)?.namespace()
+    }
+
+    /// Whether a namespace is open.
+    pub fn is_open(&self, namespace: Namespace) -> bool {
+        self.scopes.contains_key(&namespace)
     }
 
     /// Notes that a namespace must be read anew.
@@ -144,7 +158,10 @@ impl Kernel {
             for namespace in self.ready()? {
                 touched.extend(self.take_events(namespace, mirror).await?);
             }
-            let Some(namespace) = self.stale.first().copied() else { return Ok(touched) };
+            let Some(namespace) = self.stale.first().copied() else {
+                touched.extend(self.match_pairs(mirror).await?);
+                return Ok(touched);
+            };
             touched.extend(self.read_anew(namespace, mirror).await?);
             self.stale.remove(&namespace);
         }

@@ -1,5 +1,6 @@
 //! From netlink messages to rows. What is not netd's becomes no row.
 
+use super::pairs::End;
 use super::scope::Scope;
 use super::{ANSWER_DEADLINE, KernelError};
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -10,9 +11,13 @@ use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType};
-use rtnetlink::{Error, RouteMessageBuilder};
-use skep_netd_core::{FdbTable, FdbTarget, Key, Link, Mac, Name, Namespace, Port, Setting, Value, is_of_node, is_of_task};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
+use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
+use rtnetlink::{Error, IpVersion, RouteMessageBuilder};
+use skep_netd_core::{
+    Family, FdbTable, FdbTarget, Key, Link, Mac, Name, Namespace, Port, Setting, Sysctl, TABLE_MAIN, Value, is_ingress_mark,
+    is_of_node, is_of_task,
+};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -27,28 +32,64 @@ pub async fn dump(namespace: Namespace, scope: &mut Scope) -> Result<BTreeMap<Ke
     let mut rows = BTreeMap::new();
     let links = all(scope.handle.link().get().execute()).await.map_err(failed("links"))?;
     scope.names = links.iter().filter_map(|link| Some((link.header.index, own_name(namespace, link)?))).collect();
+    scope.ends = links.iter().filter_map(|link| Some((own_name(namespace, link)?, end(link)?))).collect();
     for link in &links {
         rows.extend(link_rows(namespace, link, &scope.names));
     }
     let addresses = all(scope.handle.address().get().execute()).await.map_err(failed("addresses"))?;
     rows.extend(addresses.iter().filter_map(|address| address_row(address, &scope.names)).map(|key| (key, Value::Present)));
-    for message in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()] {
-        let routes = all(scope.handle.route().get(message).execute()).await.map_err(failed("routes"))?;
-        rows.extend(routes.iter().filter_map(|route| route_row(route, &scope.names)));
+    rows.extend(routes(namespace, scope).await?.iter().filter_map(|route| route_row(route, &scope.names)));
+    let families: &[AddressFamily] = match namespace {
+        Namespace::Node => &[AddressFamily::Bridge, AddressFamily::Inet, AddressFamily::Inet6],
+        Namespace::Task(_) => &[AddressFamily::Inet, AddressFamily::Inet6],
+    };
+    for family in families {
+        let request = scope.handle.neighbours().get().set_address_family(*family).execute();
+        let found = all(request).await.map_err(failed("neighbours"))?;
+        let of_row = |row| Some(neighbour_row(namespace, row, &scope.names)?).and_then(|(key, value)| Some((key, value?)));
+        rows.extend(found.iter().filter_map(of_row));
     }
-    if namespace == Namespace::Node {
-        for family in [AddressFamily::Bridge, AddressFamily::Inet, AddressFamily::Inet6] {
-            let request = scope.handle.neighbours().get().set_address_family(family).execute();
-            let found = all(request).await.map_err(failed("neighbours"))?;
-            rows.extend(
-                found.iter().filter_map(|row| neighbour_row(row, &scope.names)).filter_map(|(key, value)| Some((key, value?))),
-            );
+    if namespace != Namespace::Node {
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let found = all(scope.handle.rule().get(version).execute()).await.map_err(failed("rules"))?;
+            rows.extend(found.iter().filter_map(rule_row));
         }
-    } else {
         rows.insert(Key::Namespace, Value::Present);
     }
     rows.extend(settings(namespace, scope).map_err(|error| failed("settings")(error.to_string()))?);
     Ok(rows)
+}
+
+async fn routes(namespace: Namespace, scope: &Scope) -> Result<Vec<RouteMessage>, KernelError> {
+    let mut found = Vec::new();
+    for message in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()] {
+        let of_family = all(scope.handle.route().get(message).execute()).await;
+        found.extend(of_family.map_err(|cause| KernelError::Read { what: "routes", namespace, cause })?);
+    }
+    Ok(found)
+}
+
+/// All addresses with the indexes of their links.
+///
+/// # Errors
+/// If the kernel does not say.
+pub async fn addresses(namespace: Namespace, scope: &Scope) -> Result<Vec<(u32, IpNet)>, KernelError> {
+    let found = all(scope.handle.address().get().execute()).await;
+    let found = found.map_err(|cause| KernelError::Read { what: "addresses", namespace, cause })?;
+    Ok(found.iter().filter_map(|message| Some((message.header.index, address_net(message)?))).collect())
+}
+
+/// Where the routes of the main table lead, other than over our links.
+///
+/// # Errors
+/// If the kernel does not say.
+pub async fn destinations(namespace: Namespace, scope: &Scope) -> Result<Vec<IpNet>, KernelError> {
+    let found = routes(namespace, scope).await?;
+    let of_others = found.iter().map(Route::of).filter(|route| route.table == TABLE_MAIN);
+    Ok(of_others
+        .filter(|route| !route.link.is_some_and(|link| scope.names.contains_key(&link)))
+        .filter_map(|route| route.net)
+        .collect())
 }
 
 /// Reads one link by its index; none if it is gone.
@@ -99,7 +140,7 @@ pub fn link_rows(namespace: Namespace, message: &LinkMessage, names: &Names) -> 
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::Mtu(bytes) => rows.push((Key::Mtu(name), Value::Mtu(*bytes))),
-            LinkAttribute::Address(bytes) if namespace != Namespace::Node => {
+            LinkAttribute::Address(bytes) if namespace != Namespace::Node || kind(info) == Link::Bridge => {
                 rows.extend(mac(bytes).map(|mac| (Key::Mac(name), Value::Mac(mac))));
             }
             LinkAttribute::Controller(index) if *index != 0 => {
@@ -125,6 +166,19 @@ fn kind(info: &[LinkInfo]) -> Link {
     }
 }
 
+/// Where a link says that its other end is.
+pub fn end(message: &LinkMessage) -> Option<End> {
+    let (mut index, mut namespace) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Link(number) => index = Some(*number),
+            LinkAttribute::LinkNetNsId(number) => namespace = Some(*number),
+            _ => {}
+        }
+    }
+    Some(End { index: index?, namespace: namespace? })
+}
+
 fn vxlan(data: &[InfoVxlan]) -> Option<Link> {
     let (mut number, mut address, mut udp, mut is_ours) = (None, None, None, true);
     for item in data {
@@ -143,18 +197,19 @@ fn vxlan(data: &[InfoVxlan]) -> Option<Link> {
 }
 
 fn port(info: &[LinkInfo], bridge: Option<Name>) -> Value {
-    let (mut learning, mut flood) = (true, true);
+    let (mut learning, mut flood, mut isolated) = (true, true, false);
     for item in info {
         let LinkInfo::PortData(InfoPortData::BridgePort(data)) = item else { continue };
         for item in data {
             match item {
                 InfoBridgePort::Learning(on) => learning = *on,
                 InfoBridgePort::UnicastFlood(on) => flood = *on,
+                InfoBridgePort::Isolated(on) => isolated = *on,
                 _ => {}
             }
         }
     }
-    Value::Port(Port { bridge, learning, flood })
+    Value::Port(Port { bridge, learning, flood, isolated })
 }
 
 fn mac(bytes: &[u8]) -> Option<Mac> {
@@ -168,6 +223,14 @@ fn own_link(names: &Names, index: u32) -> Option<Name> {
 /// The row of an address. What links give themselves is not ours.
 pub fn address_row(message: &AddressMessage, names: &Names) -> Option<Key> {
     let name = own_link(names, message.header.index)?;
+    let net = address_net(message)?;
+    if matches!(net.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        return None;
+    }
+    Some(Key::Address(name, net))
+}
+
+fn address_net(message: &AddressMessage) -> Option<IpNet> {
     let find = |local: bool| {
         message.attributes.iter().find_map(|attribute| match attribute {
             AddressAttribute::Local(address) if local => Some(*address),
@@ -175,35 +238,67 @@ pub fn address_row(message: &AddressMessage, names: &Names) -> Option<Key> {
             _ => None,
         })
     };
-    let address = find(true).or_else(|| find(false))?;
-    if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
-        return None;
-    }
-    IpNet::new(address, message.header.prefix_len).ok().map(|net| Key::Address(name, net))
+    IpNet::new(find(true).or_else(|| find(false))?, message.header.prefix_len).ok()
 }
 
-/// The row of a route: of the main table, and not the kernel's own.
+/// What of a route is of interest.
+struct Route {
+    table: u32,
+    link: Option<u32>,
+    via: Option<IpAddr>,
+    net: Option<IpNet>,
+}
+
+impl Route {
+    fn of(message: &RouteMessage) -> Self {
+        let header = &message.header;
+        let (mut table, mut link, mut via, mut destination) = (u32::from(header.table), None, None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Table(number) => table = *number,
+                RouteAttribute::Oif(index) => link = Some(*index),
+                RouteAttribute::Gateway(address) => via = route_address(address),
+                RouteAttribute::Destination(address) => destination = route_address(address),
+                _ => {}
+            }
+        }
+        let any = if header.address_family == AddressFamily::Inet6 {
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        } else {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+        };
+        let net = IpNet::new(destination.unwrap_or(any), header.destination_prefix_length).ok();
+        Self { table, link, via, net }
+    }
+}
+
+/// The row of a route: of the main table or one of ours, and not the kernel's own.
 pub fn route_row(message: &RouteMessage, names: &Names) -> Option<(Key, Value)> {
     let header = &message.header;
-    let is_own = header.kind == RouteType::Unicast && !matches!(header.protocol, RouteProtocol::Kernel | RouteProtocol::Ra);
-    let (mut table, mut link, mut via, mut destination) = (u32::from(header.table), None, None, None);
+    if header.kind != RouteType::Unicast || matches!(header.protocol, RouteProtocol::Kernel | RouteProtocol::Ra) {
+        return None;
+    }
+    let Route { table, link, via, net } = Route::of(message);
+    let (name, net) = (own_link(names, link?)?, net?);
+    match via {
+        Some(via) if table == TABLE_MAIN || is_ingress_mark(table) => Some((Key::Via(name, table, net), Value::Hop(via))),
+        None if table == TABLE_MAIN => Some((Key::Route(name, net), Value::Present)),
+        _ => None,
+    }
+}
+
+/// The row of a rule, if it is about one of our marks.
+pub fn rule_row(message: &RuleMessage) -> Option<(Key, Value)> {
+    let (mut table, mut mark) = (u32::from(message.header.table), None);
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Table(number) => table = *number,
-            RouteAttribute::Oif(index) => link = own_link(names, *index),
-            RouteAttribute::Gateway(address) => via = route_address(address),
-            RouteAttribute::Destination(address) => destination = route_address(address),
+            RuleAttribute::Table(number) => table = *number,
+            RuleAttribute::FwMark(number) => mark = Some(*number),
             _ => {}
         }
     }
-    let any = if header.address_family == AddressFamily::Inet6 {
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-    } else {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
-    };
-    let net = IpNet::new(destination.unwrap_or(any), header.destination_prefix_length).ok()?;
-    let is_own = is_own && table == u32::from(RouteHeader::RT_TABLE_MAIN);
-    link.filter(|_| is_own).map(|name| (Key::Route(name, net), Value::Route(via)))
+    let family = if message.header.family == AddressFamily::Inet6 { Family::V6 } else { Family::V4 };
+    mark.filter(|mark| is_ingress_mark(*mark)).map(|mark| (Key::Rule(family, mark), Value::Table(table)))
 }
 
 fn route_address(address: &RouteAddress) -> Option<IpAddr> {
@@ -216,7 +311,7 @@ fn route_address(address: &RouteAddress) -> Option<IpAddr> {
 
 /// The place of a neighbour or forwarding row, and its value if the row is of the
 /// form that netd makes; a row of another form there counts as missing.
-pub fn neighbour_row(message: &NeighbourMessage, names: &Names) -> Option<(Key, Option<Value>)> {
+pub fn neighbour_row(namespace: Namespace, message: &NeighbourMessage, names: &Names) -> Option<(Key, Option<Value>)> {
     let name = own_link(names, message.header.ifindex)?;
     let (mut hardware, mut destination, mut is_bridge) = (None, None, false);
     for attribute in &message.attributes {
@@ -231,7 +326,9 @@ pub fn neighbour_row(message: &NeighbourMessage, names: &Names) -> Option<(Key, 
     let is_vxlan = name.as_str().ends_with('x');
     if message.header.family != AddressFamily::Bridge {
         let value = hardware.filter(|_| is_permanent).map(Value::Mac);
-        return destination.filter(|_| is_vxlan).map(|address| (Key::Neighbour(name, address), value));
+        return destination
+            .filter(|_| is_vxlan || namespace != Namespace::Node)
+            .map(|address| (Key::Neighbour(name, address), value));
     }
     if is_bridge {
         let is_static = message.header.state == NeighbourState::Noarp;
@@ -258,16 +355,19 @@ fn neighbour_address(address: &NeighbourAddress) -> Option<IpAddr> {
 
 /// Settings send no events; they are read with every dump.
 fn settings(namespace: Namespace, scope: &Scope) -> std::io::Result<Vec<(Key, Value)>> {
-    let setting = if namespace == Namespace::Node { Setting::AddressGeneration } else { Setting::AcceptAdvertisements };
     let links: Vec<Name> = scope.names.values().copied().filter(|name| *name != Name::LOOPBACK).collect();
-    if links.is_empty() {
+    // A namespace without a link of ours has no setting of ours.
+    if links.is_empty() && namespace != Namespace::Node {
         return Ok(Vec::new());
     }
+    let of_namespace = Sysctl::ALL.into_iter().map(|sysctl| (Key::Sysctl(sysctl), sysctl.path().to_owned()));
+    let of_link = |name: Name| Setting::ALL.into_iter().map(move |setting| (Key::Setting(name, setting), setting.path(name)));
+    let files: Vec<(Key, String)> = of_namespace.chain(links.into_iter().flat_map(of_link)).collect();
     scope.inside(|| {
-        let read = |name: Name| {
-            let text = std::fs::read_to_string(format!("/proc/sys/net/{}", setting.path(name))).ok()?;
-            Some((Key::Setting(name, setting), Value::Setting(text.trim().parse().ok()?)))
+        let read = |(key, path): &(Key, String)| {
+            let text = std::fs::read_to_string(format!("/proc/sys/net/{path}")).ok()?;
+            Some((*key, Value::Setting(text.trim().parse().ok()?)))
         };
-        links.iter().filter_map(|name| read(*name)).collect()
+        files.iter().filter_map(read).collect()
     })
 }

@@ -1,6 +1,7 @@
 //! The sockets in one namespace. A netlink socket belongs to the namespace in which
 //! it was made, so they are made by a thread in it and used from anywhere.
 
+use super::pairs::End;
 use crate::namespace::inside;
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use rtnetlink::Handle;
@@ -14,9 +15,9 @@ use tokio::task::JoinHandle;
 
 /// Room for events that were not taken yet, in bytes.
 const EVENTS_BUFFER: usize = 4 << 20;
-/// Link, neighbour, and addresses and routes of both families, by their numbers
-/// in the kernel's header.
-const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
+/// Link, neighbour, and addresses, routes and rules of both families, by their
+/// numbers in the kernel's header.
+const GROUPS: [u32; 8] = [1, 3, 5, 7, 8, 9, 11, 19];
 
 /// Why the sockets could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,8 @@ pub struct Scope {
     pub fd: Option<OwnedFd>,
     /// Our links by their indexes.
     pub names: BTreeMap<u32, Name>,
+    /// Where our pairs lead, by what their ends here say.
+    pub ends: BTreeMap<Name, End>,
     connection: JoinHandle<()>,
 }
 
@@ -56,7 +59,7 @@ impl Scope {
             Some(fd) => inside(fd.as_fd(), || sockets(&runtime)).and_then(|made| made),
         };
         let (handle, events, connection) = sockets.map_err(|source| ScopeError { namespace, source })?;
-        Ok(Self { handle, events, number, fd, names: BTreeMap::new(), connection })
+        Ok(Self { handle, events, number, fd, names: BTreeMap::new(), ends: BTreeMap::new(), connection })
     }
 
     /// The index of one of our links.

@@ -35,6 +35,7 @@ pub mod namespace;
 pub mod object;
 pub mod services;
 pub mod socket;
+pub mod tables;
 pub mod transaction;
 pub mod underlay;
 pub(crate) mod wire;

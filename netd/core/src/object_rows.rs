@@ -1,0 +1,203 @@
+//! From one object, and those it refers to, to its rows.
+
+use crate::gateway::Gateway;
+use crate::ingress_rows;
+use crate::name::{Mac, Name, bridge_name, gateway_veth_name, interface_name, veth_name, vxlan_name};
+use crate::object::Node;
+use crate::overlay::Overlay;
+use crate::row::{FdbTable, FdbTarget, Key, Link, Namespace, Place, Port, Setting, Sysctl, TABLE_MAIN, Value};
+use ipnet::IpNet;
+use skep_model::TaskId;
+use skep_model::network::Attachment;
+use skep_model::overlay::{Endpoint, LocalTask, NodeNetwork};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+pub type Row = (Place, Value);
+
+/// A namespace with its loopback link up.
+pub fn namespace(task: TaskId) -> Vec<Row> {
+    vec![(Place::task(task, Key::Namespace), Value::Present), (Place::task(task, Key::Up(Name::LOOPBACK)), Value::Present)]
+}
+
+/// The bridge and the VXLAN device of a network, and the node's place on it if it
+/// is the one that published ports are reached over.
+pub fn network(overlay: &Overlay, node: &Node, network: &NodeNetwork) -> Vec<Row> {
+    let Some(mtu) = overlay.mtu(network) else { return Vec::new() };
+    let (bridge, vxlan) = (bridge_name(network.vni), vxlan_name(network.vni));
+    let gateway = overlay.here().and_then(|here| here.ingress.as_ref()).filter(|_| network.ingress);
+    let mut rows = vec![
+        (Place::node(Key::Link(bridge)), Value::Link(Link::Bridge)),
+        (Place::node(Key::Link(vxlan)), Value::Link(Link::Vxlan { vni: network.vni, local: node.address, port: node.port })),
+        (Place::node(Key::Port(vxlan)), port_of(bridge, false)),
+    ];
+    rows.extend(link_of_node(vxlan, mtu));
+    match gateway {
+        Some(ingress) => rows.extend(ingress_rows::own_gateway(network, &ingress.addresses, bridge, mtu)),
+        None => rows.extend(link_of_node(bridge, mtu)),
+    }
+    rows
+}
+
+/// The rows that lead to an endpoint on another node.
+pub fn remote(network: &NodeNetwork, endpoint: &Endpoint, at: IpAddr) -> Vec<Row> {
+    far(network, &endpoint.addresses, at)
+}
+
+/// The rows that lead to an interface with these addresses on another node.
+pub fn far(network: &NodeNetwork, addresses: &[IpAddr], at: IpAddr) -> Vec<Row> {
+    let vxlan = vxlan_name(network.vni);
+    let Some(mac) = addresses.first().map(|first| Mac::of(*first)) else { return Vec::new() };
+    let mut rows = vec![
+        (Place::node(Key::Fdb(vxlan, mac, FdbTable::Vxlan)), Value::Fdb(FdbTarget::Node(at))),
+        (Place::node(Key::Fdb(vxlan, mac, FdbTable::Bridge)), Value::Fdb(FdbTarget::Here)),
+    ];
+    let reachable = addresses.iter().filter(|address| subnet_of(network, **address).is_some());
+    rows.extend(reachable.map(|address| (Place::node(Key::Neighbour(vxlan, *address)), Value::Mac(mac))));
+    rows
+}
+
+/// The interfaces of a task of this node.
+pub fn task(overlay: &Overlay, task: &LocalTask) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (place, attachment) in task.attachments.iter().enumerate() {
+        let Some(network) = overlay.network(attachment.network) else { continue };
+        let Some(mtu) = overlay.mtu(network) else { continue };
+        let inner = interface_name(number(place));
+        rows.extend(attached(network, task.id, attachment, inner, mtu));
+        if network.ingress {
+            rows.extend(ingress_rows::settings(task.id, inner));
+        }
+    }
+    let behind = overlay.gateway().filter(|_| task.has_gateway).zip(overlay.underlay_mtu());
+    if let Some((gateway, mtu)) = behind {
+        rows.extend(behind_gateway(gateway, task, mtu));
+    }
+    rows
+}
+
+/// Whether a task can have an interface there.
+pub fn is_attachable(network: &NodeNetwork, attachment: &Attachment) -> bool {
+    attachment.addresses.iter().any(|address| offset(network, *address).is_some())
+}
+
+/// The number of an interface; the limit of attachments leaves it a byte.
+pub fn number(place: usize) -> u8 {
+    u8::try_from(place).expect("the limit of attachments was checked")
+}
+
+/// No row but ours says who is behind a port, so it neither learns nor floods.
+fn port_of(bridge: Name, isolated: bool) -> Value {
+    Value::Port(Port { bridge: Some(bridge), learning: false, flood: false, isolated })
+}
+
+/// A link of the node that has no address.
+fn link_of_node(link: Name, mtu: u32) -> [Row; 3] {
+    [
+        (Place::node(Key::Mtu(link)), Value::Mtu(mtu)),
+        (Place::node(Key::Setting(link, Setting::AddressGeneration)), Value::Setting(1)),
+        (Place::node(Key::Up(link)), Value::Present),
+    ]
+}
+
+/// A bridge by which the node itself is reached. It asks for its neighbours' v6
+/// addresses with one of its own, which it must not wait for.
+pub fn bridge_with_addresses(bridge: Name, addresses: &[IpNet], mtu: u32) -> Vec<Row> {
+    let mut rows = vec![
+        (Place::node(Key::Mtu(bridge)), Value::Mtu(mtu)),
+        (Place::node(Key::Setting(bridge, Setting::AddressGeneration)), Value::Setting(0)),
+        (Place::node(Key::Setting(bridge, Setting::DuplicateDetection)), Value::Setting(0)),
+        (Place::node(Key::Up(bridge)), Value::Present),
+    ];
+    if let Some(first) = addresses.first() {
+        rows.push((Place::node(Key::Mac(bridge)), Value::Mac(Mac::of(first.addr()))));
+    }
+    for address in addresses {
+        rows.push((Place::node(Key::Address(bridge, *address)), Value::Present));
+        rows.push((Place::node(Key::Route(bridge, address.trunc())), Value::Present));
+        let forward = if address.addr().is_ipv4() { Sysctl::Forward4 } else { Sysctl::Forward6 };
+        rows.push((Place::node(Key::Sysctl(forward)), Value::Setting(1)));
+    }
+    rows
+}
+
+fn attached(network: &NodeNetwork, task: TaskId, attachment: &Attachment, inner: Name, mtu: u32) -> Vec<Row> {
+    // Without an address inside the network there is nothing to attach.
+    let Some(offset) = attachment.addresses.iter().find_map(|address| offset(network, *address)) else { return Vec::new() };
+    let outer = veth_name(network.vni, offset);
+    let within = |address: &IpAddr| with_prefix_of(*address, subnet_of(network, *address)?);
+    let addresses: Vec<IpNet> = attachment.addresses.iter().filter_map(within).collect();
+    let mac = Mac::of(attachment.addresses[0]);
+    pair(task, (outer, inner), (bridge_name(network.vni), false), mac, &addresses, mtu)
+}
+
+fn behind_gateway(gateway: &Gateway, task: &LocalTask, mtu: u32) -> Vec<Row> {
+    let Some(offset) = gateway.offset(task.id) else { return Vec::new() };
+    let (outer, inner) = (gateway_veth_name(offset), interface_name(number(task.attachments.len())));
+    let (addresses, own) = (gateway.addresses(task.id), gateway.own());
+    let mac = Mac::of(addresses[0].addr());
+    let mut rows = vec![(Place::node(Key::Link(gateway.bridge())), Value::Link(Link::Bridge))];
+    rows.extend(bridge_with_addresses(gateway.bridge(), &own, mtu));
+    rows.extend(pair(task.id, (outer, inner), (gateway.bridge(), true), mac, &addresses, mtu));
+    rows.extend(own.iter().map(|hop| {
+        let everything = everything(hop.addr());
+        (Place::task(task.id, Key::Via(inner, TABLE_MAIN, everything)), Value::Hop(hop.addr()))
+    }));
+    rows
+}
+
+/// All addresses of the family of this one.
+pub fn everything(address: IpAddr) -> IpNet {
+    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    IpNet::new(any, 0).expect("0 is a prefix length of both families")
+}
+
+/// A pair from a bridge of the node into a task.
+fn pair(
+    task: TaskId,
+    (outer, inner): (Name, Name),
+    (bridge, isolated): (Name, bool),
+    mac: Mac,
+    addresses: &[IpNet],
+    mtu: u32,
+) -> Vec<Row> {
+    let inside = |key| Place::task(task, key);
+    let end = |peer| Value::Link(Link::Veth { peer: Some(peer) });
+    let mut rows = vec![
+        (Place::node(Key::Link(outer)), end((Namespace::Task(task), inner))),
+        (inside(Key::Link(inner)), end((Namespace::Node, outer))),
+        (Place::node(Key::Port(outer)), port_of(bridge, isolated)),
+        (Place::node(Key::Fdb(outer, mac, FdbTable::Bridge)), Value::Fdb(FdbTarget::Here)),
+        (inside(Key::Mtu(inner)), Value::Mtu(mtu)),
+        (inside(Key::Mac(inner)), Value::Mac(mac)),
+        (inside(Key::Setting(inner, Setting::AcceptAdvertisements)), Value::Setting(0)),
+        (inside(Key::Up(inner)), Value::Present),
+    ];
+    rows.extend(link_of_node(outer, mtu));
+    for address in addresses {
+        rows.push((inside(Key::Address(inner, *address)), Value::Present));
+        rows.push((inside(Key::Route(inner, address.trunc())), Value::Present));
+    }
+    rows
+}
+
+/// The subnet of a network that holds an address.
+pub fn subnet_of(network: &NodeNetwork, address: IpAddr) -> Option<IpNet> {
+    network.pools.iter().map(|pool| pool.subnet).find(|subnet| subnet.contains(&address))
+}
+
+/// An address with the length of its subnet.
+pub fn with_prefix_of(address: IpAddr, subnet: IpNet) -> Option<IpNet> {
+    IpNet::new(address, subnet.prefix_len()).ok()
+}
+
+/// The place of an address in the network's first subnet, if it fits 24 bits:
+/// that is what the name of its pair has room for.
+fn offset(network: &NodeNetwork, address: IpAddr) -> Option<u32> {
+    let first = network.pools.first().map(|pool| pool.subnet).filter(|net| net.contains(&address))?;
+    let distance = match (address, first.network()) {
+        (IpAddr::V4(address), IpAddr::V4(base)) => u128::from(u32::from(address) - u32::from(base)),
+        (IpAddr::V6(address), IpAddr::V6(base)) => u128::from(address) - u128::from(base),
+        _ => return None,
+    };
+    u32::try_from(distance).ok().filter(|distance| *distance < 1 << 24)
+}

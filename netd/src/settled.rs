@@ -1,0 +1,62 @@
+//! What follows the rows in a turn of the engine: the tables of each namespace,
+//! and the answers to names.
+//!
+//! Both follow from the same [`Overlay`] as the rows, and both have the same shape:
+//! `settle` is called when the rows are in place, with what was touched since the
+//! last call that the engine made. It brings everything in line, and keeps what it
+//! could not do for the next call, which comes after a second at the latest, also
+//! when nothing was touched. A version counts as programmed when nobody is left
+//! with a failure.
+
+use crate::kernel::Kernel;
+use skep_netd_core::{Namespace, Overlay, Touched};
+use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
+
+/// What a step has to work with.
+pub struct Turn<'a> {
+    /// Everything that the node was told.
+    pub overlay: &'a Overlay,
+    /// Where it may have changed. Of a task that went, the namespace is still
+    /// there if anybody has a descriptor of it: all of them must be let go now.
+    pub touched: &'a Touched,
+    kernel: &'a Kernel,
+}
+
+impl<'a> Turn<'a> {
+    pub(crate) fn new(overlay: &'a Overlay, touched: &'a Touched, kernel: &'a Kernel) -> Self {
+        Self { overlay, touched, kernel }
+    }
+
+    /// A namespace, to open sockets in ([`crate::namespace::inside`]); none = it is
+    /// the node's, in which every thread is, or it is not there (any more).
+    pub fn namespace(&self, namespace: Namespace) -> Option<BorrowedFd<'a>> {
+        self.kernel.namespace(namespace)
+    }
+
+    /// Whether a namespace is there.
+    pub fn is_there(&self, namespace: Namespace) -> bool {
+        self.kernel.is_open(namespace)
+    }
+}
+
+/// How a step went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// What could not be done, a sentence for each namespace where something could
+    /// not.
+    pub failures: BTreeMap<Namespace, String>,
+    /// What others had changed and was put right.
+    pub repairs: Vec<Repair>,
+}
+
+/// Something that others had changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// Its kind, in one word.
+    pub kind: &'static str,
+    /// What it was, as a line.
+    pub text: String,
+    /// Whether no event told of it.
+    pub by_audit: bool,
+}
