@@ -12,7 +12,6 @@ type Flag = (&'static str, Option<char>, bool);
 
 const SERVICE: &[Flag] = &[
     ("credential-spec", None, true),
-    ("endpoint-mode", None, true),
     ("init", None, false),
     ("isolation", None, true),
     ("log-driver", None, true),
@@ -24,14 +23,12 @@ const SERVICE: &[Flag] = &[
     ("with-registry-auth", None, false),
 ];
 
-const SERVICE_CREATE: &[Flag] = &[("generic-resource", None, true), ("publish", Some('p'), true)];
+const SERVICE_CREATE: &[Flag] = &[("generic-resource", None, true)];
 
-const SERVICE_UPDATE: &[Flag] = &[
-    ("generic-resource-add", None, true),
-    ("generic-resource-rm", None, true),
-    ("publish-add", None, true),
-    ("publish-rm", None, true),
-];
+const SERVICE_UPDATE: &[Flag] = &[("generic-resource-add", None, true), ("generic-resource-rm", None, true)];
+
+const NETWORK_CREATE: &[Flag] =
+    &[("aux-address", None, true), ("config-from", None, true), ("config-only", None, false), ("ipam-opt", None, true)];
 
 const SECRET_CREATE: &[Flag] = &[("driver", Some('d'), true), ("template-driver", None, true)];
 
@@ -42,12 +39,14 @@ const FLAGS: &[(&[&str], &[&[Flag]])] = &[
     (&["service", "update"], &[SERVICE, SERVICE_UPDATE]),
     (&["secret", "create"], &[SECRET_CREATE]),
     (&["config", "create"], &[&[("template-driver", None, true)]]),
+    (&["network", "create"], &[NETWORK_CREATE]),
 ];
 
 /// Commands, with the folder of commands that they are in.
 const COMMANDS: &[(&[&str], &[&str])] = &[
     (&["swarm"], &["ca"]),
-    (&[], &["stack", "network", "volume", "plugin", "container", "run", "exec", "ps", "build", "compose", "context"]),
+    (&[], &["stack", "volume", "plugin", "container", "run", "exec", "ps", "build", "compose", "context"]),
+    (&["network"], &["connect", "disconnect"]),
     (&["image"], &["build", "push", "tag", "save", "history", "import", "inspect", "prune"]),
     (&["system"], &["df", "prune", "dial-stdio"]),
 ];

@@ -15,7 +15,8 @@ const SECRET_MAX: usize = 500 * 1024;
 
 /// All that users can list, so that two states can be compared. Ages change by themselves and are left out.
 fn state(cluster: &Cluster) -> Vec<String> {
-    let lists: [&[&str]; 6] = [
+    let lists: [&[&str]; 7] = [
+        &["network", "ls", "--no-trunc", "--format", "{{.ID}} {{.Name}} {{.Labels}}"],
         &["node", "ls", "--format", "{{.ID}} {{.Hostname}} {{.Status}} {{.Availability}}"],
         &["service", "ls", "--format", "{{.ID}} {{.Name}} {{.Mode}} {{.Replicas}} {{.Image}}"],
         &["service", "ps", "--no-trunc", "--format", "{{.ID}} {{.Name}} {{.DesiredState}}", "web"],
@@ -56,7 +57,6 @@ fn words_and_flags() -> Vec<Case> {
         case("service create --update-failure-action explode busybox", USAGE, &["explode"]),
         case("service create --limit-memory much busybox", USAGE, &["much"]),
         case("service create --health-cmd true --no-healthcheck busybox", USAGE, &["no-healthcheck"]),
-        case("service create --publish 80:80 busybox", USAGE, &["publish"]),
         case("service create --log-driver syslog busybox", USAGE, &["log-driver"]),
         case("node update --availability asleep m1", USAGE, &["availability", "asleep"]),
         case("swarm join-token chief", USAGE, &["chief"]),
@@ -64,6 +64,64 @@ fn words_and_flags() -> Vec<Case> {
         case("service ls --format {{.Nonsense}}", USAGE, &["nonsense"]),
         case("service ls --format {{", USAGE, &["template"]),
     ]
+}
+
+fn networks_and_ports() -> Vec<Case> {
+    vec![
+        case("service create --publish 80:80/sctp busybox", USAGE, &["publish", "sctp", "not supported"]),
+        case("service create --publish 127.0.0.1:80:80 busybox", USAGE, &["hostip is not supported"]),
+        case("service create --publish web:80 busybox", USAGE, &["invalid hostport: web"]),
+        case("service create --publish 80:99999 busybox", USAGE, &["invalid containerport: 99999"]),
+        case("service create --publish 8000-8003:80-81 busybox", USAGE, &["invalid ranges"]),
+        case("service create --publish published=80 busybox", USAGE, &["missing mandatory field 'target'"]),
+        case("service create --publish target=80,mode=both busybox", USAGE, &["invalid publish mode", "both"]),
+        case("service create --publish target=80,protocol=icmp busybox", USAGE, &["invalid protocol value 'icmp'"]),
+        case("service create --endpoint-mode anycast busybox", USAGE, &["endpoint-mode", "anycast"]),
+        case("service create --network host --network shared busybox", USAGE, &["host", "combined"]),
+        case("service create --network name=host,alias=x busybox", USAGE, &["aliases", "host"]),
+        case("service create --network name=shared,driver-opt=a=b busybox", USAGE, &["driver-opt", "not supported"]),
+        case("network create --driver bridge x", USAGE, &["driver", "bridge", "not supported"]),
+        case("network create --opt encrypted x", USAGE, &["encrypted", "not supported"]),
+        case("network create --aux-address a=10.9.0.5 x", USAGE, &["--aux-address is not supported"]),
+        case("network create --config-only x", USAGE, &["--config-only is not supported"]),
+        case("network create --subnet 10.9.0.5/24 x", USAGE, &["it should be 10.9.0.0/24"]),
+        case("network create --subnet 10.9.0.0/24 --gateway 10.8.0.1 x", USAGE, &["no matching subnet for gateway"]),
+        case("network create --gateway 10.8.0.1 x", USAGE, &["corresponding subnet"]),
+        case("network connect shared x", USAGE, &["network connect", "not supported"]),
+        case("network create not/a/name", REFUSED, &["network name"]),
+        case("network create shared", REFUSED, &["shared", "exist"]),
+        case("network create --subnet 10.99.0.0/25 x", REFUSED, &["10.99.0.0/25", "overlaps", "shared"]),
+        case("network create --subnet 10.98.0.0/15 x", REFUSED, &["10.98.0.0/15", "overlaps", "shared"]),
+        case("network create --opt colour=red x", REFUSED, &["colour", "not supported"]),
+        case("network create --ingress x", REFUSED, &["ingress", "already"]),
+        case("network inspect nothing", REFUSED, &["network nothing not found"]),
+        case("network rm nothing", REFUSED, &["network nothing not found"]),
+        case("network rm shared", REFUSED, &["shared", "in use", "web"]),
+        case("network verify nothing", REFUSED, &["network nothing not found"]),
+        case("network verify --timeout 2h", USAGE, &["timeout", "1m"]),
+        case("network ls --filter colour=red", USAGE, &["colour"]),
+        case("network prune --filter colour=red", USAGE, &["colour"]),
+        case("service create --name ok --network nothing busybox", REFUSED, &["network nothing not found"]),
+        case("service update --network-add nothing web", REFUSED, &["network nothing not found"]),
+        case("service update --network-add shared web", USAGE, &["already attached to network"]),
+        case("service create --name ok --network host --publish 9999:80 busybox", REFUSED, &["publish"]),
+        case("service create --name ok --endpoint-mode dnsrr --publish 9999:80 busybox", REFUSED, &["ingress", "dnsrr"]),
+        case("service create --name ok --publish 8080:80 busybox", REFUSED, &["port '8080' is already in use", "web"]),
+        case(
+            "service create --name ok --publish published=8080,target=80,mode=host busybox",
+            REFUSED,
+            &["'8080'", "in use", "web"],
+        ),
+        case("service create --name ok --publish 9999:80 --publish 9999:81 busybox", REFUSED, &["9999", "duplicate"]),
+    ]
+}
+
+/// A network with room for two: one has a virtual address and a task.
+fn full_pool(cluster: &Cluster, image: &'static str) -> Vec<Case> {
+    cluster.skep("m1", &["network", "create", "--subnet", "10.97.0.0/29", "--ip-range", "10.97.0.4/31", "small"]).ok();
+    let first = ["service", "create", "--quiet", "--detach", "--name", "fits", "--network", "small", image, "sleep", "1000000"];
+    cluster.skep("m1", &first).ok();
+    vec![case(&format!("service create --name ok --network small {image}"), REFUSED, &["small", "address"])]
 }
 
 fn names() -> Vec<Case> {
@@ -93,7 +151,6 @@ fn names() -> Vec<Case> {
         case("service create --name not/a/name busybox", REFUSED, &["name"]),
         case("service create --name ok --secret nothing busybox", REFUSED, &["nothing", "not found"]),
         case("service create --name ok --config nothing busybox", REFUSED, &["nothing", "not found"]),
-        case("service create --name ok --network nothing busybox", USAGE, &["nothing"]),
         case("service create --name ok --constraint node.role=red busybox", USAGE, &["constraint"]),
         case("service create --name ok --secret source=used,target=a --secret source=used,target=a busybox", USAGE, &["target"]),
         case("service create --name ok UPPER", REFUSED, &["reference"]),
@@ -136,6 +193,7 @@ fn bad_input_is_refused_with_one_line_and_changes_nothing() {
     let image = cluster.load_busybox();
     cluster.skep_with("m1", &["secret", "create", "used", "-"], b"value").ok();
     cluster.skep_with("m1", &["config", "create", "settings", "-"], b"value").ok();
+    cluster.skep("m1", &["network", "create", "--subnet", "10.99.0.0/24", "shared"]).ok();
     let web = [
         "service",
         "create",
@@ -144,6 +202,10 @@ fn bad_input_is_refused_with_one_line_and_changes_nothing() {
         "web",
         "--secret",
         "used",
+        "--network",
+        "shared",
+        "--publish",
+        "8080:80",
         "--stop-grace-period",
         "1s",
         "--limit-pids",
@@ -162,10 +224,12 @@ fn bad_input_is_refused_with_one_line_and_changes_nothing() {
     for n in 0..ID_FIRST_CHARACTERS {
         cluster.skep_with("m1", &["config", "create", &format!("config-{n}"), "-"], b"value").ok();
     }
+    let full_pool = full_pool(&cluster, image);
     let before = state(&cluster);
 
     let mut wrong = Vec::new();
-    for case in [words_and_flags(), names(), sizes_and_files(&cluster), ambiguous(&cluster)].into_iter().flatten() {
+    let cases = [words_and_flags(), names(), networks_and_ports(), full_pool, sizes_and_files(&cluster), ambiguous(&cluster)];
+    for case in cases.into_iter().flatten() {
         let args: Vec<&str> = case.args.iter().map(String::as_str).collect();
         let said = cluster.skep_with("m1", &args, &case.input);
         // All rows are tried, so that one look shows every row that does not hold.

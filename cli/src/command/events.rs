@@ -226,6 +226,9 @@ impl Event {
             }
         }
         attributes.insert("name".to_owned(), object.name());
+        if let Object::Network(network) = &object {
+            attributes.insert("type".to_owned(), network.spec.driver.clone());
+        }
         let action = match action {
             ChangeAction::Create => "create",
             ChangeAction::Remove => "remove",
@@ -386,5 +389,21 @@ mod tests {
         assert_eq!(Event::of(change(ChangeAction::Update, &new, Some(&old)), Time(0)), Ok(None));
         let removed = Event::of(change(ChangeAction::Remove, &new, None), Time(9)).expect("valid").expect("told");
         assert_eq!((removed.action, removed.time), ("remove", Time(9)));
+    }
+
+    #[test]
+    fn a_network_has_its_driver_and_its_plan_is_no_event() {
+        let wire = |network: &skep_model::network::Network| v1::Object::from(&Object::Network(Box::new(network.clone())));
+        let network = sample::network();
+        let created = Change { action: ChangeAction::Create.into(), object: Some(wire(&network)), old: None };
+        let event = Event::of(created, Time(0)).expect("valid").expect("told");
+        expect_test::expect![
+            "1970-01-01T00:00:20.000000000Z network create 0000000000000000000000006 (name=backend, type=overlay)"
+        ]
+        .assert_eq(&event.line());
+        let mut old = network.clone();
+        old.plan.value = Default::default();
+        let settled = Change { action: ChangeAction::Update.into(), object: Some(wire(&network)), old: Some(wire(&old)) };
+        assert_eq!(Event::of(settled, Time(0)), Ok(None));
     }
 }

@@ -1,12 +1,14 @@
 //! The grammar of the command line and who carries out which command.
 
 mod config;
+mod confirm;
 mod events;
 mod image;
 mod info;
 mod input;
 mod inspect;
 mod list;
+pub mod network;
 mod node;
 mod remove;
 mod secret;
@@ -42,6 +44,9 @@ enum Command {
     /// Look at and manage the cluster's nodes
     #[command(subcommand)]
     Node(node::Command),
+    /// Manage the networks of the cluster
+    #[command(subcommand)]
+    Network(network::Command),
     /// Run and change services
     #[command(subcommand)]
     Service(service::Command),
@@ -125,6 +130,7 @@ async fn dispatch(client: &Client, command: Command) -> Result<(), Failure> {
     match command {
         Command::Swarm(command) => command.run(client).await,
         Command::Node(command) => command.run(client).await,
+        Command::Network(command) => command.run(client).await,
         Command::Service(command) => command.run(client).await,
         Command::Task(command) => command.run(client).await,
         Command::Secret(command) => command.run(client).await,

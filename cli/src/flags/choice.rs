@@ -1,5 +1,6 @@
 //! Flags whose value is one of a few words.
 
+use skep_model::endpoint::EndpointMode;
 use skep_model::node::{Availability, Role};
 use skep_model::service::{FailureAction, RestartCondition, UpdateOrder};
 
@@ -35,6 +36,11 @@ pub fn failure_action(text: &str) -> Result<FailureAction, String> {
 /// `--rollback-failure-action`: a rollback is never rolled back.
 pub fn rollback_failure_action(text: &str) -> Result<FailureAction, String> {
     one_of(text, &[("pause", FailureAction::Pause), ("continue", FailureAction::Continue)])
+}
+
+/// `--endpoint-mode`.
+pub fn endpoint_mode(text: &str) -> Result<EndpointMode, String> {
+    one_of(text, &[("vip", EndpointMode::Vip), ("dnsrr", EndpointMode::Dnsrr)])
 }
 
 /// `--update-order` and `--rollback-order`.

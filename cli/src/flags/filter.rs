@@ -1,6 +1,7 @@
 //! `--filter KEY=VALUE`: checked here against the keys that the managers accept,
 //! so that a typing error costs no round trip.
 
+use super::number;
 use crate::failure::Failure;
 use skep_model::{Kind, TaskState};
 
@@ -20,7 +21,8 @@ pub fn keys(kind: Kind) -> &'static [&'static str] {
         Kind::Task => &["id", "name", "label", "service", "node", "desired-state", "runtime"],
         Kind::Secret => &["id", "name", "names", "label"],
         Kind::Config => &["id", "name", "label"],
-        Kind::Cluster | Kind::Network => &[],
+        Kind::Network => &["driver", "id", "label", "name", "scope", "type", "dangling"],
+        Kind::Cluster => &[],
     }
 }
 
@@ -36,6 +38,12 @@ pub fn check(kind: Kind, filters: &[(String, String)]) -> Result<(), Failure> {
             "membership" => &["accepted", "pending"],
             "mode" => &["replicated", "global", "replicated-job", "global-job"],
             "runtime" => &["container"],
+            "scope" => &["swarm", "local", "global"],
+            "type" => &["custom", "builtin"],
+            "dangling" => {
+                number::boolean(value).map_err(|error| Failure::usage(format!("invalid filter '{key}={value}': {error}")))?;
+                continue;
+            }
             "desired-state" => {
                 value.parse::<TaskState>().map_err(|error| Failure::usage(format!("invalid filter '{key}={value}': {error}")))?;
                 continue;
@@ -65,6 +73,12 @@ mod tests {
             (Kind::Task, "desired-state=flying", false),
             (Kind::Secret, "names=x", true),
             (Kind::Config, "names=x", false),
+            (Kind::Network, "driver=overlay", true),
+            (Kind::Network, "scope=swarm", true),
+            (Kind::Network, "scope=world", false),
+            (Kind::Network, "dangling=true", true),
+            (Kind::Network, "dangling=maybe", false),
+            (Kind::Network, "mode=global", false),
         ];
         for (kind, text, valid) in table {
             let filter = parse(text).expect(text);

@@ -1,6 +1,7 @@
 //! Objects as docker's JSON has them: what `inspect` prints and templates read.
 
 use super::ago::stamp;
+use crate::command::network::known::Networks;
 use crate::failure::Failure;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -9,7 +10,9 @@ use serde_json::{Map, Value, json};
 use skep_model::cluster::ClusterSpec;
 use skep_model::config::Config;
 use skep_model::deployment::{Deployment, DeploymentKind, DeploymentState};
-use skep_model::node::{Node, NodeState};
+use skep_model::endpoint::Publication;
+use skep_model::network::{Attachment, Network, Pool};
+use skep_model::node::{Node, NodeState, Underlay};
 use skep_model::secret::Secret;
 use skep_model::service::Service;
 use skep_model::task::Task;
@@ -24,6 +27,12 @@ pub fn cluster_spec(spec: &ClusterSpec) -> Value {
         "Orchestration": { "TaskHistoryRetentionLimit": spec.task_history_limit },
         "Raft": { "SnapshotInterval": spec.snapshot_interval, "KeepOldSnapshots": spec.max_snapshots },
         "Dispatcher": { "HeartbeatPeriod": nanos(spec.heartbeat_period) },
+        "Network": {
+            "DefaultAddrPool": spec.address_pools,
+            "SubnetSize": spec.subnet_size,
+            "DataPathPort": spec.data_path_port,
+            "BarrierTimeout": nanos(spec.barrier_timeout),
+        },
         "CAConfig": { "NodeCertExpiry": nanos(spec.node_cert_expiry) },
         "EncryptionConfig": { "AutoLockManagers": spec.autolock },
     })
@@ -51,8 +60,58 @@ fn object(id: &str, meta: &Meta, fields: Value) -> Value {
     Value::Object(object)
 }
 
+/// A network, as docker's inspection has it; who is on it is added by the command.
+pub fn network(network: &Network) -> Value {
+    let (spec, plan) = (&network.spec, &network.plan);
+    // Before the leader has settled them, those that were asked for.
+    let pools = if plan.pools.is_empty() { &spec.pools } else { &plan.pools };
+    let pool = |pool: &Pool| {
+        let mut config = Map::from_iter([("Subnet".to_owned(), json!(pool.subnet))]);
+        config.extend(pool.range.map(|range| ("IPRange".to_owned(), json!(range))));
+        config.extend(pool.gateway.map(|gateway| ("Gateway".to_owned(), json!(gateway))));
+        Value::Object(config)
+    };
+    let mut options = spec.options.clone();
+    if plan.vni != 0 {
+        options.insert("com.docker.network.driver.overlay.vxlanid_list".into(), plan.vni.to_string());
+    }
+    json!({
+        "Name": spec.annotations.name,
+        "Id": network.id,
+        "Created": stamp(network.meta.created_at),
+        "Scope": "swarm",
+        "Driver": spec.driver,
+        "EnableIPv4": true,
+        "EnableIPv6": spec.ipv6,
+        "IPAM": { "Driver": "default", "Options": null, "Config": pools.iter().map(pool).collect::<Vec<_>>() },
+        "Internal": spec.internal,
+        "Attachable": spec.attachable,
+        "Ingress": spec.ingress,
+        "ConfigFrom": { "Network": "" },
+        "ConfigOnly": false,
+        "Options": options,
+        "Labels": spec.annotations.labels,
+    })
+}
+
+/// How a service is reached: what was asked for, and what was settled.
+fn endpoint(service: &Service, networks: &Networks) -> Result<Value, Failure> {
+    let settled = &service.plan.endpoint;
+    let mut addresses = Vec::new();
+    for (network, owned) in &settled.virtual_addresses {
+        for address in &owned.addresses {
+            addresses.push(json!({ "NetworkID": network, "Addr": networks.with_prefix(*network, *address) }));
+        }
+    }
+    Ok(json!({
+        "Spec": plain(&service.spec.spec.endpoint_spec)?,
+        "Ports": plain(&settled.ports)?,
+        "VirtualIPs": addresses,
+    }))
+}
+
 /// A service; `UpdateStatus` is Swarm's view of `Deployment`.
-pub fn service(service: &Service) -> Result<Value, Failure> {
+pub fn service(service: &Service, networks: &Networks) -> Result<Value, Failure> {
     let record = &service.spec.value;
     Ok(object(
         service.id.as_str(),
@@ -61,6 +120,7 @@ pub fn service(service: &Service) -> Result<Value, Failure> {
             "Spec": plain(&record.spec)?,
             "PreviousSpec": record.previous.as_deref().map(plain).transpose()?,
             "SpecVersion": record.spec_version,
+            "Endpoint": endpoint(service, networks)?,
             "UpdateStatus": service.plan.deployment.as_ref().and_then(update_status),
             "Deployment": service.plan.deployment.as_ref().map(deployment),
         }),
@@ -127,6 +187,7 @@ fn deployment(deployment: &Deployment) -> Value {
         "Wanted": deployment.wanted,
         "Running": deployment.running,
         "Failures": deployment.failures,
+        "Stragglers": deployment.stragglers,
         "FailedTask": failed,
         "StartedAt": stamp(deployment.started_at),
         "ProgressedAt": stamp(deployment.progressed_at),
@@ -155,6 +216,7 @@ pub fn node(node: &Node, leader: &str) -> Result<Value, Failure> {
                 "Platform": plain(&description.platform)?,
                 "Resources": plain(&description.resources)?,
                 "Engine": { "EngineVersion": description.engine_version, "Labels": description.engine_labels },
+                "Underlay": description.underlay.as_ref().map(underlay),
             },
             "Status": {
                 "State": plain(&node.status.state)?,
@@ -165,16 +227,43 @@ pub fn node(node: &Node, leader: &str) -> Result<Value, Failure> {
             "Role": plain(&node.plan.role)?,
             "CertificateExpires": time_or_null(node.plan.certificate_expires),
             "ManagerStatus": manager,
+            "Ingress": node.plan.ingress.as_ref().map(|it| json!({ "Number": it.number, "Addresses": it.addresses })),
         }),
     ))
+}
+
+/// Where other nodes reach a node, and what no network of the cluster may overlap.
+fn underlay(underlay: &Underlay) -> Value {
+    json!({ "Address": underlay.address, "Occupied": underlay.occupied })
 }
 
 fn time_or_null(time: Time) -> Value {
     if time == Time::ZERO { Value::Null } else { json!(stamp(time)) }
 }
 
+/// The word for whether a task is to be found.
+pub fn publication(task: &Task) -> &'static str {
+    match task.plan.endpoint.publication {
+        Publication::Unpublished => "unpublished",
+        Publication::Published => "published",
+        Publication::Withdrawn => "withdrawn",
+    }
+}
+
+/// A task's place on its networks, in the order of its interfaces.
+fn attachments(task: &Task, networks: &Networks) -> Vec<Value> {
+    let attachment = |attachment: &Attachment| {
+        let id = attachment.network;
+        let addresses: Vec<String> = attachment.addresses.iter().map(|address| networks.with_prefix(id, *address)).collect();
+        let spec =
+            networks.get(id).map(|network| json!({ "Name": network.spec.annotations.name, "Ingress": network.spec.ingress }));
+        json!({ "Network": { "ID": id, "Spec": spec }, "Addresses": addresses, "Aliases": attachment.aliases })
+    };
+    task.networks.iter().map(attachment).collect()
+}
+
 /// A task.
-pub fn task(task: &Task) -> Result<Value, Failure> {
+pub fn task(task: &Task, networks: &Networks) -> Result<Value, Failure> {
     let status = &task.status;
     let container = status
         .container
@@ -202,6 +291,8 @@ pub fn task(task: &Task) -> Result<Value, Failure> {
                 "ContainerStatus": container,
             },
             "DesiredState": task.plan.desired.name(),
+            "NetworksAttachments": attachments(task, networks),
+            "Endpoint": { "Publication": publication(task), "Since": time_or_null(task.plan.endpoint.since) },
         }),
     ))
 }

@@ -3,8 +3,10 @@
 pub mod ago;
 pub mod inspect;
 pub mod json;
+pub mod label;
 pub mod listing;
 pub mod output;
+pub mod ports;
 pub mod progress;
 #[cfg(test)]
 pub mod sample;

@@ -1,14 +1,17 @@
 //! One object of each kind, for tests of what is printed.
 
+use ipnet::IpNet;
 use skep_model::config::{Config, ConfigSpec, ConfigVersion};
 use skep_model::deployment::{Deployment, DeploymentKind, DeploymentState, FailedTask};
-use skep_model::node::{ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus, Role};
+use skep_model::endpoint::{Addresses, EndpointState, NodeIngress, Publication, PublishMode, PublishedPort, Transport};
+use skep_model::network::{Attachment, Network, NetworkPlan, NetworkRequest, NetworkSpec, Pool};
+use skep_model::node::{ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus, Role, Underlay};
 use skep_model::resources::Resources;
 use skep_model::sealed::Sealed;
 use skep_model::secret::{Secret, SecretSpec, SecretVersion};
 use skep_model::service::*;
 use skep_model::task::{ContainerStatus, Task, TaskPlan, TaskStatus};
-use skep_model::{ConfigId, Meta, NodeId, SecretId, Section, ServiceId, TaskId, TaskState, Time};
+use skep_model::{ConfigId, Meta, NetworkId, NodeId, SecretId, Section, ServiceId, TaskId, TaskState, Time};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -37,6 +40,7 @@ pub fn service() -> Service {
     let mut template = TaskSpec::default();
     template.container_spec.image = "redis:7".into();
     template.container_spec.env = vec!["A=1".into()];
+    template.network = NetworkMode::Bridge;
     let spec = ServiceSpec {
         annotations: annotations("web"),
         task_template: template,
@@ -69,6 +73,66 @@ pub fn service() -> Service {
     }
 }
 
+/// The same service on a network of the cluster, with a port on every node and one
+/// on the nodes of its tasks.
+pub fn published_service() -> Service {
+    let mut service = service();
+    let spec = &mut service.spec.value.spec;
+    spec.task_template.networks =
+        vec![NetworkRequest { target: network().id.to_string(), aliases: vec!["front".into(), "www".into()] }];
+    let port = |transport, published_port, target_port, publish_mode| PublishedPort {
+        transport,
+        target_port,
+        published_port,
+        publish_mode,
+    };
+    spec.endpoint_spec.ports =
+        vec![port(Transport::Tcp, 0, 80, PublishMode::Ingress), port(Transport::Udp, 9090, 9090, PublishMode::Host)];
+    let endpoint = &mut service.plan.value.endpoint;
+    endpoint.ports = service.spec.value.spec.endpoint_spec.ports.clone();
+    endpoint.ports[0].published_port = 8080;
+    let address = |text: &str| Addresses { addresses: vec![text.parse().expect("an address")] };
+    endpoint.virtual_addresses = BTreeMap::from([(network().id, address("10.0.16.2")), (ingress().id, address("10.0.0.5"))]);
+    service
+}
+
+/// A task of that service, to be found.
+pub fn published_task() -> Task {
+    let mut task = task();
+    task.spec = Arc::new(published_service().spec.value.spec.task_template);
+    let attachment = |network: Network, text: &str, aliases: &[&str]| Attachment {
+        network: network.id,
+        addresses: vec![text.parse().expect("an address")],
+        aliases: aliases.iter().map(|alias| (*alias).to_owned()).collect(),
+    };
+    task.networks = vec![attachment(network(), "10.0.16.3", &["front", "www"]), attachment(ingress(), "10.0.0.6", &[])];
+    task.plan.value.endpoint = EndpointState { publication: Publication::Published, since: Time(16 * SECOND) };
+    task
+}
+
+fn overlay(n: u8, name: &str, vni: u32, subnet: &str) -> Network {
+    let subnet: IpNet = subnet.parse().expect("a subnet");
+    let gateway = subnet.hosts().next();
+    Network {
+        id: NetworkId::from_random(bytes(n)),
+        meta: meta(),
+        spec: section(NetworkSpec { annotations: annotations(name), driver: "overlay".into(), ..NetworkSpec::default() }),
+        plan: section(NetworkPlan { vni, pools: vec![Pool { subnet, range: None, gateway }] }),
+    }
+}
+
+/// A network of the cluster.
+pub fn network() -> Network {
+    overlay(6, "backend", 4097, "10.0.16.0/20")
+}
+
+/// The network of published ports.
+pub fn ingress() -> Network {
+    let mut network = overlay(7, "ingress", 4096, "10.0.0.0/20");
+    network.spec.value.ingress = true;
+    network
+}
+
 /// A manager.
 pub fn node() -> Node {
     Node {
@@ -81,12 +145,13 @@ pub fn node() -> Node {
             resources: Resources { nano_cpus: 2 * SECOND, memory_bytes: 1 << 30 },
             engine_version: "0.1.0".into(),
             engine_labels: BTreeMap::new(),
-            underlay: None,
+            underlay: Some(Underlay { address: [10, 0, 0, 1].into(), occupied: vec!["10.0.0.0/24".parse().expect("a subnet")] }),
         }),
         status: section(NodeStatus { state: NodeState::Ready, address: "10.0.0.1".into(), ..NodeStatus::default() }),
         plan: section(NodePlan {
             role: Role::Manager,
             manager: Some(ManagerStatus { raft_id: 1, address: "10.0.0.1:2377".into(), format_max: 1 }),
+            ingress: Some(NodeIngress { number: 1, addresses: vec![[10, 0, 0, 2].into()] }),
             ..NodePlan::default()
         }),
     }

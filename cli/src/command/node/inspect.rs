@@ -65,6 +65,13 @@ fn pretty(node: &Node, leader: &str) -> String {
     }
     line("Availability", &availability(node.spec.availability));
     line("Address", &node.status.address);
+    if let Some(underlay) = &description.underlay {
+        line("Data path address", &underlay.address);
+    }
+    if let Some(ingress) = &node.plan.ingress {
+        let addresses: Vec<String> = ingress.addresses.iter().map(ToString::to_string).collect();
+        line("Ingress", &format!("number {}, {}", ingress.number, addresses.join(" ")));
+    }
     if let Some(manager) = &node.plan.manager {
         line("Manager address", &manager.address);
         line("Manager status", &super::ls::manager_status(node, leader));
@@ -93,6 +100,8 @@ mod tests {
             State:	Ready
             Availability:	Active
             Address:	10.0.0.1
+            Data path address:	10.0.0.1
+            Ingress:	number 1, 10.0.0.2
             Manager address:	10.0.0.1:2377
             Manager status:	Leader
             Operating System:	linux

@@ -29,8 +29,8 @@ impl Ps {
             }
         }
         if failures.len() < self.nodes.len() {
-            let names = super::names(client).await?;
-            output::write(&self.flags.render(tasks, &names, time::now())?)?;
+            let known = task::ps::Known::of(client).await?;
+            output::write(&self.flags.render(tasks, &known, time::now())?)?;
         }
         failure::all(failures)
     }

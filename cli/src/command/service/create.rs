@@ -2,11 +2,11 @@
 
 use super::image;
 use super::references;
-use super::shared::{Shared, network};
+use super::shared::Shared;
 use super::wait::{self, Options};
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::flags::{duration, env, file, host, label, mount, number, placement, ulimit};
+use crate::flags::{duration, env, file, host, label, mount, network, number, placement, publish, ulimit};
 use crate::render::output;
 use skep_model::container::{HostEntry, Mount, Ulimit};
 use skep_model::request::Mutation;
@@ -62,15 +62,19 @@ pub struct Create {
     /// Service name
     #[arg(long)]
     name: Option<String>,
-    /// Network of the tasks (host, none)
-    #[arg(long, value_parser = network)]
-    network: Vec<NetworkMode>,
+    /// Network attachments: NAME, or name=NAME,alias=NAME; host, none and bridge are the node's own
+    /// (default bridge)
+    #[arg(long, value_parser = network::parse)]
+    network: Vec<network::Network>,
     /// Do not query the registry to resolve image digest and supported platforms
     #[arg(long)]
     no_resolve_image: bool,
     /// Add a placement preference
     #[arg(long, value_parser = placement::preference, value_name = "spread=LABEL")]
     placement_pref: Vec<String>,
+    /// Publish a port as a node port
+    #[arg(long, short, value_name = "[PUBLISHED:]TARGET[/PROTOCOL]")]
+    publish: Vec<publish::Ports>,
     /// Suppress progress output
     #[arg(long, short)]
     quiet: bool,
@@ -121,11 +125,10 @@ impl Create {
         self.container(&mut spec.task_template)?;
         spec.task_template.placement.constraints = self.constraint.clone();
         spec.task_template.placement.spread = self.placement_pref.clone();
-        spec.task_template.network = match &self.network[..] {
-            [] => NetworkMode::default(),
-            [mode] => *mode,
-            _ => return Err(Failure::unsupported("--network given more than once")),
-        };
+        // As in Swarm, a task can reach the world unless it is told not to.
+        spec.task_template.network = NetworkMode::Bridge;
+        network::attach(&mut spec.task_template, &self.network).map_err(Failure::usage)?;
+        spec.endpoint_spec.ports = self.publish.iter().flat_map(|ports| ports.0.clone()).collect();
         self.shared.apply(&mut spec)?;
         Ok(spec)
     }

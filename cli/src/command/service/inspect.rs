@@ -3,6 +3,7 @@
 use super::pretty;
 use crate::client::Client;
 use crate::command::inspect;
+use crate::command::network::known::Networks;
 use crate::failure::{self, Failure};
 use crate::render::json;
 
@@ -26,7 +27,8 @@ impl Inspect {
                 Err(failure) => failures.push(failure),
             }
         }
-        self.flags.write(&found, pretty::text, json::service)?;
+        let networks = if found.is_empty() { Networks::default() } else { Networks::of(client).await? };
+        self.flags.write(&found, |it| pretty::text(it, &networks), |it| json::service(it, &networks))?;
         failure::all(failures)
     }
 }

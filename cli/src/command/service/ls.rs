@@ -5,6 +5,7 @@ use crate::command::list;
 use crate::command::task::ps::{tasks, without_digest};
 use crate::failure::Failure;
 use crate::render::listing::{Listing, row, short};
+use crate::render::ports;
 use skep_model::service::{Service, ServiceMode};
 use skep_model::task::Task;
 use skep_model::{Kind, Object, ServiceId, TaskState};
@@ -85,7 +86,7 @@ fn listing(services: &[Service], counts: &BTreeMap<ServiceId, Count>) -> Listing
                     ("Mode", if matches!(spec.mode, ServiceMode::Global {}) { "global" } else { "replicated" }.into()),
                     ("Replicas", replicas(service, count).into()),
                     ("Image", without_digest(&spec.task_template.container_spec.image).into()),
-                    ("Ports", "".into()),
+                    ("Ports", ports::of_service(service).into()),
                     ("Labels", serde_json::to_value(&spec.annotations.labels).unwrap_or_default()),
                 ])
             })

@@ -20,6 +20,7 @@ use crate::failure::Failure;
 use clap::Subcommand;
 use skep_model::service::Service;
 use skep_model::{Kind, Object};
+use skep_proto::request::Query;
 
 /// What can be done with services.
 #[derive(Debug, Subcommand)]
@@ -71,6 +72,13 @@ pub async fn get(client: &Client, reference: &str) -> Result<(Service, u64), Fai
     }
 }
 
+/// All services.
+pub async fn all(client: &Client) -> Result<Vec<Service>, Failure> {
+    let objects = client.list(&Query::List(Kind::Service, Vec::new())).await?;
+    let service = |object| if let Object::Service(service) = object { Some(*service) } else { None };
+    Ok(objects.into_iter().filter_map(service).collect())
+}
+
 #[cfg(test)]
 pub use tests::{spec_after_update, spec_of_create};
 
@@ -103,7 +111,7 @@ mod tests {
         let words: Vec<&str> = ["update", "web"].iter().chain(words).copied().collect();
         let Command::Update(update) = parse(&words) else { panic!("{words:?} is no update") };
         let mut spec = before.clone();
-        update.changes.apply(&mut spec, Vec::new(), Vec::new()).unwrap_or_else(|failure| panic!("{words:?}: {}", failure.text));
+        update.changes.apply(&mut spec, update::Found::default()).unwrap_or_else(|failure| panic!("{words:?}: {}", failure.text));
         spec
     }
 }

@@ -1,5 +1,6 @@
 //! A service for people: `skep service inspect --pretty`.
 
+use crate::command::network::known::Networks;
 use crate::flags::duration::print;
 use crate::render::{json, size};
 use serde::Serialize;
@@ -9,7 +10,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 /// The text, ending in a newline.
-pub fn text(service: &Service) -> String {
+pub fn text(service: &Service, networks: &Networks) -> String {
     let spec = &service.spec.spec;
     let mut text = Text::default();
     text.line("ID", &service.id);
@@ -29,8 +30,44 @@ pub fn text(service: &Service) -> String {
     text.0.push_str("ContainerSpec:\n");
     container(&mut text, &spec.task_template.container_spec);
     resources(&mut text, &spec.task_template);
-    text.line("Network", &word(&spec.task_template.network));
+    endpoint(&mut text, service, networks);
     text.0
+}
+
+/// Networks, endpoint mode and ports, in Swarm's form.
+fn endpoint(text: &mut Text, service: &Service, networks: &Networks) {
+    let spec = &service.spec.spec;
+    let mut names = vec![word(&spec.task_template.network)];
+    names.extend(spec.task_template.networks.iter().map(|request| networks.name(&request.target).to_owned()));
+    // What every task has that is told of no network of its own.
+    if names.len() > 1 {
+        names.remove(0);
+    }
+    text.line("Networks", &names.join(" "));
+    text.line("Endpoint Mode", &word(&spec.endpoint_spec.mode));
+    let settled = &service.plan.endpoint;
+    for (network, owned) in &settled.virtual_addresses {
+        for address in &owned.addresses {
+            text.inner(
+                "Virtual address",
+                &format!("{} on {}", networks.with_prefix(*network, *address), networks.name(network.as_str())),
+            );
+        }
+    }
+    // Before the leader has settled them, those that were asked for.
+    let ports = if settled.ports.is_empty() { &spec.endpoint_spec.ports } else { &settled.ports };
+    if !ports.is_empty() {
+        text.0.push_str("Ports:\n");
+    }
+    for port in ports {
+        text.inner(
+            "PublishedPort",
+            &if port.published_port == 0 { "chosen later".to_owned() } else { port.published_port.to_string() },
+        );
+        text.inner("  Protocol", &port.transport.name());
+        text.inner("  TargetPort", &port.target_port);
+        text.inner("  PublishMode", &word(&port.publish_mode));
+    }
 }
 
 #[derive(Default)]
@@ -73,6 +110,9 @@ fn deployment(text: &mut Text, service: &Service) {
     text.inner("State", &json::deployment_state(deployment.state));
     text.some("Message", &deployment.cause);
     text.inner("Tasks", &format!("{} of {} running", deployment.running, deployment.wanted));
+    for straggler in &deployment.stragglers {
+        text.inner("Straggler", straggler);
+    }
 }
 
 fn placement(text: &mut Text, template: &TaskSpec) {
@@ -125,6 +165,15 @@ fn container(text: &mut Text, spec: &ContainerSpec) {
     for config in &spec.configs {
         text.inner("Config", &reference(&config.name, config.version, &config.file.name));
     }
+    for entry in &spec.hosts {
+        text.inner("Host", &format!("{}:{}", entry.name, entry.address));
+    }
+    text.some("DNS servers", &spec.dns.nameservers.join(" "));
+    text.some("DNS search", &spec.dns.search.join(" "));
+    text.some("DNS options", &spec.dns.options.join(" "));
+    if let Some(drain) = spec.stop_drain {
+        text.inner("Stop drain", &print(drain));
+    }
     if let Some(check) = &spec.healthcheck {
         health(text, check);
     }
@@ -168,5 +217,57 @@ fn resources(text: &mut Text, template: &TaskSpec) {
         if amount > 0 {
             text.inner(label, &shown);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::sample;
+    use expect_test::expect;
+
+    #[test]
+    fn a_service_for_people_says_where_it_is_reached() {
+        let networks = Networks::from(vec![sample::network(), sample::ingress()]);
+        expect![[r#"
+            ID:	0000000000000000000000001
+            Name:	web
+            Labels:
+             tier=front
+            Service Mode:	Replicated
+             Replicas:	3
+            Deployment:
+             State:	progressing
+             Tasks:	1 of 3 running
+            UpdateConfig:
+             Parallelism:	1
+             On failure:	pause
+             Monitoring Period:	5s
+             Max failure ratio:	0
+             Update order:	stop-first
+            RollbackConfig:
+             Parallelism:	1
+             On failure:	pause
+             Monitoring Period:	5s
+             Max failure ratio:	0
+             Rollback order:	stop-first
+            ContainerSpec:
+             Image:	redis:7
+             Env:	A=1
+            Networks:	backend
+            Endpoint Mode:	vip
+             Virtual address:	10.0.16.2/20 on backend
+             Virtual address:	10.0.0.5/20 on ingress
+            Ports:
+             PublishedPort:	8080
+               Protocol:	tcp
+               TargetPort:	80
+               PublishMode:	ingress
+             PublishedPort:	9090
+               Protocol:	udp
+               TargetPort:	9090
+               PublishMode:	host
+        "#]]
+        .assert_eq(&text(&sample::published_service(), &networks));
     }
 }

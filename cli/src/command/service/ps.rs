@@ -1,7 +1,7 @@
 //! `skep service ps`.
 
 use crate::client::Client;
-use crate::command::{node, task};
+use crate::command::task;
 use crate::failure::{self, Failure};
 use crate::flags::time;
 use crate::render::output;
@@ -29,8 +29,8 @@ impl Ps {
             }
         }
         if failures.len() < self.services.len() {
-            let names = node::names(client).await?;
-            output::write(&self.flags.render(tasks, &names, time::now())?)?;
+            let known = task::ps::Known::of(client).await?;
+            output::write(&self.flags.render(tasks, &known, time::now())?)?;
         }
         failure::all(failures)
     }

@@ -1,4 +1,4 @@
-//! From the names of secrets and configs to the references of a spec.
+//! From the names of secrets, configs and networks to the references of a spec.
 
 use crate::client::Client;
 use crate::failure::Failure;
@@ -7,6 +7,7 @@ use skep_model::config::Config;
 use skep_model::container::{ConfigReference, SecretReference};
 use skep_model::secret::Secret;
 use skep_model::{Kind, Object};
+use std::collections::BTreeMap;
 
 /// Looks up each secret; a target that is given twice is refused.
 pub async fn secrets(client: &Client, files: &[File]) -> Result<Vec<SecretReference>, Failure> {
@@ -40,6 +41,18 @@ pub async fn configs(client: &Client, files: &[File]) -> Result<Vec<ConfigRefere
         references.push(ConfigReference { id, name, version: file.version, file: file.target.clone() });
     }
     Ok(references)
+}
+
+/// The id of each network, by what it was called.
+pub async fn networks(client: &Client, names: impl Iterator<Item = &String>) -> Result<BTreeMap<String, String>, Failure> {
+    let mut ids = BTreeMap::new();
+    for name in names {
+        match client.get(Kind::Network, name).await? {
+            (Object::Network(network), _) => ids.insert(name.clone(), network.id.to_string()),
+            _ => return Err(Failure::refused("the daemon answered with an object of another kind")),
+        };
+    }
+    Ok(ids)
 }
 
 fn check_targets(what: &str, files: &[File]) -> Result<(), Failure> {

@@ -4,6 +4,7 @@
 use crate::failure::Failure;
 use crate::flags::{bytes, capability, choice, duration, number};
 use skep_model::container::HealthConfig;
+use skep_model::endpoint::EndpointMode;
 use skep_model::service::{FailureAction, RestartCondition, ServiceMode, ServiceSpec, UpdateConfig, UpdateOrder};
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ pub struct Shared {
     /// Drop Linux capabilities
     #[arg(long, value_parser = capability::normalise, value_name = "CAP")]
     cap_drop: Vec<String>,
+    /// Endpoint mode (vip, dnsrr) (default vip)
+    #[arg(long, value_parser = choice::endpoint_mode, value_name = "MODE")]
+    endpoint_mode: Option<EndpointMode>,
     /// Overwrite the default ENTRYPOINT of the image
     #[arg(long, allow_hyphen_values = true)]
     entrypoint: Option<String>,
@@ -55,6 +59,10 @@ pub struct Shared {
     /// Reserve memory
     #[arg(long, value_parser = bytes::parse, value_name = "BYTES")]
     reserve_memory: Option<u64>,
+    /// How long busy connections may go on before the stop signal; 0 = not at all (default: the
+    /// stop grace period, at most 10s)
+    #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+    stop_drain: Option<Duration>,
     /// Time to wait before force killing a container (default 10s)
     #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
     stop_grace_period: Option<Duration>,
@@ -174,6 +182,7 @@ impl Shared {
     pub fn apply(&self, spec: &mut ServiceSpec) -> Result<(), Failure> {
         self.apply_replicas(spec)?;
         self.apply_container(spec)?;
+        set(&mut spec.endpoint_spec.mode, &self.endpoint_mode);
         let template = &mut spec.task_template;
         set(&mut template.resources.limits.nano_cpus, &self.limit_cpu);
         set(&mut template.resources.limits.memory_bytes, &self.limit_memory);
@@ -221,6 +230,9 @@ impl Shared {
         set(&mut container.dir, &self.workdir);
         if self.stop_grace_period.is_some() {
             container.stop_grace_period = self.stop_grace_period;
+        }
+        if self.stop_drain.is_some() {
+            container.stop_drain = self.stop_drain;
         }
         Ok(())
     }
@@ -298,25 +310,4 @@ impl Rollback {
 /// Splits text as a shell does.
 pub fn words(flag: &str, text: &str) -> Result<Vec<String>, Failure> {
     shlex::split(text).ok_or_else(|| Failure::usage(format!("{flag}: {text:?} has a quote that does not end")))
-}
-
-/// The networks that tasks can have so far.
-pub fn network(text: &str) -> Result<skep_model::service::NetworkMode, String> {
-    use skep_model::service::NetworkMode;
-    let refused = |what: &str| Err(format!("network {what} is not supported by this version of skep: use host or none"));
-    let mut mode = None;
-    for (key, value) in crate::flags::csv::pairs(text)? {
-        let name = match (key.as_str(), value) {
-            ("name", Some(name)) => name,
-            (_, None) if mode.is_none() => text.to_owned(),
-            ("alias" | "driver-opt", _) => return refused(&format!("option {key}")),
-            _ => return Err(format!("invalid network {text:?}: write it as host or none")),
-        };
-        mode = Some(match name.as_str() {
-            "host" => NetworkMode::Host,
-            "none" => NetworkMode::None,
-            other => return refused(other),
-        });
-    }
-    mode.ok_or_else(|| format!("invalid network {text:?}: write it as host or none"))
 }

@@ -2,15 +2,19 @@
 
 use super::image;
 use super::references;
-use super::shared::{Shared, network, set, words};
+use super::shared::{Shared, set, words};
 use super::wait::{self, Options};
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::flags::{duration, env, file, host, label, mount, number, placement, ulimit};
+use crate::flags::network::Network;
+use crate::flags::{duration, env, file, host, label, mount, network, number, placement, publish, ulimit};
 use crate::render::output;
 use skep_model::container::{ConfigReference, ContainerSpec, HostEntry, Mount, SecretReference, Ulimit};
+use skep_model::endpoint::PublishedPort;
+use skep_model::network::NetworkRequest;
 use skep_model::request::Mutation;
-use skep_model::service::{NetworkMode, ServiceSpec};
+use skep_model::service::{NetworkMode, ServiceSpec, TaskSpec};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -125,18 +129,24 @@ struct Lists {
     /// Remove a mount by its target path
     #[arg(long, value_name = "PATH")]
     mount_rm: Vec<String>,
-    /// Set the network of the tasks (host, none)
-    #[arg(long, value_parser = network, value_name = "NETWORK")]
-    network_add: Vec<NetworkMode>,
-    /// Take the tasks from a network (host, none)
-    #[arg(long, value_parser = network, value_name = "NETWORK")]
-    network_rm: Vec<NetworkMode>,
+    /// Add a network
+    #[arg(long, value_parser = network::parse, value_name = "NETWORK")]
+    network_add: Vec<network::Network>,
+    /// Remove a network
+    #[arg(long, value_name = "NETWORK")]
+    network_rm: Vec<String>,
     /// Add a placement preference
     #[arg(long, value_parser = placement::preference, value_name = "spread=LABEL")]
     placement_pref_add: Vec<String>,
     /// Remove a placement preference
     #[arg(long, value_parser = placement::preference, value_name = "spread=LABEL")]
     placement_pref_rm: Vec<String>,
+    /// Add or update a published port
+    #[arg(long, value_name = "PORT")]
+    publish_add: Vec<publish::Ports>,
+    /// Remove a published port by its target port
+    #[arg(long, value_name = "PORT")]
+    publish_rm: Vec<publish::Ports>,
     /// Add or update a secret on a service
     #[arg(long, value_parser = file::secret, value_name = "SECRET")]
     secret_add: Vec<file::File>,
@@ -169,9 +179,8 @@ impl Update {
         } else {
             let (service, _) = super::get(client, &self.service).await?;
             let mut spec = service.spec.spec.clone();
-            let secrets = references::secrets(client, &self.changes.lists.secret_add).await?;
-            let configs = references::configs(client, &self.changes.lists.config_add).await?;
-            self.changes.apply(&mut spec, secrets, configs)?;
+            let found = self.changes.lists.look_up(client).await?;
+            self.changes.apply(&mut spec, found)?;
             if self.changes.image.is_some() && !self.changes.no_resolve_image {
                 warning = image::pin(client, &mut spec).await;
             }
@@ -186,13 +195,8 @@ impl Update {
 }
 
 impl Changes {
-    /// Changes the spec; references to secrets and configs have been looked up.
-    pub(super) fn apply(
-        &self,
-        spec: &mut ServiceSpec,
-        secrets: Vec<SecretReference>,
-        configs: Vec<ConfigReference>,
-    ) -> Result<(), Failure> {
+    /// Changes the spec; what the flags name has been looked up.
+    pub(super) fn apply(&self, spec: &mut ServiceSpec, found: Found) -> Result<(), Failure> {
         self.shared.apply(spec)?;
         let template = &mut spec.task_template;
         if let Some(args) = &self.args {
@@ -203,19 +207,41 @@ impl Changes {
         if self.timeout.is_some() {
             spec.deadline = self.timeout;
         }
-        self.lists.apply(spec)?;
+        self.lists.apply(spec, &found.networks)?;
         let container = &mut spec.task_template.container_spec;
         let (secret_rm, config_rm) = (&self.lists.secret_rm, &self.lists.config_rm);
         container.secrets.retain(|it| !secret_rm.iter().any(|gone| *gone == it.name || gone == it.id.as_str()));
         container.configs.retain(|it| !config_rm.iter().any(|gone| *gone == it.name || gone == it.id.as_str()));
-        replace(&mut container.secrets, secrets, |it| it.file.name.clone());
-        replace(&mut container.configs, configs, |it| it.file.name.clone());
+        replace(&mut container.secrets, found.secrets, |it| it.file.name.clone());
+        replace(&mut container.configs, found.configs, |it| it.file.name.clone());
         Ok(())
     }
 }
 
+/// What flags name, as the cluster knows it.
+#[derive(Debug, Default)]
+pub struct Found {
+    secrets: Vec<SecretReference>,
+    configs: Vec<ConfigReference>,
+    /// The ids that networks have, by what the flags call them.
+    networks: BTreeMap<String, String>,
+}
+
 impl Lists {
-    fn apply(&self, spec: &mut ServiceSpec) -> Result<(), Failure> {
+    async fn look_up(&self, client: &Client) -> Result<Found, Failure> {
+        let added = self.network_add.iter().filter_map(|network| match network {
+            Network::Overlay(request) => Some(&request.target),
+            Network::OfNode(_) => None,
+        });
+        let removed = self.network_rm.iter().filter(|name| !matches!(network::parse(name), Ok(Network::OfNode(_))));
+        Ok(Found {
+            secrets: references::secrets(client, &self.secret_add).await?,
+            configs: references::configs(client, &self.config_add).await?,
+            networks: references::networks(client, added.chain(removed)).await?,
+        })
+    }
+
+    fn apply(&self, spec: &mut ServiceSpec, networks: &BTreeMap<String, String>) -> Result<(), Failure> {
         let labels = &mut spec.annotations.labels;
         labels.retain(|key, _| !self.label_rm.contains(key));
         labels.extend(self.label_add.iter().cloned());
@@ -223,15 +249,37 @@ impl Lists {
         edit(&mut template.placement.constraints, &self.constraint_add, &self.constraint_rm);
         template.placement.spread.retain(|label| !self.placement_pref_rm.contains(label));
         template.placement.spread.extend(self.placement_pref_add.iter().cloned());
-        if self.network_rm.contains(&template.network) {
-            template.network = NetworkMode::None;
+        self.apply_networks(template, networks)?;
+        self.apply_container(&mut template.container_spec)?;
+        let ports = &mut spec.endpoint_spec.ports;
+        let gone: Vec<&PublishedPort> = self.publish_rm.iter().flat_map(|ports| &ports.0).collect();
+        ports.retain(|port| !gone.iter().any(|given| publish::removes(given, port)));
+        for port in self.publish_add.iter().flat_map(|ports| &ports.0) {
+            if !ports.contains(port) {
+                ports.push(port.clone());
+            }
         }
-        match &self.network_add[..] {
-            [] => {}
-            [mode] => template.network = *mode,
-            _ => return Err(Failure::unsupported("--network-add given more than once")),
+        Ok(())
+    }
+
+    /// Without the node's own network, and without none, the default is back.
+    fn apply_networks(&self, template: &mut TaskSpec, ids: &BTreeMap<String, String>) -> Result<(), Failure> {
+        let id = |name: &String| ids.get(name).unwrap_or(name).clone();
+        for name in &self.network_rm {
+            match network::parse(name) {
+                Ok(Network::OfNode(mode)) if mode == template.network => template.network = NetworkMode::Bridge,
+                Ok(Network::OfNode(_)) => {}
+                _ => template.networks.retain(|request| request.target != id(name)),
+            }
         }
-        self.apply_container(&mut template.container_spec)
+        let add = |network: &Network| match network {
+            Network::Overlay(request) => {
+                Network::Overlay(NetworkRequest { target: id(&request.target), aliases: request.aliases.clone() })
+            }
+            Network::OfNode(mode) => Network::OfNode(*mode),
+        };
+        let networks: Vec<Network> = self.network_add.iter().map(add).collect();
+        network::attach(template, &networks).map_err(Failure::usage)
     }
 
     fn apply_container(&self, container: &mut ContainerSpec) -> Result<(), Failure> {
@@ -298,7 +346,7 @@ mod tests {
     fn after(words: &[&str]) -> ServiceSpec {
         let line = Line::try_parse_from(["update", "web"].iter().chain(words)).unwrap_or_else(|error| panic!("{error}"));
         let mut spec = sample::service().spec.value.spec;
-        line.update.changes.apply(&mut spec, Vec::new(), Vec::new()).expect("it applies");
+        line.update.changes.apply(&mut spec, Found::default()).expect("it applies");
         spec
     }
 
@@ -318,5 +366,29 @@ mod tests {
         assert_eq!(spec.task_template.container_spec.env, Vec::<String>::new());
         assert_eq!(spec.task_template.container_spec.args, ["redis-server", "--port", "1 2"]);
         assert_eq!(spec.deadline, Some(Duration::from_secs(30)));
+    }
+
+    #[test]
+    fn networks_and_ports_are_added_and_taken_away() {
+        let spec = after(&["--network-add", "backend", "--publish-add", "8080:80", "--publish-add", "8080:80"]);
+        assert_eq!(spec.task_template.networks.len(), 1);
+        assert_eq!(spec.endpoint_spec.ports.len(), 1);
+        let mut again = spec.clone();
+        let change = |words: &[&str], spec: &mut ServiceSpec| {
+            let line = Line::try_parse_from(["update", "web"].iter().chain(words)).expect("valid");
+            line.update.changes.apply(spec, Found::default())
+        };
+        // The published port is not looked at; the mode is.
+        change(&["--publish-rm", "target=80,mode=host"], &mut again).expect("it applies");
+        assert_eq!(again, spec);
+        change(&["--publish-rm", "80", "--network-rm", "backend"], &mut again).expect("it applies");
+        assert_eq!(again, sample::service().spec.value.spec);
+        assert!(change(&["--network-add", "backend"], &mut spec.clone()).is_err(), "it is attached already");
+        assert!(change(&["--network-add", "host"], &mut spec.clone()).is_err(), "host stands alone");
+        change(&["--network-rm", "backend", "--network-add", "host"], &mut again).expect("it applies");
+        assert_eq!(again.task_template.network, NetworkMode::Host);
+        change(&["--network-rm", "host", "--endpoint-mode", "dnsrr", "--stop-drain", "0"], &mut again).expect("it applies");
+        assert_eq!(again.task_template.network, NetworkMode::Bridge);
+        assert_eq!(again.task_template.container_spec.stop_drain, Some(Duration::ZERO));
     }
 }

@@ -11,10 +11,11 @@ use crate::command::task::ps::tasks;
 use crate::failure::{Exit, Failure};
 use crate::render::progress::{BARS_MAX, Frame, Progress, task_line};
 use skep_model::deployment::{Deployment, DeploymentKind, DeploymentState};
+use skep_model::endpoint::Publication;
 use skep_model::request::Outcome;
 use skep_model::service::{Service, ServiceMode};
 use skep_model::task::Task;
-use skep_model::{Kind, NodeId, Object, TaskId};
+use skep_model::{Kind, NodeId, Object, TaskId, TaskState};
 use skep_proto::request::{Query, Watch};
 use skep_proto::v1::{ChangeAction, WatchEvent};
 use std::collections::BTreeMap;
@@ -181,6 +182,10 @@ impl Waiting<'_> {
             self.last_news = Instant::now();
             self.latest = deployment;
         }
+        let has_stragglers = self.latest.as_ref().is_some_and(|deployment| !deployment.stragglers.is_empty());
+        if has_stragglers && self.names.is_empty() {
+            self.names = node::names(self.client).await?;
+        }
         let verdict = verdict(service, self.spec_version);
         let mut frame = frame(service, self.spec_version, &self.tasks, &self.names);
         if let Some(Verdict::Good) = &verdict {
@@ -189,7 +194,10 @@ impl Waiting<'_> {
         self.progress.show(frame)?;
         Ok(match verdict {
             None => None,
-            Some(Verdict::Good) => Some(Ok(())),
+            Some(Verdict::Good) => {
+                warn_of_stragglers(service, &self.names);
+                Some(Ok(()))
+            }
             Some(Verdict::Bad(exit)) => Some(Err(self.bad(service, exit).await)),
             Some(Verdict::Superseded) => {
                 let name = &service.spec.spec.annotations.name;
@@ -205,6 +213,19 @@ impl Waiting<'_> {
         let names = node::names(self.client).await.unwrap_or_default();
         Failure { exit, text: explain(service, &names) }
     }
+}
+
+/// A service converges without a node that does not say what it has programmed,
+/// but not without a word.
+fn warn_of_stragglers(service: &Service, names: &BTreeMap<NodeId, String>) {
+    for node in service.plan.deployment.iter().flat_map(|deployment| &deployment.stragglers) {
+        eprintln!("skep: warning: {}", straggler(*node, names));
+    }
+}
+
+fn straggler(node: NodeId, names: &BTreeMap<NodeId, String>) -> String {
+    let name = names.get(&node).cloned().unwrap_or_else(|| node.to_string());
+    format!("opened without node {name}: it has not programmed the endpoints in time")
 }
 
 enum Taken {
@@ -253,6 +274,9 @@ fn explain(service: &Service, names: &BTreeMap<NodeId, String>) -> String {
     let mut text = format!("service {name} {what}");
     if !deployment.cause.is_empty() {
         text.push_str(&format!(": {}", deployment.cause));
+    }
+    for node in &deployment.stragglers {
+        text.push_str(&format!("\n  network: {}", straggler(*node, names)));
     }
     let Some(failed) = &deployment.failed_task else { return text };
     let node = failed.node.map(|id| names.get(&id).cloned().unwrap_or_else(|| id.to_string()));
@@ -308,9 +332,20 @@ fn frame(service: &Service, spec_version: u64, tasks: &BTreeMap<TaskId, Task>, n
             .collect();
     }
     if running >= wanted && deployment.is_some_and(|deployment| deployment.state == DeploymentState::Progressing) {
-        frame.verify = "Waiting to verify that tasks are stable...".into();
+        let hidden = newest.values().filter(|task| is_hidden(task)).count();
+        frame.verify = match (deployment.map_or(&[][..], |deployment| &deployment.stragglers), hidden) {
+            ([], 0) => "Waiting to verify that tasks are stable...".into(),
+            ([], hidden) => format!("Waiting until {hidden} tasks can be reached..."),
+            (stragglers, _) => stragglers.iter().map(|node| straggler(*node, names)).collect::<Vec<_>>().join("; "),
+        };
     }
     frame
+}
+
+/// Whether a task runs on a network of the cluster and is not to be found there yet.
+fn is_hidden(task: &Task) -> bool {
+    let is_unpublished = task.plan.endpoint.publication == Publication::Unpublished;
+    task.status.state == TaskState::Running && !task.networks.is_empty() && is_unpublished
 }
 
 #[cfg(test)]
@@ -363,6 +398,30 @@ mod tests {
               last lines of its log:
                 cannot open �[31mconfig"#]]
         .assert_eq(&explain(&service, &names));
+    }
+
+    #[test]
+    fn the_view_says_what_keeps_tasks_from_being_reached() {
+        let mut service = sample::published_service();
+        let deployment = service.plan.value.deployment.as_mut().expect("the sample has one");
+        deployment.running = 3;
+        let names = BTreeMap::from([(sample::node().id, "m1".to_owned())]);
+        let mut task = sample::published_task();
+        let verify = |service: &Service, task: &Task| {
+            let tasks = BTreeMap::from([(task.id, task.clone())]);
+            frame(service, 2, &tasks, &names).verify
+        };
+        assert_eq!(verify(&service, &task), "Waiting to verify that tasks are stable...");
+        task.plan.value.endpoint.publication = Publication::Unpublished;
+        assert_eq!(verify(&service, &task), "Waiting until 1 tasks can be reached...");
+        assert_eq!(
+            verify(&service, &Task { networks: Vec::new(), ..task.clone() }),
+            "Waiting to verify that tasks are stable..."
+        );
+        let straggler = "opened without node m1: it has not programmed the endpoints in time";
+        service.plan.value.deployment.as_mut().expect("the sample has one").stragglers.push(sample::node().id);
+        assert_eq!(verify(&service, &task), straggler);
+        assert!(explain(&service, &names).contains(&format!("\n  network: {straggler}")));
     }
 
     #[test]

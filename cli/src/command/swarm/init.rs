@@ -2,8 +2,9 @@
 
 use crate::client::{self, Client};
 use crate::failure::Failure;
-use crate::flags::{choice, duration};
+use crate::flags::{choice, duration, subnet};
 use crate::render::output;
+use ipnet::IpNet;
 use skep_model::node::Availability;
 use skep_proto::v1::{self, InitReply, InitRequest};
 use std::time::Duration;
@@ -33,11 +34,11 @@ pub struct Init {
     #[arg(long, default_value_t = 0, value_parser = data_path_port)]
     data_path_port: u32,
     /// Default address pool in CIDR format
-    #[arg(long, value_delimiter = ',', value_name = "NET")]
-    default_addr_pool: Vec<String>,
-    /// Default address pool subnet mask length
-    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=29))]
-    default_addr_pool_mask_length: u32,
+    #[arg(long, value_delimiter = ',', value_parser = subnet::parse, value_name = "NET")]
+    default_addr_pool: Vec<IpNet>,
+    /// Default address pool subnet mask length [default: 20]
+    #[arg(long, value_name = "LENGTH", value_parser = clap::value_parser!(u32).range(1..=29))]
+    default_addr_pool_mask_length: Option<u32>,
     /// Dispatcher heartbeat period (ns|us|ms|s|m|h) [default: 500ms]
     #[arg(long, value_parser = duration::parse)]
     dispatcher_heartbeat: Option<Duration>,
@@ -72,8 +73,8 @@ impl Init {
             listen_addr: self.listen_addr,
             data_path_addr: self.data_path_addr.unwrap_or_default(),
             data_path_port: self.data_path_port,
-            default_addr_pool: self.default_addr_pool,
-            default_addr_pool_mask_length: self.default_addr_pool_mask_length,
+            default_addr_pool: self.default_addr_pool.iter().map(ToString::to_string).collect(),
+            default_addr_pool_mask_length: self.default_addr_pool_mask_length.unwrap_or(0),
             autolock: self.autolock,
             availability: v1::Availability::from(self.availability).into(),
             cert_expiry: self.cert_expiry.map(nanos),

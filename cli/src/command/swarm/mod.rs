@@ -1,6 +1,6 @@
 //! `skep swarm`: make, join and leave a cluster, its tokens and settings.
 
-mod init;
+pub mod init;
 mod join;
 mod join_token;
 mod leave;

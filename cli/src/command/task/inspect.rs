@@ -1,6 +1,7 @@
 //! `skep task inspect`.
 
 use crate::client::Client;
+use crate::command::network::known::Networks;
 use crate::failure::{self, Failure};
 use crate::render::{inspect, json, output};
 use skep_model::{Kind, Object};
@@ -19,10 +20,11 @@ pub struct Inspect {
 impl Inspect {
     /// Prints those that exist, and an error for each other.
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        let networks = Networks::of(client).await?;
         let (mut found, mut failures) = (Vec::new(), Vec::new());
         for task in &self.tasks {
             match client.get(Kind::Task, task).await {
-                Ok((Object::Task(task), _)) => found.push(json::task(&task)?),
+                Ok((Object::Task(task), _)) => found.push(json::task(&task, &networks)?),
                 Ok(_) => failures.push(Failure::refused("the daemon answered with an object of another kind")),
                 Err(failure) => failures.push(failure),
             }

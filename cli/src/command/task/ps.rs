@@ -1,11 +1,14 @@
 //! Lists of tasks, for `service ps` and `node ps`.
 
+use crate::client::Client;
+use crate::command::{node, service};
 use crate::failure::Failure;
 use crate::flags::filter;
-use crate::render::ago;
 use crate::render::listing::{Listing, row, short};
+use crate::render::{ago, json, ports};
+use skep_model::service::Service;
 use skep_model::task::Task;
-use skep_model::{Kind, NodeId, Object, Time};
+use skep_model::{Kind, NodeId, Object, ServiceId, Time};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
@@ -29,26 +32,42 @@ pub struct Flags {
     pub quiet: bool,
 }
 
+/// What a list of tasks needs besides them. It may lack what is gone.
+#[derive(Debug, Default)]
+pub struct Known {
+    nodes: BTreeMap<NodeId, String>,
+    services: BTreeMap<ServiceId, Service>,
+}
+
+impl Known {
+    /// The nodes' names and the services of the cluster.
+    pub async fn of(client: &Client) -> Result<Self, Failure> {
+        let nodes = node::names(client).await?;
+        let services = service::all(client).await?;
+        Ok(Self { nodes, services: services.into_iter().map(|service| (service.id, service)).collect() })
+    }
+}
+
 impl Flags {
     /// Refuses filters that no list of tasks knows.
     pub fn check(&self) -> Result<(), Failure> {
         filter::check(Kind::Task, &self.filter)
     }
 
-    /// The text of the list. `names` may lack nodes that are gone.
-    pub fn render(&self, mut tasks: Vec<Task>, names: &BTreeMap<NodeId, String>, now: Time) -> Result<String, Failure> {
+    /// The text of the list.
+    pub fn render(&self, mut tasks: Vec<Task>, known: &Known, now: Time) -> Result<String, Failure> {
         tasks.sort_by(order);
         tasks.dedup_by(|a, b| a.id == b.id);
-        self.listing(&tasks, names, now).render(self.format.as_deref(), self.quiet)
+        self.listing(&tasks, known, now).render(self.format.as_deref(), self.quiet)
     }
 
-    fn listing(&self, tasks: &[Task], names: &BTreeMap<NodeId, String>, now: Time) -> Listing {
+    fn listing(&self, tasks: &[Task], known: &Known, now: Time) -> Listing {
         let mut previous = None;
         let mut rows = Vec::with_capacity(tasks.len());
         for task in tasks {
             let place = place(task);
             let is_history = previous.as_ref() == Some(&place);
-            rows.push(self.row(task, is_history, names, now));
+            rows.push(self.row(task, is_history, known, now));
             previous = Some(place);
         }
         Listing {
@@ -62,6 +81,7 @@ impl Flags {
                 ("CurrentState", "CURRENT STATE"),
                 ("Error", "ERROR"),
                 ("Ports", "PORTS"),
+                ("Publication", "PUBLICATION"),
             ],
             raw: &[
                 ("id", "ID"),
@@ -78,7 +98,8 @@ impl Flags {
         }
     }
 
-    fn row(&self, task: &Task, is_history: bool, names: &BTreeMap<NodeId, String>, now: Time) -> serde_json::Value {
+    fn row(&self, task: &Task, is_history: bool, known: &Known, now: Time) -> serde_json::Value {
+        let names = &known.nodes;
         let name = if self.no_resolve { bare_id_name(task) } else { name(task, names) };
         let state = title(task.status.state.name());
         row([
@@ -97,7 +118,8 @@ impl Flags {
             ("DesiredState", title(task.plan.desired.name()).into()),
             ("CurrentState", format!("{state} {}", lower(&ago::ago(task.status.timestamp, now))).into()),
             ("Error", self.error(&task.status.error).into()),
-            ("Ports", "".into()),
+            ("Ports", ports::of_task(task, known.services.get(&task.service_id)).into()),
+            ("Publication", json::publication(task).into()),
         ])
     }
 
@@ -180,6 +202,11 @@ mod tests {
         Flags { filter: Vec::new(), format: None, no_resolve: false, no_trunc: false, quiet: false }
     }
 
+    fn known() -> Known {
+        let service = sample::published_service();
+        Known { nodes: BTreeMap::from([(sample::node().id, "m1".to_owned())]), services: BTreeMap::from([(service.id, service)]) }
+    }
+
     /// A slot with a running task and the one it replaced, oldest first.
     fn slot() -> Vec<Task> {
         let mut old = sample::task();
@@ -193,26 +220,26 @@ mod tests {
 
     #[test]
     fn the_history_of_a_slot_is_indented() {
-        let names = BTreeMap::from([(sample::node().id, "m1".to_owned())]);
+        let known = known();
         let now = Time(135_000_000_000);
         expect![[r#"
             ID             NAME        IMAGE     NODE      DESIRED STATE   CURRENT STATE           ERROR                              PORTS
-            000000000000   web.1       redis:7   m1        Running         Running 2 minutes ago
+            000000000000   web.1       redis:7   m1        Running         Running 2 minutes ago                                      *:9090->9090/udp
             0j98tjjwkyd4    \_ web.1   redis:7   m1        Shutdown        Failed 2 minutes ago    "task: non-zero exit (1): it d…"
         "#]]
-        .assert_eq(&flags().render(slot(), &names, now).expect("a list"));
+        .assert_eq(&flags().render(slot(), &known, now).expect("a list"));
     }
 
     #[test]
     fn ids_stay_ids_and_errors_whole_when_asked() {
-        let names = BTreeMap::from([(sample::node().id, "m1".to_owned())]);
+        let known = known();
         let format = Some("{{.ID}} {{.Name}} {{.Node}} {{.Error}}".to_owned());
-        let text = Flags { no_resolve: true, no_trunc: true, format, ..flags() }.render(slot(), &names, Time(0)).expect("a list");
+        let text = Flags { no_resolve: true, no_trunc: true, format, ..flags() }.render(slot(), &known, Time(0)).expect("a list");
         let (id, node) = (sample::task().id, sample::node().id);
         let service = sample::service().id;
         assert!(text.starts_with(&format!("{id} {service}.1 {node} \n")), "{text}");
         assert!(text.ends_with("it did not like its configuration\"\n"), "{text}");
-        let quiet = Flags { quiet: true, ..flags() }.render(slot(), &names, Time(0)).expect("a list");
+        let quiet = Flags { quiet: true, ..flags() }.render(slot(), &known, Time(0)).expect("a list");
         assert_eq!(quiet.lines().count(), 2);
     }
 }
