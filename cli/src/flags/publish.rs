@@ -126,7 +126,8 @@ mod tests {
 
     #[test]
     fn ports_have_a_short_and_a_long_form() {
-        let table: [(&str, &[(u16, u16, Transport, PublishMode)]); 14] = [
+        type Port = (u16, u16, Transport, PublishMode);
+        let table: [(&str, &[Port]); 14] = [
             ("8080:80", &[(8080, 80, Tcp, Ingress)]),
             ("8080:80/udp", &[(8080, 80, Udp, Ingress)]),
             ("8080:80/TCP", &[(8080, 80, Tcp, Ingress)]),

@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn what_does_not_belong_together_is_refused() {
-        let table: [(&[&str], &[&str], &[&str], &str); 7] = [
+        type Texts = &'static [&'static str];
+        let table: [(Texts, Texts, Texts, &str); 7] = [
             (&[], &[], &["10.9.0.1"], "every ip-range or gateway must have a corresponding subnet"),
             (&[], &["10.9.0.0/25"], &[], "every ip-range or gateway must have a corresponding subnet"),
             (&["10.9.0.0/16", "10.9.1.0/24"], &[], &[], "multiple overlapping subnet configuration is not supported"),

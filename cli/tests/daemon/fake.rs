@@ -50,6 +50,8 @@ pub struct State {
     pub watches: VecDeque<Vec<Step>>,
     pub logs: Vec<v1::LogChunk>,
     pub info: v1::NodeInfo,
+    /// What nodes reach of one another.
+    pub verified: Vec<v1::VerifyRow>,
     pub mutations: Vec<v1::MutateRequest>,
     pub watched_after: Vec<Option<u64>>,
 }
@@ -145,6 +147,10 @@ fn status(refusal: &Refusal) -> Status {
     Status::with_details(tonic::Code::FailedPrecondition, refusal.to_string(), v1::Refusal::from(refusal).encode_to_vec().into())
 }
 
+fn networks() -> impl Iterator<Item = Object> {
+    [sample::network(), sample::ingress()].into_iter().map(|network| Object::Network(Box::new(network)))
+}
+
 fn wire(object: Object) -> v1::Object {
     v1::Object::from(&object)
 }
@@ -179,6 +185,12 @@ impl Control for Api {
             Some(Query::List(list)) if list.kind() == Kind::Service => service().into_iter().collect(),
             Some(Query::List(list)) if list.kind() == Kind::Node => vec![Object::Node(Box::new(sample::node()))],
             Some(Query::List(list)) if list.kind() == Kind::Secret => vec![Object::Secret(Box::new(sample::secret()))],
+            Some(Query::List(list)) if list.kind() == Kind::Network => networks().collect(),
+            Some(Query::Get(get)) if get.kind() == Kind::Network => {
+                let wanted = |object: &Object| get.reference == object.name() || get.reference == object.reference().id.as_str();
+                let refusal = Refusal::NotFound { kind: skep_model::Kind::Network, reference: get.reference.clone() };
+                vec![networks().find(wanted).ok_or_else(|| status(&refusal))?]
+            }
             Some(Query::ClusterInfo(_)) => Vec::new(),
             Some(Query::List(list)) if list.kind() != Kind::Task => Vec::new(),
             Some(Query::List(_) | Query::TasksOf(_)) => {
@@ -237,7 +249,8 @@ impl Control for Api {
     }
 
     async fn verify_networks(&self, _: Request<v1::VerifyNetworksRequest>) -> Result<Response<v1::VerifyNetworksReply>, Status> {
-        not_here()
+        let rows = self.state.lock().expect("unpoisoned").verified.clone();
+        Ok(Response::new(v1::VerifyNetworksReply { rows }))
     }
 }
 
