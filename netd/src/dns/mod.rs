@@ -1,34 +1,137 @@
-//! Answers to names, in the namespace of each task.
+//! Answers to the name queries of this node's tasks.
+//!
+//! Each task's namespace holds two sockets of ours on 127.0.0.11, made there by a
+//! thread that ends, and served here: a change of the names is a change of one value
+//! that all of them read, and no socket notices. The ports are none that a program
+//! of the task would want; [`crate::nft::names`] leads port 53 to them. After a
+//! restart of netd the sockets are new and so are their ports, so that the table is
+//! written again.
+//!
+//! What a task is told is decided in [`skep_netd_core::Names`]; here are the
+//! messages, the limits, and the way to other servers for what is not known.
+//!
+//! A namespace lives as long as a socket in it does: [`NameServer::close`] comes
+//! before its removal.
 
-use crate::settled::{Settled, Turn};
+mod forward;
+mod listen;
+mod message;
+mod resolvers;
+#[cfg(test)]
+mod tests;
+
+pub use listen::Ports;
+
+use listen::Listening;
+use resolvers::Resolvers;
 use skep_model::TaskId;
+use skep_netd_core::Names;
 use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-/// The ports of 127.0.0.11 on which a task's questions are answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listeners {
-    /// Over UDP.
-    pub udp: u16,
-    /// Over TCP.
-    pub tcp: u16,
+/// Why names cannot be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The sockets of a task.
+    #[error("open the sockets for the names of task {task}")]
+    Listen {
+        /// The task.
+        task: TaskId,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The node's resolvers.
+    #[error("read {}", path.display())]
+    Resolvers {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The node asks nobody.
+    #[error("{} names no server", .0.display())]
+    NoResolver(PathBuf),
 }
 
-/// Everybody who answers.
-#[derive(Debug, Default)]
-pub struct Resolvers {
-    listeners: BTreeMap<TaskId, Listeners>,
+/// The server of all tasks. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct NameServer {
+    shared: Arc<Shared>,
+    tasks: Arc<Mutex<BTreeMap<TaskId, Listening>>>,
 }
 
-impl Resolvers {
-    /// Brings what is answered in line, opens what is missing, and closes what a
-    /// task that went had.
-    pub async fn settle(&mut self, turn: &Turn<'_>) -> Settled {
-        let _ = turn;
-        Settled::default()
+/// What all sockets read.
+#[derive(Debug)]
+struct Shared {
+    names: RwLock<Names>,
+    resolvers: Resolvers,
+}
+
+impl Shared {
+    fn names(&self) -> RwLockReadGuard<'_, Names> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who listens where.
-    pub fn listeners(&self) -> &BTreeMap<TaskId, Listeners> {
-        &self.listeners
+    fn servers(&self, task: TaskId) -> Result<Vec<SocketAddr>, Error> {
+        let names = self.names();
+        names.task(task).map_or_else(|| Ok(Vec::new()), |task| self.resolvers.of(task))
+    }
+}
+
+impl NameServer {
+    /// A server that knows no names yet, and asks the servers of this `resolv.conf`
+    /// for those that tasks may ask elsewhere.
+    pub fn new(resolv_conf: PathBuf) -> Self {
+        let shared = Shared { names: RwLock::default(), resolvers: Resolvers::new(resolv_conf) };
+        Self { shared: Arc::new(shared), tasks: Arc::default() }
+    }
+
+    /// Changes the names; whoever asks sees all of the change or nothing of it.
+    pub fn change(&self, change: impl FnOnce(&mut Names)) {
+        change(&mut self.shared.names.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Reads the names.
+    pub fn read<T>(&self, read: impl FnOnce(&Names) -> T) -> T {
+        read(&self.shared.names())
+    }
+
+    /// Begins to answer in a task's namespace; if it does so already, nothing
+    /// changes. Must be called in the runtime.
+    ///
+    /// # Errors
+    /// If the sockets cannot be made there.
+    pub fn open(&self, task: TaskId, namespace: BorrowedFd<'_>) -> Result<Ports, Error> {
+        let mut tasks = self.lock();
+        if let Some(listening) = tasks.get(&task) {
+            return Ok(listening.ports);
+        }
+        let listening = Listening::open(self.shared.clone(), task, namespace)?;
+        let ports = listening.ports;
+        tasks.insert(task, listening);
+        Ok(ports)
+    }
+
+    /// Where a task's names are answered, while they are.
+    pub fn ports(&self, task: TaskId) -> Option<Ports> {
+        self.lock().get(&task).map(|listening| listening.ports)
+    }
+
+    /// Ends the answers in a task's namespace. No socket is left in it then.
+    pub async fn close(&self, task: TaskId) {
+        let listening = self.lock().remove(&task);
+        if let Some(listening) = listening {
+            listening.close().await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TaskId, Listening>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
