@@ -476,7 +476,7 @@ async fn adopt_gateway(desired: &mut Desired, mirror: &Mirror, kernel: &Kernel) 
 }
 
 /// An error with its causes, in one line.
-fn describe(error: &dyn std::error::Error) -> String {
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -18,6 +18,8 @@
 //!
 //! Not here: sockets, messages, and the order in which equal addresses are given.
 
+use crate::overlay::Overlay;
+use crate::touched::Touched;
 use skep_model::overlay::{Endpoint, EndpointId, LocalTask, NodeNetwork, NodeService, ServiceNetwork};
 use skep_model::{NetworkId, ServiceId, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -80,6 +82,43 @@ impl Known {
 }
 
 impl Names {
+    /// Takes what was touched as it is now.
+    pub fn follow(&mut self, overlay: &Overlay, touched: &Touched) {
+        for id in &touched.tasks {
+            match overlay.task(*id) {
+                Some(task) => self.put_task(task.clone()),
+                None => self.remove_task(*id),
+            }
+        }
+        for id in &touched.networks {
+            match overlay.network(*id) {
+                Some(network) => self.put_network(network.clone()),
+                None => self.remove_network(*id),
+            }
+        }
+        for (network, id) in &touched.services {
+            self.follow_service(overlay, *network, *id);
+        }
+    }
+
+    /// A service, and its tasks on one network.
+    fn follow_service(&mut self, overlay: &Overlay, network: NetworkId, id: ServiceId) {
+        match overlay.service(id) {
+            Some(service) if self.services.get(&id) == Some(service) => {}
+            Some(service) => self.put_service(service.clone()),
+            None => self.remove_service(id),
+        }
+        let known = self.on.get(&network).and_then(|known| known.tasks_of.get(&id)).into_iter().flatten();
+        let known = known.map(|task| EndpointId { network, task: *task });
+        let gone: Vec<EndpointId> = known.filter(|id| overlay.endpoint(*id).is_none()).collect();
+        gone.into_iter().for_each(|id| self.remove_endpoint(id));
+        for endpoint in overlay.endpoints_of(network, id) {
+            if self.endpoints.get(&endpoint.id) != Some(endpoint) {
+                self.put_endpoint(endpoint.clone());
+            }
+        }
+    }
+
     /// A task of this node is new, or changed.
     pub fn put_task(&mut self, task: LocalTask) {
         self.tasks.insert(task.id, task);
@@ -291,6 +330,7 @@ fn remove_owned<V: PartialEq>(owners: &mut BTreeMap<IpAddr, V>, addresses: &[IpA
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::Object;
     use proptest::prelude::*;
     use skep_model::container::DnsConfig;
     use skep_model::network::{Attachment, Pool};
@@ -497,48 +537,39 @@ mod tests {
     }
 
     /// One of the objects that the property below puts and removes.
-    fn object(kind: u8, n: u8, variant: u8) -> (Option<NodeService>, Option<Endpoint>) {
-        let (network, name) = (1 + variant % 2, ["a", "b"][usize::from(variant / 2 % 2)]);
+    fn object(kind: u8, n: u8, variant: u8) -> Object {
+        let (net, name) = (1 + variant % 2, ["a", "b"][usize::from(variant / 2 % 2)]);
+        let addresses = format!("10.{net}.{kind}.{n}");
         match kind {
-            0 => (Some(service(10 + n, name, &[(network, &format!("10.{network}.0.{n}"), ["", "c"][usize::from(n % 2)])])), None),
-            _ => (None, Some(endpoint(network, 30 + n, 10 + n % 3, &format!("10.{network}.1.{variant}"), name, variant > 3))),
+            0 => Object::Service(service(10 + n, name, &[(net, &addresses, ["", "c"][usize::from(n % 2)])])),
+            1 => Object::Endpoint(endpoint(net, 30 + n, 10 + n % 3, &addresses, name, variant > 3)),
+            2 => Object::Network(network(1 + n % 2, name, "10.1.0.0/24")),
+            _ => Object::Task(task(30 + n, 10 + n % 3, name, &[(net, &addresses)], variant > 3)),
         }
     }
 
     proptest! {
-        /// What is known depends on what there is, not on how it came to be.
+        /// What is known follows from what there is, not from how it came to be.
         #[test]
-        fn the_past_leaves_no_trace(steps in prop::collection::vec((0_u8..2, 0_u8..4, 0_u8..8, any::<bool>()), 0..60)) {
-            let mut names = Names::default();
-            let (mut services, mut endpoints) = (BTreeMap::new(), BTreeMap::new());
-            for (kind, n, variant, is_removed) in steps {
-                match object(kind, n, variant) {
-                    (Some(service), _) if is_removed => {
-                        names.remove_service(service.id);
-                        services.remove(&service.id);
-                    }
-                    (Some(service), _) => {
-                        names.put_service(service.clone());
-                        services.insert(service.id, service);
-                    }
-                    (_, Some(endpoint)) if is_removed => {
-                        names.remove_endpoint(endpoint.id);
-                        endpoints.remove(&endpoint.id);
-                    }
-                    (_, Some(endpoint)) => {
-                        // No address has two owners.
-                        endpoints.retain(|id, other: &mut Endpoint| *id == endpoint.id || other.addresses != endpoint.addresses);
-                        let gone: Vec<EndpointId> = names.endpoints.keys().copied().filter(|id| *id != endpoint.id && !endpoints.contains_key(id)).collect();
-                        gone.into_iter().for_each(|id| names.remove_endpoint(id));
-                        names.put_endpoint(endpoint.clone());
-                        endpoints.insert(endpoint.id, endpoint);
-                    }
-                    (None, None) => {}
+        fn the_past_leaves_no_trace(steps in prop::collection::vec((0_u8..4, 0_u8..4, 0_u8..8, any::<bool>(), any::<bool>()), 0..60)) {
+            let (mut names, mut overlay, mut touched, mut all) =
+                (Names::default(), Overlay::default(), Touched::default(), Touched::default());
+            for (kind, n, variant, is_removed, is_followed) in steps {
+                let object = object(kind, n, variant);
+                if is_removed {
+                    overlay.remove(object.key(), &mut touched);
+                } else {
+                    overlay.put(object, &mut touched);
+                }
+                if is_followed {
+                    all.extend(touched.clone());
+                    names.follow(&overlay, &std::mem::take(&mut touched));
                 }
             }
+            all.extend(touched.clone());
+            names.follow(&overlay, &touched);
             let mut afresh = Names::default();
-            services.into_values().for_each(|service| afresh.put_service(service));
-            endpoints.into_values().for_each(|endpoint| afresh.put_endpoint(endpoint));
+            afresh.follow(&overlay, &all);
             prop_assert_eq!(format!("{names:?}"), format!("{afresh:?}"));
         }
     }

@@ -43,7 +43,7 @@ const ATTEMPTS: u16 = 64;
 
 /// Where the names of one task are answered, on [`ADDRESS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ports {
+pub struct Listeners {
     /// Of datagrams.
     pub udp: u16,
     /// Of connections.
@@ -53,7 +53,7 @@ pub struct Ports {
 /// The open sockets of a task.
 #[derive(Debug)]
 pub struct Listening {
-    pub(super) ports: Ports,
+    pub(super) ports: Listeners,
     stop: CancellationToken,
     running: TaskTracker,
 }
@@ -83,7 +83,7 @@ impl Listening {
         running.spawn(server.clone().answer_datagrams(udp));
         running.spawn(server.accept(tcp));
         running.close();
-        Ok(Self { ports: Ports { udp: port, tcp: port }, stop, running })
+        Ok(Self { ports: Listeners { udp: port, tcp: port }, stop, running })
     }
 
     /// Ends everything that runs for the task; its sockets are closed then.

@@ -10,8 +10,8 @@
 //! What a task is told is decided in [`skep_netd_core::Names`]; here are the
 //! messages, the limits, and the way to other servers for what is not known.
 //!
-//! A namespace lives as long as a socket in it does: [`NameServer::close`] comes
-//! before its removal.
+//! [`Resolvers`] keeps all of it in step with what the node was told. A namespace
+//! lives as long as a socket in it does, so those of a task that went are closed.
 
 mod forward;
 mod listen;
@@ -19,11 +19,12 @@ mod message;
 mod resolvers;
 #[cfg(test)]
 mod tests;
+mod upstream;
 
-pub use listen::Ports;
+pub use listen::Listeners;
+pub use resolvers::Resolvers;
 
 use listen::Listening;
-use resolvers::Resolvers;
 use skep_model::TaskId;
 use skep_netd_core::Names;
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use upstream::Upstream;
 
 /// Why names cannot be answered.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +72,7 @@ pub struct NameServer {
 #[derive(Debug)]
 struct Shared {
     names: RwLock<Names>,
-    resolvers: Resolvers,
+    upstream: Upstream,
 }
 
 impl Shared {
@@ -80,7 +82,7 @@ impl Shared {
 
     fn servers(&self, task: TaskId) -> Result<Vec<SocketAddr>, Error> {
         let names = self.names();
-        names.task(task).map_or_else(|| Ok(Vec::new()), |task| self.resolvers.of(task))
+        names.task(task).map_or_else(|| Ok(Vec::new()), |task| self.upstream.of(task))
     }
 }
 
@@ -88,7 +90,7 @@ impl NameServer {
     /// A server that knows no names yet, and asks the servers of this `resolv.conf`
     /// for those that tasks may ask elsewhere.
     pub fn new(resolv_conf: PathBuf) -> Self {
-        let shared = Shared { names: RwLock::default(), resolvers: Resolvers::new(resolv_conf) };
+        let shared = Shared { names: RwLock::default(), upstream: Upstream::new(resolv_conf) };
         Self { shared: Arc::new(shared), tasks: Arc::default() }
     }
 
@@ -107,7 +109,7 @@ impl NameServer {
     ///
     /// # Errors
     /// If the sockets cannot be made there.
-    pub fn open(&self, task: TaskId, namespace: BorrowedFd<'_>) -> Result<Ports, Error> {
+    pub fn open(&self, task: TaskId, namespace: BorrowedFd<'_>) -> Result<Listeners, Error> {
         let mut tasks = self.lock();
         if let Some(listening) = tasks.get(&task) {
             return Ok(listening.ports);
@@ -119,7 +121,7 @@ impl NameServer {
     }
 
     /// Where a task's names are answered, while they are.
-    pub fn ports(&self, task: TaskId) -> Option<Ports> {
+    pub fn ports(&self, task: TaskId) -> Option<Listeners> {
         self.lock().get(&task).map(|listening| listening.ports)
     }
 

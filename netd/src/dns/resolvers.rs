@@ -1,126 +1,71 @@
-//! Whom else to ask: the servers that a task was given, or those of the node.
+//! Keeps names and sockets in step with what the node was told.
 
-use super::Error;
-use skep_model::overlay::LocalTask;
-use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::MetadataExt as _;
+use super::{Listeners, NameServer};
+use crate::settled::{Settled, Turn};
+use skep_model::TaskId;
+use skep_netd_core::Namespace;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::time::SystemTime;
 
-/// Servers that are asked, at most, as every resolver does.
-const SERVERS_MAX: usize = 3;
-/// The port of the domain name system.
-const PORT: u16 = 53;
+/// Whom the node asks for names.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// The node's own resolvers, read again when their file changes.
+/// Everybody who answers.
 #[derive(Debug)]
 pub struct Resolvers {
-    path: PathBuf,
-    read: Mutex<Option<(Stamp, Vec<SocketAddr>)>>,
+    server: NameServer,
+    listeners: BTreeMap<TaskId, Listeners>,
+    /// Tasks whose sockets could not be opened yet.
+    pending: BTreeSet<TaskId>,
 }
 
-/// Tells one content of a file from another without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    size: u64,
-    changed: SystemTime,
+impl Default for Resolvers {
+    fn default() -> Self {
+        let server = NameServer::new(PathBuf::from(RESOLV_CONF));
+        Self { server, listeners: BTreeMap::new(), pending: BTreeSet::new() }
+    }
 }
 
 impl Resolvers {
-    /// Those that a `resolv.conf` names.
-    pub fn new(path: PathBuf) -> Self {
-        Self { path, read: Mutex::default() }
-    }
-
-    /// Whom to ask for a task.
-    ///
-    /// # Errors
-    /// If the node's file cannot be read, or names nobody.
-    pub fn of(&self, task: &LocalTask) -> Result<Vec<SocketAddr>, Error> {
-        let given = task.dns.nameservers.iter().filter_map(|text| text.parse::<IpAddr>().ok());
-        let given: Vec<SocketAddr> = given.take(SERVERS_MAX).map(|address| SocketAddr::new(address, PORT)).collect();
-        if given.is_empty() { self.of_node() } else { Ok(given) }
-    }
-
-    fn of_node(&self) -> Result<Vec<SocketAddr>, Error> {
-        let failed = |source| Error::Resolvers { path: self.path.clone(), source };
-        let metadata = std::fs::metadata(&self.path).map_err(failed)?;
-        let changed = metadata.modified().map_err(failed)?;
-        let stamp = Stamp { inode: metadata.ino(), size: metadata.len(), changed };
-        let mut read = self.read.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match &*read {
-            Some((of, servers)) if *of == stamp => Ok(servers.clone()),
-            _ => {
-                let servers = servers(&std::fs::read_to_string(&self.path).map_err(failed)?);
-                if servers.is_empty() {
-                    return Err(Error::NoResolver(self.path.clone()));
+    /// Brings what is answered in line, opens what is missing, and closes what a
+    /// task that went had.
+    pub async fn settle(&mut self, turn: &Turn<'_>) -> Settled {
+        if !turn.touched.is_empty() {
+            self.server.change(|names| names.follow(turn.overlay, turn.touched));
+        }
+        let mut settled = Settled::default();
+        let mut tasks = std::mem::take(&mut self.pending);
+        tasks.extend(&turn.touched.tasks);
+        for task in tasks {
+            let namespace = Namespace::Task(task);
+            if turn.overlay.task(task).is_none() {
+                self.listeners.remove(&task);
+                self.server.close(task).await;
+                continue;
+            }
+            let Some(descriptor) = turn.namespace(namespace) else {
+                // It comes with the rows, or they say what keeps it from coming.
+                self.pending.insert(task);
+                continue;
+            };
+            match self.server.open(task, descriptor) {
+                Ok(listeners) => drop(self.listeners.insert(task, listeners)),
+                Err(error) => {
+                    self.pending.insert(task);
+                    settled.failures.insert(namespace, crate::engine::describe(&error));
                 }
-                *read = Some((stamp, servers.clone()));
-                Ok(servers)
             }
         }
-    }
-}
-
-/// The servers that the text of a `resolv.conf` names. One on a link of its own
-/// (`fe80::1%eth0`) is left out.
-fn servers(text: &str) -> Vec<SocketAddr> {
-    let named = text.lines().filter_map(|line| {
-        let mut words = line.split_whitespace();
-        (words.next()? == "nameserver").then(|| words.next())?
-    });
-    let addresses = named.filter_map(|word| word.parse::<IpAddr>().ok());
-    addresses.take(SERVERS_MAX).map(|address| SocketAddr::new(address, PORT)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use skep_model::container::DnsConfig;
-    use skep_model::{ServiceId, TaskId};
-
-    #[test]
-    fn servers_are_read_as_resolvers_read_them() {
-        let table = [
-            ("nameserver 192.0.2.1\nsearch example.com\n nameserver\t2001:db8::1 # home\n", "192.0.2.1:53 [2001:db8::1]:53"),
-            ("# nameserver 192.0.2.1\n;nameserver 192.0.2.2\nnameserver\nnameserver here\nnameserver fe80::1%eth0\n", ""),
-            (
-                "nameserver 127.0.0.53\nnameserver 192.0.2.2\nnameserver 192.0.2.3\nnameserver 192.0.2.4\n",
-                "127.0.0.53:53 192.0.2.2:53 192.0.2.3:53",
-            ),
-        ];
-        for (text, expected) in table {
-            let found: Vec<String> = servers(text).iter().map(ToString::to_string).collect();
-            assert_eq!(found.join(" "), expected, "{text}");
-        }
+        settled
     }
 
-    #[test]
-    fn the_newest_file_counts_unless_the_task_has_servers() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("resolv.conf");
-        let resolvers = Resolvers::new(path.clone());
-        let mut task = LocalTask {
-            id: TaskId::from_random([1; 16]),
-            service: ServiceId::from_random([2; 16]),
-            attachments: Vec::new(),
-            has_gateway: true,
-            host_ports: Vec::new(),
-            hostname: "h".into(),
-            dns: DnsConfig::default(),
-        };
-        assert!(matches!(resolvers.of(&task), Err(Error::Resolvers { .. })));
-        std::fs::write(&path, "nameserver 192.0.2.1\n").expect("it is written");
-        assert_eq!(resolvers.of(&task).expect("one"), ["192.0.2.1:53".parse().expect("an address")]);
-        // As most programs replace it: a new file takes the name.
-        std::fs::write(folder.path().join("new"), "nameserver 192.0.2.2\n").expect("it is written");
-        std::fs::rename(folder.path().join("new"), &path).expect("it is renamed");
-        assert_eq!(resolvers.of(&task).expect("one"), ["192.0.2.2:53".parse().expect("an address")]);
-        std::fs::write(&path, "search example.com\n").expect("it is written");
-        assert!(matches!(resolvers.of(&task), Err(Error::NoResolver(_))));
-        task.dns.nameservers = vec!["2001:db8::1".into()];
-        assert_eq!(resolvers.of(&task).expect("one"), ["[2001:db8::1]:53".parse().expect("an address")]);
+    /// Who listens where.
+    pub fn listeners(&self) -> &BTreeMap<TaskId, Listeners> {
+        &self.listeners
+    }
+
+    /// The server behind the sockets.
+    pub fn server(&self) -> &NameServer {
+        &self.server
     }
 }

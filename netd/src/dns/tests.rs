@@ -1,6 +1,6 @@
 //! Names as programs in a namespace are told them: real sockets, real rules.
 
-use super::{NameServer, Ports};
+use super::{Listeners, NameServer};
 use crate::nft::testing::Namespace;
 use crate::nft::{Socket, names};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
@@ -102,7 +102,7 @@ impl Site {
         std::fs::write(self.folder.path().join("resolv.conf"), text).expect("it is written");
     }
 
-    fn open(&self, task: TaskId, namespace: &Namespace) -> Ports {
+    fn open(&self, task: TaskId, namespace: &Namespace) -> Listeners {
         let _runtime = self.runtime.enter();
         let ports = self.server.open(task, namespace.fd()).expect("the sockets open");
         let mut socket = Socket::open_in(namespace.fd()).expect("a socket");
