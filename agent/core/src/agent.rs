@@ -332,6 +332,7 @@ mod tests {
             role: Role::Worker,
             root_ca: String::new(),
             node_name: String::new(),
+            data_path_port: 4789,
         };
         Event::SessionUp { session: SessionId::from_random([1; 16]), info: Box::new(info) }
     }
