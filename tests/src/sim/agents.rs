@@ -63,6 +63,7 @@ pub(super) enum Word {
     Hello(Box<Hello>),
     Heartbeat,
     Report(Vec<StatusUpdate>),
+    Programmed(u64),
     Info(Box<SessionInfo>),
     Assignments { term: u64, assignments: Box<Assignments>, values: Vec<((SecretId, u64), String)> },
     Close { reason: String, hint: Option<usize> },
@@ -307,6 +308,7 @@ impl Simulation {
             Word::Hello(hello) => self.give(number, ManagerEvent::SessionOpened { session, hello }),
             Word::Heartbeat => self.give(number, ManagerEvent::Heartbeat { session }),
             Word::Report(updates) => self.give(number, ManagerEvent::Status { session, updates }),
+            Word::Programmed(version) => self.give(number, ManagerEvent::Programmed { session, version }),
             Word::Info(_) | Word::Assignments { .. } | Word::Close { .. } => Ok(()),
         }
     }
@@ -334,7 +336,7 @@ impl Simulation {
                 self.agents.links.remove(&session);
                 self.session_ends(number, session, hint)
             }
-            Word::Hello(_) | Word::Heartbeat | Word::Report(_) => Ok(()),
+            Word::Hello(_) | Word::Heartbeat | Word::Report(_) | Word::Programmed(_) => Ok(()),
         }
     }
 
@@ -375,6 +377,17 @@ impl Simulation {
             Action::Prepare { task, attempt } => return self.prepare(number, &task, attempt),
             Action::Start { task } => return self.start_container(number, task),
             Action::Restart { task, attempt } => return self.restart_in_place(number, task, attempt),
+            // Nobody keeps connections here: none is busy.
+            Action::Drain { task, .. } => self.tell_agent(number, MS, Event::Drained { task }),
+            Action::Network { chain, version, .. } => {
+                self.tell_agent(number, MS, Event::NetworkProgrammed { chain, version });
+            }
+            Action::ReportProgrammed { session, version } => {
+                let daemon = self.machines[number].daemon.as_ref();
+                if daemon.is_some_and(|daemon| daemon.session == Some(session) && daemon.term.is_some()) {
+                    self.say(session, false, Word::Programmed(version));
+                }
+            }
             Action::Stop { task, grace } => self.stop_container(number, task, grace),
             Action::Kill { task } => self.kill_container(number, task),
             Action::Release { task } => self.free_container(number, task, false),
