@@ -15,10 +15,6 @@ use tonic::Code;
 
 /// How long this node's own manager may take to look.
 const LOOK_MAX: Duration = Duration::from_secs(2);
-/// The subnets' length and the overlay's port, which have no flags yet.
-const SUBNET_SIZE: u32 = 24;
-const DATA_PATH_PORT: u32 = 4789;
-const ADDRESS_POOL: &str = "10.0.0.0/8";
 
 const TWO_MANAGERS: &str = "Running Swarm in a two-manager configuration. This configuration provides no fault tolerance, \
      and poses a high risk to lose control over the cluster. Refer to the documentation on how to add a third manager.";
@@ -46,7 +42,7 @@ pub async fn info(node: &Node) -> NodeInfo {
         state: view.state.into(),
         error: view.error.clone(),
         is_manager: view.control.is_some(),
-        description: Some((&member::description(node)).into()),
+        description: Some((&member::description(node, None)).into()),
         version: RELEASE.into(),
         kernel_version: kernel(),
         operating_system: operating_system(),
@@ -130,9 +126,10 @@ async fn add_cluster(info: &mut NodeInfo, control: &ControlApi) {
             (info.cluster_created_at, info.cluster_updated_at) = (meta.created_at, meta.updated_at);
         }
     }
-    info.default_addr_pool = vec![ADDRESS_POOL.into()];
-    info.subnet_size = SUBNET_SIZE;
-    info.data_path_port = DATA_PATH_PORT;
+    if let Some(spec) = &info.cluster_spec {
+        info.default_addr_pool.clone_from(&spec.address_pools);
+        (info.subnet_size, info.data_path_port) = (spec.subnet_size, spec.data_path_port);
+    }
 }
 
 async fn look(control: &ControlApi, query: Query) -> Option<ReadReply> {

@@ -12,6 +12,7 @@ use crate::member::{self, Member};
 use crate::node::{Node, Phase};
 use crate::roles;
 use crate::state::{NodeFile, Stage};
+use ipnet::IpNet;
 use skep_identity::ca::NodeKey;
 use skep_identity::certificate::NodeIdentity;
 use skep_identity::keystore::UnlockKey;
@@ -21,17 +22,17 @@ use skep_model::node::{Availability, ManagerStatus, Node as NodeObject, NodePlan
 use skep_model::version::FORMAT_MAX;
 use skep_model::{ClusterId, Meta, NodeId, Refusal, Section};
 use skep_proto::v1::{Confidential, InitReply, InitRequest};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// The raft id of a cluster's first manager.
 const FIRST_RAFT_ID: u64 = 1;
-/// The default UDP port of the overlay.
-const DATA_PATH_PORT: u32 = 4789;
-/// The default length of a pool's subnets.
-const POOL_MASK_LENGTH: u32 = 24;
+/// UDP ports that the overlay may have, as in Swarm.
+const DATA_PATH_PORTS: std::ops::RangeInclusive<u32> = 1024..=49_151;
+/// The longest prefix of a subnet, as in Swarm.
+const SUBNET_SIZE_MAX: u32 = 29;
 /// The shortest life of a certificate, as in Swarm.
 const CERT_EXPIRY_MIN: Duration = Duration::from_secs(3600);
 /// Bounds of the heartbeat period, as the manager has them.
@@ -50,8 +51,9 @@ pub async fn init(node: &Arc<Node>, request: InitRequest) -> Result<InitReply, F
     let interfaces = address::interfaces()?;
     let listen = address::listen(&request.listen_addr, &interfaces)?;
     let advertise = address::advertise(&request.advertise_addr, listen, &interfaces)?;
+    let data_path = address::data_path(&request.data_path_addr, &interfaces)?;
     node.publish_pending();
-    let founded = found(node, spec, availability, advertise, listen).await;
+    let founded = found(node, spec, availability, (advertise, listen, data_path)).await;
     let reply = match founded {
         Ok((member, reply)) => {
             roles::keep(node, &member);
@@ -75,19 +77,8 @@ fn settings(request: &InitRequest) -> Result<ClusterSpec, Refusal> {
     if request.force_new_cluster {
         return unsupported("--force-new-cluster");
     }
-    if !request.data_path_addr.is_empty() {
-        return unsupported("--data-path-addr");
-    }
-    if ![0, DATA_PATH_PORT].contains(&request.data_path_port) {
-        return unsupported("--data-path-port");
-    }
-    if !request.default_addr_pool.is_empty() {
-        return unsupported("--default-addr-pool");
-    }
-    if ![0, POOL_MASK_LENGTH].contains(&request.default_addr_pool_mask_length) {
-        return unsupported("--default-addr-pool-mask-length");
-    }
     let default = ClusterSpec::default();
+    let (address_pools, subnet_size) = pools(request, &default)?;
     let spec = ClusterSpec {
         task_history_limit: request.task_history_limit.unwrap_or(default.task_history_limit),
         heartbeat_period: request.heartbeat_period.map_or(default.heartbeat_period, Duration::from_nanos),
@@ -95,6 +86,9 @@ fn settings(request: &InitRequest) -> Result<ClusterSpec, Refusal> {
         snapshot_interval: request.snapshot_interval.unwrap_or(default.snapshot_interval),
         max_snapshots: request.max_snapshots.unwrap_or(default.max_snapshots),
         autolock: request.autolock,
+        address_pools,
+        subnet_size,
+        data_path_port: data_path_port(request.data_path_port)?.unwrap_or(default.data_path_port),
         ..default
     };
     if spec.node_cert_expiry < CERT_EXPIRY_MIN {
@@ -109,6 +103,48 @@ fn settings(request: &InitRequest) -> Result<ClusterSpec, Refusal> {
         return Err(Refusal::invalid("--snapshot-interval", "0", "at least 1 log entry lies between two snapshots"));
     }
     Ok(spec)
+}
+
+fn data_path_port(given: u32) -> Result<Option<u16>, Refusal> {
+    let wrong = || {
+        let reason = format!("it must be between {} and {}", DATA_PATH_PORTS.start(), DATA_PATH_PORTS.end());
+        Refusal::invalid("--data-path-port", given.to_string(), reason)
+    };
+    match given {
+        0 => Ok(None),
+        port if DATA_PATH_PORTS.contains(&port) => u16::try_from(port).map(Some).map_err(|_| wrong()),
+        _ => Err(wrong()),
+    }
+}
+
+/// Where subnets are taken from, and how long their prefix is.
+fn pools(request: &InitRequest, default: &ClusterSpec) -> Result<(Vec<IpNet>, u32), Refusal> {
+    let flag = "--default-addr-pool";
+    let mut pools = Vec::<IpNet>::new();
+    for given in &request.default_addr_pool {
+        let pool: IpNet = given.parse().map_err(|_| Refusal::invalid(flag, given, "it must be a subnet such as 10.0.0.0/8"))?;
+        let pool = pool.trunc();
+        if let Some(other) = pools.iter().find(|other| other.contains(&pool) || pool.contains(*other)) {
+            return Err(Refusal::invalid(flag, given, format!("it overlaps {other}")));
+        }
+        pools.push(pool);
+    }
+    if pools.is_empty() {
+        pools.clone_from(&default.address_pools);
+    }
+    let size = match request.default_addr_pool_mask_length {
+        0 => default.subnet_size,
+        size => size,
+    };
+    let is_smaller = |pool: &&IpNet| pool.addr().is_ipv4() && u32::from(pool.prefix_len()) > size;
+    let flag = "--default-addr-pool-mask-length";
+    if size > SUBNET_SIZE_MAX {
+        return Err(Refusal::invalid(flag, size.to_string(), format!("it must be at most {SUBNET_SIZE_MAX}")));
+    }
+    if let Some(pool) = pools.iter().find(is_smaller) {
+        return Err(Refusal::invalid(flag, size.to_string(), format!("the pool {pool} is smaller than such a subnet")));
+    }
+    Ok((pools, size))
 }
 
 /// An availability of a request; unspecified is active.
@@ -129,8 +165,7 @@ async fn found(
     node: &Arc<Node>,
     spec: ClusterSpec,
     availability: Availability,
-    advertise: SocketAddr,
-    listen: SocketAddr,
+    (advertise, listen, data_path): (SocketAddr, SocketAddr, Option<IpAddr>),
 ) -> Result<(Member, InitReply), Failure> {
     let data = &node.settings.data;
     // A port in use is found before anything is written.
@@ -141,6 +176,7 @@ async fn found(
     let new = skep_manager::found(id, &keys.unsealing, cluster, spec, &key.signing_request()?)?;
     let mut file = NodeFile::new(Stage::Founding, id, cluster, advertise, listen);
     file.raft_id = Some(FIRST_RAFT_ID);
+    file.data_path = data_path;
     file.save(data)?;
     let roots = new.cluster.plan.root_ca.clone();
     let object = first_node(node, &file, &new, &keys, availability)?;
@@ -206,7 +242,7 @@ fn first_node(
         id: file.node,
         meta: Meta::default(),
         spec: Section::new(NodeSpec { desired_role: Role::Manager, availability, ..NodeSpec::default() }),
-        description: Section::new(member::description(node)),
+        description: Section::new(member::description(node, Some(file))),
         status: Section::new(NodeStatus { address: file.advertise.ip().to_string(), ..NodeStatus::default() }),
         plan: Section::new(NodePlan {
             role: Role::Manager,
@@ -235,15 +271,22 @@ mod tests {
         let table: Vec<(InitRequest, Option<&str>)> = vec![
             (InitRequest::default(), None),
             (InitRequest { data_path_port: 4789, default_addr_pool_mask_length: 24, ..Default::default() }, None),
+            (InitRequest { data_path_port: 4790, ..Default::default() }, None),
+            (InitRequest { default_addr_pool: vec!["10.9.0.0/16".into(), "fd00::/48".into()], ..Default::default() }, None),
             (InitRequest { cert_expiry: Some(hour), ..Default::default() }, None),
             (InitRequest { cert_expiry: Some(hour - 1), ..Default::default() }, Some("--cert-expiry")),
             (InitRequest { heartbeat_period: Some(1), ..Default::default() }, Some("--dispatcher-heartbeat")),
             (InitRequest { snapshot_interval: Some(0), ..Default::default() }, Some("--snapshot-interval")),
             (InitRequest { force_new_cluster: true, ..Default::default() }, Some("--force-new-cluster")),
-            (InitRequest { data_path_addr: "eth0".into(), ..Default::default() }, Some("--data-path-addr")),
-            (InitRequest { data_path_port: 4790, ..Default::default() }, Some("--data-path-port")),
-            (InitRequest { default_addr_pool: vec!["10.0.0.0/8".into()], ..Default::default() }, Some("--default-addr-pool ")),
-            (InitRequest { default_addr_pool_mask_length: 25, ..Default::default() }, Some("--default-addr-pool-mask-length")),
+            (InitRequest { data_path_port: 1023, ..Default::default() }, Some("--data-path-port")),
+            (InitRequest { data_path_port: 49_152, ..Default::default() }, Some("--data-path-port")),
+            (InitRequest { default_addr_pool: vec!["10.0.0.0".into()], ..Default::default() }, Some("such as 10.0.0.0/8")),
+            (
+                InitRequest { default_addr_pool: vec!["10.0.0.0/8".into(), "10.1.0.0/16".into()], ..Default::default() },
+                Some("overlaps 10.0.0.0/8"),
+            ),
+            (InitRequest { default_addr_pool_mask_length: 30, ..Default::default() }, Some("at most 29")),
+            (InitRequest { default_addr_pool: vec!["10.0.0.0/24".into()], ..Default::default() }, Some("10.0.0.0/24 is smaller")),
         ];
         for (request, flag) in table {
             match (settings(&request), flag) {
