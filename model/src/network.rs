@@ -17,6 +17,8 @@ pub const VNI_FIRST: u32 = 4096;
 pub const VNI_LAST: u32 = 0xff_ffff;
 /// The name of the network over which published ports are reached.
 pub const INGRESS_NAME: &str = "ingress";
+/// The option that sets the largest packet of a network, in bytes.
+pub const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 
 /// A network. Writers: users (`spec`), the leader (`plan`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +55,13 @@ pub struct NetworkSpec {
     pub pools: Vec<Pool>,
     /// Of the driver: `com.docker.network.driver.mtu` and the like.
     pub options: BTreeMap<String, String>,
+}
+
+impl NetworkSpec {
+    /// The largest packet that was asked for, in bytes; admission has checked it.
+    pub fn mtu(&self) -> Option<u32> {
+        self.options.get(MTU_OPTION)?.parse().ok()
+    }
 }
 
 /// A subnet, and what of it is given to tasks.

@@ -10,7 +10,6 @@ use crate::state::NodeFile;
 use skep_agent::Agent;
 use skep_agent::connect::Managers;
 use skep_agent::description::describe;
-use skep_agent::underlay;
 use skep_identity::SecretBytes;
 use skep_identity::seal::UnsealingKey;
 use skep_identity::tls::TlsIdentity;
@@ -45,10 +44,9 @@ pub fn managers_file(data: &Path) -> PathBuf {
     data.join("managers")
 }
 
-/// What this node says of itself; in a cluster also of its network.
-pub fn description(node: &Node, file: Option<&NodeFile>) -> NodeDescription {
+/// What this node says of itself.
+pub fn description(node: &Node) -> NodeDescription {
     let mut description = describe(node.settings.labels.clone());
-    description.underlay = file.map(|file| underlay::of(file.underlay()));
     description.hostname.clone_from(&node.settings.hostname);
     description
 }
@@ -68,9 +66,8 @@ pub async fn start_agent(node: &Node, file: &NodeFile, tls: TlsIdentity, manager
             cgroup_parent: settings.cgroup_parent.clone(),
             registries: settings.registries.clone(),
         },
-        description: description(node, Some(file)),
+        description: description(node),
         data: settings.data.clone(),
-        network: skep_agent::network::Place { socket: settings.run.join("netd.sock"), node: file.node, address: file.underlay() },
         images: node.images.clone(),
         netd: settings.run.join("netd.sock"),
         managers: Arc::new(managers),

@@ -8,17 +8,21 @@ use cluster::{Behaviour, Cluster, Start};
 use proptest::prelude::*;
 use skep_model::container::{FileTarget, SecretReference};
 use skep_model::deployment::DeploymentState;
+use skep_model::endpoint::{EndpointMode, PublishMode, PublishedPort, Transport};
+use skep_model::network::{Network, NetworkRequest, NetworkSpec, Pool};
 use skep_model::node::Availability;
 use skep_model::request::Mutation;
 use skep_model::resources::Resources;
 use skep_model::sealed::Sealed;
 use skep_model::secret::SecretVersion;
 use skep_model::service::{
-    Annotations, FailureAction, Platform, RestartCondition, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig, UpdateOrder,
+    Annotations, FailureAction, NetworkMode, Platform, RestartCondition, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
+    UpdateOrder,
 };
 use skep_model::task::Task;
-use skep_model::{Refusal, SecretId, TaskState};
+use skep_model::{NetworkId, Refusal, SecretId, TaskState};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,6 +108,10 @@ fn execute(cluster: &mut Cluster, command: &str) -> Result<String, Refusal> {
             cluster.request(Mutation::RemoveService { service: (*name).into() })?;
         }
         ["service" | "image", "behave", name, ..] => behave(cluster, name, &options(3)),
+        ["network", "create", name, ..] => create_network(cluster, name, &options(3))?,
+        ["network", "rm", name] => {
+            cluster.request(Mutation::RemoveNetwork { network: (*name).into() })?;
+        }
         ["secret", verb, name, ..] => secret(cluster, verb, name, words.get(3).copied().unwrap_or_default())?,
         ["task", verb, name] => end_task(cluster, verb, name),
         ["task", "attempt", name, n] => {
@@ -117,6 +125,8 @@ fn execute(cluster: &mut Cluster, command: &str) -> Result<String, Refusal> {
         ["trace", "off"] => cluster.is_traced = false,
         ["show", "tasks"] => return Ok(show_tasks(cluster, false)),
         ["show", "history"] => return Ok(show_tasks(cluster, true)),
+        ["show", "networks"] => return Ok(show_networks(cluster)),
+        ["show", "addresses"] => return Ok(show_addresses(cluster)),
         ["show", "nodes"] => return Ok(show_nodes(cluster)),
         ["show", "spread"] => return Ok(show_spread(cluster)),
         ["show", "deployment", name] => return show_deployment(cluster, name),
@@ -158,6 +168,32 @@ fn update_node(cluster: &mut Cluster, verb: &str, name: &str, options: &[(&str, 
         other => panic!("a node cannot {other}"),
     }
     cluster.request(Mutation::UpdateNode { node: name.into(), expect: None, spec }).map(drop)
+}
+
+fn create_network(cluster: &mut Cluster, name: &str, options: &[(&str, &str)]) -> Result<(), Refusal> {
+    let mut spec = NetworkSpec { driver: "overlay".into(), ..NetworkSpec::default() };
+    spec.annotations.name = name.into();
+    for (key, value) in options {
+        match *key {
+            "subnet" => {
+                let subnet = value.parse().expect("a subnet");
+                spec.pools.push(Pool { subnet, range: None, gateway: None });
+            }
+            "ipv6" => spec.ipv6 = true,
+            "ingress" => spec.ingress = true,
+            other => panic!("a network has no {other}"),
+        }
+    }
+    cluster.request(Mutation::CreateNetwork { spec }).map(drop)
+}
+
+/// `PUBLISHED:TARGET/PROTOCOL`
+fn parse_port(text: &str, publish_mode: PublishMode) -> PublishedPort {
+    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let (published, target) = ports.split_once(':').expect("a published and a target port");
+    let transport = if protocol == "udp" { Transport::Udp } else { Transport::Tcp };
+    let number = |text: &str| text.parse().expect("the number of a port");
+    PublishedPort { transport, target_port: number(target), published_port: number(published), publish_mode }
 }
 
 fn new_spec(name: &str) -> ServiceSpec {
@@ -212,6 +248,19 @@ fn set_options(cluster: &Cluster, spec: &mut ServiceSpec, options: &[(&str, &str
             }
             "deadline" => spec.deadline = Some(parse_duration(value)),
             "label" => drop(spec.annotations.labels.insert("label".into(), (*value).into())),
+            // In the place of those that it had.
+            "network" => {
+                template.network = NetworkMode::Bridge;
+                template.networks.retain(|request| request.target.len() < 25);
+                template.networks.push(NetworkRequest { target: (*value).into(), aliases: Vec::new() });
+            }
+            "publish" | "publish-host" => {
+                template.network = NetworkMode::Bridge;
+                let mode = if *key == "publish" { PublishMode::Ingress } else { PublishMode::Host };
+                spec.endpoint_spec.ports = vec![parse_port(value, mode)];
+            }
+            "endpoint-mode" if *value == "dnsrr" => spec.endpoint_spec.mode = EndpointMode::Dnsrr,
+            "endpoint-mode" => spec.endpoint_spec.mode = EndpointMode::Vip,
             "secret" => {
                 let stored = cluster.store.resolve_secret(value).expect("a secret of that name");
                 let file = FileTarget { name: (*value).into(), uid: 0, gid: 0, mode: 0o444 };
@@ -303,6 +352,43 @@ fn show_tasks(cluster: &Cluster, is_all: bool) -> String {
         line.trim_end().to_owned() + "\n"
     };
     if tasks.is_empty() { "no tasks\n".into() } else { tasks.iter().map(line).collect() }
+}
+
+fn show_networks(cluster: &Cluster) -> String {
+    let mut networks: Vec<_> = cluster.store.networks().collect();
+    networks.sort_by_key(|network| network.plan.vni);
+    let pool = |pool: &Pool| pool.subnet.to_string();
+    let line = |network: &&Arc<Network>| {
+        let pools = network.plan.pools.iter().map(pool).collect::<Vec<_>>().join(" ");
+        format!("{:<8} vni {} {pools}\n", network.spec.annotations.name, network.plan.vni)
+    };
+    networks.iter().map(line).collect()
+}
+
+/// Virtual addresses and ports of services, addresses of tasks, nodes' parts in the mesh.
+fn show_addresses(cluster: &Cluster) -> String {
+    let network = |id: &NetworkId| cluster.store.network(*id).map_or("-".into(), |network| network.spec.annotations.name.clone());
+    let text = |addresses: &[IpAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let mut lines = Vec::new();
+    for node in cluster.store.nodes() {
+        let part = node.plan.ingress.as_ref().map(|ingress| format!("number {} {}", ingress.number, text(&ingress.addresses)));
+        lines.push(format!("node {}: {}", node.description.hostname, part.unwrap_or("-".into())));
+    }
+    for service in cluster.store.services() {
+        let endpoint = &service.plan.endpoint;
+        let mut words: Vec<String> =
+            endpoint.virtual_addresses.iter().map(|(id, own)| format!("{} {}", network(id), text(&own.addresses))).collect();
+        words.sort();
+        words.extend(endpoint.ports.iter().map(|port| format!("{}:{}", port.published_port, port.target_port)));
+        lines.push(format!("service {}: {}", service.spec.spec.annotations.name, words.join(", ")));
+    }
+    for task in cluster.store.tasks().filter(|task| !task.status.state.is_final()) {
+        let words: Vec<String> =
+            task.networks.iter().map(|own| format!("{} {}", network(&own.network), text(&own.addresses))).collect();
+        lines.push(format!("task {}.{}: {}", task.service_name, cluster.place(task), words.join(", ")));
+    }
+    lines.sort();
+    lines.iter().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
 fn show_nodes(cluster: &Cluster) -> String {

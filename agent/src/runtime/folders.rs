@@ -43,11 +43,6 @@ pub enum FolderError {
 }
 
 impl TaskFolder {
-    /// The folder itself.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
     /// The shim's.
     pub fn state(&self) -> PathBuf {
         self.0.join("state")
@@ -122,8 +117,7 @@ impl Folders {
         }
     }
 
-    /// Removes the writable layer and the shim's state; the log stays, and a note or
-    /// two beside it.
+    /// Removes the writable layer and the shim's state; the log stays.
     pub fn remove_layers(&self, task: TaskId) -> Result<(), FolderError> {
         let folder = self.of(task);
         [folder.state(), folder.upper(), folder.work()].into_iter().try_for_each(remove)

@@ -193,6 +193,10 @@ fn conflict_name(conflict: &Conflict) -> &'static str {
         Conflict::Exists(_) => "Exists",
         Conflict::NameTaken { .. } => "NameTaken",
         Conflict::InUse { .. } => "InUse",
+        Conflict::NumberTaken(_) => "NumberTaken",
+        Conflict::SubnetTaken { .. } => "SubnetTaken",
+        Conflict::IngressExists(_) => "IngressExists",
+        Conflict::PortTaken { .. } => "PortTaken",
     }
 }
 

@@ -1,6 +1,7 @@
 //! The cluster object: settings, join tokens, and its beginning.
 
-use super::{Admitted, check_expected, done, text, transaction, unchanged};
+use super::{Admitted, check_expected, done, network, text, transaction, unchanged};
+use crate::mint::Mint;
 use crate::store::Store;
 use crate::transaction::{SectionName, Write};
 use skep_model::cluster::{Cluster, ClusterSpec};
@@ -15,6 +16,9 @@ const CERT_EXPIRY_MIN: Duration = Duration::from_secs(3600);
 /// Bounds of the heartbeat period: a node is down after six of them.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(600);
+/// Bounds of the time that a change of an endpoint is waited for.
+const BARRIER_MIN: Duration = Duration::from_millis(100);
+const BARRIER_MAX: Duration = Duration::from_secs(60);
 
 /// The cluster, which every request but the first one needs.
 pub(super) fn cluster(store: &Store) -> Result<&Arc<Cluster>, Refusal> {
@@ -43,6 +47,16 @@ pub(super) fn update(store: &Store, now: Time, expect: Option<u64>, spec: Cluste
     if spec.snapshot_interval == 0 {
         return Err(Refusal::invalid("snapshot interval", "0", "at least 1 log entry lies between two snapshots"));
     }
+    let settled = |spec: &ClusterSpec| (spec.address_pools.clone(), spec.subnet_size, spec.data_path_port);
+    if settled(&spec) != settled(&stored.spec) {
+        let text =
+            "the address pools, their subnet size and the data path port of a swarm are set when it is made (`swarm init`)";
+        return Err(Refusal::FailedPrecondition(text.into()));
+    }
+    if !(BARRIER_MIN..=BARRIER_MAX).contains(&spec.barrier_timeout) {
+        let value = format!("{:?}", spec.barrier_timeout);
+        return Err(Refusal::invalid("barrier timeout", value, "it must be between 100ms and 1m0s"));
+    }
     if spec == stored.spec.value {
         return Ok(done(store, stored.id.0, 0));
     }
@@ -64,7 +78,8 @@ pub(super) fn rotate_join_token(store: &Store, now: Time, role: Role, sealed: Se
     Ok(transaction(now, stored.id.0, 0, vec![precondition], vec![Write::ClusterPlan(Box::new(plan))]))
 }
 
-pub(super) fn bootstrap(store: &Store, now: Time, cluster: Cluster, node: Node) -> Result<Admitted, Refusal> {
+/// The cluster begins with its first manager and the ingress network.
+pub(super) fn bootstrap(store: &Store, now: Time, mint: &mut Mint, cluster: Cluster, node: Node) -> Result<Admitted, Refusal> {
     if store.cluster().is_some() {
         return Err(Refusal::FailedPrecondition("this cluster has been initialised already".into()));
     }
@@ -72,6 +87,11 @@ pub(super) fn bootstrap(store: &Store, now: Time, cluster: Cluster, node: Node) 
         return Err(Refusal::invalid("node role", "worker", "the first node of a cluster is a manager"));
     }
     let id = cluster.id.0;
-    let writes = vec![Write::Create(Object::Cluster(Box::new(cluster))), Write::Create(Object::Node(Box::new(node)))];
+    // The first node may use some of the pool itself.
+    let mut first = Store::default();
+    first.nodes.insert_mut(node.id, Arc::new(node.clone()));
+    let ingress = network::ingress(&first, &cluster.spec, mint)?;
+    let objects = [Object::Cluster(Box::new(cluster)), Object::Node(Box::new(node)), Object::Network(Box::new(ingress))];
+    let writes = objects.into_iter().map(Write::Create).collect();
     Ok(transaction(now, id, 0, Vec::new(), writes))
 }

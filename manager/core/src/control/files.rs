@@ -38,7 +38,7 @@ pub(super) fn check(store: &Store, container: &ContainerSpec) -> Result<(), Refu
 }
 
 /// Whether every secret and config version that a spec refers to is still there.
-pub(crate) fn all_exist(store: &Store, spec: &ServiceSpec) -> bool {
+pub(super) fn all_exist(store: &Store, spec: &ServiceSpec) -> bool {
     let container = &spec.task_template.container_spec;
     let has_secret = |id, wanted: Option<u64>| {
         let secret = store.secret(id);

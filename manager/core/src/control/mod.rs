@@ -5,28 +5,34 @@
 //! Nothing here proposes, waits or remembers. What concerns membership of raft
 //! is handed on, validated.
 
+mod attachment;
 mod cluster;
 mod container;
 mod files;
 mod network;
 mod node;
+mod port;
 mod rollout;
 mod service;
 mod spec;
+pub(crate) mod subnet;
 mod template;
 mod text;
 mod versioned;
 
 #[cfg(test)]
+mod network_tests;
+#[cfg(test)]
 mod tests;
 
-pub(crate) use files::all_exist as references_exist;
+pub(crate) use port::settle as settle_ports;
 
 use crate::mint::Mint;
 use crate::store::Store;
 use crate::transaction::{Precondition, SectionName, Transaction, Write};
 use skep_model::cluster::SealingSlot;
 use skep_model::request::{Mutation, Outcome};
+use skep_model::service::ServiceSpec;
 use skep_model::{ConfigId, Id, Kind, NodeId, ObjectRef, Refusal, RequestId, SecretId, Time};
 
 /// What becomes of a request that is not refused.
@@ -105,8 +111,13 @@ fn judge(store: &Store, now: Time, mint: &mut Mint, mutation: Mutation) -> Resul
         Mutation::Leave { node } => node::leave(store, node),
         Mutation::UpdateCluster { expect, spec } => cluster::update(store, now, expect, spec),
         Mutation::RotateJoinToken { role, sealed } => cluster::rotate_join_token(store, now, role, sealed),
-        Mutation::Bootstrap { cluster, node } => cluster::bootstrap(store, now, *cluster, *node),
+        Mutation::Bootstrap { cluster, node } => cluster::bootstrap(store, now, mint, *cluster, *node),
     }
+}
+
+/// Whether everything that a spec refers to is still there.
+pub(crate) fn references_exist(store: &Store, spec: &ServiceSpec) -> bool {
+    files::all_exist(store, spec) && attachment::all_exist(store, spec)
 }
 
 /// A transaction that answers with the object it is about.

@@ -1,15 +1,17 @@
 //! Services: create, update, scale, roll back, remove.
 
-use super::{Admitted, done, files, removal, rollout, spec, transaction, unchanged};
+use super::{Admitted, attachment, done, files, port, removal, rollout, spec, transaction, unchanged};
 use crate::leader::begin_deployment;
 use crate::mint::Mint;
 use crate::store::Store;
-use crate::transaction::{SectionName, Write};
+use crate::transaction::{Precondition, SectionName, Write};
 use skep_model::deployment::{DeploymentKind, DeploymentState};
+use skep_model::endpoint::ServiceEndpoint;
 use skep_model::service::{Service, ServiceMode, ServicePlan, ServiceRecord, ServiceSpec};
 use skep_model::{Kind, Meta, Object, Refusal, Section, ServiceId, Time};
 
-pub(super) fn create(store: &Store, now: Time, mint: &mut Mint, wanted: ServiceSpec) -> Result<Admitted, Refusal> {
+pub(super) fn create(store: &Store, now: Time, mint: &mut Mint, mut wanted: ServiceSpec) -> Result<Admitted, Refusal> {
+    attachment::resolve(store, &mut wanted)?;
     spec::check(store, &wanted)?;
     let name = &wanted.annotations.name;
     let is_taken =
@@ -17,14 +19,15 @@ pub(super) fn create(store: &Store, now: Time, mint: &mut Mint, wanted: ServiceS
     if store.services().any(|service| is_taken(service)) {
         return Err(Refusal::NameConflict { kind: Kind::Service, name: name.clone() });
     }
+    let endpoint = ServiceEndpoint { ports: port::settle(store, None, &wanted.endpoint_spec)?, ..ServiceEndpoint::default() };
     let id = ServiceId::from_random(mint.id());
-    let preconditions = files::preconditions(&wanted.task_template.container_spec);
+    let preconditions = preconditions(store, &wanted);
     let deployment = Some(begin_deployment(1, DeploymentKind::Create, now));
     let service = Service {
         id,
         meta: Meta::default(),
         spec: Section::new(ServiceRecord { spec: wanted, previous: None, spec_version: 1 }),
-        plan: Section::new(ServicePlan { deployment, ..ServicePlan::default() }),
+        plan: Section::new(ServicePlan { deployment, removed_at: None, endpoint }),
     };
     Ok(transaction(now, id.0, 1, preconditions, vec![Write::Create(Object::Service(Box::new(service)))]))
 }
@@ -34,7 +37,7 @@ pub(super) fn update(
     now: Time,
     reference: &str,
     expect: Option<u64>,
-    wanted: ServiceSpec,
+    mut wanted: ServiceSpec,
 ) -> Result<Admitted, Refusal> {
     let stored = store.resolve_service(reference)?;
     super::check_expected(expect, stored.spec.version)?;
@@ -45,6 +48,7 @@ pub(super) fn update(
     if std::mem::discriminant(&wanted.mode) != std::mem::discriminant(&old.mode) {
         return Err(Refusal::FailedPrecondition("service mode change is not allowed".into()));
     }
+    attachment::resolve(store, &mut wanted)?;
     spec::check(store, &wanted)?;
     replace(store, now, stored, wanted)
 }
@@ -72,13 +76,16 @@ pub(super) fn rollback(store: &Store, now: Time, reference: &str, expect: Option
         return Err(Refusal::FailedPrecondition(format!("service {name} does not have a previous spec")));
     };
     // What it refers to may have been removed since.
-    files::check(store, &previous.task_template.container_spec)?;
+    let mut wanted = (**previous).clone();
+    attachment::resolve(store, &mut wanted)?;
+    files::check(store, &wanted.task_template.container_spec)?;
+    let ports = port::settle(store, Some(stored), &wanted.endpoint_spec)?;
     let spec_version = old.spec_version + 1;
     let now_previous = Some(Box::new(rollout::pinned(store, &old.spec)));
-    let record = ServiceRecord { spec: (**previous).clone(), previous: now_previous, spec_version };
-    let mut preconditions = files::preconditions(&previous.task_template.container_spec);
+    let mut preconditions = preconditions(store, &wanted);
     preconditions.push(rollout::precondition(stored));
-    let writes = rollout::writes(stored, record, stored.plan.endpoint.ports.clone(), DeploymentKind::Rollback, now);
+    let record = ServiceRecord { spec: wanted, previous: now_previous, spec_version };
+    let writes = rollout::writes(stored, record, ports, DeploymentKind::Rollback, now);
     Ok(transaction(now, stored.id.0, spec_version, preconditions, writes.into()))
 }
 
@@ -98,9 +105,13 @@ fn replace(store: &Store, now: Time, stored: &Service, wanted: ServiceSpec) -> R
     if wanted == old.spec && !is_paused {
         return Ok(done(store, stored.id.0, old.spec_version));
     }
-    let is_deployment = wanted.task_template != old.spec.task_template || wanted.mode != old.spec.mode || is_paused;
+    let is_deployment = wanted.task_template != old.spec.task_template
+        || wanted.mode != old.spec.mode
+        || wanted.endpoint_spec != old.spec.endpoint_spec
+        || is_paused;
     let spec_version = old.spec_version + u64::from(is_deployment);
-    let mut preconditions = files::preconditions(&wanted.task_template.container_spec);
+    let ports = port::settle(store, Some(stored), &wanted.endpoint_spec)?;
+    let mut preconditions = preconditions(store, &wanted);
     preconditions.push(rollout::precondition(stored));
     let previous = match wanted == old.spec {
         true => old.previous.clone(),
@@ -108,8 +119,15 @@ fn replace(store: &Store, now: Time, stored: &Service, wanted: ServiceSpec) -> R
     };
     let record = ServiceRecord { spec: wanted, previous, spec_version };
     let writes = match is_deployment {
-        true => rollout::writes(stored, record, stored.plan.endpoint.ports.clone(), DeploymentKind::Update, now).into(),
+        true => rollout::writes(stored, record, ports, DeploymentKind::Update, now).into(),
         false => vec![Write::ServiceSpec(stored.id, Box::new(record))],
     };
     Ok(transaction(now, stored.id.0, spec_version, preconditions, writes))
+}
+
+/// What a spec relies on at apply: everything that it refers to.
+fn preconditions(store: &Store, spec: &ServiceSpec) -> Vec<Precondition> {
+    let mut preconditions = files::preconditions(&spec.task_template.container_spec);
+    preconditions.extend(attachment::preconditions(store, spec));
+    preconditions
 }

@@ -1,7 +1,8 @@
 //! The rules of a service's spec, field by field; those of its container are in
-//! [`super::container`], those of what it refers to in [`super::files`].
+//! [`super::container`], those of its ports in [`super::port`], those of what it
+//! refers to in [`super::files`] and [`super::attachment`].
 
-use super::{container, files, text};
+use super::{container, files, port, text};
 use crate::leader::estimate_spec;
 use crate::store::Store;
 use skep_model::Refusal;
@@ -34,6 +35,7 @@ pub(super) fn check(store: &Store, spec: &ServiceSpec) -> Result<(), Refusal> {
     }
     container::check(&spec.task_template.container_spec)?;
     files::check(store, &spec.task_template.container_spec)?;
+    port::check(spec)?;
     let size = estimate_spec(&spec.task_template);
     if size > TEMPLATE_MAX {
         return Err(Refusal::TooLarge {

@@ -4,10 +4,12 @@ use super::{Admitted, admit};
 use crate::mint::Mint;
 use crate::store::Store;
 use crate::timing;
-use crate::transaction::Write;
+use crate::transaction::{Transaction, Write};
 use skep_model::cluster::{Cluster, ClusterPlan, ClusterSpec};
 use skep_model::container::{ConfigReference, FileTarget, HealthConfig, Mount, MountKind, SecretReference, Ulimit};
-use skep_model::node::{Availability, ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus, Role};
+use skep_model::node::{
+    Availability, ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus, Role, Underlay,
+};
 use skep_model::request::{Mutation, Outcome};
 use skep_model::sealed::Sealed;
 use skep_model::secret::SecretVersion;
@@ -18,8 +20,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A store that every admitted request is applied to at once.
-struct Desk {
-    store: Store,
+pub(super) struct Desk {
+    pub(super) store: Store,
     mint: Mint,
     n: u64,
 }
@@ -27,7 +29,7 @@ struct Desk {
 const NOW: Time = Time::from_millis(1_000_000);
 
 impl Desk {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut desk = Self { store: Store::default(), mint: Mint::new(1), n: 0 };
         let cluster = Cluster {
             id: ClusterId::from_random([1; 16]),
@@ -48,7 +50,7 @@ impl Desk {
         desk
     }
 
-    fn ask(&mut self, mutation: Mutation) -> Result<Outcome, Refusal> {
+    pub(super) fn ask(&mut self, mutation: Mutation) -> Result<Outcome, Refusal> {
         self.n += 1;
         let mut id = [0; 16];
         id[..8].copy_from_slice(&self.n.to_be_bytes());
@@ -64,13 +66,13 @@ impl Desk {
         }
     }
 
-    fn create(&mut self, name: &str, change: impl FnOnce(&mut ServiceSpec)) -> Result<Outcome, Refusal> {
+    pub(super) fn create(&mut self, name: &str, change: impl FnOnce(&mut ServiceSpec)) -> Result<Outcome, Refusal> {
         let mut spec = spec(name);
         change(&mut spec);
         self.ask(Mutation::CreateService { spec: Box::new(spec) })
     }
 
-    fn update(&mut self, name: &str, change: impl FnOnce(&mut ServiceSpec)) -> Result<Outcome, Refusal> {
+    pub(super) fn update(&mut self, name: &str, change: impl FnOnce(&mut ServiceSpec)) -> Result<Outcome, Refusal> {
         let mut spec = self.store.resolve_service(name)?.spec.spec.clone();
         change(&mut spec);
         self.ask(Mutation::UpdateService { service: name.into(), expect: None, spec: Box::new(spec) })
@@ -86,13 +88,34 @@ impl Desk {
         self.ask(Mutation::UpdateSecret { secret: name.into(), version: Some(version), labels: None })
     }
 
+    /// The settings that only `swarm init` makes.
+    pub(super) fn shrink_pools(&mut self, pools: &[&str], subnet_size: u32) {
+        let mut spec = self.store.cluster().expect("a cluster").spec.value.clone();
+        spec.address_pools = pools.iter().map(|pool| pool.parse().expect("a network")).collect();
+        spec.subnet_size = subnet_size;
+        self.write(Write::ClusterSpec(spec));
+    }
+
+    /// A node says what it uses itself.
+    pub(super) fn occupy(&mut self, node: NodeId, underlay: Underlay) {
+        let mut description = self.store.node(node).expect("a node").description.value.clone();
+        description.underlay = Some(underlay);
+        self.write(Write::NodeDescription(node, description));
+    }
+
+    fn write(&mut self, write: Write) {
+        let mut transaction = Transaction::new(NOW);
+        transaction.writes.push(write);
+        self.store.apply(self.store.version + 1, &transaction).expect("nothing refuses it");
+    }
+
     fn reference(&self, name: &str, version: Option<u64>) -> SecretReference {
         let id = self.store.resolve_secret(name).expect("a secret of that name").id;
         SecretReference { id, name: name.into(), version, file: target(name) }
     }
 }
 
-fn spec(name: &str) -> ServiceSpec {
+pub(super) fn spec(name: &str) -> ServiceSpec {
     let mut template = TaskSpec::default();
     template.container_spec.image = "app:1".into();
     ServiceSpec {

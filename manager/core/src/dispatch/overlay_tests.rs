@@ -44,8 +44,12 @@ fn network(n: u8, is_ingress: bool) -> Network {
 fn service(n: u8, networks: &[u8], has_ingress_port: bool) -> Service {
     let request = |n: &u8| NetworkRequest { target: network_id(*n).to_string(), aliases: vec![format!("alias{n}")] };
     let task_template = TaskSpec { networks: networks.iter().map(request).collect(), ..TaskSpec::default() };
-    let port =
-        PublishedPort { transport: Transport::Tcp, target_port: 80, published_port: 8080, publish_mode: PublishMode::Ingress };
+    let port = PublishedPort {
+        transport: Transport::Tcp,
+        target_port: 80,
+        published_port: 8080 + u16::from(n),
+        publish_mode: PublishMode::Ingress,
+    };
     let own = |network: &u8| (network_id(*network), Addresses { addresses: vec![address(100 + n)] });
     let endpoint = ServiceEndpoint {
         virtual_addresses: networks.iter().map(own).collect(),
@@ -529,7 +533,12 @@ fn take_step(world: &mut World, step: &Step) {
             Write::Create(Object::Network(Box::new(network(*n, *n == 3))))
         }
         Step::RemoveNetwork(n) if world.store.network(network_id(*n)).is_some() => {
-            Write::Remove(ObjectRef { kind: Kind::Network, id: network_id(*n).0 })
+            let object = ObjectRef { kind: Kind::Network, id: network_id(*n).0 };
+            // One that is in use stays.
+            match world.store.user_of(object) {
+                Some(_) => return,
+                None => Write::Remove(object),
+            }
         }
         Step::Open(n) => return world.open(*n),
         Step::Tell => return world.tell(),

@@ -1,18 +1,22 @@
 //! Gives tasks what must be settled before they can be placed: the numbers of
-//! the secret and config versions that they pin, and the task itself.
+//! the secret and config versions that they pin, their addresses, and the task
+//! itself.
 //!
 //! A service's reference without a version follows the current one; a task's
-//! reference always has a number.
+//! reference always has a number. A task for which there is no address waits
+//! without one and says so; it is given its addresses as soon as there are some,
+//! and is placed only then.
 
 use super::draft::Draft;
 use super::slot::SlotKey;
 use crate::mint::Mint;
 use crate::store::Store;
 use skep_model::constraint::Constraint;
-use skep_model::endpoint::EndpointState;
+use skep_model::endpoint::{EndpointState, PublishMode, PublishedPort};
+use skep_model::network::{Attachment, Network};
 use skep_model::service::{Service, TaskSpec};
 use skep_model::task::{Task, TaskPlan, TaskStatus};
-use skep_model::{Meta, Section, TaskId, TaskState, Time};
+use skep_model::{Meta, NetworkId, Section, TaskId, TaskState, Time};
 use std::sync::Arc;
 
 /// What tasks of a service shall be, with everything resolved.
@@ -22,6 +26,8 @@ pub(crate) struct Wanted {
     /// The template with the version numbers of now.
     pub(crate) template: Arc<TaskSpec>,
     pub(crate) constraints: Vec<Constraint>,
+    /// Its networks with its aliases there, in the order of interfaces.
+    pub(crate) networks: Vec<(NetworkId, Vec<String>)>,
 }
 
 impl Wanted {
@@ -36,12 +42,78 @@ impl Wanted {
             config.version.get_or_insert(current);
         }
         let constraints = parse(&template.placement.constraints);
-        Self { service: service.clone(), template: Arc::new(template), constraints }
+        let networks = networks(store, &template, &service.plan.endpoint.ports);
+        Self { service: service.clone(), template: Arc::new(template), constraints, networks }
+    }
+
+    /// The ports that its tasks publish.
+    pub(crate) fn ports(&self) -> &[PublishedPort] {
+        &self.service.plan.endpoint.ports
     }
 
     /// The number of the spec version.
     pub(crate) fn spec_version(&self) -> u64 {
         self.service.spec.spec_version
+    }
+}
+
+/// The networks of a task: those of its spec in their order, and last the one
+/// over which published ports are reached, if it publishes any through it.
+fn networks(store: &Store, spec: &TaskSpec, ports: &[PublishedPort]) -> Vec<(NetworkId, Vec<String>)> {
+    let asked =
+        spec.networks.iter().filter_map(|request| Some((NetworkId(request.target.parse().ok()?), request.aliases.clone())));
+    let ingress = store.ingress_network().filter(|_| is_in_mesh(ports)).map(|network| (network.id, Vec::new()));
+    asked.chain(ingress).collect()
+}
+
+fn is_in_mesh(ports: &[PublishedPort]) -> bool {
+    ports.iter().any(|port| port.publish_mode == PublishMode::Ingress)
+}
+
+/// Whether a task is to be on networks and has no addresses yet.
+pub(crate) fn lacks_addresses(task: &Task) -> bool {
+    task.networks.is_empty() && (!task.spec.networks.is_empty() || is_in_mesh(&task.ports))
+}
+
+/// Why there are no addresses, naming the network.
+pub(crate) fn no_address(network: &Network) -> String {
+    let subnets = network.plan.pools.iter().map(|pool| pool.subnet.to_string()).collect::<Vec<_>>().join(" and ");
+    format!("no available address on network {} ({subnets})", network.spec.annotations.name)
+}
+
+/// Addresses on every network, or why there are none.
+fn attachments(draft: &mut Draft<'_>, networks: &[(NetworkId, Vec<String>)]) -> Result<Vec<Attachment>, String> {
+    if let (Some(why), false) = (&draft.exhausted, networks.is_empty()) {
+        return Err(why.clone());
+    }
+    let mut attachments = Vec::new();
+    for (id, aliases) in networks {
+        let network = draft.store.network(*id).ok_or_else(|| format!("network {id} was removed"))?;
+        let Some(addresses) = draft.addresses.give(network) else {
+            // One look is enough for all tasks of this turn.
+            draft.exhausted = Some(no_address(network));
+            return Err(no_address(network));
+        };
+        attachments.push(Attachment { network: *id, addresses, aliases: aliases.clone() });
+    }
+    Ok(attachments)
+}
+
+/// Gives addresses to tasks that wait for them.
+pub(crate) fn attach(draft: &mut Draft<'_>) {
+    let is_waiting = |task: &&Arc<Task>| task.is_active() && task.status.state < TaskState::Assigned && lacks_addresses(task);
+    let mut waiting: Vec<Arc<Task>> = draft.tasks().filter(is_waiting).cloned().collect();
+    waiting.sort_by_key(|task| (task.meta.created_at, task.slot, task.id));
+    for task in waiting {
+        let networks = networks(draft.store, &task.spec, &task.ports);
+        match attachments(draft, &networks) {
+            Ok(attachments) => draft.change(task.id, |task| {
+                task.networks = attachments;
+                task.status.value.error.clear();
+            }),
+            Err(why) if task.status.error != why => draft.change(task.id, |task| task.status.value.error = why),
+            Err(_) => {}
+        }
     }
 }
 
@@ -80,12 +152,16 @@ pub(crate) fn make(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted, slot
         desired_since: now,
         endpoint: EndpointState::default(),
     };
+    let (networks, error) = match attachments(draft, &wanted.networks) {
+        Ok(networks) => (networks, String::new()),
+        Err(why) => (Vec::new(), why),
+    };
     let status = TaskStatus {
         state: TaskState::Pending,
         timestamp: now,
         applied_at: now,
         message: "pending task scheduling".into(),
-        error: String::new(),
+        error,
         attempt: 0,
         container: None,
         log_tail: Vec::new(),
@@ -99,8 +175,8 @@ pub(crate) fn make(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted, slot
         slot: slot.number,
         spec: wanted.template.clone(),
         spec_version: wanted.spec_version(),
-        networks: Vec::new(),
-        ports: Vec::new(),
+        networks,
+        ports: wanted.ports().to_vec(),
         plan: Section::new(plan),
         status: Section::new(status),
     });

@@ -11,15 +11,18 @@
 //! refuses a plan. Writes that belong together (an old task and its replacement)
 //! are never split.
 
+use super::addresses::Addresses;
 use super::ledger::Ledger;
 use crate::dispatch::Barrier;
 use crate::store::Store;
 use crate::timing;
 use crate::transaction::{Precondition, SectionName, Transaction, Write};
 use skep_model::deployment::Deployment;
+use skep_model::endpoint::{self, PublishedPort, ServiceEndpoint};
+use skep_model::network::Attachment;
 use skep_model::service::{Service, ServicePlan, ServiceRecord, TaskSpec};
 use skep_model::task::Task;
-use skep_model::{Kind, NodeId, Object, ObjectRef, ServiceId, TaskId, TaskState, Time};
+use skep_model::{Kind, NetworkId, NodeId, Object, ObjectRef, ServiceId, TaskId, TaskState, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -50,14 +53,26 @@ pub(crate) struct Draft<'a> {
     nodes_read: BTreeSet<NodeId>,
     record: Option<ServiceRecord>,
     deployment: Option<Deployment>,
+    endpoint: ServiceEndpoint,
+    /// Why no task of the service can be given addresses now.
+    pub(crate) exhausted: Option<String>,
     /// When this service must be looked at again if nothing happens.
     pub(crate) wakeup: Option<Time>,
     /// What the tasks of this turn do to the nodes.
     pub(crate) ledger: &'a mut Ledger,
+    /// What addresses are free.
+    pub(crate) addresses: &'a mut Addresses,
 }
 
 impl<'a> Draft<'a> {
-    pub(crate) fn new(store: &'a Store, barrier: &'a Barrier, ledger: &'a mut Ledger, id: ServiceId, now: Time) -> Self {
+    pub(crate) fn new(
+        store: &'a Store,
+        barrier: &'a Barrier,
+        ledger: &'a mut Ledger,
+        addresses: &'a mut Addresses,
+        id: ServiceId,
+        now: Time,
+    ) -> Self {
         let service = store.service(id).filter(|service| service.plan.removed_at.is_none()).cloned();
         let entry = |task: &Arc<Task>| (task.id, Entry { stored: Some(task.clone()), task: Some(task.clone()) });
         Self {
@@ -69,9 +84,12 @@ impl<'a> Draft<'a> {
             nodes_read: BTreeSet::new(),
             record: None,
             deployment: service.as_ref().and_then(|service| service.plan.deployment.clone()),
+            endpoint: service.as_ref().map(|service| service.plan.endpoint.clone()).unwrap_or_default(),
+            exhausted: None,
             service,
             wakeup: None,
             ledger,
+            addresses,
         }
     }
 
@@ -140,8 +158,20 @@ impl<'a> Draft<'a> {
         self.deployment = Some(deployment);
     }
 
-    /// Replaces the service's spec: the failure action `rollback` does.
-    pub(crate) fn replace_spec(&mut self, record: ServiceRecord, deployment: Deployment) {
+    /// The service's virtual addresses as they will be.
+    pub(crate) fn virtual_addresses(&self) -> &BTreeMap<NetworkId, endpoint::Addresses> {
+        &self.endpoint.virtual_addresses
+    }
+
+    /// Replaces the service's virtual addresses.
+    pub(crate) fn set_virtual_addresses(&mut self, addresses: BTreeMap<NetworkId, endpoint::Addresses>) {
+        self.endpoint.virtual_addresses = addresses;
+    }
+
+    /// Replaces the service's spec, and the ports that were settled for it: the
+    /// failure action `rollback` does.
+    pub(crate) fn replace_spec(&mut self, record: ServiceRecord, ports: Vec<PublishedPort>, deployment: Deployment) {
+        self.endpoint.ports = ports;
         self.record = Some(record);
         self.deployment = Some(deployment);
     }
@@ -196,6 +226,11 @@ impl<'a> Draft<'a> {
             let key = (any.slot, if any.slot == 0 { any.plan.node } else { None });
             let mut writes = Vec::new();
             match (&entry.stored, &entry.task) {
+                // A task's networks never change; one that had none yet is made anew.
+                (Some(stored), Some(task)) if stored.networks != task.networks => {
+                    writes.push(Write::Remove(ObjectRef { kind: Kind::Task, id: id.0 }));
+                    writes.push(Write::Create(Object::Task(Box::new(Task::clone(task)))));
+                }
                 (Some(stored), Some(task)) => {
                     if stored.plan.value != task.plan.value {
                         writes.push(Write::TaskPlan(*id, task.plan.value.clone()));
@@ -218,9 +253,10 @@ impl<'a> Draft<'a> {
             last.push(Write::ServiceSpec(self.id, Box::new(record)));
         }
         if let Some(service) = &self.service
-            && service.plan.deployment != self.deployment
+            && (service.plan.deployment != self.deployment || service.plan.endpoint != self.endpoint)
         {
-            let plan = ServicePlan { deployment: self.deployment.clone(), ..service.plan.value.clone() };
+            let (deployment, endpoint) = (self.deployment.clone(), self.endpoint.clone());
+            let plan = ServicePlan { deployment, removed_at: service.plan.removed_at, endpoint };
             last.push(Write::ServicePlan(self.id, plan));
         }
         if self.service.is_none() && self.store.service(self.id).is_some() && self.tasks().next().is_none() {
@@ -297,7 +333,9 @@ fn is_changed(entry: &Entry) -> bool {
 /// Roughly how many bytes a write has when encoded, on the high side.
 fn estimate(write: &Write) -> usize {
     match write {
-        Write::Create(Object::Task(task)) => 700 + estimate_spec(&task.spec),
+        Write::Create(Object::Task(task)) => {
+            700 + estimate_spec(&task.spec) + task.ports.len() * 16 + task.networks.iter().map(estimate_attachment).sum::<usize>()
+        }
         Write::TaskStatus(_, status) => {
             300 + status.error.len() + status.message.len() + status.log_tail.iter().map(|line| line.len() + 4).sum::<usize>()
         }
@@ -308,6 +346,10 @@ fn estimate(write: &Write) -> usize {
         }
         _ => 300,
     }
+}
+
+fn estimate_attachment(attachment: &Attachment) -> usize {
+    96 + attachment.aliases.iter().map(|alias| alias.len() + 4).sum::<usize>()
 }
 
 pub(crate) fn estimate_spec(spec: &TaskSpec) -> usize {
@@ -331,6 +373,7 @@ pub(crate) fn estimate_spec(spec: &TaskSpec) -> usize {
         + container.hosts.iter().map(|host| 16 + host.address.len() + host.name.len()).sum::<usize>()
         + container.ulimits.len() * 48
         + container.healthcheck.as_ref().map_or(0, |health| 96 + list(&health.test))
+        + spec.networks.iter().map(|request| 40 + request.target.len() + list(&request.aliases)).sum::<usize>()
         + list(&container.dns.nameservers)
         + list(&container.dns.search)
         + list(&container.dns.options)

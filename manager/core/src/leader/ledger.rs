@@ -1,4 +1,4 @@
-//! What every node carries: reservations, tasks by service, recent failures.
+//! What every node carries: reservations, ports, tasks by service, recent failures.
 //!
 //! Derived from the tasks and kept up to date by their changes, so that a
 //! scheduling decision costs the nodes it looks at and never a walk over all
@@ -8,6 +8,7 @@
 //! Failures are remembered in memory only; a new leader finds those that still
 //! matter among the stored tasks.
 
+use skep_model::endpoint::{PublishMode, PublishedPort, Transport};
 use skep_model::resources::Resources;
 use skep_model::task::Task;
 use skep_model::{NodeId, ServiceId, TaskState, Time};
@@ -28,6 +29,8 @@ pub(crate) struct Load {
     pub(crate) n_tasks: u64,
     /// Wanted tasks by service.
     pub(crate) n_tasks_of: BTreeMap<ServiceId, u64>,
+    /// Ports that the node answers on for tasks that have not been observed to have ended.
+    pub(crate) host_ports: BTreeMap<(u16, Transport), u64>,
 }
 
 /// What all nodes carry.
@@ -85,6 +88,13 @@ impl Ledger {
             let total = &mut load.reserved;
             total.nano_cpus = step(total.nano_cpus, part.nano_cpus, is_added);
             total.memory_bytes = step(total.memory_bytes, part.memory_bytes, is_added);
+            for port in host_ports(task) {
+                let n = load.host_ports.entry(port).or_default();
+                *n = step(*n, 1, is_added);
+                if *n == 0 {
+                    load.host_ports.remove(&port);
+                }
+            }
         }
         if task.is_wanted() {
             load.n_tasks = step(load.n_tasks, 1, is_added);
@@ -98,6 +108,12 @@ impl Ledger {
             self.loads.remove(&node);
         }
     }
+}
+
+/// The ports that a node must have free for a task.
+pub(crate) fn host_ports(task: &Task) -> impl Iterator<Item = (u16, Transport)> {
+    let is_fixed = |port: &&PublishedPort| port.publish_mode == PublishMode::Host && port.published_port != 0;
+    task.ports.iter().filter(is_fixed).map(|port| (port.published_port, port.transport))
 }
 
 /// Whether the task's reservation is set aside on its node.

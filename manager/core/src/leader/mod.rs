@@ -7,19 +7,24 @@
 //!
 //! The stages of a turn, one file each, over a [`draft`]: *enforce* takes tasks
 //! from nodes that may not have them, *orchestrate* makes and removes slots,
-//! *restart* replaces what ended, *update* rolls specs, *allocate* pins what a
-//! task needs, *schedule* places, *publish* says which tasks are to be found,
-//! *verdict* judges the deployment, *reap* removes what is over. The cost of a turn grows with the dirty services and their
+//! *endpoint* gives it virtual addresses, *restart* replaces what ended, *update*
+//! rolls specs, *allocate* pins what a task needs and gives it addresses,
+//! *schedule* places, *publish* says which tasks are to be found, *verdict* judges
+//! the deployment, *reap* removes what is over; *mesh* gives nodes their part in the
+//! routing mesh. The cost of a turn grows with the dirty services and their
 //! tasks, not with the cluster; only scheduling and global services look at all
 //! nodes.
 //!
 //! The next turn starts when the last one's transactions have all been settled,
 //! so a draft never builds on what is not yet true.
 
+mod addresses;
 mod allocate;
 mod draft;
+mod endpoint;
 mod enforce;
 mod ledger;
+mod mesh;
 mod orchestrate;
 mod publish;
 mod reap;
@@ -35,7 +40,8 @@ pub(crate) use verdict::begin as begin_deployment;
 use crate::dispatch::Barrier;
 use crate::mint::Mint;
 use crate::store::{Change, Store, StoredObject};
-use crate::transaction::{Precondition, Transaction};
+use crate::transaction::{Precondition, Transaction, Write};
+use addresses::Addresses;
 use allocate::Wanted;
 use draft::{Draft, Drafted};
 use ledger::{FAILURE_MEMORY, Ledger};
@@ -51,11 +57,14 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub struct Leader {
     ledger: Ledger,
+    addresses: Addresses,
     dirty: Dirty,
     /// Services with tasks that fit on no node now.
     waiting: BTreeSet<ServiceId>,
     /// Global services: they follow every node.
     global: BTreeSet<ServiceId>,
+    /// A node has no part in the mesh because nothing is free for it.
+    is_mesh_waiting: bool,
     timers: Timers,
 }
 
@@ -67,8 +76,10 @@ struct Dirty {
     secrets: BTreeSet<SecretId>,
     configs: BTreeSet<ConfigId>,
     is_everything: bool,
-    /// Something was freed: tasks that wait for a node may find one.
+    /// Something was freed: tasks that wait for a node or an address may find one.
     is_room: bool,
+    /// A node or the ingress network appeared, changed its part or went.
+    is_mesh: bool,
 }
 
 /// When to look at a service again although nothing happened to it.
@@ -103,6 +114,7 @@ impl Leader {
     pub fn new(store: &Store, now: Time) -> Self {
         let mut leader = Self::default();
         leader.dirty.is_everything = true;
+        leader.addresses = Addresses::of(store);
         for task in store.tasks() {
             leader.ledger.change(None, Some(task));
             if is_failure(task) && now.since(task.status.applied_at) < FAILURE_MEMORY {
@@ -117,6 +129,8 @@ impl Leader {
     /// A transaction was applied, ours or another.
     pub fn changed(&mut self, changes: &[Change]) {
         for change in changes {
+            self.dirty.is_room |= self.addresses.changed(change);
+            self.dirty.is_mesh |= concerns_mesh(change);
             match (&change.old, &change.new) {
                 (_, Some(StoredObject::Task(_))) | (Some(StoredObject::Task(_)), None) => {
                     self.task_changed(task_of(&change.old), task_of(&change.new));
@@ -168,7 +182,8 @@ impl Leader {
         let dirty = &self.dirty;
         let has_keys =
             !(dirty.services.is_empty() && dirty.nodes.is_empty() && dirty.secrets.is_empty() && dirty.configs.is_empty());
-        has_keys || dirty.is_everything || (dirty.is_room && !self.waiting.is_empty())
+        let is_waiting = !self.waiting.is_empty() || self.is_mesh_waiting;
+        has_keys || dirty.is_everything || dirty.is_mesh || (dirty.is_room && is_waiting)
     }
 
     /// Something about these services changed that is not in the store: what their
@@ -178,15 +193,19 @@ impl Leader {
     }
 
     /// Drafts what is to be done about everything that became dirty, or whose
-    /// time has come. `barrier` says what nodes have programmed. To be called only when every transaction of the last turn
-    /// has been committed or refused.
+    /// time has come. `barrier` says what nodes have programmed. To be called only
+    /// when every transaction of the last turn has been committed or refused.
     pub fn turn(&mut self, store: &Store, now: Time, mint: &mut Mint, barrier: &Barrier) -> Vec<Transaction> {
         self.ledger.forget(now);
-        let (services, overcommitted) = self.take_dirty(store, now);
+        self.addresses.begin_turn();
         let mut transactions = Vec::new();
+        if self.dirty.is_everything || self.dirty.is_mesh || (self.dirty.is_room && self.is_mesh_waiting) {
+            (transactions, self.is_mesh_waiting) = mesh::assign(store, &mut self.addresses, now);
+        }
+        let (services, overcommitted) = self.take_dirty(store, now);
         let mut drafted_pairs = Vec::new();
         for id in services {
-            let draft = Draft::new(store, barrier, &mut self.ledger, id, now);
+            let draft = Draft::new(store, barrier, &mut self.ledger, &mut self.addresses, id, now);
             let (drafted, is_waiting) = draft_service(draft, mint, &overcommitted);
             if is_waiting {
                 self.waiting.insert(id);
@@ -206,6 +225,7 @@ impl Leader {
 
     /// A transaction of the last turn was refused: its service is looked at again.
     pub fn refused(&mut self, transaction: &Transaction) {
+        self.dirty.is_mesh |= transaction.writes.iter().any(|write| matches!(write, Write::NodePlan(..)));
         for precondition in &transaction.preconditions {
             if let Precondition::Unchanged(object, ..) | Precondition::Exists(object) | Precondition::Absent(object) =
                 precondition
@@ -261,6 +281,8 @@ fn draft_service(mut draft: Draft<'_>, mint: &mut Mint, overcommitted: &BTreeSet
     match &wanted {
         Some(wanted) => {
             draft.begin_if_none(wanted.spec_version());
+            endpoint::settle(&mut draft, wanted);
+            allocate::attach(&mut draft);
             orchestrate::orchestrate(&mut draft, mint, wanted);
             restart::retire(&mut draft, wanted);
             verdict::act_on_failures(&mut draft, wanted);
@@ -298,6 +320,16 @@ fn task_of(object: &Option<StoredObject>) -> Option<&Arc<Task>> {
     match object {
         Some(StoredObject::Task(task)) => Some(task),
         _ => None,
+    }
+}
+
+/// Whether a node's part in the mesh may have to change.
+fn concerns_mesh(change: &Change) -> bool {
+    match (&change.old, &change.new) {
+        (Some(StoredObject::Node(old)), Some(StoredObject::Node(new))) => old.plan.ingress != new.plan.ingress,
+        (_, Some(StoredObject::Node(_))) => true,
+        (Some(StoredObject::Network(network)), _) | (_, Some(StoredObject::Network(network))) => network.spec.ingress,
+        _ => false,
     }
 }
 

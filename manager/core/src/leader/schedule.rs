@@ -5,9 +5,9 @@
 //! ask for. What is still equal is decided by chance, from the seed. A task that
 //! fits nowhere stays pending with the filters and their counts as its error.
 
-use super::allocate::parse;
+use super::allocate::{lacks_addresses, parse};
 use super::draft::Draft;
-use super::ledger::Load;
+use super::ledger::{Load, host_ports};
 use crate::mint::{Mint, Purpose};
 use skep_model::constraint::Constraint;
 use skep_model::node::{Availability, Node, NodeState};
@@ -42,6 +42,11 @@ const FILTERS: &[Filter] = &[
         many: "scheduling constraints not satisfied on # nodes",
     },
     Filter { passes: has_platform, one: "unsupported platform on 1 node", many: "unsupported platform on # nodes" },
+    Filter {
+        passes: has_host_ports,
+        one: "host-mode port already in use on 1 node",
+        many: "host-mode port already in use on # nodes",
+    },
     Filter {
         passes: has_room_for_replica,
         one: "max replicas per node limit exceed",
@@ -79,6 +84,10 @@ fn canonical(name: &str) -> &str {
         "aarch64" => "arm64",
         _ => name,
     }
+}
+
+fn has_host_ports(ask: &Ask<'_>, _: &Node, load: &Load) -> bool {
+    host_ports(ask.task).all(|port| !load.host_ports.contains_key(&port))
 }
 
 fn has_room_for_replica(ask: &Ask<'_>, _: &Node, load: &Load) -> bool {
@@ -122,8 +131,8 @@ pub(crate) fn schedule(draft: &mut Draft<'_>, mint: &mut Mint) -> bool {
     let unplaced: Vec<Arc<Task>> =
         draft.tasks().filter(|task| task.is_wanted() && task.status.state < TaskState::Assigned).cloned().collect();
     let mut groups: BTreeMap<u64, Vec<Arc<Task>>> = BTreeMap::new();
-    let mut is_any_left = false;
-    for task in unplaced {
+    let mut is_any_left = unplaced.iter().any(|task| lacks_addresses(task));
+    for task in unplaced.into_iter().filter(|task| !lacks_addresses(task)) {
         match task.plan.node {
             Some(node) => is_any_left |= !confirm(draft, &task, node),
             None => groups.entry(task.spec_version).or_default().push(task),

@@ -57,6 +57,8 @@ pub(crate) fn is_dirty(draft: &Draft<'_>, wanted: &Wanted, task: &Task) -> bool 
         && have.resources == want.resources
         && have.restart_policy == want.restart_policy
         && have.network == want.network
+        && have.networks == want.networks
+        && task.ports == wanted.ports()
         && have.force_update == want.force_update;
     if !is_same {
         return true;

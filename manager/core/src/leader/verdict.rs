@@ -14,9 +14,10 @@ use super::publish::is_reachable;
 use super::restart::{ended_by_itself, should_restart};
 use super::slot::{Slot, SlotKey, slots};
 use super::update::{config, is_dirty, is_slot_dirty};
-use crate::control::references_exist;
+use crate::control::{references_exist, settle_ports};
 use crate::timing;
 use skep_model::deployment::{Deployment, DeploymentKind, DeploymentState, FailedTask};
+use skep_model::endpoint::PublishedPort;
 use skep_model::service::{FailureAction, ServiceMode, ServiceRecord};
 use skep_model::task::Task;
 use skep_model::{TaskId, TaskState, Time};
@@ -78,29 +79,30 @@ pub(crate) fn act_on_failures(draft: &mut Draft<'_>, wanted: &Wanted) {
     }
     let culprit = deployment.failed_task.as_ref().map(|failed| failed.task);
     let name = if deployment.kind.is_rollback() { "rollback" } else { "update" };
-    // What the previous spec refers to may have been removed since.
-    let can_return = wanted.service.spec.previous.as_ref().is_some_and(|previous| references_exist(draft.store, previous));
-    match config.failure_action {
-        FailureAction::Continue => {}
-        FailureAction::Rollback if !deployment.kind.is_rollback() && can_return => {
-            roll_back(draft, wanted, culprit);
-        }
+    let previous = wanted.service.spec.previous.as_ref().filter(|_| !deployment.kind.is_rollback());
+    // What the previous spec refers to may have been removed since, and its ports be another's.
+    let ports = previous
+        .filter(|previous| references_exist(draft.store, previous))
+        .and_then(|previous| settle_ports(draft.store, Some(&wanted.service), &previous.endpoint_spec).ok());
+    match (config.failure_action, ports) {
+        (FailureAction::Continue, _) => {}
+        (FailureAction::Rollback, Some(ports)) => roll_back(draft, wanted, ports, culprit),
         // A rollback is never rolled back.
-        FailureAction::Rollback | FailureAction::Pause => {
+        (FailureAction::Rollback | FailureAction::Pause, _) => {
             let cause = format!("{name} paused due to failure or early termination of task{}", named(culprit));
             end(draft, DeploymentState::Paused, cause);
         }
     }
 }
 
-fn roll_back(draft: &mut Draft<'_>, wanted: &Wanted, culprit: Option<TaskId>) {
+fn roll_back(draft: &mut Draft<'_>, wanted: &Wanted, ports: Vec<PublishedPort>, culprit: Option<TaskId>) {
     let record = &wanted.service.spec.value;
     let Some(previous) = record.previous.clone() else { return };
     let spec_version = record.spec_version + 1;
     let mut deployment = begin(spec_version, DeploymentKind::AutomaticRollback, draft.now);
     deployment.cause = format!("update rolled back due to failure or early termination of task{}", named(culprit));
     deployment.failed_task = draft.deployment().and_then(|failed| failed.failed_task.clone());
-    draft.replace_spec(ServiceRecord { spec: *previous, previous: None, spec_version }, deployment);
+    draft.replace_spec(ServiceRecord { spec: *previous, previous: None, spec_version }, ports, deployment);
 }
 
 fn named(task: Option<TaskId>) -> String {

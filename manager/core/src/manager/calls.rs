@@ -116,7 +116,7 @@ impl Manager {
             (Some(Conflict::Repeated(outcome)), _) | (None, Some(outcome)) => Ok(outcome),
             (None, None) => panic!("a request was applied without an outcome"),
             (Some(conflict), _) => match self.proposals.calls.get(&request) {
-                Some(call) if call.attempts < ATTEMPTS_MAX => return self.admit(request),
+                Some(call) if call.attempts < ATTEMPTS_MAX || conflict.is_lost_race() => return self.admit(request),
                 _ => conflict.into_result(),
             },
         };

@@ -6,13 +6,16 @@
 //! nobody ever sees one without the other.
 //!
 //! What `apply` itself guarantees, whatever a proposer asks for: ids and names
-//! are unique; a section is only written where its object exists; a secret or
-//! config goes only while no service refers to it; a request id has one effect.
+//! are unique; a section is only written where its object exists; a secret, config
+//! or network goes only while nothing refers to it; numbers, subnets and ports have
+//! one owner (see [`super::claims`]); a request id has one effect.
 
 use super::{Change, Store, StoredObject};
 use crate::transaction::{Precondition, SectionName, Transaction, Write};
+use ipnet::IpNet;
 use skep_model::cluster::Cluster;
 use skep_model::config::Config;
+use skep_model::endpoint::Transport;
 use skep_model::network::Network;
 use skep_model::node::Node;
 use skep_model::request::Outcome;
@@ -42,14 +45,34 @@ pub enum Conflict {
         /// The name.
         name: String,
     },
-    /// A secret or config that it removes is referred to by a service.
+    /// Something that it removes is referred to.
     InUse {
-        /// The secret or config.
+        /// The secret, config or network.
         object: ObjectRef,
         /// Its name.
         name: String,
-        /// The name of a service that refers to it.
-        service: String,
+        /// What refers to it, as a phrase.
+        by: String,
+    },
+    /// Another network has the number of one that it makes.
+    NumberTaken(u32),
+    /// Another network has addresses of one that it makes.
+    SubnetTaken {
+        /// The other's subnet.
+        subnet: IpNet,
+        /// The other.
+        network: NetworkId,
+    },
+    /// It makes a second ingress network.
+    IngressExists(NetworkId),
+    /// Another service publishes a port that it publishes.
+    PortTaken {
+        /// The published port.
+        port: u16,
+        /// Its protocol.
+        transport: Transport,
+        /// The other.
+        service: ServiceId,
     },
 }
 
@@ -63,10 +86,17 @@ impl Conflict {
             Self::Missing(object) => Refusal::NotFound { kind: object.kind, reference: object.id.to_string() },
             Self::Exists(object) => Refusal::NameConflict { kind: object.kind, name: object.id.to_string() },
             Self::NameTaken { kind, name } => Refusal::NameConflict { kind, name },
-            Self::InUse { object, name, service } => {
-                Refusal::InUse { kind: object.kind, name, by: format!("the following service: {service}") }
+            Self::InUse { object, name, by } => Refusal::InUse { kind: object.kind, name, by },
+            Self::NumberTaken(_) | Self::SubnetTaken { .. } | Self::IngressExists(_) | Self::PortTaken { .. } => {
+                Refusal::Unavailable("what was chosen for it was given to another meanwhile; the request may be repeated".into())
             }
         })
+    }
+
+    /// Whether the proposer lost a race for something that has one owner. Whoever
+    /// won it got on, so such a request may be decided again as often as it takes.
+    pub fn is_lost_race(&self) -> bool {
+        matches!(self, Self::NumberTaken(_) | Self::SubnetTaken { .. } | Self::IngressExists(_) | Self::PortTaken { .. })
     }
 }
 
@@ -169,18 +199,28 @@ impl Store {
     }
 
     fn check_unused(&self, object: ObjectRef) -> Result<(), Conflict> {
-        let service = match object.kind {
-            Kind::Secret => self.services_of_secret(SecretId(object.id)).next(),
-            Kind::Config => self.services_of_config(ConfigId(object.id)).next(),
-            _ => None,
-        };
-        match (service, self.object(object)) {
-            (Some(service), Some(stored)) => Err(Conflict::InUse {
-                object,
-                name: stored.to_object().name(),
-                service: service.spec.spec.annotations.name.clone(),
-            }),
+        match (self.user_of(object), self.object(object)) {
+            (Some(by), Some(stored)) => Err(Conflict::InUse { object, name: stored.to_object().name(), by }),
             _ => Ok(()),
+        }
+    }
+
+    /// What refers to an object, as a phrase, so that it may not go.
+    pub(crate) fn user_of(&self, object: ObjectRef) -> Option<String> {
+        let name = |service: &Arc<Service>| service.spec.spec.annotations.name.clone();
+        let follows = |service: &Arc<Service>| format!("the following service: {}", name(service));
+        match object.kind {
+            Kind::Secret => self.services_of_secret(SecretId(object.id)).next().map(follows),
+            Kind::Config => self.services_of_config(ConfigId(object.id)).next().map(follows),
+            Kind::Network => {
+                let id = NetworkId(object.id);
+                let publishes = || self.indexes.claims.any_ingress_port().and_then(|service| self.service(service));
+                let publisher = if self.indexes.claims.ingress() == Some(id) { publishes() } else { None };
+                let service = self.services_of_network(id).next().or(publisher);
+                let task = || self.tasks_of_network(id).next().map(|task| format!("task {}", task.name()));
+                service.map(|service| format!("service {}", name(service))).or_else(task)
+            }
+            _ => None,
         }
     }
 

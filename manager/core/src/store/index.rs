@@ -5,8 +5,10 @@
 
 use super::StoredObject;
 use super::apply::Conflict;
+use super::claims::Claims;
 use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
-use skep_model::{ConfigId, Id, Kind, NodeId, SecretId, ServiceId, TaskId};
+use skep_model::service::Service;
+use skep_model::{ConfigId, Id, Kind, NetworkId, NodeId, SecretId, ServiceId, TaskId};
 use std::ops::Bound;
 
 const ID_MIN: [u8; 16] = [0; 16];
@@ -20,6 +22,10 @@ pub(crate) struct Indexes {
     pub(crate) node_tasks: RedBlackTreeSetSync<(NodeId, TaskId)>,
     pub(crate) secret_services: RedBlackTreeSetSync<(SecretId, ServiceId)>,
     pub(crate) config_services: RedBlackTreeSetSync<(ConfigId, ServiceId)>,
+    pub(crate) network_services: RedBlackTreeSetSync<(NetworkId, ServiceId)>,
+    /// Only tasks that are wanted and have not ended.
+    pub(crate) network_tasks: RedBlackTreeSetSync<(NetworkId, TaskId)>,
+    pub(crate) claims: Claims,
 }
 
 impl Indexes {
@@ -54,6 +60,22 @@ impl Indexes {
             .take_while(move |(key, _)| *key == config)
             .map(|(_, id)| *id)
     }
+
+    pub(crate) fn services_of_network(&self, network: NetworkId) -> impl Iterator<Item = ServiceId> {
+        let first = (network, ServiceId::from_random(ID_MIN));
+        self.network_services
+            .range((Bound::Included(first), Bound::Unbounded))
+            .take_while(move |(key, _)| *key == network)
+            .map(|(_, id)| *id)
+    }
+
+    pub(crate) fn tasks_of_network(&self, network: NetworkId) -> impl Iterator<Item = TaskId> {
+        let first = (network, TaskId::from_random(ID_MIN));
+        self.network_tasks
+            .range((Bound::Included(first), Bound::Unbounded))
+            .take_while(move |(key, _)| *key == network)
+            .map(|(_, id)| *id)
+    }
 }
 
 impl Indexes {
@@ -81,6 +103,9 @@ impl Indexes {
                 if let Some(node) = task.plan.node {
                     self.node_tasks.insert_mut((node, task.id));
                 }
+                for attachment in task.networks.iter().filter(|_| task.is_active()) {
+                    self.network_tasks.insert_mut((attachment.network, task.id));
+                }
             }
             StoredObject::Service(service) if service.plan.removed_at.is_none() => {
                 let container = &service.spec.spec.task_template.container_spec;
@@ -90,7 +115,12 @@ impl Indexes {
                 for config in &container.configs {
                     self.config_services.insert_mut((config.id, service.id));
                 }
+                for network in networks(service) {
+                    self.network_services.insert_mut((network, service.id));
+                }
+                self.claims.add_service(service)?;
             }
+            StoredObject::Network(network) => self.claims.add_network(network)?,
             _ => {}
         }
         Ok(())
@@ -107,6 +137,9 @@ impl Indexes {
                 if let Some(node) = task.plan.node {
                     self.node_tasks.remove_mut(&(node, task.id));
                 }
+                for attachment in task.networks.iter().filter(|_| task.is_active()) {
+                    self.network_tasks.remove_mut(&(attachment.network, task.id));
+                }
             }
             StoredObject::Service(service) if service.plan.removed_at.is_none() => {
                 let container = &service.spec.spec.task_template.container_spec;
@@ -116,10 +149,20 @@ impl Indexes {
                 for config in &container.configs {
                     self.config_services.remove_mut(&(config.id, service.id));
                 }
+                for network in networks(service) {
+                    self.network_services.remove_mut(&(network, service.id));
+                }
+                self.claims.remove_service(service);
             }
+            StoredObject::Network(network) => self.claims.remove_network(network),
             _ => {}
         }
     }
+}
+
+/// The networks that a service asks for, by id as admission has written them.
+fn networks(service: &Service) -> impl Iterator<Item = NetworkId> {
+    service.spec.spec.task_template.networks.iter().filter_map(|request| request.target.parse().ok().map(NetworkId))
 }
 
 /// The name under which nobody else of its kind may be. A service that was

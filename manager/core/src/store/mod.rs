@@ -7,6 +7,7 @@
 //! store, the index and the transaction: no clock, no chance, no unordered map.
 
 pub mod apply;
+mod claims;
 pub mod codec;
 pub mod index;
 pub mod requests;
@@ -126,6 +127,21 @@ impl Store {
     /// A secret.
     pub fn secret(&self, id: SecretId) -> Option<&Arc<Secret>> {
         self.secrets.get(&id)
+    }
+
+    /// The network over which published ports are reached, if there is one.
+    pub fn ingress_network(&self) -> Option<&Arc<Network>> {
+        self.network(self.indexes.claims.ingress()?)
+    }
+
+    /// All services that ask for a network by its id, by id.
+    pub fn services_of_network(&self, network: NetworkId) -> impl Iterator<Item = &Arc<Service>> {
+        self.indexes.services_of_network(network).filter_map(|id| self.service(id))
+    }
+
+    /// All tasks with an attachment to a network that are wanted and have not ended, by id.
+    pub fn tasks_of_network(&self, network: NetworkId) -> impl Iterator<Item = &Arc<Task>> {
+        self.indexes.tasks_of_network(network).filter_map(|id| self.task(id))
     }
 
     /// All secrets by id.

@@ -1,0 +1,297 @@
+//! The rules of networks, of services on them and of published ports, as tables.
+
+use super::tests::{Desk, spec};
+use skep_model::endpoint::{EndpointMode, PublishMode, PublishedPort, Transport};
+use skep_model::network::{NetworkRequest, NetworkSpec, Pool, VNI_FIRST};
+use skep_model::node::Underlay;
+use skep_model::request::{Mutation, Outcome};
+use skep_model::service::{NetworkMode, ServiceSpec};
+use skep_model::{NodeId, Refusal};
+
+impl Desk {
+    fn network(&mut self, name: &str, change: impl FnOnce(&mut NetworkSpec)) -> Result<Outcome, Refusal> {
+        let mut spec = NetworkSpec { driver: "overlay".into(), ..NetworkSpec::default() };
+        spec.annotations.name = name.into();
+        change(&mut spec);
+        self.ask(Mutation::CreateNetwork { spec })
+    }
+
+    fn remove_network(&mut self, name: &str) -> Result<Outcome, Refusal> {
+        self.ask(Mutation::RemoveNetwork { network: name.into() })
+    }
+
+    fn subnets(&self, name: &str) -> Vec<String> {
+        let network = self.store.resolve_network(name).expect("a network of that name");
+        network.plan.pools.iter().map(|pool| pool.subnet.to_string()).collect()
+    }
+
+    fn ports(&self, name: &str) -> Vec<u16> {
+        let service = self.store.resolve_service(name).expect("a service of that name");
+        service.plan.endpoint.ports.iter().map(|port| port.published_port).collect()
+    }
+
+    fn publish(&mut self, name: &str, ports: &[PublishedPort]) -> Result<Outcome, Refusal> {
+        self.create(name, |spec| publish(spec, ports))
+    }
+}
+
+fn pool(subnet: &str, range: Option<&str>, gateway: Option<&str>) -> Pool {
+    let net = |text: &str| text.parse().expect("a network");
+    Pool { subnet: net(subnet), range: range.map(net), gateway: gateway.map(|text| text.parse().expect("an address")) }
+}
+
+fn tcp(published_port: u16, target_port: u16) -> PublishedPort {
+    PublishedPort { transport: Transport::Tcp, target_port, published_port, publish_mode: PublishMode::Ingress }
+}
+
+fn host(published_port: u16, target_port: u16) -> PublishedPort {
+    PublishedPort { publish_mode: PublishMode::Host, ..tcp(published_port, target_port) }
+}
+
+fn publish(spec: &mut ServiceSpec, ports: &[PublishedPort]) {
+    spec.task_template.network = NetworkMode::Bridge;
+    spec.endpoint_spec.ports = ports.to_vec();
+}
+
+fn join(spec: &mut ServiceSpec, networks: &[&str]) {
+    spec.task_template.network = NetworkMode::Bridge;
+    let request = |name: &&str| NetworkRequest { target: (*name).into(), aliases: Vec::new() };
+    spec.task_template.networks = networks.iter().map(request).collect();
+}
+
+fn told(result: Result<Outcome, Refusal>) -> String {
+    result.err().map(|refusal| refusal.to_string()).unwrap_or_default()
+}
+
+type Change = Box<dyn FnOnce(&mut NetworkSpec)>;
+
+#[test]
+fn every_field_of_a_network_is_checked() {
+    fn pools(pools: Vec<Pool>) -> Change {
+        Box::new(move |spec| spec.pools = pools)
+    }
+    fn option(key: &'static str, value: &'static str) -> Change {
+        Box::new(move |spec| drop(spec.options.insert(key.into(), value.into())))
+    }
+    let table: Vec<(&str, Change, &str)> = vec![
+        ("net", Box::new(|_| {}), ""),
+        ("-net", Box::new(|_| {}), "invalid network name \"-net\""),
+        ("NET0", Box::new(|_| {}), "name conflicts with an existing object: network NET0 exists"),
+        ("net", Box::new(|spec| spec.driver = "macvlan".into()), "invalid network driver \"macvlan\""),
+        ("bridge", Box::new(|_| {}), "operation is not permitted on predefined bridge network"),
+        ("Docker_gwbridge", Box::new(|_| {}), "operation is not permitted on predefined Docker_gwbridge network"),
+        ("ingress", Box::new(|_| {}), "operation is not permitted on predefined ingress network"),
+        ("mesh", Box::new(|spec| spec.ingress = true), "ingress network (ingress) is already present"),
+        (
+            "mesh",
+            Box::new(|spec| (spec.ingress, spec.attachable) = (true, true)),
+            "invalid ingress network \"mesh\": it cannot be attachable",
+        ),
+        (
+            "net",
+            Box::new(|spec| drop(spec.annotations.labels.insert("com.docker.swarm.internal".into(), String::new()))),
+            "label com.docker.swarm.internal is for predefined internal networks",
+        ),
+        ("net", option("com.docker.network.driver.mtu", "1400"), ""),
+        ("net", option("com.docker.network.driver.mtu", "575"), "invalid com.docker.network.driver.mtu \"575\""),
+        ("net", option("com.docker.network.driver.mtu", "big"), "invalid com.docker.network.driver.mtu \"big\""),
+        ("net", option("encrypted", ""), "the network option encrypted is not supported"),
+        ("net", option("foo", "1"), "the network option foo is not supported"),
+        ("net", pools(vec![pool("192.168.0.0/24", None, None)]), ""),
+        ("net", pools(vec![pool("192.168.0.77/24", None, None)]), ""),
+        ("net", pools(vec![pool("192.168.0.0/31", None, None)]), "invalid subnet \"192.168.0.0/31\": its prefix length"),
+        ("net", pools(vec![pool("127.1.0.0/16", None, None)]), "invalid subnet \"127.1.0.0/16\": loopback"),
+        (
+            "net",
+            pools(vec![pool("10.0.7.0/24", None, None)]),
+            "invalid subnet \"10.0.7.0/24\": Pool overlaps with other one on this address space: network ingress has 10.0.0.0/20",
+        ),
+        (
+            "net",
+            pools(vec![pool("192.168.0.0/24", None, None), pool("192.168.1.0/24", None, None)]),
+            "invalid subnet \"192.168.1.0/24\": a network has at most one subnet of each family",
+        ),
+        ("net", pools(vec![pool("fd00::/64", None, None)]), "invalid subnet \"fd00::/64\": an IPv6 subnet needs"),
+        (
+            "net",
+            pools(vec![pool("192.168.0.0/24", None, Some("192.168.1.1"))]),
+            "invalid gateway \"192.168.1.1\": subnet 192.168.0.0/24 does not contain it",
+        ),
+        (
+            "net",
+            pools(vec![pool("192.168.0.0/24", None, Some("192.168.0.255"))]),
+            "invalid gateway \"192.168.0.255\": it is no host's address",
+        ),
+        (
+            "net",
+            pools(vec![pool("192.168.0.0/24", Some("192.168.1.0/28"), None)]),
+            "invalid ip-range \"192.168.1.0/28\": subnet 192.168.0.0/24 does not contain it",
+        ),
+        (
+            "net",
+            pools(vec![pool("192.168.0.0/24", Some("192.168.0.255/32"), None)]),
+            "invalid ip-range \"192.168.0.255/32\": it has no address for a task",
+        ),
+        ("net", pools(vec![pool("192.168.0.0/24", Some("192.168.0.16/28"), Some("192.168.0.254"))]), ""),
+    ];
+    for (name, change, refused) in table {
+        let mut desk = Desk::new();
+        desk.network("net0", |_| {}).expect("a network");
+        let found = told(desk.network(name, change));
+        assert!(
+            if refused.is_empty() { found.is_empty() } else { found.starts_with(refused) },
+            "{name}: {found:?}, not {refused:?}"
+        );
+    }
+}
+
+#[test]
+fn subnets_and_numbers_are_given_in_turn() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.subnets("ingress"), ["10.0.0.0/20"]);
+    desk.network("a", |_| {}).expect("a network");
+    desk.network("b", |spec| spec.ipv6 = true).expect("a network");
+    assert_eq!(desk.subnets("a"), ["10.0.16.0/20"]);
+    assert_eq!(desk.subnets("b"), ["10.0.32.0/20", "fd53:6b65:7000::/64"]);
+    desk.remove_network("b").expect("nobody uses it");
+    desk.network("c", |spec| spec.ipv6 = true).expect("a network");
+    assert_eq!(desk.subnets("c"), ["10.0.48.0/20", "fd53:6b65:7000:1::/64"]);
+    // What was asked for does not move the turn.
+    desk.network("d", |spec| spec.pools = vec![pool("10.99.0.0/24", None, None)]).expect("a network");
+    desk.network("e", |_| {}).expect("a network");
+    assert_eq!(desk.subnets("e"), ["10.0.64.0/20"]);
+    let vni = |desk: &Desk, name: &str| desk.store.resolve_network(name).expect("a network").plan.vni;
+    assert_eq!(["ingress", "a", "c", "d", "e"].map(|name| vni(&desk, name) - VNI_FIRST), [0, 1, 3, 4, 5]);
+    let gateway = |name: &str| desk.store.resolve_network(name).expect("a network").plan.pools[0].gateway;
+    assert_eq!(gateway("a"), "10.0.16.1".parse().ok());
+}
+
+#[test]
+fn subnets_that_a_node_uses_are_skipped_and_a_full_pool_says_so() {
+    let mut desk = Desk::new();
+    desk.shrink_pools(&["10.0.0.0/16"], 18);
+    let id = NodeId::from_random([1; 16]);
+    let occupied = vec!["10.0.80.0/24".parse().expect("a network"), "0.0.0.0/0".parse().expect("a network")];
+    desk.occupy(id, Underlay { address: "10.0.130.9".parse().expect("an address"), occupied });
+    // 10.0.0.0/18 overlaps the ingress network, the next one a route, the third the node's address.
+    desk.network("a", |_| {}).expect("a network");
+    assert_eq!(desk.subnets("a"), ["10.0.192.0/18"]);
+    let refused = desk.network("b", |_| {});
+    assert!(matches!(refused, Err(Refusal::Exhausted(_))), "{refused:?}");
+    let text =
+        "could not find an available, non-overlapping IPv4 address pool of size /18 among 10.0.0.0/16 to assign to network b";
+    assert_eq!(told(refused), text);
+    desk.remove_network("a").expect("nobody uses it");
+    desk.network("b", |_| {}).expect("room again");
+    assert_eq!(desk.subnets("b"), ["10.0.192.0/18"]);
+}
+
+#[test]
+fn a_service_is_on_networks_that_exist_and_that_stay() {
+    let table: [(&[&str], NetworkMode, &str); 8] = [
+        (&["front"], NetworkMode::Bridge, ""),
+        (&["front", "back"], NetworkMode::Bridge, ""),
+        (&["nowhere"], NetworkMode::Bridge, "network nowhere not found"),
+        (&["front", "FRONT"], NetworkMode::Bridge, "invalid network \"FRONT\": the service is attached to it twice"),
+        (
+            &["ingress"],
+            NetworkMode::Bridge,
+            "invalid network \"ingress\": Service cannot be explicitly attached to the ingress network",
+        ),
+        (&["host"], NetworkMode::Bridge, "network host cannot be used with services. Only networks scoped to the swarm"),
+        (&["front"], NetworkMode::None, "invalid network \"front\": a service with the node's own network, or none"),
+        (&["front"], NetworkMode::Host, "invalid network \"front\": a service with the node's own network, or none"),
+    ];
+    for (networks, mode, refused) in table {
+        let mut desk = Desk::new();
+        desk.network("front", |_| {}).expect("a network");
+        desk.network("back", |_| {}).expect("a network");
+        let found = told(desk.create("web", |spec| {
+            join(spec, networks);
+            spec.task_template.network = mode;
+        }));
+        assert!(if refused.is_empty() { found.is_empty() } else { found.starts_with(refused) }, "{found:?}, not {refused:?}");
+    }
+    let mut desk = Desk::new();
+    desk.network("front", |_| {}).expect("a network");
+    desk.create("web", |spec| join(spec, &["front"])).expect("a service");
+    let target = desk.store.resolve_service("web").expect("a service").spec.spec.task_template.networks[0].target.clone();
+    assert_eq!(target, desk.store.resolve_network("front").expect("a network").id.to_string());
+    assert_eq!(told(desk.remove_network("front")), "network 'front' is in use by service web");
+    desk.update("web", |spec| join(spec, &[])).expect("it leaves the network");
+    desk.remove_network("front").expect("nobody uses it");
+    // Its previous spec does.
+    let back = Mutation::RollbackService { service: "web".into(), expect: None };
+    assert!(matches!(desk.ask(back), Err(Refusal::NotFound { .. })));
+}
+
+#[test]
+fn the_ingress_network_stays_while_anything_is_published_through_it() {
+    let mut desk = Desk::new();
+    desk.publish("web", &[tcp(80, 80)]).expect("a service");
+    assert_eq!(told(desk.remove_network("ingress")), "network 'ingress' is in use by service web");
+    desk.update("web", |spec| publish(spec, &[host(80, 80)])).expect("it publishes on its nodes");
+    desk.remove_network("ingress").expect("nobody uses it");
+    let refused = told(desk.publish("api", &[tcp(81, 80)]));
+    assert_eq!(refused, "service needs ingress network, but no ingress network is present");
+    desk.network("mesh", |spec| spec.ingress = true).expect("another one");
+    desk.publish("api", &[tcp(81, 80)]).expect("a service");
+}
+
+#[test]
+fn published_ports_have_one_owner() {
+    let many: Vec<PublishedPort> = (1..=65).map(|port| tcp(port, port)).collect();
+    let udp = PublishedPort { transport: Transport::Udp, ..tcp(80, 53) };
+    let table: Vec<(Vec<PublishedPort>, &str)> = vec![
+        (vec![tcp(81, 80)], ""),
+        (vec![udp], ""),
+        (vec![tcp(80, 8080)], "invalid published port \"80:8080/tcp\": port '80' is already in use by service 'web' ("),
+        (vec![host(80, 80)], "invalid published port \"80:80/tcp\": port '80' is already in use by service 'web' ("),
+        (vec![tcp(90, 80)], "invalid published port \"90:80/tcp\": port '90' is already in use by service 'metrics' ("),
+        (vec![host(90, 80)], ""),
+        (vec![tcp(82, 1), tcp(82, 2)], "invalid published port \"82:2/tcp\": duplicate published ports provided"),
+        (vec![tcp(82, 1), host(82, 2)], "invalid published port \"82:2/tcp\": duplicate published ports provided"),
+        (vec![tcp(82, 0)], "invalid target port \"0\""),
+        (many, "invalid number of published ports \"65\": a service publishes at most 64 ports in ingress mode"),
+    ];
+    for (ports, refused) in table {
+        let mut desk = Desk::new();
+        desk.publish("web", &[tcp(80, 80)]).expect("a service");
+        desk.publish("metrics", &[host(90, 9090)]).expect("a service");
+        let found = told(desk.publish("api", &ports));
+        assert!(if refused.is_empty() { found.is_empty() } else { found.starts_with(refused) }, "{found:?}, not {refused:?}");
+    }
+    let mut desk = Desk::new();
+    let dnsrr = told(desk.create("web", |spec| {
+        publish(spec, &[tcp(80, 80)]);
+        spec.endpoint_spec.mode = EndpointMode::Dnsrr;
+    }));
+    assert!(dnsrr.ends_with("port published with ingress mode can't be used with dnsrr mode"), "{dnsrr}");
+    let none = told(desk.create("web", |spec| {
+        publish(spec, &[tcp(80, 80)]);
+        spec.task_template.network = NetworkMode::Host;
+    }));
+    assert!(none.starts_with("invalid published port \"80:80/tcp\": a service with the node's own network"), "{none}");
+    assert!(spec("web").endpoint_spec.ports.is_empty());
+}
+
+#[test]
+fn ports_that_are_chosen_stay_and_are_freed() {
+    let mut desk = Desk::new();
+    desk.publish("web", &[tcp(0, 80), tcp(0, 80), tcp(30_001, 81)]).expect("a service");
+    assert_eq!(desk.ports("web"), [30_000, 30_002, 30_001]);
+    desk.publish("api", &[tcp(0, 80), host(0, 80)]).expect("a service");
+    assert_eq!(desk.ports("api"), [30_003, 0]);
+    desk.update("web", |spec| publish(spec, &[tcp(0, 90), tcp(0, 80)])).expect("an update");
+    assert_eq!(desk.ports("web"), [30_004, 30_000], "what one target has stays, the other gets the next one");
+    desk.ask(Mutation::ScaleService { service: "web".into(), replicas: 3 }).expect("it scales");
+    assert_eq!(desk.ports("web"), [30_004, 30_000]);
+    desk.ask(Mutation::RollbackService { service: "web".into(), expect: None }).expect("back");
+    desk.ask(Mutation::RemoveService { service: "web".into() }).expect("it goes");
+    desk.publish("new", &[tcp(30_000, 80), tcp(30_001, 80), tcp(30_002, 80)]).expect("all were freed");
+    // Another service has taken what a previous spec published.
+    desk.update("api", |spec| publish(spec, &[tcp(81, 80)])).expect("an update");
+    desk.publish("other", &[tcp(30_003, 80)]).expect("it is free");
+    desk.ask(Mutation::RollbackService { service: "api".into(), expect: None }).expect("another is chosen");
+    assert_eq!(desk.ports("api"), [81, 0], "what it has for this target stays");
+}
