@@ -115,8 +115,8 @@ pub struct Engine {
     taken: watch::Sender<Programmed>,
     programmed: watch::Sender<Programmed>,
     status: Status,
-    audited: Option<Namespace>,
-    next_audit: Instant,
+    /// The namespace that was read in full last, and when.
+    audited: (Option<Namespace>, Instant),
     next_retry: Option<Instant>,
 }
 
@@ -132,7 +132,6 @@ impl Engine {
         for task in kernel.namespaces().list()? {
             touched.extend(desired.put_namespace(task).touched);
         }
-        let next_audit = Instant::now() + AUDIT_PERIOD;
         Ok(Self {
             desired,
             mirror,
@@ -148,8 +147,7 @@ impl Engine {
             taken: watch::Sender::new(Programmed::default()),
             programmed: watch::Sender::new(Programmed::default()),
             status: Status::default(),
-            audited: None,
-            next_audit,
+            audited: (None, Instant::now()),
             next_retry: None,
         })
     }
@@ -170,7 +168,7 @@ impl Engine {
     /// If the kernel's events cannot be waited for.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> std::io::Result<()> {
         loop {
-            let wakeup = self.next_retry.map_or(self.next_audit, |retry| retry.min(self.next_audit));
+            let wakeup = self.next_retry.map_or(self.next_audit(), |retry| retry.min(self.next_audit()));
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => self.obey(command).await,
@@ -320,18 +318,22 @@ impl Engine {
             self.ask(Derived { places, touched: Touched::default() });
             self.settle(false).await;
         }
-        if self.next_audit <= now {
-            let open: Vec<Namespace> = self.kernel.open_namespaces().collect();
-            let next = open.iter().copied().find(|namespace| self.audited.is_none_or(|last| *namespace > last));
-            self.audited = next.or(open.first().copied());
-            if let Some(namespace) = self.audited {
+        if self.next_audit() <= now {
+            let next = self.kernel.open_namespaces().find(|namespace| self.audited.0.is_none_or(|last| *namespace > last));
+            let namespace = next.or_else(|| self.kernel.open_namespaces().next());
+            self.audited = (namespace, now);
+            if let Some(namespace) = namespace {
                 self.kernel.mark_stale(namespace);
                 self.tables.audit(namespace);
             }
-            let share = u32::try_from(open.len().max(1)).unwrap_or(u32::MAX);
-            self.next_audit = now + AUDIT_PERIOD / share;
             self.settle(true).await;
         }
+    }
+
+    /// When the next namespace is due: one after the other, and all in one period.
+    fn next_audit(&self) -> Instant {
+        let share = u32::try_from(self.kernel.open_namespaces().count().max(1)).unwrap_or(u32::MAX);
+        self.audited.1 + AUDIT_PERIOD / share
     }
 
     /// Brings everything in line, rows first: what names and tables lead to is

@@ -22,7 +22,13 @@ const SOCKET: &str = "netd.sock";
 /// Commands that wait while one is carried out.
 const COMMANDS_MAX: usize = 64;
 
-/// Programs links, addresses, routes and forwarding of a skep node.
+/// Programs links, addresses, routes, tables and names of a skep node.
+///
+/// It must be started before skepd, as root, and goes on when skepd is restarted.
+/// It listens on RUN/netd.sock and pins the network namespaces of tasks under
+/// RUN/netns/. When it is ended (SIGTERM) or killed, everything in the kernel stays
+/// as it is, tasks go on to reach each other, and the next start takes it over
+/// without changing a link; only names are not answered meanwhile.
 #[derive(Debug, clap::Parser)]
 #[command(name = "skep-netd", version)]
 struct Args {

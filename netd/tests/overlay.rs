@@ -1,326 +1,290 @@
-//! Two nodes, each a network namespace with a `skep-netd` of its own, and an
-//! overlay between them on the real kernel. Everything is gone afterwards.
+//! netd on the real kernel: tasks reach each other, whatever drifts is repaired,
+//! a restart changes nothing, and what is removed leaves nothing.
 
+mod cluster;
+
+use cluster::*;
 use futures_util::StreamExt as _;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute};
-use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage};
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, MulticastGroup};
-use skep_model::TaskId;
-use skep_netd::namespace::{Namespaces, inside};
+use rtnetlink::packet_route::neighbour::NeighbourState;
+use rtnetlink::packet_route::route::RouteType;
+use rtnetlink::{LinkUnspec, MulticastGroup};
+use skep_model::overlay::{EndpointId, LocalTask, OverlayChange};
+use skep_netd::namespace::inside;
+use skep_netd_core::{
+    FdbTable, FdbTarget, Key, Mac, Op, Place, Port, Setting, Sysctl, Value, ingress_mark, interface_name, vxlan_name,
+};
 use skep_proto::v1;
-use skep_proto::v1::netd_change::Change;
-use skep_proto::v1::netd_client::NetdClient;
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
-use tonic::transport::Channel;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-const DEADLINE: Duration = Duration::from_secs(10);
-const UNDERLAY: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
-const OVERLAY: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 2), Ipv4Addr::new(10, 77, 0, 3)];
+const SECOND: Duration = Duration::from_secs(1);
 
-fn task(number: usize) -> TaskId {
-    TaskId::from_random([number as u8 + 1; 16])
-}
-
-/// Removes what it pinned, even when a test fails.
-struct Pins {
-    folder: tempfile::TempDir,
-    namespaces: Namespaces,
-}
-
-impl Pins {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let namespaces = Namespaces::open(&folder.path().join("nodes")).unwrap();
-        Self { folder, namespaces }
+async fn assert_quiet(nodes: &[Node; 2]) {
+    for node in nodes {
+        let status = node.status().await;
+        assert_eq!((status.repaired, status.failures), (Default::default(), Vec::new()), "nothing drifted");
     }
 }
 
-impl Drop for Pins {
-    fn drop(&mut self) {
-        for number in 0..2 {
-            let _ = self.namespaces.remove(task(number));
-            let pins = self.folder.path().join(format!("run{number}/netns"));
-            if let Ok(pinned) = Namespaces::open(&pins) {
-                for task in pinned.list().unwrap_or_default() {
-                    let _ = pinned.remove(task);
-                }
-            }
-            let _ = nix::mount::umount2(&pins, nix::mount::MntFlags::MNT_DETACH);
-            let _ = nix::mount::umount2(&pins, nix::mount::MntFlags::MNT_DETACH);
-        }
-        let _ = nix::mount::umount2(&self.folder.path().join("nodes"), nix::mount::MntFlags::MNT_DETACH);
-    }
-}
-
-struct Node {
-    number: usize,
-    namespace: OwnedFd,
-    handle: Handle,
-    run: std::path::PathBuf,
-    process: Child,
-    client: NetdClient<Channel>,
-    changes: Option<(mpsc::Sender<v1::NetdChange>, Streaming<v1::NetdProgress>)>,
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn connection(namespace: &OwnedFd) -> Handle {
-    let runtime = tokio::runtime::Handle::current();
-    inside(namespace.as_fd(), || {
-        let _context = runtime.enter();
-        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
-        runtime.spawn(connection);
-        handle
-    })
-    .unwrap()
-}
-
-/// Starts netd in a node's namespace; its socket is there when this returns.
-async fn start(namespace: &OwnedFd, run: &Path) -> (Child, NetdClient<Channel>) {
-    std::fs::create_dir_all(run).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_skep-netd"));
-    command.arg("--run-dir").arg(run).args(["--log-level", "warn"]).stdin(Stdio::null());
-    let fd = namespace.as_raw_fd();
-    // SAFETY: setns is a plain system call, and the descriptor is open until exec.
-    unsafe {
-        command.pre_exec(move || match libc::setns(fd, libc::CLONE_NEWNET) {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        });
-    }
-    let process = command.spawn().unwrap();
-    let client = NetdClient::new(skep_identity::unix::local_channel(&run.join("netd.sock")));
-    let ready = async {
-        while client.clone().status(v1::NetdStatusRequest {}).await.is_err() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, ready).await.expect("netd answers");
-    (process, client)
-}
-
-impl Node {
-    async fn restart(&mut self) {
-        let (process, client) = start(&self.namespace, &self.run).await;
-        (self.process, self.client, self.changes) = (process, client, None);
-    }
-
-    /// Sends everything that this node should know, as one version.
-    async fn apply_all(&mut self) {
-        let mut changes = vec![Change::Reset(v1::NetdReset {}), self.node(), network()];
-        changes.extend((0..2).map(|owner| endpoint(owner, self.number)));
-        self.send(changes, 1).await;
-    }
-
-    fn node(&self) -> Change {
-        Change::Node(v1::NetdNode { address: UNDERLAY[self.number].octets().to_vec(), port: 4789, mtu: 1500 })
-    }
-
-    /// Sends changes and waits until the kernel holds them.
-    async fn send(&mut self, changes: Vec<Change>, version: u64) {
-        if self.changes.is_none() {
-            let (sender, receiver) = mpsc::channel(64);
-            let progress = self.client.apply(ReceiverStream::new(receiver)).await.unwrap().into_inner();
-            self.changes = Some((sender, progress));
-        }
-        let (sender, progress) = self.changes.as_mut().unwrap();
-        for change in changes.into_iter().chain([Change::Commit(version)]) {
-            sender.send(v1::NetdChange { change: Some(change) }).await.unwrap();
-        }
-        let reached = tokio::time::timeout(DEADLINE, progress.next()).await;
-        match reached {
-            Ok(Some(Ok(reached))) => assert_eq!(reached.programmed_through, version),
-            other => panic!("no progress: {other:?}; {:?}", self.status().await),
-        }
-    }
-
-    async fn status(&self) -> v1::NetdStatus {
-        self.client.clone().status(v1::NetdStatusRequest {}).await.unwrap().into_inner()
-    }
-
-    async fn links(&self) -> Vec<String> {
-        let found = self.handle.link().get().execute().map(|link| link.unwrap().attributes);
-        let names = found.filter_map(|attributes| async move {
-            attributes
-                .into_iter()
-                .find_map(|attribute| if let LinkAttribute::IfName(name) = attribute { Some(name) } else { None })
-        });
-        names.collect().await
-    }
-
-    async fn index(&self, name: &str) -> u32 {
-        let mut found = Box::pin(self.handle.link().get().match_name(name).execute());
-        found.next().await.unwrap().unwrap().header.index
-    }
-
-    /// Something that runs in the namespace of this node's task.
-    fn in_task<T: Send>(&self, run: impl FnOnce() -> T + Send) -> T {
-        let pin = std::fs::File::open(self.run.join("netns").join(task(self.number).as_str())).unwrap();
-        inside(pin.as_fd(), run).unwrap()
-    }
-}
-
-fn network_id() -> String {
-    "0".repeat(25)
-}
-
-fn network() -> Change {
-    let subnets = vec![v1::NetdSubnet { address: vec![10, 77, 0, 0], prefix: 20 }];
-    Change::Network(v1::NetdNetwork { id: network_id(), vni: 4096, subnets, mtu: 0 })
-}
-
-fn endpoint_id(owner: usize) -> v1::NetdEndpointId {
-    v1::NetdEndpointId { network: network_id(), owner: task(owner).to_string() }
-}
-
-fn endpoint(owner: usize, seen_from: usize) -> Change {
-    let site = if owner == seen_from {
-        v1::netd_endpoint::Site::Interface(0)
-    } else {
-        v1::netd_endpoint::Site::Node(UNDERLAY[owner].octets().to_vec())
-    };
-    let addresses = vec![OVERLAY[owner].octets().to_vec()];
-    Change::Endpoint(v1::NetdEndpoint { id: Some(endpoint_id(owner)), addresses, site: Some(site) })
-}
-
-/// Two nodes that see each other, each with one task on the overlay.
-async fn cluster(pins: &Pins) -> [Node; 2] {
-    let namespaces = [0, 1].map(|number| {
-        pins.namespaces.make(task(number)).unwrap();
-        pins.namespaces.get(task(number)).unwrap()
-    });
-    let handles = [connection(&namespaces[0]), connection(&namespaces[1])];
-    let peer =
-        LinkUnspec::new_with_name("underlay").append_extra_attribute(LinkAttribute::NetNsFd(namespaces[1].as_raw_fd())).build();
-    let pair = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
-        .name("underlay")
-        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
-    handles[0].link().add(pair.build()).execute().await.unwrap();
-    let mut nodes = Vec::new();
-    for (number, (namespace, handle)) in namespaces.into_iter().zip(handles).enumerate() {
-        let index = inside(namespace.as_fd(), || nix::net::if_::if_nametoindex("underlay").unwrap()).unwrap();
-        handle.address().add(index, IpAddr::V4(UNDERLAY[number]), 24).execute().await.unwrap();
-        handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.unwrap();
-        let run = pins.folder.path().join(format!("run{number}"));
-        let (process, client) = start(&namespace, &run).await;
-        let mut node = Node { number, namespace, handle, run, process, client, changes: None };
-        node.client.make_namespace(v1::NetdNamespace { task: task(number).to_string() }).await.unwrap();
-        node.apply_all().await;
-        nodes.push(node);
-    }
-    nodes.try_into().unwrap_or_else(|_| panic!("there are two nodes"))
-}
-
-/// Sends bytes from the first node's task to the second's and back.
-fn echo(nodes: &[Node; 2]) {
-    let server = nodes[1].in_task(|| TcpListener::bind((OVERLAY[1], 0)).unwrap());
-    let address = server.local_addr().unwrap();
-    let client = nodes[0].in_task(|| TcpStream::connect_timeout(&address, DEADLINE));
-    let mut client = client.expect("the other task answers");
-    let (mut served, from) = server.accept().unwrap();
-    assert_eq!(from.ip(), IpAddr::V4(OVERLAY[0]), "the source address is kept");
-    for stream in [&client, &served] {
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    }
-    let sent: Vec<u8> = (0..8192).map(|n| n as u8).collect();
-    let mut received = vec![0; sent.len()];
-    client.write_all(&sent).unwrap();
-    served.read_exact(&mut received).unwrap();
-    assert_eq!(received, sent);
-    served.write_all(&received).unwrap();
-    client.read_exact(&mut received).unwrap();
-    assert_eq!(received, sent);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn tasks_reach_each_other_with_exactly_the_promised_packet_size() {
-    let pins = Pins::new();
-    let nodes = cluster(&pins).await;
-    echo(&nodes);
-    let server = nodes[1].in_task(|| UdpSocket::bind((OVERLAY[1], 0)).unwrap());
-    let client = nodes[0].in_task(|| UdpSocket::bind((OVERLAY[0], 0)).unwrap());
-    server.set_read_timeout(Some(DEADLINE)).unwrap();
-    forbid_fragments(&client);
-    let address: SocketAddr = server.local_addr().unwrap();
-    // 20 bytes of IP and 8 of UDP make 1450.
-    client.send_to(&[7; 1422], address).unwrap();
-    assert_eq!(server.recv(&mut [0; 2000]).unwrap(), 1422);
-    let refused = client.send_to(&[7; 1423], address).unwrap_err();
-    assert_eq!(refused.raw_os_error(), Some(libc::EMSGSIZE));
-    for node in &nodes {
-        assert_eq!(node.status().await.repaired, Default::default(), "nothing drifted");
+    for underlay in [PLAIN, Underlay { is_v6: false, mtu: 1450 }, Underlay { is_v6: false, mtu: 9000 }] {
+        let pins = Pins::new();
+        let nodes = cluster(&pins, underlay).await;
+        assert_reach(&nodes, underlay.overlay_mtu());
+        assert_quiet(&nodes).await;
     }
 }
 
-fn forbid_fragments(socket: &UdpSocket) {
-    let value = libc::IP_PMTUDISC_DO;
-    let length = size_of_val(&value) as libc::socklen_t;
-    // SAFETY: the value lives across the call, and its length is given.
-    let set = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, (&raw const value).cast(), length)
-    };
-    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_underlay_without_v4_carries_both_families() {
+    let pins = Pins::new();
+    let underlay = Underlay { is_v6: true, mtu: 1500 };
+    let nodes = cluster(&pins, underlay).await;
+    assert_eq!(underlay.overlay_mtu(), 1430);
+    assert_reach(&nodes, 1430);
+    assert_quiet(&nodes).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deleted_row_is_back_within_a_second_and_named() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn packets_become_larger_when_the_underlay_does() {
     let pins = Pins::new();
-    let nodes = cluster(&pins).await;
-    let vxlan = nodes[0].index("sk001000x").await;
-    let mac = vec![0x02, 0x42, 10, 77, 0, 3];
-    let mut row = NeighbourMessage::default();
-    row.header.family = rtnetlink::packet_route::AddressFamily::Bridge;
-    row.header.ifindex = vxlan;
-    row.header.flags = NeighbourFlags::Own;
-    row.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.clone()));
-    let mut events = events(&nodes[0], MulticastGroup::Neigh);
-    nodes[0].handle.neighbours().del(row).execute().await.unwrap();
-    let back = async {
-        loop {
-            let (message, _) = events.next().await.expect("events go on");
-            if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(row)) = message.payload {
-                let is_it =
-                    row.header.ifindex == vxlan && row.attributes.contains(&NeighbourAttribute::LinkLayerAddress(mac.clone()));
-                if is_it {
-                    return;
-                }
-            }
+    let nodes = cluster(&pins, PLAIN).await;
+    let mut pair = across(&nodes, addresses(0, 1)[0]);
+    for node in &nodes {
+        let index = node.index("underlay").await;
+        node.handle.link().set(LinkUnspec::new_with_index(index).mtu(9000).build()).execute().await.unwrap();
+        let place = Place::task(task(node.number), Key::Mtu(interface_name(0)));
+        let took =
+            node.with_view(async |view| view.until(DEADLINE, |view| view.mirror.get(&place) == Some(&Value::Mtu(8950))).await);
+        took.expect("the interfaces follow");
+    }
+    echo(&mut pair);
+    assert_reach(&nodes, 8950);
+    assert_quiet(&nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_task_reaches_its_node_through_the_gateway_bridge_and_no_other_task() {
+    let pins = Pins::new();
+    let nodes = cluster(&pins, PLAIN).await;
+    for (from, to) in [("172.18.0.2", "172.18.0.1")] {
+        let (from, to): (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
+        let mut pair = connect(|bind| nodes[0].in_node(bind), |open, target| nodes[0].in_task(|| open(target)), to);
+        assert_eq!(pair.1.peer_addr().unwrap().ip(), from);
+        echo(&mut pair);
+        // What is not on a network of the task goes the same way.
+        let own = nodes[0].underlay.address(0);
+        let mut pair = connect(|bind| nodes[0].in_node(bind), |open, target| nodes[0].in_task(|| open(target)), own);
+        assert_eq!(pair.1.peer_addr().unwrap().ip(), from);
+        echo(&mut pair);
+    }
+    let forwards = nodes[0].in_node(|| std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap());
+    assert_eq!(forwards.trim(), "1");
+    assert_quiet(&nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_ingress_node_reaches_every_task_and_marked_answers_go_back_through_it() {
+    let pins = Pins::new();
+    let nodes = cluster(&pins, PLAIN).await;
+    // An address that only the second node has, and no route of the task leads to.
+    for address in ["203.0.113.5", "2001:db8:cafe::5"] {
+        let address: IpAddr = address.parse().unwrap();
+        let mut request = nodes[1].handle.address().add(1, address, if address.is_ipv4() { 32 } else { 128 });
+        let flags = rtnetlink::packet_route::address::AddressFlags::Nodad;
+        request.message_mut().attributes.push(rtnetlink::packet_route::address::AddressAttribute::Flags(flags));
+        request.execute().await.unwrap();
+    }
+    for family in 0..2 {
+        for at in 0..2 {
+            let to = addresses(1, at)[family];
+            let mut pair = connect(|bind| nodes[at].in_task(bind), |open, target| nodes[0].in_node(|| open(target)), to);
+            assert_eq!(pair.1.peer_addr().unwrap().ip(), gateway(0)[family]);
+            echo(&mut pair);
         }
-    };
-    tokio::time::timeout(Duration::from_secs(1), back).await.expect("the row is back within a second");
-    echo(&nodes);
+        let client: IpAddr = if family == 0 { "203.0.113.5" } else { "2001:db8:cafe::5" }.parse().unwrap();
+        let server = nodes[1].in_node(|| std::net::UdpSocket::bind((client, 0)).unwrap());
+        server.set_read_timeout(Some(DEADLINE)).unwrap();
+        let own = addresses(1, 0)[family];
+        let marked = nodes[0].in_task(|| std::net::UdpSocket::bind((own, 0)).unwrap());
+        marked.set_read_timeout(Some(DEADLINE)).unwrap();
+        set_option(marked.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MARK, ingress_mark(2) as i32);
+        marked.send_to(b"answer", server.local_addr().unwrap()).unwrap();
+        let (_, from) = server.recv_from(&mut [0; 16]).unwrap();
+        assert_eq!(from, marked.local_addr().unwrap(), "the task's own address, by the node of the mark");
+        server.send_to(b"question", from).unwrap();
+        assert_eq!(marked.recv_from(&mut [0; 16]).unwrap().1, server.local_addr().unwrap());
+    }
+    assert_quiet(&nodes).await;
+}
+
+/// A row that others broke, and how.
+fn broken(place: Place, value: Value) -> Option<Op> {
+    let elsewhere = IpAddr::from([192, 0, 2, 77]);
+    Some(match (place.key, value) {
+        (Key::Namespace | Key::Setting(..) | Key::Sysctl(_), _) => return None,
+        (Key::Up(link), _) if link == skep_netd_core::Name::LOOPBACK => return None,
+        (_, Value::Mtu(bytes)) => Op::Make(place, Value::Mtu(bytes - 100)),
+        (Key::Mac(_), _) => Op::Make(place, Value::Mac(Mac([2, 6, 6, 6, 6, 6]))),
+        (_, Value::Port(port)) => Op::Make(place, Value::Port(Port { flood: true, learning: true, ..port })),
+        (_, Value::Fdb(FdbTarget::Node(_))) => Op::Make(place, Value::Fdb(FdbTarget::Node(elsewhere))),
+        (Key::Neighbour(..), _) => Op::Make(place, Value::Mac(Mac([2, 6, 6, 6, 6, 6]))),
+        (_, Value::Table(_)) => Op::Make(place, Value::Table(9)),
+        _ => return None,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whatever_is_deleted_or_corrupted_is_back_within_a_second_and_named() {
+    let pins = Pins::new();
+    let nodes = cluster(&pins, PLAIN).await;
+    assert_quiet(&nodes).await;
+    let drifts = nodes[0].with_view(async |view| {
+        let right = view.rows();
+        let mut drifts: Vec<(Place, Duration)> = Vec::new();
+        // Every row once, in an order that mixes kinds and namespaces.
+        let mut ops: Vec<Op> = right.iter().filter_map(|(place, value)| broken(*place, *value)).collect();
+        let removable = |place: &&Place| {
+            !place.key.is_property() && place.key != Key::Namespace && place.key.link() != Some(skep_netd_core::Name::LOOPBACK)
+        };
+        ops.extend(right.keys().filter(removable).map(|place| Op::Remove(*place)));
+        let count = ops.len();
+        for number in 0..count {
+            let op = ops[number * 37 % count];
+            view.kernel.execute(&op, &mut view.mirror).await.unwrap();
+            let took = view.until(3 * SECOND, |view| view.rows() == right).await;
+            let Some(took) = took else {
+                let is: BTreeMap<Place, Value> = view.rows();
+                let missing: Vec<_> = right.iter().filter(|(place, value)| is.get(place) != Some(value)).collect();
+                panic!("not repaired after {op}: {missing:?}");
+            };
+            drifts.push((op.place(), took));
+        }
+        drifts
+    });
+    let status = nodes[0].status().await;
+    let slowest = drifts.iter().max_by_key(|(_, took)| *took).unwrap();
+    let mut sorted: Vec<Duration> = drifts.iter().map(|(_, took)| *took).collect();
+    sorted.sort();
+    eprintln!("{} drifts, median {:?}, slowest {:?} ({})", drifts.len(), sorted[sorted.len() / 2], slowest.1, slowest.0);
+    assert!(slowest.1 < SECOND, "{} took {:?}", slowest.0, slowest.1);
+    for kind in ["link", "mtu", "mac", "port", "up", "address", "route", "rule", "fdb", "neighbour"] {
+        assert!(status.repaired.contains_key(kind), "{kind} is not in {:?}", status.repaired);
+    }
+    assert_eq!((status.repaired_by_audit, status.failures), (0, Vec::new()));
+    assert_reach(&nodes, 1450);
+    // A quiet time, in which nothing may happen at all.
+    let before = nodes[0].status().await;
+    tokio::time::sleep(3 * SECOND).await;
+    let after = nodes[0].status().await;
+    assert_eq!((after.operations, after.repaired), (before.operations, before.repaired));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_deleted_row_is_named_once() {
+    let pins = Pins::new();
+    let nodes = cluster(&pins, PLAIN).await;
+    let place = Place::node(Key::Fdb(vxlan_name(4096), Mac::of(addresses(0, 1)[0]), FdbTable::Vxlan));
+    nodes[0].with_view(async |view| {
+        let right = view.rows();
+        view.kernel.execute(&Op::Remove(place), &mut view.mirror).await.unwrap();
+        view.until(SECOND, |view| view.rows() == right).await.expect("the row is back within a second");
+    });
+    echo(&mut across(&nodes, addresses(0, 1)[0]));
     let status = nodes[0].status().await;
     assert_eq!(status.repaired, [("fdb".to_owned(), 1)].into());
     assert_eq!(status.repairs, ["make   node: fdb 02:42:0a:4d:00:03 on sk001000x = at 192.0.2.2"]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_netd_leaves_everything_and_its_successor_changes_nothing() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_setting_that_no_event_tells_of_is_found_by_the_audit() {
     let pins = Pins::new();
-    let mut nodes = cluster(&pins).await;
+    let nodes = cluster(&pins, PLAIN).await;
+    let wrong = [
+        (Place::node(Key::Sysctl(Sysctl::Forward4)), 0),
+        (Place::task(task(0), Key::Sysctl(Sysctl::MarkAccepted)), 0),
+        (Place::task(task(0), Key::Setting(interface_name(1), Setting::ReversePath)), 1),
+    ];
+    nodes[0].with_view(async |view| {
+        for (place, value) in wrong {
+            view.kernel.execute(&Op::Make(place, Value::Setting(value)), &mut view.mirror).await.unwrap();
+        }
+        let begin = Instant::now();
+        // There is no event to wait for; that is the point.
+        while wrong.iter().any(|(place, value)| view.mirror.get(place) == Some(&Value::Setting(*value))) {
+            assert!(begin.elapsed() < Duration::from_secs(35), "the audit comes by once in 30 s");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            view.read().await;
+        }
+        eprintln!("settings were right again after {:?}", begin.elapsed());
+    });
+    let status = nodes[0].status().await;
+    assert_eq!((status.repaired.get("setting"), status.repaired_by_audit), (Some(&3), 3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_changed_while_events_were_lost_is_repaired() {
+    let pins = Pins::new();
+    let nodes = cluster(&pins, PLAIN).await;
+    let pid = nix::unistd::Pid::from_raw(nodes[0].process.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let index = nodes[0].index("underlay").await;
+    // More events than there is room for, about rows of a stranger.
+    for round in 0..20_000_u32 {
+        let mac = [2, 0, 0, 0, (round >> 8) as u8, round as u8];
+        let address = IpAddr::from([192, 0, 2, 200]);
+        let request = nodes[0].handle.neighbours().add(index, address).link_layer_address(&mac);
+        request.state(NeighbourState::Permanent).kind(RouteType::Unspec).replace().execute().await.unwrap();
+    }
+    let place = Place::node(Key::Fdb(vxlan_name(4096), Mac::of(addresses(0, 1)[0]), FdbTable::Vxlan));
+    let took = nodes[0].with_view(async |view| {
+        let right = view.rows();
+        view.kernel.execute(&Op::Remove(place), &mut view.mirror).await.unwrap();
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+        view.until(DEADLINE, |view| view.rows() == right).await
+    });
+    eprintln!("repaired {took:?} after it went on");
+    took.expect("the row is back");
+    assert!(nodes[0].status().await.overruns > 0, "events were lost");
+    echo(&mut across(&nodes, addresses(0, 1)[0]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_killed_netd_leaves_everything_and_its_successor_changes_nothing_under_traffic() {
+    let pins = Pins::new();
+    let mut nodes = cluster(&pins, PLAIN).await;
+    let mut pairs = [across(&nodes, addresses(0, 1)[0]), across(&nodes, addresses(0, 1)[1])];
     let mut links = events(&nodes[0], MulticastGroup::Link);
-    nodes[0].process.kill().unwrap();
-    nodes[0].process.wait().unwrap();
-    echo(&nodes);
-    nodes[0].restart().await;
-    nodes[0].apply_all().await;
-    echo(&nodes);
+    let is_over = AtomicBool::new(false);
+    let is_over = &is_over;
+    let traffic = |pair: &mut (std::net::TcpStream, std::net::TcpStream)| {
+        let mut rounds = 0_u64;
+        while !is_over.load(Ordering::Relaxed) {
+            echo(pair);
+            rounds += 1;
+        }
+        rounds
+    };
+    let runtime = tokio::runtime::Handle::current();
+    let rounds = std::thread::scope(|scope| {
+        let running: Vec<_> = pairs.iter_mut().map(|pair| scope.spawn(|| traffic(pair))).collect();
+        runtime.block_on_in_place(async {
+            nodes[0].process.kill().unwrap();
+            nodes[0].process.wait().unwrap();
+            nodes[0].restart().await;
+            nodes[0].apply_all().await;
+        });
+        is_over.store(true, Ordering::Relaxed);
+        running.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert!(rounds.iter().all(|rounds| *rounds > 0), "{rounds:?}");
+    assert_reach(&nodes, 1450);
     let status = nodes[0].status().await;
     assert_eq!((status.operations, status.repaired), (0, Default::default()));
     assert_eq!(status.tasks, [task(0).to_string()], "the namespace was found again");
@@ -334,25 +298,85 @@ async fn a_killed_netd_leaves_everything_and_its_successor_changes_nothing() {
     assert_eq!(first.header.index, underlay, "no other link changed before");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+trait BlockInPlace {
+    fn block_on_in_place<T>(&self, work: impl Future<Output = T>) -> T;
+}
+
+impl BlockInPlace for tokio::runtime::Handle {
+    fn block_on_in_place<T>(&self, work: impl Future<Output = T>) -> T {
+        tokio::task::block_in_place(|| self.block_on(work))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn after_a_restart_both_ends_of_a_pair_are_known() {
+    let pins = Pins::new();
+    let mut nodes = cluster(&pins, PLAIN).await;
+    nodes[0].process.kill().unwrap();
+    nodes[0].process.wait().unwrap();
+    let veths = nodes[0].with_view(async |view| {
+        let pairs = view.rows().into_iter().filter_map(|(place, value)| match value {
+            Value::Link(skep_netd_core::Link::Veth { peer }) => Some((place, peer)),
+            _ => None,
+        });
+        pairs.collect::<Vec<_>>()
+    });
+    assert_eq!(veths.len(), 6, "three interfaces: {veths:?}");
+    for (place, peer) in veths {
+        let (namespace, _) = peer.unwrap_or_else(|| panic!("{place} has no other end"));
+        assert_ne!(namespace, place.namespace);
+    }
+    nodes[0].restart().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_removed_leaves_nothing() {
     let pins = Pins::new();
-    let mut nodes = cluster(&pins).await;
+    let mut nodes = cluster(&pins, PLAIN).await;
     for node in &mut nodes {
-        assert!(node.links().await.contains(&"sk001000x".to_owned()));
-        let changes = vec![
-            Change::RemoveEndpoint(endpoint_id(0)),
-            Change::RemoveEndpoint(endpoint_id(1)),
-            Change::RemoveNetwork(network_id()),
-        ];
+        let links = node.links().await;
+        for name in ["sk001000x", "sk001000b", "sk001001x", "sk001001b", "skgwbr", "skgwe000002"] {
+            assert!(links.iter().any(|link| link == name), "{name} is not among {links:?}");
+        }
+        let id = |network, owner| EndpointId { network: network_id(network), task: task(owner) };
+        let mut changes = Vec::new();
+        for network in 0..2 {
+            changes.extend((0..2).map(|owner| overlay(&OverlayChange::RemoveEndpoint(id(network, owner)))));
+            changes.push(overlay(&OverlayChange::RemoveNetwork(network_id(network))));
+        }
         node.send(changes, 2).await;
-        node.client.remove_namespace(v1::NetdNamespace { task: task(node.number).to_string() }).await.unwrap();
+        node.client.remove_namespace(v1::NetdTask { task: task(node.number).to_string() }).await.unwrap();
         let mut links = node.links().await;
         links.retain(|name| name != "lo" && name != "underlay");
         assert_eq!(links, Vec::<String>::new());
         assert_eq!(std::fs::read_dir(node.run.join("netns")).unwrap().count(), 0);
         assert_eq!(node.status().await.repaired, Default::default());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_task_whose_network_is_unknown_is_refused_and_others_are_not() {
+    let pins = Pins::new();
+    let mut nodes = cluster(&pins, PLAIN).await;
+    let node = &mut nodes[0];
+    let mut other = local_task(0);
+    other.id = task(7);
+    other.attachments.truncate(1);
+    other.attachments[0].network = network_id(5);
+    let message = |task: &LocalTask| v1::NetdNamespace { task: Some(v1::LocalTask::from(task)), after: 1 };
+    let refused = node.client.make_namespace(message(&other)).await.unwrap_err();
+    assert_eq!(refused.message(), format!("the network {} is not known", network_id(5)));
+    // It does not get in the way of another one.
+    node.client.make_namespace(message(&local_task(0))).await.unwrap();
+    other.attachments[0].network = network_id(0);
+    other.attachments[0].addresses = vec!["10.77.0.9".parse().unwrap()];
+    let path = node.client.make_namespace(message(&other)).await.unwrap().into_inner().path;
+    assert_eq!(path, node.run.join("netns").join(task(7).as_str()).to_string_lossy());
+    // The second task behind the gateway has an address of its own.
+    let pin = std::fs::File::open(&path).unwrap();
+    let bound = inside(pin.as_fd(), || std::net::UdpSocket::bind("172.18.0.3:0").map(drop)).unwrap();
+    bound.expect("the gateway's next address");
+    node.client.remove_namespace(v1::NetdTask { task: task(7).to_string() }).await.unwrap();
 }
 
 type Event = (rtnetlink::packet_core::NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr);
