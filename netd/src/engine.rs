@@ -7,6 +7,7 @@
 //! counted, and named.
 
 use crate::dns::Resolvers;
+use crate::drain::Drain;
 use crate::kernel::{Kernel, KernelError};
 use crate::nft::tables::Tables;
 use crate::settled::{Repair, Settled, Turn};
@@ -21,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// In this time every namespace is read in full once.
@@ -70,6 +72,9 @@ pub enum Command {
     MakeNamespace(Box<LocalTask>, oneshot::Sender<Result<PathBuf, String>>),
     /// A task does not need its namespace any more.
     RemoveNamespace(TaskId, oneshot::Sender<Result<(), String>>),
+    /// A task is to stop once nobody would be cut off, or the time is over; the
+    /// answer is how many would be then.
+    Drain(TaskId, Duration, oneshot::Sender<Result<u32, String>>),
     /// Someone wants to know how it goes.
     Status(oneshot::Sender<Status>),
 }
@@ -102,6 +107,8 @@ pub struct Engine {
     kernel: Kernel,
     names: Resolvers,
     tables: Tables,
+    /// Whoever waits for connections of a task.
+    drains: BTreeMap<TaskId, JoinSet<()>>,
     /// Where to look.
     dirty: BTreeSet<Place>,
     /// Of these, what was asked for: there a difference is no drift.
@@ -138,6 +145,7 @@ impl Engine {
             kernel,
             names: Resolvers::default(),
             tables: Tables::default(),
+            drains: BTreeMap::new(),
             dirty: BTreeSet::new(),
             asked: BTreeSet::new(),
             touched,
@@ -188,6 +196,11 @@ impl Engine {
         match command {
             Command::Commit { stream, .. } if stream < self.taken.borrow().stream => {}
             Command::Commit { stream, version, is_complete, changes } => {
+                for change in &changes {
+                    if let Change::RemoveNamespace(task) = change {
+                        self.end_drains(*task).await;
+                    }
+                }
                 self.take_changes(is_complete, changes);
                 self.taken.send_replace(Programmed { stream, version });
                 self.settle(false).await;
@@ -201,14 +214,44 @@ impl Engine {
                 let _ = reply.send(self.outcome(id).map(|()| path));
             }
             Command::RemoveNamespace(task, reply) => {
+                self.end_drains(task).await;
                 self.change(Change::RemoveNamespace(task));
                 self.settle(false).await;
                 let failed = self.failures.iter().find(|(place, _)| place.namespace == Namespace::Task(task));
                 let _ = reply.send(failed.map_or(Ok(()), |(_, failure)| Err(failure.clone())));
             }
+            Command::Drain(task, limit, reply) => self.drain(task, limit, reply),
             Command::Status(reply) => {
                 let _ = reply.send(self.report());
             }
+        }
+    }
+
+    /// Watches a task's connections beside all other work.
+    fn drain(&mut self, task: TaskId, limit: Duration, reply: oneshot::Sender<Result<u32, String>>) {
+        let Some(namespace) = self.kernel.namespace(Namespace::Task(task)) else {
+            // Who has no namespace has no connections.
+            let _ = reply.send(Ok(0));
+            return;
+        };
+        let overlay = self.desired.overlay();
+        let local = overlay.task(task);
+        let of_service = local.and_then(|local| overlay.service(local.service)).map(|service| &service.ingress_ports);
+        let ports = local.map(|local| &local.host_ports).into_iter().chain(of_service).flatten();
+        match Drain::open_in(namespace, ports.map(|port| port.target_port).collect()) {
+            Err(error) => drop(reply.send(Err(describe(&error)))),
+            Ok(drain) => drop(self.drains.entry(task).or_default().spawn(async move {
+                let drained = drain.wait(limit).await.map_err(|error| describe(&error));
+                // Whoever asked may have gone.
+                let _ = reply.send(drained);
+            })),
+        }
+    }
+
+    /// Lets go of a task's connections: their sockets would keep its namespace.
+    async fn end_drains(&mut self, task: TaskId) {
+        if let Some(mut drains) = self.drains.remove(&task) {
+            drains.shutdown().await;
         }
     }
 

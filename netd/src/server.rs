@@ -54,12 +54,16 @@ fn only_root(request: Request<()>) -> Result<Request<()>, Refusal> {
 
 impl Service {
     async fn call<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Refusal> {
+        self.call_within(CALL_DEADLINE, command).await
+    }
+
+    async fn call_within<T>(&self, limit: Duration, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
         let call = async {
             self.commands.send(command(reply)).await.map_err(|_| ended())?;
             answer.await.map_err(|_| ended())
         };
-        tokio::time::timeout(CALL_DEADLINE, call).await.map_err(|_| Refusal::deadline_exceeded("netd is busy"))?
+        tokio::time::timeout(limit, call).await.map_err(|_| Refusal::deadline_exceeded("netd is busy"))?
     }
 
     /// Waits until a version was taken, and if `after` is 0, until any was: before
@@ -121,8 +125,13 @@ impl Netd for Service {
         Ok(Response::new(v1::NetdRemoved {}))
     }
 
-    async fn drain(&self, _: Request<v1::NetdDrain>) -> Result<Response<v1::NetdDrained>, Refusal> {
-        Err(Refusal::unavailable("connections cannot be drained by this version of netd"))
+    async fn drain(&self, request: Request<v1::NetdDrain>) -> Result<Response<v1::NetdDrained>, Refusal> {
+        let v1::NetdDrain { task, limit_ms } = request.into_inner();
+        let task = parse::task_id(&task).map_err(|error| unfit(&error))?;
+        let limit = Duration::from_millis(limit_ms);
+        let drained = self.call_within(CALL_DEADLINE.saturating_add(limit), |reply| Command::Drain(task, limit, reply));
+        let busy = drained.await?.map_err(Refusal::internal)?;
+        Ok(Response::new(v1::NetdDrained { busy }))
     }
 
     async fn probe(&self, _: Request<v1::NetdProbe>) -> Result<Response<v1::NetdProbed>, Refusal> {

@@ -14,8 +14,10 @@
 //! becomes a row; a plan carried out leaves nothing to plan. Not in here: netlink,
 //! interface indexes, namespaces' descriptors, and any wait or retry.
 
+mod derive_tables;
 mod desired;
 mod gateway;
+mod gone;
 mod ingress_rows;
 mod mark;
 mod mirror;
@@ -32,8 +34,10 @@ mod table;
 mod testing;
 mod touched;
 
+pub use derive_tables::{TablesTouched, ingress_ports, services_touched, table_content, tables_touched, virtual_service};
 pub use desired::{Change, Desired};
 pub use gateway::Gateway;
+pub use gone::{Backends, Gone};
 pub use mark::{ingress_mark, is_ingress_mark};
 pub use mirror::Mirror;
 pub use name::{
@@ -46,6 +50,7 @@ pub use overlay::Overlay;
 pub use plan::{Op, plan};
 pub use row::{Family, FdbTable, FdbTarget, Key, Link, Namespace, Place, Port, Setting, Sysctl, TABLE_MAIN, Value};
 pub use table::{
-    Content, EgressSubnet, HostPort, IngressNode, IngressPort, ServiceKey, TableName, VirtualService, WIRE_PORT_MASK, WirePort,
+    Content, EgressSubnet, HostPort, IngressNode, IngressPort, PortKey, ServiceKey, TableName, VirtualService, WIRE_PORT_MASK,
+    WirePort,
 };
 pub use touched::Touched;

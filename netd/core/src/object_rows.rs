@@ -106,6 +106,7 @@ pub fn bridge_with_addresses(bridge: Name, addresses: &[IpNet], mtu: u32) -> Vec
         (Place::node(Key::Mtu(bridge)), Value::Mtu(mtu)),
         (Place::node(Key::Setting(bridge, Setting::AddressGeneration)), Value::Setting(0)),
         (Place::node(Key::Setting(bridge, Setting::DuplicateDetection)), Value::Setting(0)),
+        (Place::node(Key::Setting(bridge, Setting::LoopbackRouted)), Value::Setting(1)),
         (Place::node(Key::Up(bridge)), Value::Present),
     ];
     if let Some(first) = addresses.first() {

@@ -401,37 +401,38 @@ mod tests {
             &model,
             &touched,
             &expect![[r#"
-            make   task T1: namespace
-            make   node: setting ipv4/ip_forward = 1
-            make   node: setting ipv6/conf/all/forwarding = 1
-            make   node: link skgwbr = bridge
-            make   node: link skgwe000002 = pair with eth0 of task T1
-            make   task T1: mtu eth0 = 1500
-            make   node: mtu skgwbr = 1500
-            make   node: mtu skgwe000002 = 1500
-            make   task T1: mac eth0 = 02:42:ac:12:00:02
-            make   node: mac skgwbr = 02:42:ac:12:00:01
-            make   node: port skgwe000002 = of skgwbr, isolated
-            make   task T1: setting ipv6/conf/eth0/accept_ra = 0
-            make   node: setting ipv6/conf/skgwbr/addr_gen_mode = 0
-            make   node: setting ipv6/conf/skgwbr/accept_dad = 0
-            make   node: setting ipv6/conf/skgwe000002/addr_gen_mode = 1
-            make   task T1: up eth0
-            make   task T1: up lo
-            make   node: up skgwbr
-            make   node: up skgwe000002
-            make   task T1: address 172.18.0.2/16 on eth0
-            make   task T1: address fd73:6b65:7067:7762::2/64 on eth0
-            make   node: address 172.18.0.1/16 on skgwbr
-            make   node: address fd73:6b65:7067:7762::1/64 on skgwbr
-            make   task T1: route 172.18.0.0/16 on eth0
-            make   task T1: route fd73:6b65:7067:7762::/64 on eth0
-            make   node: route 172.18.0.0/16 on skgwbr
-            make   node: route fd73:6b65:7067:7762::/64 on skgwbr
-            make   task T1: route 0.0.0.0/0 on eth0 = via 172.18.0.1
-            make   task T1: route ::/0 on eth0 = via fd73:6b65:7067:7762::1
-            make   node: fdb 02:42:ac:12:00:02 on port skgwe000002 = here
-        "#]],
+                make   task T1: namespace
+                make   node: setting ipv4/ip_forward = 1
+                make   node: setting ipv6/conf/all/forwarding = 1
+                make   node: link skgwbr = bridge
+                make   node: link skgwe000002 = pair with eth0 of task T1
+                make   task T1: mtu eth0 = 1500
+                make   node: mtu skgwbr = 1500
+                make   node: mtu skgwe000002 = 1500
+                make   task T1: mac eth0 = 02:42:ac:12:00:02
+                make   node: mac skgwbr = 02:42:ac:12:00:01
+                make   node: port skgwe000002 = of skgwbr, isolated
+                make   task T1: setting ipv6/conf/eth0/accept_ra = 0
+                make   node: setting ipv6/conf/skgwbr/addr_gen_mode = 0
+                make   node: setting ipv6/conf/skgwbr/accept_dad = 0
+                make   node: setting ipv4/conf/skgwbr/route_localnet = 1
+                make   node: setting ipv6/conf/skgwe000002/addr_gen_mode = 1
+                make   task T1: up eth0
+                make   task T1: up lo
+                make   node: up skgwbr
+                make   node: up skgwe000002
+                make   task T1: address 172.18.0.2/16 on eth0
+                make   task T1: address fd73:6b65:7067:7762::2/64 on eth0
+                make   node: address 172.18.0.1/16 on skgwbr
+                make   node: address fd73:6b65:7067:7762::1/64 on skgwbr
+                make   task T1: route 172.18.0.0/16 on eth0
+                make   task T1: route fd73:6b65:7067:7762::/64 on eth0
+                make   node: route 172.18.0.0/16 on skgwbr
+                make   node: route fd73:6b65:7067:7762::/64 on skgwbr
+                make   task T1: route 0.0.0.0/0 on eth0 = via 172.18.0.1
+                make   task T1: route ::/0 on eth0 = via fd73:6b65:7067:7762::1
+                make   node: fdb 02:42:ac:12:00:02 on port skgwe000002 = here
+            "#]],
         );
     }
 

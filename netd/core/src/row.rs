@@ -38,11 +38,14 @@ pub enum Setting {
     DuplicateDetection,
     /// Whether it drops packets that come another way than answers would leave.
     ReversePath,
+    /// Whether the node's own connections from 127.0.0.0/8 may be led over it.
+    LoopbackRouted,
 }
 
 impl Setting {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::AddressGeneration, Self::AcceptAdvertisements, Self::DuplicateDetection, Self::ReversePath];
+    pub const ALL: [Self; 5] =
+        [Self::AddressGeneration, Self::AcceptAdvertisements, Self::DuplicateDetection, Self::ReversePath, Self::LoopbackRouted];
 }
 
 /// A setting of a whole namespace, under `/proc/sys/net`. It is never taken back:
@@ -100,6 +103,7 @@ impl Setting {
             Self::AcceptAdvertisements => format!("ipv6/conf/{link}/accept_ra"),
             Self::DuplicateDetection => format!("ipv6/conf/{link}/accept_dad"),
             Self::ReversePath => format!("ipv4/conf/{link}/rp_filter"),
+            Self::LoopbackRouted => format!("ipv4/conf/{link}/route_localnet"),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! What the tables of rules in a node's namespaces should hold, as values.
 //!
 //! There is one table per concern, so that each can be written anew without the
-//! others noticing. What follows from what is in `derive_tables`; how it is said to
+//! others noticing. What follows from what is in [`crate::table_content`]; how it is said to
 //! the kernel is the shell's.
 
 use crate::name::{Mac, Name};
+use crate::row::Namespace;
 use ipnet::IpNet;
 use skep_model::endpoint::{INGRESS_PORTS_MAX, Transport};
 use skep_model::{NetworkId, ServiceId};
@@ -38,6 +39,17 @@ impl TableName {
     /// The tables of the node's namespace.
     pub const OF_NODE: [Self; 4] = [Self::Ingress, Self::HostPorts, Self::Egress, Self::Underlay];
 
+    /// Those that are made of services, of whichever namespace.
+    pub const OF_SERVICES: [Self; 2] = [Self::Services, Self::Ingress];
+
+    /// The tables of a namespace.
+    pub fn of(namespace: Namespace) -> &'static [Self] {
+        match namespace {
+            Namespace::Task(_) => &Self::OF_TASK,
+            Namespace::Node => &Self::OF_NODE,
+        }
+    }
+
     /// What it is called in the kernel.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -70,13 +82,14 @@ pub struct VirtualService {
     pub backends: Vec<IpAddr>,
 }
 
-/// A port that this node answers on for a service.
+/// A port that this node answers on.
+pub type PortKey = (Transport, u16);
+
+/// Where a port that this node answers on for a service leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IngressPort {
-    /// Its protocol.
-    pub transport: Transport,
-    /// The port that clients use.
-    pub port: u16,
+    /// The service.
+    pub service: ServiceId,
     /// The port that this node's packets have on the overlay.
     pub wire_port: u16,
     /// The ingress addresses of the published tasks, both families mixed, sorted.
@@ -108,14 +121,10 @@ pub struct WirePort {
     pub target_port: u16,
 }
 
-/// A port that this node answers on for one task of its own.
+/// Where a port that this node answers on for one task of its own leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {
-    /// Its protocol.
-    pub transport: Transport,
-    /// The port that clients use.
-    pub port: u16,
-    /// Where it leads, at most one address of each family.
+    /// The task's addresses, at most one of each family.
     pub addresses: Vec<IpAddr>,
     /// The port that the task listens on.
     pub target_port: u16,
@@ -148,20 +157,23 @@ pub enum Content {
         nodes: Vec<IngressNode>,
         /// The ports of the task's service.
         ports: Vec<WirePort>,
+        /// The addresses that the task's own packets to anywhere have: a process
+        /// that takes datagrams on any address answers with these.
+        outward: Vec<IpAddr>,
     },
     /// Of [`TableName::Ingress`].
     Ingress {
         /// The bridge of the ingress network.
         bridge: Name,
-        /// In the order of protocol and port; no two are the same.
-        ports: Vec<IngressPort>,
+        /// Every port that the node answers on.
+        ports: BTreeMap<PortKey, IngressPort>,
     },
     /// Of [`TableName::HostPorts`].
     HostPorts {
         /// Where the tasks are.
         subnets: Vec<EgressSubnet>,
-        /// In the order of protocol and port; no two are the same.
-        ports: Vec<HostPort>,
+        /// Every port that the node answers on.
+        ports: BTreeMap<PortKey, HostPort>,
     },
     /// Of [`TableName::Egress`].
     Egress(Vec<EgressSubnet>),

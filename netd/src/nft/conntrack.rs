@@ -4,6 +4,7 @@
 //! long as conntrack remembers it. Once forgotten, the next packet is a first one again: TCP meets a backend
 //! that knows nothing of it and is reset, UDP goes to a backend that is there.
 
+use super::expression::Family;
 use super::ingress::number;
 use super::socket::{Error, Socket};
 use super::wire;
@@ -32,33 +33,51 @@ pub struct Vanished {
     pub transport: Option<Transport>,
 }
 
-/// Forgets the namespace's connections to backends that are gone, and tells how many there were.
+impl Vanished {
+    /// Whether a connection was given to the backend.
+    pub fn had(&self, connection: &Connection) -> bool {
+        connection.answers_from == self.backend
+            && self.through.is_none_or(|through| connection.opened_to == through)
+            && self.port.is_none_or(|port| connection.answers_from_port == Some(port))
+            && self.transport.is_none_or(|transport| connection.protocol == Some(number(transport)))
+    }
+}
+
+/// What is told of a tracked connection whose destination was rewritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Where its opener sent it.
+    pub opened_to: IpAddr,
+    /// Where it was sent instead.
+    pub answers_from: IpAddr,
+    /// The port there, if its protocol has any.
+    pub answers_from_port: Option<u16>,
+    /// The number of its protocol.
+    pub protocol: Option<u8>,
+}
+
+/// Forgets the namespace's connections that were rewritten and are no more wanted, and tells how many there were.
 ///
 /// # Errors
 /// When the kernel refuses to list or delete; a connection that ended meanwhile is no error.
-pub fn forget(socket: &mut Socket, vanished: &[Vanished]) -> Result<usize, Error> {
+pub fn forget(socket: &mut Socket, is_unwanted: impl Fn(&Connection) -> bool) -> Result<usize, Error> {
     let mut n_forgotten = 0;
-    for family in [2u8, 10] {
-        if !vanished.iter().any(|gone| gone.backend.is_ipv4() == (family == 2)) {
-            continue;
-        }
-        for body in socket.dump(GET, family, |_| {})? {
-            let attributes = body.get(4..).unwrap_or_default();
-            let Some(connection) = Connection::parse(attributes) else { continue };
-            if vanished.iter().any(|gone| connection.went_to(gone)) {
-                n_forgotten += usize::from(delete(socket, family, &connection)?);
-            }
-        }
+    // The kernel walks its whole table for a list: both families at once.
+    for body in socket.dump(GET, 0, |_| {})? {
+        let attributes = body.get(4..).unwrap_or_default();
+        let Some(entry) = Entry::parse(attributes).filter(|entry| is_unwanted(&entry.connection)) else { continue };
+        let family = Family::of(entry.connection.opened_to).number();
+        n_forgotten += usize::from(delete(socket, family, &entry)?);
     }
     Ok(n_forgotten)
 }
 
-fn delete(socket: &mut Socket, family: u8, connection: &Connection<'_>) -> Result<bool, Error> {
+fn delete(socket: &mut Socket, family: u8, entry: &Entry<'_>) -> Result<bool, Error> {
     const NESTED: u16 = 0x8000;
     let result = socket.request("forget a connection", DELETE, family, |request| {
-        request.bytes(TUPLE_ORIGINAL | NESTED, connection.original);
+        request.bytes(TUPLE_ORIGINAL | NESTED, entry.original);
         // The number tells it from a newer connection with the same addresses and ports.
-        request.bytes(IDENTITY, connection.identity);
+        request.bytes(IDENTITY, entry.identity);
     });
     match result {
         Ok(()) => Ok(true),
@@ -67,38 +86,28 @@ fn delete(socket: &mut Socket, family: u8, connection: &Connection<'_>) -> Resul
     }
 }
 
-/// What is needed of a tracked connection.
-struct Connection<'a> {
+/// A tracked connection, with what names it to the kernel.
+struct Entry<'a> {
     original: &'a [u8],
     identity: &'a [u8],
-    rewritten: bool,
-    opened_to: IpAddr,
-    answers_from: IpAddr,
-    answers_from_port: Option<u16>,
-    protocol: Option<u8>,
+    connection: Connection,
 }
 
-impl<'a> Connection<'a> {
+impl<'a> Entry<'a> {
+    /// Reads one whose destination was rewritten; others do not matter.
     fn parse(attributes: &'a [u8]) -> Option<Self> {
         let original = wire::find(attributes, TUPLE_ORIGINAL)?;
         let reply = wire::find(attributes, TUPLE_REPLY)?;
-        Some(Self {
-            original,
-            identity: wire::find(attributes, IDENTITY)?,
-            rewritten: wire::find(attributes, STATUS).and_then(wire::be32)? & DNAT != 0,
+        let is_rewritten = wire::find(attributes, STATUS).and_then(wire::be32)? & DNAT != 0;
+        let protocol = wire::find(reply, 2).unwrap_or_default();
+        let connection = Connection {
             opened_to: address(original, 2, 4)?,
             answers_from: address(reply, 1, 3)?,
-            answers_from_port: wire::find(reply, 2).and_then(|protocol| wire::find(protocol, 2)).and_then(wire::be16),
-            protocol: wire::find(reply, 2).and_then(|protocol| wire::find(protocol, 1)).and_then(|value| value.first().copied()),
-        })
-    }
-
-    fn went_to(&self, gone: &Vanished) -> bool {
-        self.rewritten
-            && self.answers_from == gone.backend
-            && gone.through.is_none_or(|through| self.opened_to == through)
-            && gone.port.is_none_or(|port| self.answers_from_port == Some(port))
-            && gone.transport.is_none_or(|transport| self.protocol == Some(number(transport)))
+            answers_from_port: wire::find(protocol, 2).and_then(wire::be16),
+            protocol: wire::find(protocol, 1).and_then(|value| value.first().copied()),
+        };
+        let identity = wire::find(attributes, IDENTITY)?;
+        is_rewritten.then_some(Self { original, identity, connection })
     }
 }
 

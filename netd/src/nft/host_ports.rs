@@ -9,22 +9,23 @@ use super::expression::{Expr, Family, Meta, Register, family_is, in_subnet, inte
 use super::ingress::{add_entrances, is_rewritten, masquerade_loopback, port_key, postrouting};
 use super::object::{Element, Gives, Kind, Map, Rule, Table, Value};
 use super::transaction::{Change, Transaction};
-use skep_netd_core::{EgressSubnet, HostPort};
+use skep_netd_core::{EgressSubnet, HostPort, PortKey};
+use std::collections::BTreeMap;
 
 /// The table's name.
 pub const TABLE: &str = "skep_host_ports";
 
 /// Writes the table anew; the tasks are in these subnets.
-pub fn replace(subnets: &[EgressSubnet], ports: &[HostPort]) -> Transaction {
+pub fn replace(subnets: &[EgressSubnet], ports: &BTreeMap<PortKey, HostPort>) -> Transaction {
     let table = Table::new(TABLE);
     let mut transaction = Transaction::new();
     transaction.replace_table(&table);
     let mut rules = Vec::new();
     for (family, name, kind) in [(Family::V4, "v4", Kind::Ipv4), (Family::V6, "v6", Kind::Ipv6)] {
         let of_family = |port: &HostPort| port.addresses.iter().copied().find(|address| Family::of(*address) == family);
-        let elements = ports.iter().filter_map(|port| {
+        let elements = ports.iter().filter_map(|(key, port)| {
             let target = Value::from(of_family(port)?).then(Value::port(port.target_port));
-            Some(Element::Entry(port_key(port.transport, port.port), target))
+            Some(Element::Entry(port_key(*key), target))
         });
         let map = Map::named(name, vec![Kind::Protocol, Kind::Port], Gives::Values(vec![kind, Kind::Port]));
         transaction.push(Change::AddMap(table.clone(), map.with(elements.collect())));

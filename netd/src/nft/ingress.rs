@@ -17,7 +17,8 @@ use super::object::{Rule, Table, Value};
 use super::services::{in_turn, order};
 use super::transaction::{Change, Transaction};
 use skep_model::endpoint::Transport;
-use skep_netd_core::{IngressPort, Name};
+use skep_netd_core::{IngressPort, Name, PortKey};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The table's name.
@@ -27,18 +28,18 @@ const VACANT: &str = "vacant";
 
 /// Writes the table anew; `seed` (the node id) orders the backends, `bridge` is
 /// that of the ingress network.
-pub fn replace(seed: &str, bridge: Name, ports: &[IngressPort]) -> Transaction {
+pub fn replace(seed: &str, bridge: Name, ports: &BTreeMap<PortKey, IngressPort>) -> Transaction {
     let table = Table::new(TABLE);
     let mut transaction = Transaction::new();
     transaction.replace_table(&table);
     let vacant = Map::named(VACANT, vec![Kind::Protocol, Kind::Port], Gives::Membership);
     transaction.push(Change::AddMap(table.clone(), vacant));
-    for port in ports {
-        transaction.push(Change::AddChain(table.clone(), Chain::plain(chain(port))));
-        transaction.append(backends(seed, port));
+    for (key, port) in ports {
+        transaction.push(Change::AddChain(table.clone(), Chain::plain(chain(*key))));
+        transaction.append(backends(seed, *key, port));
     }
     let verdicts = Map::named("ports", vec![Kind::Protocol, Kind::Port], Gives::Verdicts);
-    let elements = ports.iter().map(|port| Element::Decision(port_key(port.transport, port.port), Verdict::Goto(chain(port))));
+    let elements = ports.keys().map(|key| Element::Decision(port_key(*key), Verdict::Goto(chain(*key))));
     transaction.push(Change::AddMap(table.clone(), verdicts.with(elements.collect())));
     let pick = Expr::Lookup { map: "ports".to_owned(), key: Register::FIRST, to: None };
     add_entrances(&mut transaction, &table, &[vec![pick]]);
@@ -51,18 +52,18 @@ pub fn replace(seed: &str, bridge: Name, ports: &[IngressPort]) -> Transaction {
 
 /// Replaces the backends of one port that is in the table: established connections
 /// stay with theirs.
-pub fn replace_backends(seed: &str, port: &IngressPort) -> Transaction {
+pub fn replace_backends(seed: &str, key: PortKey, port: &IngressPort) -> Transaction {
     let mut transaction = Transaction::new();
-    transaction.push(Change::FlushChain(Table::new(TABLE), chain(port)));
-    transaction.append(backends(seed, port));
+    transaction.push(Change::FlushChain(Table::new(TABLE), chain(key)));
+    transaction.append(backends(seed, key, port));
     transaction
 }
 
 /// Fills a port's chain: each family's backends in turn.
-fn backends(seed: &str, port: &IngressPort) -> Transaction {
-    let (table, name) = (Table::new(TABLE), chain(port));
+fn backends(seed: &str, key: PortKey, port: &IngressPort) -> Transaction {
+    let (table, name) = (Table::new(TABLE), chain(key));
     let mut transaction = Transaction::new();
-    transaction.append(vacate(port));
+    transaction.append(vacate(key, port.backends.is_empty()));
     for family in [Family::V4, Family::V6] {
         let backends = order(seed, &name, family, &port.backends);
         let targets: Vec<Value> =
@@ -79,11 +80,11 @@ fn backends(seed: &str, port: &IngressPort) -> Transaction {
 }
 
 /// Puts a port among the vacant ones or takes it out, wherever it was before.
-fn vacate(port: &IngressPort) -> Transaction {
-    let members = vec![Element::Member(port_key(port.transport, port.port))];
+fn vacate(key: PortKey, is_vacant: bool) -> Transaction {
+    let members = vec![Element::Member(port_key(key))];
     let mut transaction = Transaction::new();
     transaction.push(Change::AddElements(Table::new(TABLE), VACANT.to_owned(), members.clone()));
-    if !port.backends.is_empty() {
+    if !is_vacant {
         // Only what is there can be taken out: it is there now.
         transaction.push(Change::DeleteElements(Table::new(TABLE), VACANT.to_owned(), members));
     }
@@ -184,7 +185,7 @@ pub(crate) fn masquerade_loopback() -> Rule {
 }
 
 /// A protocol and a port, as a key.
-pub(crate) fn port_key(transport: Transport, port: u16) -> Value {
+pub(crate) fn port_key((transport, port): PortKey) -> Value {
     Value::protocol(number(transport)).then(Value::port(port))
 }
 
@@ -196,6 +197,6 @@ pub(crate) fn number(transport: Transport) -> u8 {
     }
 }
 
-fn chain(port: &IngressPort) -> String {
-    format!("{}_{}", port.transport.name(), port.port)
+fn chain((transport, port): PortKey) -> String {
+    format!("{}_{port}", transport.name())
 }

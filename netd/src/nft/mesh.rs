@@ -8,31 +8,37 @@
 //! hardware address) set: policy routes on that mark are made elsewhere, as are
 //! the sysctls `tcp_fwmark_accept` and `fwmark_reflect`.
 //!
+//! The kernel chooses the source address of a datagram that answers from any
+//! address before it is marked, by the way out of the node. So datagrams are led to
+//! the task's address on that way: the answer is then recognised as one. A process
+//! that takes them on the ingress address alone does not hear them.
+//!
 //! The second of two equal client tuples reaches the task with another source port
 //! (conntrack picks one).
 
-use super::expression::{Base, Expr, Family, Meta, Register, STATE_NEW, Tracked, destination_port, family_is};
+use super::expression::{Base, Expr, Family, Meta, Register, STATE_NEW, Tracked, destination_port, family_is, transport_is};
 use super::ingress::port_key;
 use super::object::{Chain, ChainKind, Element, Gives, Hook, Kind, Map, PRIORITY_DNAT, PRIORITY_MANGLE, Rule, Table, Value};
 use super::transaction::{Change, Transaction};
 use skep_netd_core::{IngressNode, WIRE_PORT_MASK, WirePort};
+use std::net::IpAddr;
 
 /// The table's name.
 pub const TABLE: &str = "skep_mesh";
 
-/// Writes the table anew.
-pub fn replace(nodes: &[IngressNode], ports: &[WirePort]) -> Transaction {
+/// Writes the table anew; `outward` are the task's addresses on the way out of the node.
+pub fn replace(nodes: &[IngressNode], ports: &[WirePort], outward: &[IpAddr]) -> Transaction {
     let table = Table::new(TABLE);
     let mut transaction = Transaction::new();
     transaction.replace_table(&table);
     let senders = nodes.iter().map(|node| Element::Entry(Value::hardware(node.hardware.0), Value::number(node.mark)));
     let marks = Map::named("nodes", vec![Kind::Hardware], Gives::Values(vec![Kind::Mark]));
     transaction.push(Change::AddMap(table.clone(), marks.with(senders.collect())));
-    let wired = ports.iter().map(|port| Element::Entry(port_key(port.transport, port.index), Value::port(port.target_port)));
+    let wired = ports.iter().map(|port| Element::Entry(port_key((port.transport, port.index)), Value::port(port.target_port)));
     let targets = Map::named("ports", vec![Kind::Protocol, Kind::Port], Gives::Values(vec![Kind::Port]));
     transaction.push(Change::AddMap(table.clone(), targets.with(wired.collect())));
     add_marking(&mut transaction, &table);
-    add_mapping_back(&mut transaction, &table);
+    add_mapping_back(&mut transaction, &table, outward);
     transaction
 }
 
@@ -61,28 +67,48 @@ fn add_marking(transaction: &mut Transaction, table: &Table) {
     transaction.push(Change::AddRule(table.clone(), Rule::new("reply", [copy_mark()])));
 }
 
-fn add_mapping_back(transaction: &mut Transaction, table: &Table) {
+fn add_mapping_back(transaction: &mut Transaction, table: &Table, outward: &[IpAddr]) {
     let back = Chain::base("back", ChainKind::Nat, Hook::Prerouting, PRIORITY_DNAT);
     transaction.push(Change::AddChain(table.clone(), back));
-    for family in [Family::V4, Family::V6] {
-        // A peer of the overlay that really uses a wire port has no mark and is left alone.
-        let steps = vec![
-            Expr::Tracked { to: Register::FIRST, key: Tracked::Mark },
-            Expr::Differs { register: Register::FIRST, value: vec![0; 4] },
-            Expr::Meta { to: Register::FIRST, key: Meta::Transport },
-            destination_port(Register::word(1)),
-            Expr::Mask { register: Register::word(1), mask: WIRE_PORT_MASK.to_be_bytes().to_vec() },
-            Expr::Lookup { map: "ports".to_owned(), key: Register::FIRST, to: Some(Register::FIRST) },
-            Expr::Dnat { family, address: None, port: Some(Register::FIRST) },
+    for address in outward {
+        let family = Family::of(*address);
+        // The port is in the first register.
+        let spare = Register::word(4);
+        let lead = vec![
+            Expr::Load { to: spare, value: Value::from(*address).into_bytes() },
+            Expr::Dnat { family, address: Some(spare), port: Some(Register::FIRST) },
         ];
-        transaction.push(Change::AddRule(table.clone(), Rule::new("back", [family_is(family), steps])));
+        let steps = [family_is(family), is_marked(), transport_is(17), target_port(), lead];
+        transaction.push(Change::AddRule(table.clone(), Rule::new("back", steps)));
+    }
+    for family in [Family::V4, Family::V6] {
+        let lead = vec![Expr::Dnat { family, address: None, port: Some(Register::FIRST) }];
+        let steps = [family_is(family), is_marked(), target_port(), lead];
+        transaction.push(Change::AddRule(table.clone(), Rule::new("back", steps)));
     }
 }
 
-fn copy_mark() -> Vec<Expr> {
+/// Holds for what came by an ingress node. A peer of the overlay that really uses a
+/// wire port has no mark and is left alone.
+fn is_marked() -> Vec<Expr> {
     vec![
         Expr::Tracked { to: Register::FIRST, key: Tracked::Mark },
         Expr::Differs { register: Register::FIRST, value: vec![0; 4] },
-        Expr::SetMark { from: Register::FIRST },
     ]
+}
+
+/// The port that the wire port means, into the first register.
+fn target_port() -> Vec<Expr> {
+    vec![
+        Expr::Meta { to: Register::FIRST, key: Meta::Transport },
+        destination_port(Register::word(1)),
+        Expr::Mask { register: Register::word(1), mask: WIRE_PORT_MASK.to_be_bytes().to_vec() },
+        Expr::Lookup { map: "ports".to_owned(), key: Register::FIRST, to: Some(Register::FIRST) },
+    ]
+}
+
+fn copy_mark() -> Vec<Expr> {
+    let mut steps = is_marked();
+    steps.push(Expr::SetMark { from: Register::FIRST });
+    steps
 }

@@ -33,12 +33,14 @@ pub mod monitor;
 pub mod names;
 pub mod namespace;
 pub mod object;
+mod poller;
 pub mod services;
 pub mod socket;
 pub mod tables;
 pub mod transaction;
 pub mod underlay;
 pub(crate) mod wire;
+mod write;
 
 pub use expression::{Expr, Family, Register, Verdict};
 pub use object::{Chain, ChainKind, Element, Hook, Map, Rule, Table, Value};

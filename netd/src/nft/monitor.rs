@@ -71,7 +71,7 @@ impl Monitor {
     ///
     /// # Errors
     /// When the socket fails for another reason than a full buffer.
-    pub fn next(&mut self) -> Result<Option<Event>, Error> {
+    pub fn hear(&mut self) -> Result<Option<Event>, Error> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(Some(event));

@@ -6,6 +6,7 @@ use super::object::{Chain, Rule, Table};
 use super::services::{self, Service};
 use super::testing::Namespace;
 use super::*;
+use skep_model::ServiceId;
 use skep_model::endpoint::{Transport, wire_port};
 use skep_netd_core::{EgressSubnet, HostPort, IngressNode, IngressPort, Mac, Name, WirePort, ingress_mark};
 use std::io::{ErrorKind, Read, Write};
@@ -83,6 +84,10 @@ fn udp(namespace: &Namespace, address: &str) -> UdpSocket {
 
 fn link(name: &str) -> Name {
     Name::new(name).expect("the name of a link")
+}
+
+fn leads_to(wire_port: u16, backends: &[&str]) -> IngressPort {
+    IngressPort { service: ServiceId::from_random([1; 16]), wire_port, backends: addresses(backends) }
 }
 
 fn addresses(list: &[&str]) -> Vec<IpAddr> {
@@ -180,7 +185,7 @@ fn a_connection_to_a_vanished_backend_is_reset_and_datagrams_move() {
     socket.commit(&services::replace_backends("task1", &web(&ALL[1..2]))).expect("the backends are replaced");
     assert_eq!(ask(&datagrams, "10.7.0.100:90"), 'a', "conntrack still remembers");
     let vanished = Vanished { backend: ALL[0].parse().expect("an address"), through: None, port: None, transport: None };
-    assert_eq!(forget(&mut socket, &[vanished]).expect("connections are forgotten"), 2);
+    assert_eq!(forget(&mut socket, |connection| vanished.had(connection)).expect("connections are forgotten"), 2);
     assert_eq!(ask(&datagrams, "10.7.0.100:90"), 'b');
     let started = Instant::now();
     gone.stream.write_all(b"x").expect("it is sent");
@@ -189,7 +194,7 @@ fn a_connection_to_a_vanished_backend_is_reset_and_datagrams_move() {
     assert!(started.elapsed() < Duration::from_secs(1));
     direct.stream.write_all(b"x").expect("it is sent");
     direct.stream.read_exact(&mut [0]).expect("what was not rewritten stands");
-    assert_eq!(forget(&mut socket, &[vanished]).expect("connections are listed"), 0);
+    assert_eq!(forget(&mut socket, |connection| vanished.had(connection)).expect("connections are listed"), 0);
 }
 
 #[test]
@@ -272,13 +277,13 @@ fn the_monitor_tells_our_own_transactions_from_foreign_ones() {
     own.commit(&names::replace(20053, 20053)).expect("the rules are taken");
     foreign.commit(&egress::replace(&[])).expect("the rules are taken");
     for (socket, table) in [(&own, names::TABLE), (&foreign, egress::TABLE)] {
-        let event = monitor.next().expect("events are read").expect("it is there when its author was answered");
+        let event = monitor.hear().expect("events are read").expect("it is there when its author was answered");
         let monitor::Event::Committed(committed) = event else { panic!("{event:?}") };
         assert_eq!(committed.port, socket.port());
         assert_eq!(committed.tables.into_iter().collect::<Vec<_>>(), [table]);
         assert!(committed.generation > 0 && !committed.process.is_empty());
     }
-    assert_eq!(monitor.next().expect("events are read"), None);
+    assert_eq!(monitor.hear().expect("events are read"), None);
     assert_ne!(own.port(), foreign.port());
 }
 
@@ -404,14 +409,10 @@ fn mesh_of_two() -> Mesh {
         task.route_mark(mark, mark);
         senders.push(IngressNode { hardware: Mac(node.hardware("tasks")), mark });
         let published = [(Transport::Tcp, 8080, 0), (Transport::Udp, 9090, 1)];
-        let ports = published.map(|(transport, port, index)| IngressPort {
-            transport,
-            port,
-            wire_port: wire_port(number, index),
-            backends: addresses(&["10.7.0.12"]),
-        });
+        let ports =
+            published.map(|(transport, port, index)| ((transport, port), leads_to(wire_port(number, index), &["10.7.0.12"])));
         let mut socket = Socket::open_in(node.fd()).expect("a socket");
-        socket.commit(&ingress::replace("node", link("tasks"), &ports)).expect("the node's rules are taken");
+        socket.commit(&ingress::replace("node", link("tasks"), &ports.into())).expect("the node's rules are taken");
     }
     let wired = [(Transport::Tcp, 0, 80), (Transport::Udp, 1, 90)].map(|(transport, index, target_port)| WirePort {
         transport,
@@ -421,7 +422,7 @@ fn mesh_of_two() -> Mesh {
     // UDP replies are routed before the hook that marks them: there must be a route for the first look.
     task.default_route("10.1.0.1");
     let mut socket = Socket::open_in(task.fd()).expect("a socket");
-    socket.commit(&mesh::replace(&senders, &wired)).expect("the task's rules are taken");
+    socket.commit(&mesh::replace(&senders, &wired, &[])).expect("the task's rules are taken");
     greet(&task, "10.7.0.12:80", b't');
     answer(&task, "10.7.0.12:90", b'u');
     Mesh { client, _nodes: nodes, _task: task }
@@ -472,9 +473,9 @@ fn published_datagrams_return_through_the_node_they_came_by() {
 #[test]
 fn a_published_port_without_a_task_refuses() {
     let node = Namespace::new();
-    let port = IngressPort { transport: Transport::Tcp, port: 8080, wire_port: 8001, backends: Vec::new() };
+    let port = ((Transport::Tcp, 8080), leads_to(8001, &[]));
     let mut socket = Socket::open_in(node.fd()).expect("a socket");
-    socket.commit(&ingress::replace("node", link("tasks"), &[port])).expect("the rules are taken");
+    socket.commit(&ingress::replace("node", link("tasks"), &[port].into())).expect("the rules are taken");
     // Even a process of the node that listens there is not mistaken for the service.
     greet(&node, "0.0.0.0:8080", b'n');
     let error = connect(&node, "127.0.0.1:8080").err().expect("nobody answers");
@@ -485,10 +486,10 @@ fn a_published_port_without_a_task_refuses() {
 fn datagrams_that_came_too_early_reach_the_first_backend() {
     let (task, node, outside) = behind_a_node();
     answer(&task, "172.20.0.2:8001", b'u');
-    let port =
-        |backends: &[&str]| IngressPort { transport: Transport::Udp, port: 9090, wire_port: 8001, backends: addresses(backends) };
+    let key = (Transport::Udp, 9090);
+    let replace = |backends: &[&str]| ingress::replace_backends("node", key, &leads_to(8001, backends));
     let mut socket = Socket::open_in(node.fd()).expect("a socket");
-    socket.commit(&ingress::replace("node", link("tasks"), &[port(&[])])).expect("the rules are taken");
+    socket.commit(&ingress::replace("node", link("tasks"), &[(key, leads_to(8001, &[]))].into())).expect("the rules are taken");
     for (from, to) in [(&outside, "203.0.113.1:9090"), (&node, "203.0.113.1:9090")] {
         let client = udp(from, "0.0.0.0:0");
         client.connect(to).expect("connected");
@@ -496,12 +497,12 @@ fn datagrams_that_came_too_early_reach_the_first_backend() {
         let refused = client.send(b"?").and_then(|_| client.recv(&mut [0; 8])).expect_err("nobody is there").kind();
         let is_own = std::ptr::eq(from, &raw const node);
         assert_eq!(refused, if is_own { ErrorKind::PermissionDenied } else { ErrorKind::ConnectionRefused });
-        socket.commit(&ingress::replace_backends("node", &port(&["172.20.0.2"]))).expect("the backends are replaced");
+        socket.commit(&replace(&["172.20.0.2"])).expect("the backends are replaced");
         // The word on the first one may still lie there.
         client.take_error().expect("it is fetched");
         client.send(b"?").expect("it is sent");
         client.recv(&mut [0; 8]).expect("the same stream is answered now");
-        socket.commit(&ingress::replace_backends("node", &port(&[]))).expect("the backends are replaced");
+        socket.commit(&replace(&[])).expect("the backends are replaced");
     }
 }
 
@@ -512,10 +513,10 @@ fn nobody_is_routed_past_the_published_ports() {
         greet(&task, &format!("172.20.0.2:{port}"), b't');
     }
     outside.default_route("203.0.113.1");
-    let port = IngressPort { transport: Transport::Tcp, port: 8080, wire_port: 8001, backends: addresses(&["172.20.0.2"]) };
+    let port = ((Transport::Tcp, 8080), leads_to(8001, &["172.20.0.2"]));
     assert_eq!(names(&outside, "172.20.0.2:8002", 1), "t", "without the table there is nothing in the way");
     let mut socket = Socket::open_in(node.fd()).expect("a socket");
-    socket.commit(&ingress::replace("node", link("tasks"), &[port])).expect("the rules are taken");
+    socket.commit(&ingress::replace("node", link("tasks"), &[port].into())).expect("the rules are taken");
     assert_eq!(names(&outside, "203.0.113.1:8080", 1), "t", "the published port");
     for (from, to) in [(&outside, "172.20.0.2:8002"), (&outside, "172.20.0.2:8001"), (&task, "203.0.113.9:80")] {
         let limit = Duration::from_millis(300);
@@ -532,17 +533,14 @@ fn ports_of_a_node_reach_its_task_with_the_clients_address() {
         greet(&task, address, b't');
     }
     answer(&task, "0.0.0.0:90", b'u');
-    let port = |transport, port, target_port| HostPort {
-        transport,
-        port,
-        addresses: addresses(&["172.20.0.2", "fd20::2"]),
-        target_port,
+    let port = |transport, port, target_port| {
+        ((transport, port), HostPort { addresses: addresses(&["172.20.0.2", "fd20::2"]), target_port })
     };
     let subnets =
         ["172.20.0.0/24", "fd20::/64"].map(|net| EgressSubnet { bridge: link("tasks"), subnet: net.parse().expect("a subnet") });
     let ports = [port(Transport::Tcp, 8080, 80), port(Transport::Udp, 9090, 90)];
     let mut socket = Socket::open_in(node.fd()).expect("a socket");
-    socket.commit(&host_ports::replace(&subnets, &ports)).expect("the rules are taken");
+    socket.commit(&host_ports::replace(&subnets, &ports.into())).expect("the rules are taken");
     let seen = |from: &Namespace, to: &str| connect(from, to).expect("a connection").seen_as.ip().to_string();
     assert_eq!(seen(&outside, "203.0.113.1:8080"), "203.0.113.9");
     assert_eq!(seen(&outside, "[fd99::1]:8080"), "fd99::9");

@@ -1,0 +1,268 @@
+//! The tables of every namespace, kept in step with what the node was told.
+//!
+//! What a table should hold is decided in `skep-netd-core`; here it is compared
+//! with what was written last, and the difference is one transaction for each
+//! namespace. A table that anybody else touched is not understood but written anew:
+//! the kernel tells of every foreign transaction, and an audit compares
+//! fingerprints. A new process knows nothing of what it finds, and writes every
+//! table anew; established connections do not notice.
+//!
+//! Connections to backends that are gone are forgotten after the rules were
+//! changed, so that their next packet meets the new ones.
+
+mod scope;
+
+use super::poller::Poller;
+use crate::dns::Listeners;
+use crate::settled::{Repair, Settled, Turn};
+use scope::{Look, Scope};
+use skep_model::TaskId;
+use skep_netd_core::{
+    Backends, Content, Namespace, Overlay, ServiceKey, TableName, TablesTouched, VirtualService, services_touched,
+    tables_touched, virtual_service,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+
+/// Rounds of writing and listening before other work gets its turn.
+const ROUNDS_MAX: usize = 4;
+
+/// The writer of tables.
+#[derive(Default)]
+pub struct Tables {
+    scopes: BTreeMap<Namespace, Scope>,
+    /// Where something may have to be done.
+    looks: BTreeMap<Namespace, Look>,
+    backends: Backends,
+    listeners: BTreeMap<TaskId, Listeners>,
+    audits: BTreeSet<Namespace>,
+    poller: Option<Poller>,
+    /// Something was brought in line before.
+    is_settled: bool,
+}
+
+impl std::fmt::Debug for Tables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tables").field("namespaces", &self.scopes.keys()).field("looks", &self.looks).finish_non_exhaustive()
+    }
+}
+
+impl Tables {
+    /// Brings the tables of what was touched in line, and of what failed before.
+    /// `listeners` are the ports on which each task's names are answered.
+    pub async fn settle(&mut self, turn: &Turn<'_>, listeners: &BTreeMap<TaskId, Listeners>) -> Settled {
+        let mut settled = Settled::default();
+        self.note(turn, listeners);
+        self.let_go(turn);
+        for round in 0..ROUNDS_MAX {
+            self.listen(&mut settled);
+            if round == 0 {
+                self.compare(&mut settled);
+            }
+            let looks = std::mem::take(&mut self.looks);
+            if looks.is_empty() {
+                break;
+            }
+            let mut services = Services::new(turn.overlay);
+            for (namespace, look) in looks {
+                // What failed is tried again with the next turn, not in this one.
+                if let Err((error, look)) = self.bring(turn, namespace, look, &mut services, &mut settled) {
+                    settled.failures.insert(namespace, error);
+                    self.looks.insert(namespace, look);
+                }
+            }
+            if !settled.failures.is_empty() {
+                break;
+            }
+        }
+        self.is_settled = true;
+        settled
+    }
+
+    /// Waits until the kernel told that somebody else changed tables; the engine
+    /// then calls [`Self::settle`]. Dropping the future loses nothing.
+    pub async fn drifted(&mut self) {
+        let failed = match &self.poller {
+            Some(poller) => poller.wait().await.err(),
+            None => std::future::pending().await,
+        };
+        if let Some(error) = failed {
+            tracing::warn!(%error, "changes of tables cannot be waited for; audits go on");
+            std::future::pending().await
+        }
+    }
+
+    /// Compares a namespace's tables in full at the next [`Self::settle`].
+    pub fn audit(&mut self, namespace: Namespace) {
+        self.audits.insert(namespace);
+    }
+
+    /// Notes where to look.
+    fn note(&mut self, turn: &Turn<'_>, listeners: &BTreeMap<TaskId, Listeners>) {
+        let overlay = turn.overlay;
+        for (namespace, TablesTouched { tables, services }) in tables_touched(overlay, turn.touched) {
+            let look = self.looks.entry(namespace).or_default();
+            look.tables.extend(tables);
+            look.services.extend(services);
+        }
+        for key in services_touched(overlay, turn.touched) {
+            for gone in self.backends.look(overlay, key) {
+                let is_ingress = overlay.network(gone.network).is_some_and(|network| network.ingress);
+                let tasks = overlay.tasks_on(gone.network).map(|task| Namespace::Task(task.id));
+                for namespace in tasks.chain(is_ingress.then_some(Namespace::Node)) {
+                    self.looks.entry(namespace).or_default().gone.insert(gone);
+                }
+            }
+        }
+        if self.listeners != *listeners {
+            let tasks: BTreeSet<TaskId> = self.listeners.keys().chain(listeners.keys()).copied().collect();
+            for task in tasks.into_iter().filter(|task| self.listeners.get(task) != listeners.get(task)) {
+                self.looks.entry(Namespace::Task(task)).or_default().tables.insert(TableName::Names);
+            }
+            self.listeners.clone_from(listeners);
+        }
+    }
+
+    /// Closes what belongs to namespaces that went, or whose task did.
+    fn let_go(&mut self, turn: &Turn<'_>) {
+        let is_wanted = |namespace: Namespace| match namespace {
+            Namespace::Node => true,
+            Namespace::Task(task) => turn.overlay.task(task).is_some() && turn.is_there(namespace),
+        };
+        self.looks.retain(|namespace, _| is_wanted(*namespace));
+        let touched = turn.touched.tasks.iter().map(|task| Namespace::Task(*task));
+        for namespace in touched.filter(|namespace| !is_wanted(*namespace)) {
+            if self.scopes.remove(&namespace).is_some()
+                && let Some(poller) = &mut self.poller
+            {
+                poller.forget(namespace);
+            }
+        }
+    }
+
+    /// Hears of what others did since the last time.
+    fn listen(&mut self, settled: &mut Settled) {
+        while let Some(ready) = self.ready(settled) {
+            for namespace in ready {
+                let Some(scope) = self.scopes.get_mut(&namespace) else { continue };
+                match scope.listen() {
+                    Ok(drifted) if drifted.is_empty() => {}
+                    Ok(drifted) => self.look_at(namespace, drifted),
+                    Err(error) => self.fail(namespace, &error, settled),
+                }
+            }
+        }
+    }
+
+    fn ready(&self, settled: &mut Settled) -> Option<BTreeSet<Namespace>> {
+        match self.poller.as_ref()?.ready() {
+            Ok(ready) => Some(ready).filter(|ready| !ready.is_empty()),
+            Err(error) => {
+                settled.failures.insert(Namespace::Node, format!("changes of tables cannot be heard of: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Carries out the audits that are due.
+    fn compare(&mut self, settled: &mut Settled) {
+        for namespace in std::mem::take(&mut self.audits) {
+            let Some(scope) = self.scopes.get_mut(&namespace) else { continue };
+            match scope.audit(TableName::of(namespace)) {
+                Ok(drifted) if drifted.is_empty() => {}
+                Ok(drifted) => self.look_at(namespace, drifted),
+                Err(error) => self.fail(namespace, &error, settled),
+            }
+        }
+    }
+
+    fn look_at(&mut self, namespace: Namespace, tables: BTreeSet<TableName>) {
+        self.looks.entry(namespace).or_default().tables.extend(tables);
+    }
+
+    /// A namespace whose sockets fail gets new ones, and all its tables anew.
+    fn fail(&mut self, namespace: Namespace, error: &super::Error, settled: &mut Settled) {
+        settled.failures.insert(namespace, error.to_string());
+        self.scopes.remove(&namespace);
+        if let Some(poller) = &mut self.poller {
+            poller.forget(namespace);
+        }
+        self.look_at(namespace, BTreeSet::new());
+    }
+
+    /// Brings one namespace in line.
+    fn bring(
+        &mut self,
+        turn: &Turn<'_>,
+        namespace: Namespace,
+        mut look: Look,
+        services: &mut Services<'_>,
+        settled: &mut Settled,
+    ) -> Result<(), (String, Look)> {
+        let names = match namespace {
+            Namespace::Task(task) => self.listeners.get(&task).copied(),
+            Namespace::Node => None,
+        };
+        let names = names.map(|Listeners { udp, tcp }| Content::Names { udp_port: udp, tcp_port: tcp });
+        if let Err(error) = self.open(turn, namespace, &mut look) {
+            return Err((format!("the tables cannot be reached: {error}"), look));
+        }
+        let Some(scope) = self.scopes.get_mut(&namespace) else { return Ok(()) };
+        match scope.bring(&look, names.as_ref(), services) {
+            Ok(repaired) => {
+                settled.repairs.extend(repaired.into_iter().map(|(table, by_audit)| Repair {
+                    kind: "table",
+                    text: format!("write  {namespace}: table {table}"),
+                    by_audit,
+                }));
+                Ok(())
+            }
+            Err(error) => Err((error.to_string(), look)),
+        }
+    }
+
+    /// Opens a namespace's sockets, unless they are open.
+    fn open(&mut self, turn: &Turn<'_>, namespace: Namespace, look: &mut Look) -> io::Result<()> {
+        if self.scopes.contains_key(&namespace) || !turn.is_there(namespace) {
+            return Ok(());
+        }
+        let seed = match namespace {
+            Namespace::Task(task) => task.to_string(),
+            Namespace::Node => turn.overlay.node().map(|node| node.id.to_string()).unwrap_or_default(),
+        };
+        let scope = Scope::open(namespace, turn.namespace(namespace), seed).map_err(io::Error::other)?;
+        let poller = match &mut self.poller {
+            Some(poller) => poller,
+            empty => empty.insert(Poller::new()?),
+        };
+        poller.add(namespace, scope.monitor())?;
+        look.tables.extend(TableName::of(namespace));
+        look.is_adopted = !self.is_settled;
+        self.scopes.insert(namespace, scope);
+        Ok(())
+    }
+}
+
+/// Services, each derived once however many namespaces ask.
+pub struct Services<'a> {
+    overlay: &'a Overlay,
+    derived: BTreeMap<ServiceKey, Option<Arc<VirtualService>>>,
+}
+
+impl<'a> Services<'a> {
+    fn new(overlay: &'a Overlay) -> Self {
+        Self { overlay, derived: BTreeMap::new() }
+    }
+
+    /// All objects.
+    pub fn overlay(&self) -> &'a Overlay {
+        self.overlay
+    }
+
+    /// A service on a network, if it is there and has a virtual address.
+    pub fn get(&mut self, key: ServiceKey) -> Option<Arc<VirtualService>> {
+        let overlay = self.overlay;
+        self.derived.entry(key).or_insert_with(|| virtual_service(overlay, key).map(Arc::new)).clone()
+    }
+}

@@ -1,0 +1,371 @@
+//! One namespace: its sockets, what its tables hold by what we wrote, and how they
+//! are brought to hold something else.
+
+use super::Services;
+use crate::nft::conntrack::{Connection, Vanished, forget};
+use crate::nft::monitor::{Event, Monitor};
+use crate::nft::write;
+use crate::nft::{Error, Socket, Transaction};
+use ipnet::IpNet;
+use skep_model::{ServiceId, TaskId};
+use skep_netd_core::{
+    Content, Gone, IngressPort, Namespace, Overlay, PortKey, ServiceKey, TableName, VirtualService, ingress_ports, table_content,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+/// Where to look in one namespace, and what to forget there.
+#[derive(Clone, Debug, Default)]
+pub struct Look {
+    /// Tables that may differ in anything.
+    pub tables: BTreeSet<TableName>,
+    /// Of tables that are made of services, only these may differ.
+    pub services: BTreeSet<ServiceKey>,
+    /// Backends that connections must not go on to.
+    pub gone: BTreeSet<Gone>,
+    /// It was there before this process: nobody knows yet what connections there are.
+    pub is_adopted: bool,
+}
+
+/// A table as we wrote it.
+#[derive(Debug)]
+struct Held {
+    content: Content,
+    /// The kernel's view of it, taken when it was audited; none since we last
+    /// changed it.
+    fingerprint: Option<u64>,
+}
+
+/// A namespace that is open.
+pub struct Scope {
+    namespace: Namespace,
+    socket: Socket,
+    monitor: Monitor,
+    /// Orders backends: the id of the task or node.
+    seed: String,
+    held: BTreeMap<TableName, Held>,
+    /// Tables of which only the kernel knows what they hold; whether that is
+    /// somebody else's doing, and whether only an audit found it.
+    unknown: BTreeMap<TableName, Option<ByAudit>>,
+    /// Two services ask for one address: who has it depends on all of them.
+    is_disputed: bool,
+}
+
+/// Whether only an audit found something.
+type ByAudit = bool;
+
+impl Scope {
+    /// Opens the sockets; none = in the namespace that we are in.
+    pub fn open(namespace: Namespace, fd: Option<BorrowedFd<'_>>, seed: String) -> Result<Self, Error> {
+        let (socket, monitor) = match fd {
+            Some(fd) => (Socket::open_in(fd)?, Monitor::open_in(fd)?),
+            None => (Socket::open()?, Monitor::open()?),
+        };
+        let unknown = TableName::of(namespace).iter().map(|table| (*table, None)).collect();
+        Ok(Self { namespace, socket, monitor, seed, held: BTreeMap::new(), unknown, is_disputed: false })
+    }
+
+    /// For events.
+    pub fn monitor(&self) -> &Monitor {
+        &self.monitor
+    }
+
+    /// Takes the events that have arrived; answers with the tables that somebody
+    /// else touched.
+    pub fn listen(&mut self) -> Result<BTreeSet<TableName>, Error> {
+        let mut drifted = BTreeSet::new();
+        while let Some(event) = self.monitor.hear()? {
+            match event {
+                Event::Committed(committed) if committed.port == self.socket.port() => {}
+                Event::Committed(committed) => {
+                    let is_touched = |table: &&TableName| committed.tables.contains(table.as_str());
+                    let ours: Vec<TableName> = TableName::of(self.namespace).iter().filter(is_touched).copied().collect();
+                    if !ours.is_empty() {
+                        tracing::info!(namespace = %self.namespace, process = committed.process, "somebody else changed our tables");
+                    }
+                    ours.iter().for_each(|table| self.drift(*table, false));
+                    drifted.extend(ours);
+                }
+                Event::Lost => drifted.extend(self.after_loss()?),
+            }
+        }
+        Ok(drifted)
+    }
+
+    /// Events were lost: what was not changed since its last audit tells by its
+    /// fingerprint, and the rest is written anew.
+    fn after_loss(&mut self) -> Result<BTreeSet<TableName>, Error> {
+        let mut drifted = BTreeSet::new();
+        for table in TableName::of(self.namespace) {
+            let known = self.held.get(table).map(|held| held.fingerprint);
+            let is_as_known = match known {
+                Some(Some(fingerprint)) => self.socket.fingerprint(table.as_str())? == Some(fingerprint),
+                Some(None) => {
+                    self.unknown.entry(*table).or_insert(None);
+                    drifted.insert(*table);
+                    true
+                }
+                None => self.unknown.contains_key(table) || self.socket.fingerprint(table.as_str())?.is_none(),
+            };
+            if !is_as_known {
+                self.drift(*table, false);
+                drifted.insert(*table);
+            }
+        }
+        Ok(drifted)
+    }
+
+    /// Compares all tables with what they were; answers with those that differ.
+    pub fn audit(&mut self, tables: &[TableName]) -> Result<BTreeSet<TableName>, Error> {
+        let mut drifted = BTreeSet::new();
+        for table in tables.iter().filter(|table| !self.unknown.contains_key(table)).copied().collect::<Vec<_>>() {
+            let seen = self.socket.fingerprint(table.as_str())?;
+            let is_right = match (self.held.get_mut(&table), seen) {
+                (None, seen) => seen.is_none(),
+                (Some(_), None) => false,
+                // No event told of a change since we wrote it.
+                (Some(held), Some(seen)) => *held.fingerprint.get_or_insert(seen) == seen,
+            };
+            if !is_right {
+                self.drift(table, true);
+                drifted.insert(table);
+            }
+        }
+        Ok(drifted)
+    }
+
+    fn drift(&mut self, table: TableName, by_audit: ByAudit) {
+        self.held.remove(&table);
+        self.unknown.entry(table).or_insert(Some(by_audit)).get_or_insert(by_audit);
+    }
+
+    /// Brings the tables in line; answers with those that others had changed.
+    pub fn bring(
+        &mut self,
+        look: &Look,
+        names: Option<&Content>,
+        services: &mut Services<'_>,
+    ) -> Result<Vec<(TableName, ByAudit)>, Error> {
+        let led_to = self.host_addresses();
+        match self.write(look, names, services) {
+            Ok(()) => {}
+            // Somebody was here and we have not heard of it yet: then write anew
+            // what cannot be changed as we thought.
+            Err(Error::Refused { .. }) if self.forget_held(look) => self.write(look, names, services)?,
+            Err(error) => return Err(error),
+        }
+        let left: BTreeSet<IpAddr> = led_to.difference(&self.host_addresses()).copied().collect();
+        self.forget_connections(services.overlay(), look, &left)?;
+        let repaired = self.unknown.iter().filter_map(|(table, drift)| Some((*table, (*drift)?))).collect();
+        self.unknown.clear();
+        Ok(repaired)
+    }
+
+    /// Gives up what is known of the tables in a look; whether anything was known.
+    fn forget_held(&mut self, look: &Look) -> bool {
+        let of_services = TableName::OF_SERVICES.iter().filter(|_| !look.services.is_empty());
+        let tables: BTreeSet<TableName> = look.tables.iter().chain(of_services).copied().collect();
+        let known: Vec<TableName> = tables.into_iter().filter(|table| self.held.contains_key(table)).collect();
+        known.iter().for_each(|table| self.drift(*table, false));
+        !known.is_empty()
+    }
+
+    /// Commits the difference, and notes what the tables hold from then on.
+    fn write(&mut self, look: &Look, names: Option<&Content>, services: &mut Services<'_>) -> Result<(), Error> {
+        let mut wholly: BTreeSet<TableName> = look.tables.iter().chain(self.unknown.keys()).copied().collect();
+        let mut steps = Vec::new();
+        for table in TableName::OF_SERVICES.into_iter().filter(|table| TableName::of(self.namespace).contains(table)) {
+            if look.services.is_empty() || wholly.contains(&table) {
+                continue;
+            }
+            match self.part(table, look, services) {
+                Some(step) => steps.push(step),
+                None => drop(wholly.insert(table)),
+            }
+        }
+        steps.extend(wholly.into_iter().filter_map(|table| self.whole(table, names, services.overlay())));
+        let mut transaction = Transaction::new();
+        for step in &mut steps {
+            transaction.append(std::mem::take(&mut step.changes));
+        }
+        if !transaction.changes().is_empty() {
+            self.socket.commit(&transaction)?;
+        }
+        steps.into_iter().for_each(|step| self.note(step.table, step.after));
+        Ok(())
+    }
+
+    /// The step for a whole table, if there is anything to do.
+    fn whole(&self, table: TableName, names: Option<&Content>, overlay: &Overlay) -> Option<Step> {
+        let wanted = if table == TableName::Names { names.cloned() } else { table_content(overlay, self.namespace, table) };
+        let (wanted, is_disputed) = settle_disputes(wanted);
+        let changes = match (self.held.get(&table), &wanted) {
+            (None, None) if !self.unknown.contains_key(&table) => return None,
+            (Some(held), Some(wanted)) if held.content == *wanted => return None,
+            (Some(held), Some(wanted)) => write::difference(&self.seed, &held.content, wanted),
+            (None, Some(wanted)) => write::whole(&self.seed, wanted),
+            (_, None) => write::nothing(table),
+        };
+        Some(Step { table, changes, after: After::All { content: wanted, is_disputed } })
+    }
+
+    /// The step for some services of a table; none = that is not enough.
+    fn part(&self, table: TableName, look: &Look, services: &mut Services<'_>) -> Option<Step> {
+        match (self.namespace, &self.held.get(&table)?.content) {
+            (Namespace::Task(task), Content::Services(held)) if !self.is_disputed => {
+                self.services_part(task, held, look, services)
+            }
+            (Namespace::Node, Content::Ingress { ports, .. }) => self.ports_part(ports, look, services.overlay()),
+            _ => None,
+        }
+    }
+
+    fn services_part(
+        &self,
+        task: TaskId,
+        held: &BTreeMap<ServiceKey, Arc<VirtualService>>,
+        look: &Look,
+        services: &mut Services<'_>,
+    ) -> Option<Step> {
+        let overlay = services.overlay();
+        let is_visible = |key: &ServiceKey| overlay.visible_to(task).any(|(_, network)| network.id == key.0);
+        let (mut old, mut new) = (BTreeMap::new(), BTreeMap::new());
+        for key in &look.services {
+            let before = held.get(key);
+            let now = is_visible(key).then(|| services.get(*key)).flatten();
+            if let Some(now) = &now
+                && before.is_none_or(|before| before.addresses != now.addresses)
+                && held.iter().any(|(other, service)| other != key && shares_address(service, now))
+            {
+                return None;
+            }
+            old.extend(before.map(|before| (*key, Arc::clone(before))));
+            new.extend(now.map(|now| (*key, now)));
+        }
+        let changes = write::services_difference(&self.seed, &old, &new);
+        let gone = old.into_keys().filter(|key| !new.contains_key(key)).collect();
+        Some(Step { table: TableName::Services, changes, after: After::Services { gone, new } })
+    }
+
+    fn ports_part(&self, held: &BTreeMap<PortKey, IngressPort>, look: &Look, overlay: &Overlay) -> Option<Step> {
+        let ids: BTreeSet<ServiceId> = look.services.iter().map(|(_, service)| *service).collect();
+        let of_ids = held.iter().filter(|(_, port)| ids.contains(&port.service));
+        let old: BTreeMap<PortKey, IngressPort> = of_ids.map(|(key, port)| (*key, port.clone())).collect();
+        let new: BTreeMap<PortKey, IngressPort> = ids.into_iter().flat_map(|id| ingress_ports(overlay, id)).collect();
+        let changes = write::ports_difference(&self.seed, &old, &new)?;
+        Some(Step { table: TableName::Ingress, changes, after: After::Ports(new) })
+    }
+
+    fn note(&mut self, table: TableName, after: After) {
+        let held = match after {
+            After::All { content, is_disputed } => {
+                if table == TableName::Services {
+                    self.is_disputed = is_disputed;
+                }
+                self.held.remove(&table);
+                self.held.extend(content.map(|content| (table, Held { content, fingerprint: None })));
+                return;
+            }
+            After::Services { .. } | After::Ports(_) => self.held.get_mut(&table),
+        };
+        match (held, after) {
+            (Some(Held { content: Content::Services(held), fingerprint }), After::Services { gone, new }) => {
+                *fingerprint = None;
+                gone.iter().for_each(|key| drop(held.remove(key)));
+                held.extend(new);
+            }
+            (Some(Held { content: Content::Ingress { ports, .. }, fingerprint }), After::Ports(new)) => {
+                *fingerprint = None;
+                ports.extend(new);
+            }
+            _ => {}
+        }
+    }
+
+    /// Where ports in mode `host` lead.
+    fn host_addresses(&self) -> BTreeSet<IpAddr> {
+        match self.held.get(&TableName::HostPorts).map(|held| &held.content) {
+            Some(Content::HostPorts { ports, .. }) => ports.values().flat_map(|port| port.addresses.iter().copied()).collect(),
+            _ => BTreeSet::new(),
+        }
+    }
+
+    /// Forgets connections to those who are gone, and after a start to whoever is
+    /// nobody that we know.
+    fn forget_connections(&mut self, overlay: &Overlay, look: &Look, left: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        if look.gone.is_empty() && left.is_empty() && !look.is_adopted {
+            return Ok(());
+        }
+        let vanished = look.gone.iter().map(|gone| (gone.backend, gone.transport));
+        let vanished = vanished.chain(left.iter().map(|address| (*address, None)));
+        let vanished: Vec<Vanished> =
+            vanished.map(|(backend, transport)| Vanished { backend, through: None, port: None, transport }).collect();
+        let strangers = look.is_adopted.then(|| Strangers::of(overlay, self.namespace));
+        let is_unwanted = |connection: &Connection| {
+            vanished.iter().any(|gone| gone.had(connection))
+                || strangers.as_ref().is_some_and(|strangers| strangers.contain(connection.answers_from))
+        };
+        let count = forget(&mut self.socket, is_unwanted)?;
+        tracing::debug!(namespace = %self.namespace, count, "connections to backends that are gone were forgotten");
+        Ok(())
+    }
+}
+
+/// A part of a transaction, and what is known once it is committed.
+struct Step {
+    table: TableName,
+    changes: Transaction,
+    after: After,
+}
+
+enum After {
+    All { content: Option<Content>, is_disputed: bool },
+    Services { gone: BTreeSet<ServiceKey>, new: BTreeMap<ServiceKey, Arc<VirtualService>> },
+    Ports(BTreeMap<PortKey, IngressPort>),
+}
+
+fn shares_address(one: &VirtualService, other: &VirtualService) -> bool {
+    one.addresses.iter().any(|address| other.addresses.contains(address))
+}
+
+/// Of two services that ask for one address, as for a moment when it passes from
+/// one to the other, the first has it. Also whether there were any.
+fn settle_disputes(wanted: Option<Content>) -> (Option<Content>, bool) {
+    let Some(Content::Services(mut services)) = wanted else { return (wanted, false) };
+    let (mut taken, mut is_disputed) = (BTreeSet::new(), false);
+    for service in services.values_mut() {
+        let own: Vec<IpAddr> = service.addresses.iter().copied().filter(|address| taken.insert(*address)).collect();
+        if own.len() < service.addresses.len() {
+            is_disputed = true;
+            Arc::make_mut(service).addresses = own;
+        }
+    }
+    services.retain(|_, service| !service.addresses.is_empty());
+    (Some(Content::Services(services)), is_disputed)
+}
+
+/// The addresses of a namespace's networks that are nobody's.
+struct Strangers {
+    subnets: Vec<IpNet>,
+    known: BTreeSet<IpAddr>,
+}
+
+impl Strangers {
+    fn of(overlay: &Overlay, namespace: Namespace) -> Self {
+        let networks: Vec<_> = match namespace {
+            Namespace::Task(task) => overlay.visible_to(task).map(|(_, network)| network).collect(),
+            Namespace::Node => overlay.ingress().into_iter().collect(),
+        };
+        let endpoints = networks.iter().flat_map(|network| overlay.endpoints_on(network.id));
+        Self {
+            subnets: networks.iter().flat_map(|network| &network.pools).map(|pool| pool.subnet).collect(),
+            known: endpoints.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect(),
+        }
+    }
+
+    fn contain(&self, address: IpAddr) -> bool {
+        !self.known.contains(&address) && self.subnets.iter().any(|subnet| subnet.contains(&address))
+    }
+}
