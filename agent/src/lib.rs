@@ -10,10 +10,12 @@ mod drive;
 pub mod image;
 pub mod images;
 mod logs;
+pub mod network;
 mod probe;
 pub mod runtime;
 mod saved;
 mod session;
+pub mod underlay;
 mod values;
 mod world;
 
@@ -21,6 +23,7 @@ use connect::Managers;
 use drive::{Inbox, lock};
 use image::ImageStore;
 use images::Fetches;
+use network::Network;
 use probe::Prober;
 use runtime::{Folders, Runtime, Settings};
 use saved::Saved;
@@ -50,6 +53,8 @@ pub struct Start {
     pub description: NodeDescription,
     /// The daemon's data folder.
     pub data: PathBuf,
+    /// Where its network daemon is, and where other nodes reach it.
+    pub network: network::Place,
     /// The node's images; they outlive the agent.
     pub images: ImageStore,
     /// The network daemon's socket.
@@ -80,6 +85,7 @@ pub enum StartError {
 pub struct Agent {
     core: Arc<Mutex<Core>>,
     runtime: Arc<Runtime>,
+    network: Arc<Network>,
     saved: Arc<Saved>,
     info: watch::Receiver<Option<SessionInfo>>,
     refusal: watch::Receiver<Option<Status>>,
@@ -97,7 +103,9 @@ impl Agent {
         let (inbox, events) = Inbox::new();
         let (outbox, outgoing) = Outbox::new();
         let values = Arc::new(Values::default());
-        let runtime = Runtime::new(start.settings, folders.clone(), start.images.clone(), values.clone(), inbox.clone());
+        let network = Network::new(start.network, inbox.clone());
+        let runtime =
+            Runtime::new(start.settings, folders.clone(), start.images.clone(), values.clone(), network.clone(), inbox.clone());
         let recovered = runtime.recover(saved.load()).await;
         let core = Arc::new(Mutex::new(Core::new(recovered, clock::now())));
         let task_of: logs::TaskOf = Arc::new({
@@ -107,13 +115,20 @@ impl Agent {
         let (info_sender, info) = watch::channel(None);
         let (refusal_sender, refusal) = watch::channel(None);
         let is_leaving = Arc::new(AtomicBool::new(false));
-        let world = World { runtime: runtime.clone(), saved: saved.clone(), values: values.clone(), outbox: outbox.clone() };
+        let world = World {
+            runtime: runtime.clone(),
+            network: network.clone(),
+            saved: saved.clone(),
+            values: values.clone(),
+            outbox: outbox.clone(),
+        };
         let sessions = Sessions {
             node,
             description: start.description,
             managers: start.managers.clone(),
             agent: core.clone(),
             inbox,
+            network: network.clone(),
             values,
             logs: logs::Publisher::new(node, folders, start.managers.clone(), task_of),
             fetches: Fetches::new(start.images, start.managers, outbox.clone()),
@@ -128,8 +143,9 @@ impl Agent {
         let actions = lock(&core).take_actions();
         actions.into_iter().for_each(|action| world.carry_out(action));
         tasks.spawn(drive::run(core.clone(), events, Arc::new(world), stop.clone()));
+        tasks.spawn(network.clone().run(stop.clone()));
         tasks.spawn(sessions.run(outgoing, stop.clone()));
-        Ok(Self { core, runtime, saved, info, refusal, is_leaving, stop, tasks })
+        Ok(Self { core, runtime, network, saved, info, refusal, is_leaving, stop, tasks })
     }
 
     /// What the manager last said of the cluster.
@@ -154,14 +170,15 @@ impl Agent {
         (statuses.len() as u64, running as u64)
     }
 
-    /// The tasks that cannot start before a manager is reached, each with why.
+    /// What this node waits for: its network daemon, and tasks that cannot start
+    /// before a manager is reached, each with why.
     pub fn waiting(&self) -> Vec<String> {
         let core = lock(&self.core);
         let names: BTreeMap<_, _> = core.tasks().map(|task| (task.id, task.name())).collect();
         let waits = core.statuses().into_iter().filter(|update| update.status.message == WAITING_FOR_MANAGER);
-        waits
-            .map(|update| format!("task {} {}", names.get(&update.task).cloned().unwrap_or_default(), update.status.error))
-            .collect()
+        let waits =
+            waits.map(|update| format!("task {} {}", names.get(&update.task).cloned().unwrap_or_default(), update.status.error));
+        self.network.standing().borrow().trouble.clone().into_iter().chain(waits).collect()
     }
 
     /// Ends the session; containers go on.
@@ -175,12 +192,14 @@ impl Agent {
     pub async fn leave(self) {
         self.is_leaving.store(true, Ordering::Relaxed);
         let (core, runtime, saved) = (self.core.clone(), self.runtime.clone(), self.saved.clone());
+        let network = self.network.clone();
         self.stop().await;
         let tasks: Vec<_> = lock(&core).tasks().map(|task| task.id).collect();
         for task in tasks {
             runtime.remove_now(task).await;
             saved.forget(task);
         }
+        network.clear().await;
         saved.flush();
     }
 }

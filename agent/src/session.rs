@@ -9,7 +9,9 @@ use crate::connect::Managers;
 use crate::drive::{Inbox, lock};
 use crate::images::Fetches;
 use crate::logs::Publisher;
+use crate::network::Network;
 use crate::probe::Prober;
+use crate::underlay;
 use crate::values::Values;
 use skep_agent_core::{Agent, Event};
 use skep_model::assignment::{Assignments, SessionInfo, StatusUpdate};
@@ -52,6 +54,8 @@ pub enum Outgoing {
     ImageResult(v1::ImageResult),
     /// What this node reaches of others.
     ProbeResult(v1::ProbeResult),
+    /// The node's network has come as far as this link of a session's chain.
+    Programmed(SessionId, u64),
     /// Open a new session.
     Reset(String),
 }
@@ -66,6 +70,11 @@ impl Outbox {
     /// Statuses changed.
     pub fn report(&self, updates: Vec<StatusUpdate>) {
         let _ = self.0.send(Outgoing::Report(updates));
+    }
+
+    /// The node's network holds every link of that session's chain up to `version`.
+    pub fn programmed(&self, session: SessionId, version: u64) {
+        let _ = self.0.send(Outgoing::Programmed(session, version));
     }
 
     /// The chain of assignments is broken.
@@ -92,6 +101,7 @@ pub struct Sessions {
     pub(crate) managers: Arc<Managers>,
     pub(crate) agent: Arc<Mutex<Agent>>,
     pub(crate) inbox: Inbox,
+    pub(crate) network: Arc<Network>,
     pub(crate) values: Arc<Values>,
     pub(crate) logs: Publisher,
     pub(crate) fetches: Fetches,
@@ -109,6 +119,12 @@ type Ended = String;
 impl Sessions {
     /// Keeps a session open until `stop`.
     pub async fn run(self, mut outgoing: mpsc::UnboundedReceiver<Outgoing>, stop: CancellationToken) {
+        // A node that cannot bring its tasks onto a network is not ready for any.
+        let mut standing = self.network.standing();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = standing.wait_for(|standing| standing.has_answered) => {}
+        }
         let mut pause = PAUSE_MIN;
         loop {
             let begun = std::time::Instant::now();
@@ -190,6 +206,14 @@ impl Sessions {
                             return "statuses cannot be sent".into();
                         }
                     }
+                    // What was said of another session's chain is not true of this one's.
+                    Some(Outgoing::Programmed(of, _)) if of != session => {}
+                    Some(Outgoing::Programmed(_, version)) => {
+                        let programmed = v1::Programmed { version };
+                        if sender.send(agent_message(agent_message::Message::Programmed(programmed))).await.is_err() {
+                            return "the network's progress cannot be sent".into();
+                        }
+                    }
                     Some(Outgoing::ImageResult(result)) => {
                         let _ = sender.send(agent_message(agent_message::Message::ImageResult(result))).await;
                     }
@@ -206,6 +230,7 @@ impl Sessions {
                         Message::Info(info) => match SessionInfo::try_from(info) {
                             Ok(info) => {
                                 heartbeat = tokio::time::interval(info.heartbeat_period);
+                                self.network.learn_port(info.data_path_port);
                                 if term != info.term {
                                     term = info.term;
                                     self.inbox.put(Event::SessionUp { session, info: Box::new(info.clone()) });
@@ -244,9 +269,12 @@ impl Sessions {
     }
 
     fn hello(&self) -> v1::Hello {
+        let mut description = self.description.clone();
+        // What the node itself uses may have changed since it was started.
+        description.underlay = description.underlay.map(|known| underlay::of(known.address));
         let hello = skep_model::assignment::Hello {
             node: self.node,
-            description: self.description.clone(),
+            description,
             statuses: lock(&self.agent).statuses(),
             address: String::new(),
             certificate_expires: Time::ZERO,

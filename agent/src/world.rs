@@ -1,5 +1,6 @@
 //! What the agent's actions mean here: images, shims, the session, the cache.
 
+use crate::network::Network;
 use crate::runtime::Runtime;
 use crate::saved::Saved;
 use crate::session::Outbox;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct World {
     pub(crate) runtime: Arc<Runtime>,
+    pub(crate) network: Arc<Network>,
     pub(crate) saved: Arc<Saved>,
     pub(crate) values: Arc<Values>,
     pub(crate) outbox: Outbox,
@@ -23,10 +25,13 @@ impl World {
             Action::Prepare { task, attempt } => self.runtime.prepare(task, attempt),
             Action::Start { task } => self.runtime.start(task),
             Action::Restart { task, attempt } => self.runtime.restart(task, attempt),
+            Action::Drain { task, limit } => self.network.drain(task, limit),
             Action::Stop { task, grace } => self.runtime.stop(task, grace),
             Action::Kill { task } => self.runtime.kill(task),
             Action::Release { task } => self.runtime.release(task),
             Action::Remove { task } => self.runtime.remove(task),
+            Action::Network { chain, version, is_complete, changes } => self.network.tell(chain, version, is_complete, changes),
+            Action::ReportProgrammed { session, version } => self.outbox.programmed(session, version),
             Action::Save { task, status } => self.saved.save(&task, &status),
             Action::Forget { task } => self.saved.forget(task),
             Action::DropSecret(id, version) => self.values.drop_secret(id, version),

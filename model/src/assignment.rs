@@ -86,4 +86,6 @@ pub struct SessionInfo {
     pub root_ca: String,
     /// Labels etc. that placeholders may name: the node's labels are not secret.
     pub node_name: String,
+    /// The UDP port of overlay traffic, on every node.
+    pub data_path_port: u16,
 }

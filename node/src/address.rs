@@ -82,6 +82,24 @@ pub fn advertise(given: &str, listen: SocketAddr, interfaces: &[Interface]) -> R
     Ok(SocketAddr::new(address, port.unwrap_or(listen.port())))
 }
 
+/// The address for overlay traffic: an address, or an interface with one. Empty
+/// means the advertised one.
+///
+/// # Errors
+/// If it is neither, or there is no single choice.
+pub fn data_path(given: &str, interfaces: &[Interface]) -> Result<Option<IpAddr>, Refusal> {
+    if given.is_empty() {
+        return Ok(None);
+    }
+    let wrong =
+        || Refusal::invalid("--data-path-addr", given, "it must be a non-zero IP address or network interface, without a port");
+    match given.parse::<IpAddr>() {
+        Ok(address) if address.is_unspecified() || address.is_multicast() => Err(wrong()),
+        Ok(address) => Ok(Some(address)),
+        Err(_) => of_interface(given, interfaces)?.map(Some).ok_or_else(wrong),
+    }
+}
+
 /// The address of a manager to join: `host[:port]`, where the host may be a name.
 ///
 /// # Errors
@@ -217,6 +235,28 @@ mod tests {
                 (Ok(found), Ok(expected)) => assert_eq!(found.to_string(), expected, "{given:?} {listened:?}"),
                 (Err(found), Err(expected)) => assert!(found.to_string().contains(expected), "{given:?}: {found}"),
                 (found, _) => panic!("{given:?} {listened:?}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn overlay_traffic_may_have_an_address_of_its_own() {
+        let interfaces = [on("eth0", &["10.0.0.1"]), on("eth1", &["10.1.0.1", "fd00::1"]), on("two", &["10.2.0.1", "10.2.0.2"])];
+        let table = [
+            ("", Ok(None)),
+            ("192.0.2.7", Ok(Some("192.0.2.7"))),
+            ("fd00::9", Ok(Some("fd00::9"))),
+            ("eth1", Ok(Some("10.1.0.1"))),
+            ("two", Err("more than one IPv4 address")),
+            ("eth9", Err("--data-path-addr")),
+            ("0.0.0.0", Err("non-zero IP address")),
+            ("10.0.0.1:4789", Err("without a port")),
+        ];
+        for (given, expected) in table {
+            match (data_path(given, &interfaces), expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected.map(|text| text.parse().unwrap()), "{given:?}"),
+                (Err(found), Err(expected)) => assert!(found.to_string().contains(expected), "{given:?}: {found}"),
+                (found, _) => panic!("{given:?}: {found:?}"),
             }
         }
     }

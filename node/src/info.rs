@@ -42,7 +42,7 @@ pub async fn info(node: &Node) -> NodeInfo {
         state: view.state.into(),
         error: view.error.clone(),
         is_manager: view.control.is_some(),
-        description: Some((&member::description(node)).into()),
+        description: Some((&member::description(node, None)).into()),
         version: RELEASE.into(),
         kernel_version: kernel(),
         operating_system: operating_system(),

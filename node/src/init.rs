@@ -22,19 +22,17 @@ use skep_model::node::{Availability, ManagerStatus, Node as NodeObject, NodePlan
 use skep_model::version::FORMAT_MAX;
 use skep_model::{ClusterId, Meta, NodeId, Refusal, Section};
 use skep_proto::v1::{Confidential, InitReply, InitRequest};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// The raft id of a cluster's first manager.
 const FIRST_RAFT_ID: u64 = 1;
-/// Bounds of the UDP port of the overlay, as in Swarm.
-const DATA_PATH_PORTS: std::ops::RangeInclusive<u32> = 1024..=49151;
-/// The longest prefix of a pool's subnets, as in Swarm: shorter ones leave no room.
+/// UDP ports that the overlay may have, as in Swarm.
+const DATA_PATH_PORTS: std::ops::RangeInclusive<u32> = 1024..=49_151;
+/// The longest prefix of a subnet, as in Swarm.
 const SUBNET_SIZE_MAX: u32 = 29;
-/// The prefix length of an IPv6 subnet.
-const IPV6_SUBNET_SIZE: u8 = 64;
 /// The shortest life of a certificate, as in Swarm.
 const CERT_EXPIRY_MIN: Duration = Duration::from_secs(3600);
 /// Bounds of the heartbeat period, as the manager has them.
@@ -53,8 +51,9 @@ pub async fn init(node: &Arc<Node>, request: InitRequest) -> Result<InitReply, F
     let interfaces = address::interfaces()?;
     let listen = address::listen(&request.listen_addr, &interfaces)?;
     let advertise = address::advertise(&request.advertise_addr, listen, &interfaces)?;
+    let data_path = address::data_path(&request.data_path_addr, &interfaces)?;
     node.publish_pending();
-    let founded = found(node, spec, availability, advertise, listen).await;
+    let founded = found(node, spec, availability, (advertise, listen, data_path)).await;
     let reply = match founded {
         Ok((member, reply)) => {
             roles::keep(node, &member);
@@ -78,21 +77,18 @@ fn settings(request: &InitRequest) -> Result<ClusterSpec, Refusal> {
     if request.force_new_cluster {
         return unsupported("--force-new-cluster");
     }
-    if !request.data_path_addr.is_empty() {
-        return unsupported("--data-path-addr");
-    }
     let default = ClusterSpec::default();
-    let (address_pools, subnet_size) = address_pools(request, &default)?;
+    let (address_pools, subnet_size) = pools(request, &default)?;
     let spec = ClusterSpec {
-        address_pools,
-        subnet_size,
-        data_path_port: data_path_port(request.data_path_port, default.data_path_port)?,
         task_history_limit: request.task_history_limit.unwrap_or(default.task_history_limit),
         heartbeat_period: request.heartbeat_period.map_or(default.heartbeat_period, Duration::from_nanos),
         node_cert_expiry: request.cert_expiry.map_or(default.node_cert_expiry, Duration::from_nanos),
         snapshot_interval: request.snapshot_interval.unwrap_or(default.snapshot_interval),
         max_snapshots: request.max_snapshots.unwrap_or(default.max_snapshots),
         autolock: request.autolock,
+        address_pools,
+        subnet_size,
+        data_path_port: data_path_port(request.data_path_port)?.unwrap_or(default.data_path_port),
         ..default
     };
     if spec.node_cert_expiry < CERT_EXPIRY_MIN {
@@ -109,51 +105,44 @@ fn settings(request: &InitRequest) -> Result<ClusterSpec, Refusal> {
     Ok(spec)
 }
 
-fn data_path_port(wanted: u32, default: u16) -> Result<u16, Refusal> {
-    let port = u16::try_from(wanted).ok().filter(|_| wanted == 0 || DATA_PATH_PORTS.contains(&wanted));
-    match port {
-        Some(0) => Ok(default),
-        Some(port) => Ok(port),
-        None => {
-            let reason = format!("it must be between {} and {}", DATA_PATH_PORTS.start(), DATA_PATH_PORTS.end());
-            Err(Refusal::invalid("--data-path-port", wanted.to_string(), reason))
-        }
+fn data_path_port(given: u32) -> Result<Option<u16>, Refusal> {
+    let wrong = || {
+        let reason = format!("it must be between {} and {}", DATA_PATH_PORTS.start(), DATA_PATH_PORTS.end());
+        Refusal::invalid("--data-path-port", given.to_string(), reason)
+    };
+    match given {
+        0 => Ok(None),
+        port if DATA_PATH_PORTS.contains(&port) => u16::try_from(port).map(Some).map_err(|_| wrong()),
+        _ => Err(wrong()),
     }
 }
 
-/// The pools that subnets of networks are cut from, and the prefix length of such
-/// a subnet. Without one, pools that are too small for the default are not cut.
-fn address_pools(request: &InitRequest, default: &ClusterSpec) -> Result<(Vec<IpNet>, u32), Refusal> {
-    const POOL: &str = "--default-addr-pool";
-    let asked = request.default_addr_pool_mask_length;
-    if asked > SUBNET_SIZE_MAX {
-        let reason = format!("subnet size is out of range: it is at most {SUBNET_SIZE_MAX}");
-        return Err(Refusal::invalid("--default-addr-pool-mask-length", asked.to_string(), reason));
-    }
-    let mut pools: Vec<IpNet> = Vec::new();
-    for text in &request.default_addr_pool {
-        let form = "a pool has the form ADDRESS/PREFIX-LENGTH, like 10.20.0.0/16";
-        let pool = text.parse::<IpNet>().map_err(|_| Refusal::invalid(POOL, text, form))?.trunc();
+/// Where subnets are taken from, and how long their prefix is.
+fn pools(request: &InitRequest, default: &ClusterSpec) -> Result<(Vec<IpNet>, u32), Refusal> {
+    let flag = "--default-addr-pool";
+    let mut pools = Vec::<IpNet>::new();
+    for given in &request.default_addr_pool {
+        let pool: IpNet = given.parse().map_err(|_| Refusal::invalid(flag, given, "it must be a subnet such as 10.0.0.0/8"))?;
+        let pool = pool.trunc();
         if let Some(other) = pools.iter().find(|other| other.contains(&pool) || pool.contains(*other)) {
-            return Err(Refusal::invalid(POOL, text, format!("it overlaps the pool {other}")));
+            return Err(Refusal::invalid(flag, given, format!("it overlaps {other}")));
         }
         pools.push(pool);
     }
     if pools.is_empty() {
         pools.clone_from(&default.address_pools);
     }
-    let longest = pools.iter().filter(|pool| pool.addr().is_ipv4()).map(|pool| u32::from(pool.prefix_len())).max();
-    let size = match asked {
-        0 => default.subnet_size.max(longest.unwrap_or(0)),
-        asked => asked,
+    let size = match request.default_addr_pool_mask_length {
+        0 => default.subnet_size,
+        size => size,
     };
-    let limit = |pool: &IpNet| if pool.addr().is_ipv4() { size.min(SUBNET_SIZE_MAX) } else { IPV6_SUBNET_SIZE.into() };
-    if let Some(pool) = pools.iter().find(|pool| u32::from(pool.prefix_len()) > limit(pool)) {
-        let reason = format!("it is smaller than one subnet of /{}", limit(pool));
-        return Err(Refusal::invalid(POOL, pool.to_string(), reason));
+    let is_smaller = |pool: &&IpNet| pool.addr().is_ipv4() && u32::from(pool.prefix_len()) > size;
+    let flag = "--default-addr-pool-mask-length";
+    if size > SUBNET_SIZE_MAX {
+        return Err(Refusal::invalid(flag, size.to_string(), format!("it must be at most {SUBNET_SIZE_MAX}")));
     }
-    if longest.is_none() {
-        return Err(Refusal::invalid(POOL, pools[0].to_string(), "a pool of IPv4 addresses is needed too"));
+    if let Some(pool) = pools.iter().find(is_smaller) {
+        return Err(Refusal::invalid(flag, size.to_string(), format!("the pool {pool} is smaller than such a subnet")));
     }
     Ok((pools, size))
 }
@@ -176,8 +165,7 @@ async fn found(
     node: &Arc<Node>,
     spec: ClusterSpec,
     availability: Availability,
-    advertise: SocketAddr,
-    listen: SocketAddr,
+    (advertise, listen, data_path): (SocketAddr, SocketAddr, Option<IpAddr>),
 ) -> Result<(Member, InitReply), Failure> {
     let data = &node.settings.data;
     // A port in use is found before anything is written.
@@ -188,6 +176,7 @@ async fn found(
     let new = skep_manager::found(id, &keys.unsealing, cluster, spec, &key.signing_request()?)?;
     let mut file = NodeFile::new(Stage::Founding, id, cluster, advertise, listen);
     file.raft_id = Some(FIRST_RAFT_ID);
+    file.data_path = data_path;
     file.save(data)?;
     let roots = new.cluster.plan.root_ca.clone();
     let object = first_node(node, &file, &new, &keys, availability)?;
@@ -253,7 +242,7 @@ fn first_node(
         id: file.node,
         meta: Meta::default(),
         spec: Section::new(NodeSpec { desired_role: Role::Manager, availability, ..NodeSpec::default() }),
-        description: Section::new(member::description(node)),
+        description: Section::new(member::description(node, Some(file))),
         status: Section::new(NodeStatus { address: file.advertise.ip().to_string(), ..NodeStatus::default() }),
         plan: Section::new(NodePlan {
             role: Role::Manager,
@@ -276,47 +265,28 @@ fn random() -> [u8; 16] {
 mod tests {
     use super::*;
 
-    fn pools(pools: &[&str], mask: u32) -> InitRequest {
-        let default_addr_pool = pools.iter().map(|pool| (*pool).to_owned()).collect();
-        InitRequest { default_addr_pool, default_addr_pool_mask_length: mask, ..Default::default() }
-    }
-
-    #[test]
-    fn what_the_overlay_is_made_of_is_kept() {
-        let spec = settings(&InitRequest { data_path_port: 5000, ..pools(&["10.20.7.0/16"], 24) }).expect("valid settings");
-        assert_eq!((spec.data_path_port, spec.subnet_size), (5000, 24));
-        assert_eq!(spec.address_pools, ["10.20.0.0/16".parse::<IpNet>().expect("a network")]);
-        let spec = settings(&pools(&["10.20.0.0/24"], 0)).expect("a pool that is one subnet");
-        assert_eq!(spec.subnet_size, 24);
-        let default = settings(&InitRequest::default()).expect("the defaults");
-        assert_eq!((default.data_path_port, default.subnet_size), (4789, 20));
-    }
-
     #[test]
     fn what_is_not_built_or_out_of_bounds_is_refused_by_its_flag() {
         let hour = 3_600_000_000_000;
         let table: Vec<(InitRequest, Option<&str>)> = vec![
             (InitRequest::default(), None),
             (InitRequest { data_path_port: 4789, default_addr_pool_mask_length: 24, ..Default::default() }, None),
+            (InitRequest { data_path_port: 4790, ..Default::default() }, None),
+            (InitRequest { default_addr_pool: vec!["10.9.0.0/16".into(), "fd00::/48".into()], ..Default::default() }, None),
             (InitRequest { cert_expiry: Some(hour), ..Default::default() }, None),
             (InitRequest { cert_expiry: Some(hour - 1), ..Default::default() }, Some("--cert-expiry")),
             (InitRequest { heartbeat_period: Some(1), ..Default::default() }, Some("--dispatcher-heartbeat")),
             (InitRequest { snapshot_interval: Some(0), ..Default::default() }, Some("--snapshot-interval")),
             (InitRequest { force_new_cluster: true, ..Default::default() }, Some("--force-new-cluster")),
-            (InitRequest { data_path_addr: "eth0".into(), ..Default::default() }, Some("--data-path-addr")),
-            (InitRequest { data_path_port: 4790, ..Default::default() }, None),
             (InitRequest { data_path_port: 1023, ..Default::default() }, Some("--data-path-port")),
-            (InitRequest { data_path_port: 49152, ..Default::default() }, Some("--data-path-port")),
-            (pools(&["10.0.0.0/8"], 0), None),
-            (pools(&["10.20.0.0/16", "10.30.0.0/16", "fd12::/48"], 24), None),
-            (pools(&[], 25), None),
-            (pools(&["10.20.0.0/24"], 0), None),
-            (pools(&["10.20.0.0/24"], 20), Some("smaller than one subnet of /20")),
-            (pools(&[], 30), Some("subnet size is out of range")),
-            (pools(&["10.0.0.0/8", "10.9.0.0/16"], 0), Some("overlaps the pool 10.0.0.0/8")),
-            (pools(&["10.0.0"], 0), Some("--default-addr-pool \"10.0.0\"")),
-            (pools(&["fd12::/48"], 0), Some("a pool of IPv4 addresses is needed too")),
-            (pools(&["10.0.0.0/8", "fd12::/80"], 0), Some("smaller than one subnet of /64")),
+            (InitRequest { data_path_port: 49_152, ..Default::default() }, Some("--data-path-port")),
+            (InitRequest { default_addr_pool: vec!["10.0.0.0".into()], ..Default::default() }, Some("such as 10.0.0.0/8")),
+            (
+                InitRequest { default_addr_pool: vec!["10.0.0.0/8".into(), "10.1.0.0/16".into()], ..Default::default() },
+                Some("overlaps 10.0.0.0/8"),
+            ),
+            (InitRequest { default_addr_pool_mask_length: 30, ..Default::default() }, Some("at most 29")),
+            (InitRequest { default_addr_pool: vec!["10.0.0.0/24".into()], ..Default::default() }, Some("10.0.0.0/24 is smaller")),
         ];
         for (request, flag) in table {
             match (settings(&request), flag) {

@@ -28,7 +28,7 @@ use skep_proto::v1::read_request::Query;
 use skep_proto::v1::{
     ClusterInfoQuery, Confidential, GetRootRequest, IssueReply, IssueRequest, JoinReply, JoinRequest, ReadRequest,
 };
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +48,7 @@ struct Plan {
     availability: Availability,
     listen: SocketAddr,
     advertise: String,
+    data_path: Option<IpAddr>,
 }
 
 /// Joins a cluster.
@@ -94,9 +95,6 @@ pub async fn join(node: &Arc<Node>, request: JoinRequest) -> Result<JoinReply, F
 }
 
 fn plan(request: JoinRequest) -> Result<Plan, Failure> {
-    if !request.data_path_addr.is_empty() {
-        return Err(Refusal::Unsupported { what: "--data-path-addr".into() }.into());
-    }
     if request.remote_addrs.is_empty() || request.remote_addrs.len() > REMOTES_MAX {
         let reason = format!("name 1 to {REMOTES_MAX} managers");
         return Err(Refusal::invalid("remote address", "", reason).into());
@@ -113,7 +111,9 @@ fn plan(request: JoinRequest) -> Result<Plan, Failure> {
         // Found wrong before anything else is done.
         address::advertise(&request.advertise_addr, listen, &interfaces)?;
     }
-    Ok(Plan { remotes, token, availability: availability(request.availability)?, listen, advertise: request.advertise_addr })
+    let data_path = address::data_path(&request.data_path_addr, &interfaces)?;
+    let availability = availability(request.availability)?;
+    Ok(Plan { remotes, token, availability, listen, advertise: request.advertise_addr, data_path })
 }
 
 /// What a manager admitted this node with.
@@ -170,6 +170,7 @@ async fn admit_by(node: &Node, plan: &Plan, remote: &str) -> Result<Admitted, Fa
     let cluster: ClusterId = reply.cluster_id.parse().map_err(|_| senseless("cluster id"))?;
     let mut file = NodeFile::new(Stage::Joining, id, cluster, advertise, plan.listen);
     file.managers.clone_from(&reply.manager_addresses);
+    file.data_path = plan.data_path;
     if !file.managers.iter().any(|manager| manager == remote) {
         file.managers.push(remote.to_owned());
     }
@@ -257,7 +258,7 @@ mod tests {
             (JoinRequest { token: Some(Confidential::new(*b"SWMTKN-1-x")), ..good() }, Some("expected SWMTKN-1-")),
             (JoinRequest { advertise_addr: "0.0.0.0".into(), ..good() }, Some("--advertise-addr")),
             (JoinRequest { listen_addr: "nowhere".into(), ..good() }, Some("--listen-addr")),
-            (JoinRequest { data_path_addr: "eth0".into(), ..good() }, Some("--data-path-addr")),
+            (JoinRequest { data_path_addr: "no-link".into(), ..good() }, Some("--data-path-addr")),
             (JoinRequest { availability: 9, ..good() }, Some("--availability")),
         ];
         for (request, expected) in table {

@@ -10,6 +10,7 @@ use crate::state::NodeFile;
 use skep_agent::Agent;
 use skep_agent::connect::Managers;
 use skep_agent::description::describe;
+use skep_agent::underlay;
 use skep_identity::SecretBytes;
 use skep_identity::seal::UnsealingKey;
 use skep_identity::tls::TlsIdentity;
@@ -44,9 +45,10 @@ pub fn managers_file(data: &Path) -> PathBuf {
     data.join("managers")
 }
 
-/// What this node says of itself.
-pub fn description(node: &Node) -> NodeDescription {
+/// What this node says of itself; in a cluster also of its network.
+pub fn description(node: &Node, file: Option<&NodeFile>) -> NodeDescription {
     let mut description = describe(node.settings.labels.clone());
+    description.underlay = file.map(|file| underlay::of(file.underlay()));
     description.hostname.clone_from(&node.settings.hostname);
     description
 }
@@ -66,8 +68,9 @@ pub async fn start_agent(node: &Node, file: &NodeFile, tls: TlsIdentity, manager
             cgroup_parent: settings.cgroup_parent.clone(),
             registries: settings.registries.clone(),
         },
-        description: description(node),
+        description: description(node, Some(file)),
         data: settings.data.clone(),
+        network: skep_agent::network::Place { socket: settings.run.join("netd.sock"), node: file.node, address: file.underlay() },
         images: node.images.clone(),
         netd: settings.run.join("netd.sock"),
         managers: Arc::new(managers),

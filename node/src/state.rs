@@ -11,7 +11,7 @@ use skep_model::{ClusterId, NodeId};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -45,6 +45,9 @@ pub struct NodeFile {
     pub cluster: ClusterId,
     /// Where others reach it.
     pub advertise: SocketAddr,
+    /// Its address for overlay traffic, where that is not the one above.
+    #[serde(default)]
+    pub data_path: Option<IpAddr>,
     /// Where its manager listens.
     pub listen: SocketAddr,
     /// Its place in raft, while it has one; the log is in `DATA/manager`.
@@ -99,11 +102,17 @@ impl NodeFile {
             node,
             cluster,
             advertise,
+            data_path: None,
             listen,
             raft_id: None,
             peers: BTreeMap::new(),
             managers: Vec::new(),
         }
+    }
+
+    /// The address at which other nodes reach it with overlay traffic.
+    pub fn underlay(&self) -> IpAddr {
+        self.data_path.unwrap_or(self.advertise.ip())
     }
 
     /// Reads the file of a data folder, if there is one.

@@ -244,8 +244,8 @@ async fn reachable(manager: &Daemon, id: &str) -> bool {
     is_manager && state == Some(NodeState::Ready)
 }
 
-#[test]
-fn one_data_folder_has_one_daemon() {
+#[tokio::test]
+async fn one_data_folder_has_one_daemon() {
     let m1 = Daemon::new();
     let second = m1.second();
     assert!(!second.status.success());

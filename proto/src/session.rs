@@ -82,6 +82,7 @@ impl Wire<v1::SessionInfo> for SessionInfo {
             root_ca: self.root_ca.clone(),
             node_name: self.node_name.clone(),
             protocol: skep_model::version::PROTOCOL_MAX,
+            data_path_port: self.data_path_port.encode(),
         }
     }
 
@@ -93,6 +94,7 @@ impl Wire<v1::SessionInfo> for SessionInfo {
             role: field("role", wire.role)?,
             root_ca: field("root_ca", wire.root_ca)?,
             node_name: field("node_name", wire.node_name)?,
+            data_path_port: field("data_path_port", wire.data_path_port)?,
         })
     }
 }

@@ -7,6 +7,7 @@ use skep_tests::e2e::Cluster;
 
 const REFUSED: i32 = 1;
 const USAGE: i32 = 2;
+const DEADLINE: i32 = 5;
 
 /// Ids are written in base 36.
 const ID_FIRST_CHARACTERS: usize = 36;
@@ -116,14 +117,6 @@ fn networks_and_ports() -> Vec<Case> {
     ]
 }
 
-/// A network with room for two: one has a virtual address and a task.
-fn full_pool(cluster: &Cluster, image: &'static str) -> Vec<Case> {
-    cluster.skep("m1", &["network", "create", "--subnet", "10.97.0.0/29", "--ip-range", "10.97.0.4/31", "small"]).ok();
-    let first = ["service", "create", "--quiet", "--detach", "--name", "fits", "--network", "small", image, "sleep", "1000000"];
-    cluster.skep("m1", &first).ok();
-    vec![case(&format!("service create --name ok --network small {image}"), REFUSED, &["small", "address"])]
-}
-
 fn names() -> Vec<Case> {
     vec![
         case("service inspect nothing", REFUSED, &["nothing", "not found"]),
@@ -224,11 +217,10 @@ fn bad_input_is_refused_with_one_line_and_changes_nothing() {
     for n in 0..ID_FIRST_CHARACTERS {
         cluster.skep_with("m1", &["config", "create", &format!("config-{n}"), "-"], b"value").ok();
     }
-    let full_pool = full_pool(&cluster, image);
     let before = state(&cluster);
 
     let mut wrong = Vec::new();
-    let cases = [words_and_flags(), names(), networks_and_ports(), full_pool, sizes_and_files(&cluster), ambiguous(&cluster)];
+    let cases = [words_and_flags(), names(), networks_and_ports(), sizes_and_files(&cluster), ambiguous(&cluster)];
     for case in cases.into_iter().flatten() {
         let args: Vec<&str> = case.args.iter().map(String::as_str).collect();
         let said = cluster.skep_with("m1", &args, &case.input);
@@ -255,6 +247,32 @@ fn ambiguous(cluster: &Cluster) -> Vec<Case> {
         case(&format!("config inspect {shared}"), REFUSED, &["ambiguous"]),
         case(&format!("config rm {shared}"), REFUSED, &["ambiguous"]),
     ]
+}
+
+#[test]
+fn a_full_pool_is_refused_and_a_full_network_is_named() {
+    let cluster = Cluster::bare(1, 1);
+    let address = cluster.address("m1");
+    let pool = ["--default-addr-pool", "10.200.0.0/19", "--default-addr-pool-mask-length", "20"];
+    cluster.skep("m1", &[&["swarm", "init", "--advertise-addr", &address], &pool[..]].concat()).ok();
+    // The pool has two subnets, and the ingress network has one.
+    cluster.skep("m1", &["network", "create", "first"]).ok();
+    let networks = || cluster.skep("m1", &["network", "ls", "--format", "{{.ID}} {{.Name}}"]).ok();
+    let before = networks();
+    let full = cluster.skep("m1", &["network", "create", "second"]);
+    full.refused(REFUSED, &["could not find an available", "10.200.0.0/19", "second"]);
+    assert_eq!(networks(), before, "a refused command changes nothing");
+    cluster.skep("m1", &["network", "rm", "first"]).ok();
+    cluster.skep("m1", &["network", "create", "second"]).ok();
+
+    // Six addresses: the gateway's, a virtual one, four for tasks.
+    cluster.skep("m1", &["network", "create", "--subnet", "192.168.7.0/29", "tiny"]).ok();
+    let image = cluster.load_busybox();
+    let create =
+        ["service", "create", "--quiet", "--timeout", "5s", "--no-resolve-image", "--network", "tiny", "--replicas", "5"];
+    let late = cluster.skep("m1", &[&create[..], &[image, "sleep", "1000000"]].concat());
+    assert_eq!(late.code, DEADLINE, "{late}");
+    assert!(late.err.contains("no available address on network tiny (192.168.7.0/29)"), "{late}");
 }
 
 #[test]

@@ -1,16 +1,17 @@
 //! Everything that an agent can want done.
 
 use skep_model::assignment::StatusUpdate;
+use skep_model::overlay::OverlayChange;
 use skep_model::task::{Task, TaskStatus};
-use skep_model::{ConfigId, SecretId, TaskId};
+use skep_model::{ConfigId, SecretId, SessionId, TaskId};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// One thing to be done by the shell, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Make everything ready for the task: pull the image, unpack, spawn its
-    /// shim with the spec and its files. Answer with `Prepared` or
+    /// Make everything ready for the task: pull the image, unpack, make its network
+    /// namespace if it has one of the network daemon's. Answer with `Prepared` or
     /// `PrepareFailed`, unless `Remove` comes first.
     Prepare {
         /// The task.
@@ -29,6 +30,14 @@ pub enum Action {
         task: TaskId,
         /// The attempt that will run.
         attempt: u64,
+    },
+    /// Answer with `Drained` once no connection of the task's is busy, or `limit`
+    /// has passed.
+    Drain {
+        /// The task.
+        task: TaskId,
+        /// The longest that busy connections may go on.
+        limit: Duration,
     },
     /// Ask the container to stop: signal, then after `grace` SIGKILL. Answer
     /// with `Exited`.
@@ -54,6 +63,25 @@ pub enum Action {
     Remove {
         /// The task.
         task: TaskId,
+    },
+    /// Bring the node's network to one more link of the chain of assignments. Answer
+    /// with `NetworkProgrammed` once the kernel holds it and every link before it.
+    Network {
+        /// The chain; each begins with a complete set.
+        chain: u64,
+        /// The link.
+        version: u64,
+        /// Whether what is not named is gone.
+        is_complete: bool,
+        /// What is new of the overlay networks; there may be nothing.
+        changes: Vec<OverlayChange>,
+    },
+    /// Tell the manager how far the network is, if this session is still the one.
+    ReportProgrammed {
+        /// The session whose chain it is of.
+        session: SessionId,
+        /// Every link up to this one is in the kernel.
+        version: u64,
     },
     /// Remember a task and its status across restarts of the daemon.
     Save {

@@ -5,7 +5,7 @@ use crate::event::{Event, Found, RecoveredTask};
 use crate::task::TaskMachine;
 use skep_model::assignment::{AssignmentChange, Assignments, StatusUpdate};
 use skep_model::task::Task;
-use skep_model::{ConfigId, SecretId, TaskId, TaskState, Time};
+use skep_model::{ConfigId, SecretId, SessionId, TaskId, TaskState, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -16,10 +16,16 @@ pub struct Agent {
     secrets: BTreeSet<(SecretId, u64)>,
     configs: BTreeSet<(ConfigId, u64)>,
     has_session: bool,
+    /// The session that is up, or was last.
+    session: Option<SessionId>,
     /// The newest term that was heard of; older ones are refused.
     term: u64,
     /// The version of the chain; `None` until a session's complete set.
     version: Option<u64>,
+    /// Counts chains; 0 until the first, and then nothing is known of the networks.
+    chain: u64,
+    /// How far the network was reported to be, of this chain.
+    programmed: u64,
     actions: Vec<Action>,
     /// Tasks to step: something of theirs changed.
     dirty: BTreeSet<TaskId>,
@@ -57,7 +63,7 @@ impl Agent {
     pub fn handle(&mut self, now: Time, event: Event) {
         match event {
             Event::Tick => {}
-            Event::SessionUp { info, .. } => self.session_up(now, info.term),
+            Event::SessionUp { session, info } => self.session_up(now, session, info.term),
             Event::SessionDown => self.session_down(),
             Event::Assignments { term, assignments } => self.assignments(now, term, *assignments),
             Event::Prepared { task } => self.on(task, |machine, _| machine.prepared(now)),
@@ -71,6 +77,8 @@ impl Agent {
                 self.on(task, |machine, _| machine.health(now, attempt, healthy, &output));
             }
             Event::Exited { task, exit } => self.on(task, |machine, has_session| machine.exited(now, exit, has_session, true)),
+            Event::Drained { task } => self.on(task, |machine, _| machine.drained()),
+            Event::NetworkProgrammed { chain, version } => self.programmed(chain, version),
             Event::ShimLost { task } => self.on(task, |machine, _| machine.shim_lost(now)),
         }
         self.run(now);
@@ -96,12 +104,13 @@ impl Agent {
         self.tasks.values().map(|machine| &machine.task)
     }
 
-    fn session_up(&mut self, now: Time, term: u64) {
+    fn session_up(&mut self, now: Time, session: SessionId, term: u64) {
         if term < self.term {
             return self.reset(format!("the manager speaks for term {term}, but term {} was heard of", self.term));
         }
         self.term = term;
         self.has_session = true;
+        self.session = Some(session);
         self.version = None;
         for (id, machine) in &mut self.tasks {
             machine.session_up(now);
@@ -129,12 +138,34 @@ impl Agent {
             let have = self.version.map_or("nothing".into(), |version| version.to_string());
             return self.reset(format!("assignments apply to version {}, this node has {have}", assignments.applies_to));
         }
-        if assignments.is_complete {
-            self.keep_only(&assignments.changes);
+        let Assignments { is_complete, results_in, changes, .. } = assignments;
+        if is_complete {
+            self.keep_only(&changes);
+            self.chain += 1;
+            self.programmed = 0;
         }
-        self.version = Some(assignments.results_in);
-        for change in assignments.changes {
+        self.version = Some(results_in);
+        let (mut overlay, mut others) = (Vec::new(), Vec::new());
+        for change in changes {
+            match change {
+                AssignmentChange::Overlay(change) => overlay.push(change),
+                other => others.push(other),
+            }
+        }
+        // First, so that what a task is made with knows the networks; and for every
+        // link, so that the version advances.
+        self.actions.push(Action::Network { chain: self.chain, version: results_in, is_complete, changes: overlay });
+        for change in others {
             self.change(now, change);
+        }
+    }
+
+    /// The network is that far: said once, and only of the session's own chain.
+    fn programmed(&mut self, chain: u64, version: u64) {
+        let is_news = chain == self.chain && version > self.programmed && self.version.is_some_and(|told| version <= told);
+        if let Some(session) = self.session.filter(|_| is_news && self.has_session) {
+            self.programmed = version;
+            self.actions.push(Action::ReportProgrammed { session, version });
         }
     }
 
@@ -176,7 +207,9 @@ impl Agent {
             AssignmentChange::RemoveTask(id) => self.remove(id),
             AssignmentChange::RemoveSecret(id, version) => self.drop_secret(id, version),
             AssignmentChange::RemoveConfig(id, version) => self.drop_config(id, version),
-            AssignmentChange::Overlay(_) | AssignmentChange::MayStop(_) => {}
+            AssignmentChange::MayStop(id) => self.on(id, |machine, _| machine.may_stop()),
+            // Taken out before.
+            AssignmentChange::Overlay(_) => {}
         }
     }
 
@@ -243,8 +276,9 @@ impl Agent {
         let mut updates = Vec::new();
         for id in std::mem::take(&mut self.dirty) {
             let Some(machine) = self.tasks.get_mut(&id) else { continue };
-            let has_files = has_files(&machine.task, &self.secrets, &self.configs);
-            machine.step(now, self.has_session, has_files, &mut self.actions);
+            let has_networks = self.chain > 0 || machine.task.networks.is_empty();
+            let has_all = has_networks && has_files(&machine.task, &self.secrets, &self.configs);
+            machine.step(now, self.has_session, has_all, &mut self.actions);
             let wakeup = machine.next_wakeup();
             if machine.take_dirty() {
                 self.actions.push(Action::Save { task: machine.task.clone(), status: machine.status.clone() });
@@ -279,11 +313,15 @@ fn has_files(task: &Task, secrets: &BTreeSet<(SecretId, u64)>, configs: &BTreeSe
 mod tests {
     use super::*;
     use crate::event::Exit;
+    use crate::task::STOP_GRACE;
     use skep_model::assignment::SessionInfo;
+    use skep_model::endpoint::{Publication, PublishMode, PublishedPort, Transport};
+    use skep_model::network::Attachment;
     use skep_model::node::Role;
+    use skep_model::overlay::OverlayChange;
     use skep_model::service::{RestartCondition, TaskSpec};
     use skep_model::task::{TaskPlan, TaskStatus};
-    use skep_model::{Meta, Section, ServiceId, SessionId};
+    use skep_model::{Meta, NetworkId, Section, ServiceId};
     use std::time::Duration;
 
     fn task(number: u8, desired: TaskState) -> Task {
@@ -332,6 +370,7 @@ mod tests {
             role: Role::Worker,
             root_ca: String::new(),
             node_name: String::new(),
+            data_path_port: 4789,
         };
         Event::SessionUp { session: SessionId::from_random([1; 16]), info: Box::new(info) }
     }
@@ -502,5 +541,200 @@ mod tests {
         let mut agent = Agent::new(vec![RecoveredTask { task: Arc::new(task), status, found }], at(9));
         assert!(agent.take_actions().iter().all(|action| matches!(action, Action::Save { .. })));
         assert_eq!((state(&agent, id), agent.tasks[&id].status.running_since), (TaskState::Running, Some(at(5))));
+    }
+
+    fn networked(number: u8, desired: TaskState, publication: Publication) -> Task {
+        let mut task = task(number, desired);
+        let network = NetworkId::from_random([5; 16]);
+        task.networks = vec![Attachment { network, addresses: vec!["10.0.0.5".parse().unwrap()], aliases: Vec::new() }];
+        task.plan.value.endpoint.publication = publication;
+        task
+    }
+
+    fn link(version: u64, changes: Vec<AssignmentChange>) -> Event {
+        let assignments = Assignments { is_complete: false, applies_to: version - 1, results_in: version, changes };
+        Event::Assignments { term: 1, assignments: Box::new(assignments) }
+    }
+
+    /// An agent whose task runs and is then told to stop, and what it wants done.
+    fn told_to_stop(publication: Publication, adjust: impl Fn(&mut Task)) -> (Agent, TaskId, Vec<Action>) {
+        let assigned = |desired, publication| {
+            let mut task = networked(1, desired, publication);
+            adjust(&mut task);
+            task
+        };
+        let mut agent = Agent::new(Vec::new(), at(0));
+        let task = assigned(TaskState::Running, Publication::Unpublished);
+        let id = task.id;
+        agent.handle(at(0), info(1));
+        agent.handle(at(0), complete(vec![task]));
+        agent.handle(at(0), Event::Prepared { task: id });
+        agent.handle(at(0), Event::Started { task: id, attempt: 0, pid: 7, has_check: false });
+        agent.take_actions();
+        let stopping = Arc::new(assigned(TaskState::Shutdown, publication));
+        agent.handle(at(10), link(2, vec![AssignmentChange::PutTask(stopping)]));
+        let actions = steps(&mut agent);
+        (agent, id, actions)
+    }
+
+    /// Of all actions, those that bring a container to its end.
+    fn steps(agent: &mut Agent) -> Vec<Action> {
+        let is_step = |action: &Action| matches!(action, Action::Drain { .. } | Action::Stop { .. } | Action::Kill { .. });
+        agent.take_actions().into_iter().filter(is_step).collect()
+    }
+
+    fn may_stop(id: TaskId) -> Event {
+        link(3, vec![AssignmentChange::MayStop(id)])
+    }
+
+    #[test]
+    fn a_task_that_was_to_be_found_is_withdrawn_then_drained_then_stopped() {
+        let (mut agent, id, actions) = told_to_stop(Publication::Withdrawn, |_| {});
+        assert_eq!(actions, []);
+        agent.handle(at(11), may_stop(id));
+        assert_eq!(steps(&mut agent), [Action::Drain { task: id, limit: STOP_GRACE }]);
+        agent.handle(at(12), Event::Drained { task: id });
+        assert_eq!(steps(&mut agent), [Action::Stop { task: id, grace: STOP_GRACE }]);
+        agent.handle(at(13), Event::Exited { task: id, exit: exit(0, 143) });
+        assert_eq!((state(&agent, id), agent.next_wakeup()), (TaskState::Shutdown, None));
+    }
+
+    #[test]
+    fn no_step_of_a_stop_waits_for_ever() {
+        let (mut agent, id, _) = told_to_stop(Publication::Withdrawn, |_| {});
+        agent.handle(at(11), Event::SessionDown);
+        assert_eq!((steps(&mut agent), agent.next_wakeup()), (vec![], Some(at(16))));
+        agent.handle(at(16), Event::Tick);
+        assert_eq!(steps(&mut agent), [Action::Drain { task: id, limit: STOP_GRACE }]);
+        assert_eq!(agent.next_wakeup(), Some(at(28)));
+        agent.handle(at(28), Event::Tick);
+        assert_eq!(steps(&mut agent), [Action::Stop { task: id, grace: STOP_GRACE }]);
+        agent.handle(at(48), Event::Tick);
+        assert_eq!(steps(&mut agent), [Action::Kill { task: id }]);
+    }
+
+    #[test]
+    fn what_was_never_to_be_found_or_is_not_to_be_drained_skips_the_step() {
+        let second = Duration::from_secs(1);
+        type Adjust = fn(&mut Task);
+        let drain_off: Adjust = |task| Arc::make_mut(&mut task.spec).container_spec.stop_drain = Some(Duration::ZERO);
+        let short: Adjust = |task| Arc::make_mut(&mut task.spec).container_spec.stop_grace_period = Some(Duration::from_secs(1));
+        let long: Adjust = |task| Arc::make_mut(&mut task.spec).container_spec.stop_drain = Some(Duration::from_secs(30));
+        let no_network: Adjust = |task| task.networks.clear();
+        let host_port: Adjust = |task| {
+            task.networks.clear();
+            task.ports.push(PublishedPort {
+                transport: Transport::Tcp,
+                target_port: 80,
+                published_port: 8080,
+                publish_mode: PublishMode::Host,
+            });
+        };
+        let (drain, stop) = (|limit| move |task| Action::Drain { task, limit }, |grace| move |task| Action::Stop { task, grace });
+        type Expected = Box<dyn Fn(TaskId) -> Action>;
+        // What is wanted at once, and after the word that it may stop.
+        let table: Vec<(&str, Publication, Adjust, Option<Expected>, Option<Expected>)> = vec![
+            ("never published", Publication::Unpublished, |_| {}, Some(Box::new(stop(STOP_GRACE))), None),
+            ("no network", Publication::Withdrawn, no_network, Some(Box::new(stop(STOP_GRACE))), None),
+            ("a port of the node", Publication::Withdrawn, host_port, None, Some(Box::new(drain(STOP_GRACE)))),
+            ("drain off", Publication::Withdrawn, drain_off, None, Some(Box::new(stop(STOP_GRACE)))),
+            ("a short grace", Publication::Withdrawn, short, None, Some(Box::new(drain(second)))),
+            ("a long drain", Publication::Withdrawn, long, None, Some(Box::new(drain(second * 30)))),
+        ];
+        for (name, publication, adjust, at_once, then) in table {
+            let (mut agent, id, actions) = told_to_stop(publication, adjust);
+            assert_eq!(actions, at_once.map(|expected| expected(id)).into_iter().collect::<Vec<_>>(), "{name}");
+            agent.handle(at(11), may_stop(id));
+            assert_eq!(steps(&mut agent), then.map(|expected| expected(id)).into_iter().collect::<Vec<_>>(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_container_that_ends_while_it_is_withdrawn_or_drained_has_ended() {
+        for is_draining in [false, true] {
+            let (mut agent, id, _) = told_to_stop(Publication::Withdrawn, |_| {});
+            if is_draining {
+                agent.handle(at(11), may_stop(id));
+            }
+            agent.take_actions();
+            agent.handle(at(12), Event::Exited { task: id, exit: exit(0, 0) });
+            assert_eq!((state(&agent, id), agent.next_wakeup()), (TaskState::Shutdown, None));
+            agent.handle(at(13), Event::Drained { task: id });
+            assert_eq!(steps(&mut agent), []);
+        }
+    }
+
+    #[test]
+    fn a_stop_that_a_restart_of_the_daemon_cut_short_begins_anew() {
+        let task = networked(1, TaskState::Shutdown, Publication::Withdrawn);
+        let id = task.id;
+        let mut status = task.status.value.clone();
+        status.state = TaskState::Running;
+        let found = Found::Running { pid: 7, attempt: 0, healthy: None, has_check: false };
+        let recovered = RecoveredTask { task: Arc::new(task.clone()), status, found };
+        let mut agent = Agent::new(vec![recovered], at(20));
+        assert_eq!((steps(&mut agent), agent.next_wakeup()), (vec![], Some(at(26))));
+        agent.handle(at(21), info(1));
+        let put = AssignmentChange::PutTask(Arc::new(task));
+        let changes = vec![put, AssignmentChange::MayStop(id)];
+        let complete = Assignments { is_complete: true, applies_to: 0, results_in: 1, changes };
+        agent.handle(at(21), Event::Assignments { term: 1, assignments: Box::new(complete) });
+        assert_eq!(steps(&mut agent), [Action::Drain { task: id, limit: STOP_GRACE }]);
+    }
+
+    #[test]
+    fn every_link_reaches_the_network_and_the_newest_of_this_session_is_reported() {
+        let session = SessionId::from_random([1; 16]);
+        let network = NetworkId::from_random([5; 16]);
+        let gone = || AssignmentChange::Overlay(OverlayChange::RemoveNetwork(network));
+        let mut agent = Agent::new(Vec::new(), at(0));
+        agent.handle(at(0), info(1));
+        agent.handle(at(0), complete(Vec::new()));
+        agent.handle(at(0), link(2, vec![gone()]));
+        let told: Vec<_> = agent.take_actions();
+        let changes = vec![OverlayChange::RemoveNetwork(network)];
+        let expected = [
+            Action::Network { chain: 1, version: 1, is_complete: true, changes: Vec::new() },
+            Action::Network { chain: 1, version: 2, is_complete: false, changes },
+        ];
+        assert_eq!(told, expected);
+        let mut programmed = |chain, version| {
+            agent.handle(at(1), Event::NetworkProgrammed { chain, version });
+            agent.take_actions()
+        };
+        assert_eq!(programmed(1, 2), [Action::ReportProgrammed { session, version: 2 }]);
+        for (chain, version) in [(1, 1), (1, 2), (1, 3), (2, 3), (0, 3)] {
+            assert_eq!(programmed(chain, version), [], "chain {chain} link {version}");
+        }
+        agent.handle(at(2), Event::SessionDown);
+        agent.handle(at(2), info(1));
+        agent.handle(at(2), complete(Vec::new()));
+        agent.take_actions();
+        // A late word of the old chain says nothing of the new one.
+        agent.handle(at(3), Event::NetworkProgrammed { chain: 1, version: 1 });
+        assert_eq!(agent.take_actions(), []);
+        agent.handle(at(3), Event::NetworkProgrammed { chain: 2, version: 1 });
+        assert_eq!(agent.take_actions(), [Action::ReportProgrammed { session, version: 1 }]);
+    }
+
+    #[test]
+    fn after_a_reboot_a_task_on_networks_waits_until_they_are_told() {
+        let task = networked(1, TaskState::Running, Publication::Unpublished);
+        let mut agent = Agent::new(Vec::new(), at(0));
+        let id = task.id;
+        let mut status = task.status.value.clone();
+        status.state = TaskState::Preparing;
+        let recovered = RecoveredTask { task: Arc::new(task.clone()), status, found: Found::Nothing };
+        let mut rebooted = Agent::new(vec![recovered], at(0));
+        assert!(rebooted.tasks[&id].status.error.contains("its networks"));
+        rebooted.handle(at(1), info(1));
+        for agent in [&mut agent, &mut rebooted] {
+            agent.handle(at(1), info(1));
+            agent.handle(at(1), complete(vec![task.clone()]));
+            let actions = agent.take_actions();
+            let network = actions.iter().position(|action| matches!(action, Action::Network { .. }));
+            let prepare = actions.iter().position(|action| matches!(action, Action::Prepare { .. }));
+            assert!(network.is_some() && network < prepare, "{actions:?}");
+        }
     }
 }

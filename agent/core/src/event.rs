@@ -127,6 +127,18 @@ pub enum Event {
         /// How.
         exit: Exit,
     },
+    /// No connection of the task's is busy any more, or the limit has passed.
+    Drained {
+        /// The task.
+        task: TaskId,
+    },
+    /// The node's network has come as far as this link.
+    NetworkProgrammed {
+        /// The chain that the link is of.
+        chain: u64,
+        /// The link; all before it are in the kernel too.
+        version: u64,
+    },
     /// The shim is gone without a word; what it left has been cleaned up.
     ShimLost {
         /// The task.

@@ -4,6 +4,7 @@
 
 use crate::action::Action;
 use crate::event::Exit;
+use skep_model::endpoint::Publication;
 use skep_model::service::RestartCondition;
 use skep_model::task::{ContainerStatus, MESSAGE_MAX, Task, TaskStatus};
 use skep_model::{TaskId, TaskState, Time};
@@ -14,6 +15,14 @@ use std::time::Duration;
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
 /// The message of a task whose files only a manager can bring.
 pub const WAITING_FOR_MANAGER: &str = "waiting for a manager";
+/// How long a task that was to be found waits for word that it is not any more:
+/// a little longer than a manager waits for every node (by default; the cluster's
+/// own setting does not get here).
+const WITHDRAW_MAX: Duration = Duration::from_secs(6);
+/// The longest that a container that does not say lets busy connections go on.
+const DRAIN_DEFAULT_MAX: Duration = Duration::from_secs(10);
+/// How much longer than the limit the network daemon may take to say so.
+const DRAIN_MARGIN: Duration = Duration::from_secs(2);
 /// How much longer than the grace period a shim may take to stop a container.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
 
@@ -36,14 +45,30 @@ enum Phase {
     Ended,
 }
 
+/// How far the end of a container that runs has come. A task that was to be found
+/// is first withdrawn everywhere, then drained, and only then asked to stop; each
+/// step has a deadline, and none needs a manager to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopping {
+    /// It is to run.
+    No,
+    /// Waits for word that no node sends anybody to it any more.
+    Withdrawing(Time),
+    /// Waits for its connections to become idle.
+    Draining(Time),
+    /// It was asked to stop; if it has not ended then, it is killed.
+    Signalled(Time),
+}
+
 /// One task of this node.
 #[derive(Clone, Debug)]
 pub struct TaskMachine {
     pub(crate) task: Arc<Task>,
     pub(crate) status: TaskStatus,
     phase: Phase,
-    /// A stop was asked for; if the container has not ended then, it is killed.
-    stop_deadline: Option<Time>,
+    stopping: Stopping,
+    /// The manager said that it is withdrawn wherever it was to be found.
+    may_stop: bool,
     /// Why the agent itself stopped it: an unhealthy container.
     stop_cause: Option<String>,
     has_check: bool,
@@ -84,7 +109,8 @@ impl TaskMachine {
             task,
             status,
             phase,
-            stop_deadline: None,
+            stopping: Stopping::No,
+            may_stop: false,
             stop_cause: None,
             has_check: false,
             is_healthy: false,
@@ -111,20 +137,38 @@ impl TaskMachine {
         }
     }
 
-    /// Whether every secret and config version that it references is present.
-    pub fn needs_files(&self) -> bool {
+    /// It is withdrawn wherever it was to be found.
+    pub fn may_stop(&mut self) {
+        self.may_stop = true;
+    }
+
+    /// None of its connections is busy any more, or the limit has passed.
+    pub fn drained(&mut self) {
+        if let Stopping::Draining(until) = &mut self.stopping {
+            // The next step finds it over, whatever the clock says.
+            *until = Time::ZERO;
+        }
+    }
+
+    /// What only a manager can bring, where it needs any of that.
+    fn needs_manager(&self) -> Option<&'static str> {
         let container = &self.task.spec.container_spec;
-        !container.secrets.is_empty() || !container.configs.is_empty()
+        if !container.secrets.is_empty() || !container.configs.is_empty() {
+            return Some("waits for a manager: its secrets and configs are not kept on the node's disk");
+        }
+        (!self.task.networks.is_empty())
+            .then_some("waits for a manager: where its networks' tasks are is not kept on the node's disk")
     }
 
     /// Asks for what is next. `has_session`: only without one may it restart in
-    /// place. `has_files`: every file it references is present.
-    pub fn step(&mut self, now: Time, has_session: bool, has_files: bool, actions: &mut Vec<Action>) {
+    /// place. `has_all`: every file that it references is present, and its networks
+    /// are known.
+    pub fn step(&mut self, now: Time, has_session: bool, has_all: bool, actions: &mut Vec<Action>) {
         let is_wanted = self.task.plan.desired <= TaskState::Running;
         match self.phase.clone() {
             Phase::Idle if !is_wanted => self.end(TaskState::Shutdown, now, "shutdown"),
-            Phase::Idle if has_files => self.prepare(now, actions),
-            Phase::Idle if !has_session && self.needs_files() => self.note_wait(now),
+            Phase::Idle if has_all => self.prepare(now, actions),
+            Phase::Idle if !has_session => self.note_wait(now),
             Phase::Idle => {}
             Phase::Preparing if !is_wanted => self.end(TaskState::Shutdown, now, "shutdown"),
             Phase::Prepared if !is_wanted => self.end(TaskState::Shutdown, now, "shutdown"),
@@ -133,15 +177,7 @@ impl TaskMachine {
                 self.advance(TaskState::Starting, now, "starting");
                 actions.push(Action::Start { task: self.id() });
             }
-            Phase::Running if (!is_wanted || self.stop_cause.is_some()) && self.stop_deadline.is_none() => {
-                let grace = self.task.spec.container_spec.stop_grace_period.unwrap_or(STOP_GRACE);
-                self.stop_deadline = Some(now + grace + STOP_MARGIN);
-                actions.push(Action::Stop { task: self.id(), grace });
-            }
-            Phase::Running if self.stop_deadline.is_some_and(|deadline| now >= deadline) => {
-                self.stop_deadline = Some(now + STOP_MARGIN);
-                actions.push(Action::Kill { task: self.id() });
-            }
+            Phase::Running => self.step_running(now, is_wanted, actions),
             Phase::Waiting(_) if !is_wanted => self.end(TaskState::Shutdown, now, "shutdown"),
             // The manager is back: from now on it decides, by a new task.
             Phase::Waiting(_) if has_session => self.end_as_exited(now),
@@ -152,7 +188,7 @@ impl TaskMachine {
                 self.touch(now, "restarted in place");
                 actions.push(Action::Restart { task: self.id(), attempt: self.status.attempt });
             }
-            Phase::Preparing | Phase::Prepared | Phase::Starting | Phase::Running | Phase::Waiting(_) | Phase::Ended => {}
+            Phase::Preparing | Phase::Prepared | Phase::Starting | Phase::Waiting(_) | Phase::Ended => {}
         }
         if self.phase == Phase::Ended && !self.is_released {
             self.is_released = true;
@@ -160,11 +196,57 @@ impl TaskMachine {
         }
     }
 
+    /// The end of a container that runs, one step at a time. A step that needs no
+    /// waiting is followed by the next at once.
+    fn step_running(&mut self, now: Time, is_wanted: bool, actions: &mut Vec<Action>) {
+        if self.stopping == Stopping::No && !is_wanted {
+            self.stopping = Stopping::Withdrawing(if self.is_to_be_found() { now + WITHDRAW_MAX } else { now });
+        }
+        match self.stopping {
+            Stopping::Withdrawing(until) if now >= until || self.may_stop => self.drain(now, actions),
+            Stopping::Draining(until) if now >= until => self.stop(now, actions),
+            // Whoever is sent to an unhealthy container is not served by waiting.
+            Stopping::No | Stopping::Withdrawing(_) | Stopping::Draining(_) if self.stop_cause.is_some() => {
+                self.stop(now, actions)
+            }
+            Stopping::Signalled(until) if now >= until => {
+                self.stopping = Stopping::Signalled(now + STOP_MARGIN);
+                actions.push(Action::Kill { task: self.id() });
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether anybody may have been sent to it.
+    fn is_to_be_found(&self) -> bool {
+        let is_reachable = !self.task.networks.is_empty() || !self.task.ports.is_empty();
+        is_reachable && self.task.plan.endpoint.publication != Publication::Unpublished
+    }
+
+    fn drain(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let limit = self.task.spec.container_spec.stop_drain.unwrap_or_else(|| self.grace().min(DRAIN_DEFAULT_MAX));
+        if limit.is_zero() || !self.is_to_be_found() {
+            return self.stop(now, actions);
+        }
+        self.stopping = Stopping::Draining(now + limit + DRAIN_MARGIN);
+        actions.push(Action::Drain { task: self.id(), limit });
+    }
+
+    fn stop(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let grace = self.grace();
+        self.stopping = Stopping::Signalled(now + grace + STOP_MARGIN);
+        actions.push(Action::Stop { task: self.id(), grace });
+    }
+
+    fn grace(&self) -> Duration {
+        self.task.spec.container_spec.stop_grace_period.unwrap_or(STOP_GRACE)
+    }
+
     /// When to step again if nothing happens.
     pub fn next_wakeup(&self) -> Option<Time> {
-        match self.phase {
-            Phase::Waiting(at) => Some(at),
-            Phase::Running => self.stop_deadline,
+        match (&self.phase, self.stopping) {
+            (Phase::Waiting(at), _) => Some(*at),
+            (Phase::Running, Stopping::Withdrawing(at) | Stopping::Draining(at) | Stopping::Signalled(at)) => Some(at),
             _ => None,
         }
     }
@@ -227,7 +309,7 @@ impl TaskMachine {
         }
         let is_wanted = self.task.plan.desired <= TaskState::Running;
         let code = exit.code;
-        self.stop_deadline = None;
+        self.stopping = Stopping::No;
         self.status.log_tail = exit.log_tail;
         self.status.container.get_or_insert_default().exit_code = code;
         let cause = self.stop_cause.take();
@@ -338,7 +420,7 @@ impl TaskMachine {
     }
 
     fn note_wait(&mut self, now: Time) {
-        let text = "waits for a manager: its secrets and configs are not kept on the node's disk";
+        let Some(text) = self.needs_manager() else { return };
         if self.status.error != text {
             self.status.error = text.into();
             self.touch(now, WAITING_FOR_MANAGER);
@@ -386,7 +468,7 @@ impl TaskMachine {
 
     fn end(&mut self, state: TaskState, now: Time, message: &str) {
         self.phase = Phase::Ended;
-        self.stop_deadline = None;
+        self.stopping = Stopping::No;
         self.advance(state, now, message);
     }
 

@@ -43,6 +43,11 @@ pub enum FolderError {
 }
 
 impl TaskFolder {
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// The shim's.
     pub fn state(&self) -> PathBuf {
         self.0.join("state")
@@ -117,7 +122,8 @@ impl Folders {
         }
     }
 
-    /// Removes the writable layer and the shim's state; the log stays.
+    /// Removes the writable layer and the shim's state; the log stays, and a note or
+    /// two beside it.
     pub fn remove_layers(&self, task: TaskId) -> Result<(), FolderError> {
         let folder = self.of(task);
         [folder.state(), folder.upper(), folder.work()].into_iter().try_for_each(remove)

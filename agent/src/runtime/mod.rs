@@ -14,9 +14,11 @@ pub use folders::Folders;
 
 use crate::drive::Inbox;
 use crate::image::{Auth, Image, ImageStore, Platform, Reference, RegistryOptions};
+use crate::network::Network;
 use crate::values::Values;
 use attend::{Attendant, Command};
 use skep_agent_core::Event;
+use skep_model::service::NetworkMode;
 use skep_model::task::Task;
 use skep_model::{NodeId, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +48,8 @@ struct Local {
     task: Arc<Task>,
     attempt: u64,
     image: Option<Image>,
+    /// Where the network daemon pinned its network namespace, if that made one.
+    namespace: Option<PathBuf>,
     preparing: Option<AbortHandle>,
     attendant: Option<Attendant>,
 }
@@ -57,26 +61,35 @@ pub struct Runtime {
     pub(crate) folders: Folders,
     images: ImageStore,
     values: Arc<Values>,
+    network: Arc<Network>,
     inbox: Inbox,
     tasks: Mutex<BTreeMap<TaskId, Local>>,
 }
 
 impl Runtime {
     /// A runtime without containers; [`Runtime::recover`] finds those that live.
-    pub fn new(settings: Settings, folders: Folders, images: ImageStore, values: Arc<Values>, inbox: Inbox) -> Arc<Self> {
-        Arc::new(Self { settings, folders, images, values, inbox, tasks: Mutex::default() })
+    pub(crate) fn new(
+        settings: Settings,
+        folders: Folders,
+        images: ImageStore,
+        values: Arc<Values>,
+        network: Arc<Network>,
+        inbox: Inbox,
+    ) -> Arc<Self> {
+        Arc::new(Self { settings, folders, images, values, network, inbox, tasks: Mutex::default() })
     }
 
-    /// Makes the image ready. Nothing runs yet; the shim is spawned at the start.
+    /// Makes image and network namespace ready. Nothing runs yet; the shim is
+    /// spawned at the start.
     pub fn prepare(self: &Arc<Self>, task: Arc<Task>, attempt: u64) {
         let (runtime, id) = (self.clone(), task.id);
         let preparing = tokio::spawn({
             let task = task.clone();
             async move {
-                let event = match runtime.image_of(&task).await {
-                    Ok(image) => {
+                let event = match runtime.made_ready(&task).await {
+                    Ok((image, namespace)) => {
                         if let Some(local) = runtime.lock().get_mut(&id) {
-                            local.image = Some(image);
+                            (local.image, local.namespace) = (Some(image), namespace);
                         }
                         Event::Prepared { task: id }
                     }
@@ -85,8 +98,20 @@ impl Runtime {
                 runtime.inbox.put(event);
             }
         });
-        let local = Local { task, attempt, image: None, preparing: Some(preparing.abort_handle()), attendant: None };
+        let preparing = Some(preparing.abort_handle());
+        let local = Local { task, attempt, image: None, namespace: None, preparing, attendant: None };
         self.lock().insert(id, local);
+    }
+
+    async fn made_ready(&self, task: &Arc<Task>) -> Result<(Image, Option<PathBuf>), String> {
+        let image = self.image_of(task).await?;
+        if task.spec.network != NetworkMode::Bridge {
+            return Ok((image, None));
+        }
+        let folder = self.folders.make(task.id).map_err(|error| format!("could not make the task's folders: {error}"))?;
+        let hostname = spec::hostname(&self.settings, task)?;
+        let made = self.network.make_namespace(task, hostname, folder.path()).await;
+        made.map(|path| (image, Some(path))).map_err(|error| format!("network: {error}"))
     }
 
     /// Spawns the shim and has it create and start the container.
@@ -102,7 +127,7 @@ impl Runtime {
         let local = tasks.get_mut(&id).ok_or("the task was not prepared")?;
         let image = local.image.as_ref().ok_or("the task's image was not prepared")?;
         let folder = self.folders.make(id).map_err(|error| format!("could not make the task's folders: {error}"))?;
-        let spec = spec::of(&self.settings, &folder, &local.task, local.attempt, image, &self.values)?;
+        let spec = spec::of(&self.settings, &folder, local, image, &self.values)?;
         local.attendant = Some(attend::spawn(self, id, &folder, spec)?);
         Ok(())
     }
@@ -164,7 +189,8 @@ impl Runtime {
         if let Some(preparing) = local.as_ref().and_then(|local| local.preparing.as_ref()) {
             preparing.abort();
         }
-        let (runtime, attendant) = (self.clone(), local.and_then(|local| local.attendant));
+        let (runtime, network) = (self.clone(), self.network.clone());
+        let attendant = local.and_then(|local| local.attendant);
         tokio::spawn(async move {
             if let Some(attendant) = attendant {
                 attendant.finish().await;
@@ -176,6 +202,8 @@ impl Runtime {
             if let Ok(Err(error)) = ended.await {
                 tracing::error!(task = %id, %error, "could not free everything of a task");
             }
+            // Last: nothing is in it any more.
+            network.remove_namespace(id).await;
         })
     }
 

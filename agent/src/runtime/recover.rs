@@ -7,6 +7,7 @@ use crate::runtime::{Local, Runtime, attend};
 use skep_agent_core::{Exit, Found, RecoveredTask};
 use skep_identity::clock;
 use skep_model::TaskId;
+use skep_model::service::NetworkMode;
 use skep_model::task::Task;
 use skep_shim::protocol::{HealthState, Phase, Status};
 use skep_shim::state::{ExitRecord, ShimState};
@@ -68,7 +69,14 @@ impl Runtime {
             None => None,
         };
         let attempt = attend::from_shim(status.attempt);
-        let local = Local { task: Arc::new(task.clone()), attempt, image, preparing: None, attendant: Some(attendant) };
+        let task = Arc::new(task.clone());
+        if task.spec.network == NetworkMode::Bridge {
+            // It was filled in when the task was made, so it can be again.
+            let hostname = super::spec::hostname(&self.settings, &task).unwrap_or_default();
+            self.network.adopt(&task, hostname, self.folders.of(task.id).path());
+        }
+        let attendant = Some(attendant);
+        let local = Local { task: task.clone(), attempt, image, namespace: None, preparing: None, attendant };
         self.lock().insert(task.id, local);
         tracing::info!(task = %task.id, pid = status.pid, "adopted a container");
     }

@@ -5,8 +5,8 @@
 //! on the node, where all of their values are known.
 
 use crate::image::{Healthcheck, Image, ImageConfig};
-use crate::runtime::Settings;
 use crate::runtime::folders::TaskFolder;
+use crate::runtime::{Local, Settings};
 use crate::values::Values;
 use serde_json::{Value, json};
 use skep_model::container::{HealthConfig, Mount, MountKind};
@@ -17,23 +17,28 @@ use skep_shim::sensitive::Sensitive;
 use skep_template::Template;
 use std::time::Duration;
 
+/// Where the network daemon answers names in a task's namespace.
+const RESOLVER: &str = "127.0.0.11";
+/// Characters of a task's id that are its host name, where the user gave none.
+const HOSTNAME_DEFAULT: usize = 12;
+
 /// What the shim is told; an error is a sentence for the user.
 pub(super) fn of(
     settings: &Settings,
     folder: &TaskFolder,
-    task: &Task,
-    attempt: u64,
+    local: &Local,
     image: &Image,
     values: &Values,
 ) -> Result<TaskSpec, String> {
+    let task = &local.task;
     let container = &task.spec.container_spec;
     let config = &image.config;
     let context = context(settings, task);
     let fill = |text: &str| fill(text, &context);
     Ok(TaskSpec {
         task_id: task.id.to_string(),
-        attempt: super::attend::to_shim(attempt),
-        hostname: fill(&container.hostname)?,
+        attempt: super::attend::to_shim(local.attempt),
+        hostname: hostname(settings, task)?,
         args: args(&container.command, &container.args, config)?,
         env: environment(config, &container.env, fill)?,
         cwd: first(&container.dir, &config.workdir),
@@ -69,24 +74,50 @@ pub(super) fn of(
             .iter()
             .map(|host| HostEntry { host: host.name.clone(), address: host.address.clone() })
             .collect(),
-        dns: protocol::Dns {
-            servers: container.dns.nameservers.clone(),
-            search: container.dns.search.clone(),
-            options: container.dns.options.clone(),
-        },
+        dns: dns(task, std::path::Path::new("/etc/resolv.conf")),
         network: match task.spec.network {
             NetworkMode::None => Network::None,
             NetworkMode::Host => Network::Host,
-            // Until the network daemon makes namespaces.
-            NetworkMode::Bridge => Network::None,
+            NetworkMode::Bridge => Network::Path(local.namespace.clone().ok_or("the task's network was not prepared")?),
         },
-        addresses: Vec::new(),
+        addresses: task.networks.iter().flat_map(|place| place.addresses.iter().copied()).collect(),
         labels: labels(settings, task),
         health: health(container.healthcheck.as_ref(), config.healthcheck.as_ref()),
         secrets: secrets(task, values)?,
         configs: configs(task, values)?,
         oom_score_adj: (container.oom_score_adj != 0).then_some(container.oom_score_adj),
     })
+}
+
+/// The host name of the task, and of its own address in its `hosts`.
+pub(super) fn hostname(settings: &Settings, task: &Task) -> Result<String, String> {
+    let name = fill(&task.spec.container_spec.hostname, &context(settings, task))?;
+    // As the shim names a task without a name.
+    Ok(if name.is_empty() { task.id.as_str().chars().take(HOSTNAME_DEFAULT).collect() } else { name })
+}
+
+/// What the task's `resolv.conf` says. In a namespace of its own the one server is
+/// the network daemon's, which forwards to those that the service or the node
+/// names; search domains and options are the service's, else the node's.
+fn dns(task: &Task, of_node: &std::path::Path) -> protocol::Dns {
+    let own = &task.spec.container_spec.dns;
+    let mut dns = protocol::Dns { servers: own.nameservers.clone(), search: own.search.clone(), options: own.options.clone() };
+    if task.spec.network == NetworkMode::Bridge {
+        dns.servers = vec![RESOLVER.into()];
+        let text = std::fs::read_to_string(of_node).unwrap_or_default();
+        let words = |key: &str| {
+            // The last line counts, as for the C library.
+            let last = text.lines().rev().find_map(|line| line.strip_prefix(key).filter(|rest| rest.starts_with([' ', '\t'])));
+            last.unwrap_or_default().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
+        if dns.search.is_empty() {
+            dns.search = words("search");
+        }
+        if dns.options.is_empty() {
+            dns.options = words("options").into_iter().filter(|option| option.starts_with("ndots:")).collect();
+        }
+    }
+    dns
 }
 
 /// Entrypoint and arguments, as Docker combines them: a new entrypoint drops the

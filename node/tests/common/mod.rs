@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+mod network;
+
 use skep_identity::unix::local_channel;
 use skep_proto::v1::control_client::ControlClient;
 use skep_proto::v1::local_client::LocalClient;
@@ -38,6 +40,7 @@ impl Daemon {
         std::fs::write(folder.path().join("skep-shim"), "").unwrap();
         let [.., high, low] = std::process::id().to_be_bytes();
         let address = format!("127.{}.{}.{}:2377", high.max(1), low, NEXT.fetch_add(1, Ordering::Relaxed));
+        network::serve(&folder.path().join("run"));
         let child = spawn(folder.path(), &[]);
         Self { folder, address, child }
     }

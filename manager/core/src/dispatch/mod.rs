@@ -397,6 +397,7 @@ impl Dispatcher {
                 role: node.plan.role,
                 root_ca: cluster.plan.root_ca.clone(),
                 node_name: node.description.hostname.clone(),
+                data_path_port: cluster.spec.data_path_port,
             };
             if session.info.as_ref() != Some(&info) {
                 session.info = Some(info.clone());
