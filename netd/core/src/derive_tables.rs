@@ -193,3 +193,170 @@ fn underlay(overlay: &Overlay) -> Option<Content> {
     let members: BTreeSet<IpAddr> = overlay.peers().map(|peer| peer.address).collect();
     Some(Content::Underlay { port, members: members.into_iter().collect() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gone::{Backends, Gone};
+    use crate::object::{Node, Object, ObjectKey};
+    use crate::{Desired, Gateway};
+    use skep_model::endpoint::{NodeIngress, PublishMode, Transport};
+    use skep_model::network::{Attachment, Pool};
+    use skep_model::overlay::{Endpoint, EndpointId, NodeNetwork, Peer, ServiceNetwork};
+    use skep_model::{NodeId, TaskId};
+
+    fn network(number: u8) -> NetworkId {
+        NetworkId::from_random([number; 16])
+    }
+
+    fn node(number: u8) -> NodeId {
+        NodeId::from_random([number; 16])
+    }
+
+    fn task(number: u8) -> TaskId {
+        TaskId::from_random([number; 16])
+    }
+
+    fn service(number: u8) -> ServiceId {
+        ServiceId::from_random([number; 16])
+    }
+
+    fn address(network: u8, host: u8) -> IpAddr {
+        IpAddr::from([10, network, 0, host])
+    }
+
+    fn peer(number: u8) -> Object {
+        let ingress = NodeIngress { number: u32::from(number), addresses: vec![address(1, 100 + number)] };
+        Object::Peer(Peer { node: node(number), address: IpAddr::from([192, 0, 2, number]), ingress: Some(ingress) })
+    }
+
+    fn endpoint(network_number: u8, number: u8, is_published: bool) -> Object {
+        Object::Endpoint(Endpoint {
+            id: EndpointId { network: network(network_number), task: task(number) },
+            service: service(1),
+            // Odd tasks are here, even ones there.
+            node: node(2 - number % 2),
+            addresses: vec![address(network_number, number)],
+            names: Vec::new(),
+            is_published,
+        })
+    }
+
+    fn port(transport: Transport, published_port: u16, target_port: u16) -> PublishedPort {
+        PublishedPort { transport, target_port, published_port, publish_mode: PublishMode::Ingress }
+    }
+
+    /// Network 0, the ingress network 1, nodes 1 (this) and 2, service 1 with tasks
+    /// 1 (here) and 2 (there), and task 3 of another service here, on network 0.
+    fn told() -> Desired {
+        let mut desired = Desired::new();
+        desired.set_gateway(Some(Gateway::new("172.18.0.0/16".parse().unwrap(), None)));
+        let mut put = |object| drop(desired.put(object).unwrap());
+        put(Object::Node(Node { id: node(1), address: IpAddr::from([192, 0, 2, 1]), port: 4789 }));
+        put(peer(1));
+        put(peer(2));
+        for number in 0..2 {
+            let pool = Pool { subnet: format!("10.{number}.0.0/20").parse().unwrap(), range: None, gateway: None };
+            put(Object::Network(NodeNetwork {
+                id: network(number),
+                name: String::new(),
+                vni: 4096 + u32::from(number),
+                pools: vec![pool],
+                mtu: None,
+                internal: false,
+                ingress: number == 1,
+            }));
+        }
+        let on =
+            |number, addresses| ServiceNetwork { network: network(number), virtual_addresses: addresses, aliases: Vec::new() };
+        put(Object::Service(NodeService {
+            id: service(1),
+            name: "web".to_owned(),
+            networks: vec![on(0, vec![address(0, 200)]), on(1, Vec::new())],
+            ingress_ports: vec![port(Transport::Udp, 0, 1), port(Transport::Tcp, 8080, 80)],
+        }));
+        for number in 1..3 {
+            put(endpoint(0, number, true));
+            put(endpoint(1, number, number == 2));
+        }
+        for (number, of, networks) in [(1, 1, 0..2), (3, 2, 0..1)] {
+            let attachment = |on| Attachment { network: network(on), addresses: vec![address(on, number)], aliases: Vec::new() };
+            put(Object::Task(LocalTask {
+                id: task(number),
+                service: service(of),
+                attachments: networks.map(attachment).collect(),
+                has_gateway: true,
+                host_ports: vec![port(Transport::Tcp, 9000, u16::from(number)), port(Transport::Tcp, 0, 7)],
+                hostname: String::new(),
+                dns: Default::default(),
+            }));
+        }
+        desired
+    }
+
+    #[test]
+    fn tables_follow_from_what_was_told() {
+        let desired = told();
+        let overlay = desired.overlay();
+        let web = VirtualService { addresses: vec![address(0, 200)], backends: vec![address(0, 1), address(0, 2)] };
+        let services = Content::Services([((network(0), service(1)), Arc::new(web))].into());
+        for number in [1, 3] {
+            assert_eq!(table_content(overlay, Namespace::Task(task(number)), TableName::Services), Some(services.clone()));
+        }
+        let mesh = Content::Mesh {
+            nodes: [1, 2].map(|n| IngressNode { hardware: Mac::of(address(1, 100 + n)), mark: ingress_mark(n.into()) }).into(),
+            // The first port is not published; places stay what they are.
+            ports: vec![WirePort { transport: Transport::Tcp, index: 1, target_port: 80 }],
+            outward: vec![IpAddr::from([172, 18, 0, 2])],
+        };
+        assert_eq!(table_content(overlay, Namespace::Task(task(1)), TableName::Mesh), Some(mesh));
+        assert_eq!(table_content(overlay, Namespace::Task(task(3)), TableName::Mesh), None, "it is not on the ingress network");
+        let leads = IngressPort { service: service(1), wire_port: wire_port(1, 1), backends: vec![address(1, 2)] };
+        let ingress = Content::Ingress { bridge: bridge_name(4097), ports: [((Transport::Tcp, 8080), leads)].into() };
+        assert_eq!(table_content(overlay, Namespace::Node, TableName::Ingress), Some(ingress));
+        let subnets = vec![EgressSubnet { bridge: crate::gateway_bridge_name(), subnet: "172.18.0.0/16".parse().unwrap() }];
+        // Both tasks ask for one port: the first has it.
+        let leads = HostPort { addresses: vec![IpAddr::from([172, 18, 0, 2])], target_port: 1 };
+        let host_ports = Content::HostPorts { subnets: subnets.clone(), ports: [((Transport::Tcp, 9000), leads)].into() };
+        assert_eq!(table_content(overlay, Namespace::Node, TableName::HostPorts), Some(host_ports));
+        assert_eq!(table_content(overlay, Namespace::Node, TableName::Egress), Some(Content::Egress(subnets)));
+        let members = [1, 2].map(|n| IpAddr::from([192, 0, 2, n])).into();
+        assert_eq!(table_content(overlay, Namespace::Node, TableName::Underlay), Some(Content::Underlay { port: 4789, members }));
+    }
+
+    #[test]
+    fn a_changed_endpoint_concerns_its_service_alone() {
+        let mut desired = told();
+        let check = |desired: &Desired, change: crate::Change, expected: &[(Namespace, &[TableName], bool)]| {
+            let found = tables_touched(desired.overlay(), &change.touched);
+            let found: Vec<_> = found.iter().map(|(at, look)| (*at, look.tables.clone(), !look.services.is_empty())).collect();
+            let expected: Vec<_> =
+                expected.iter().map(|(at, tables, some)| (*at, tables.iter().copied().collect(), *some)).collect();
+            assert_eq!(found, expected);
+        };
+        let change = desired.put(endpoint(0, 2, false)).unwrap();
+        let tasks = [1, 3].map(|n| Namespace::Task(task(n)));
+        check(&desired, change, &[(Namespace::Node, &[], true), (tasks[0], &[], true), (tasks[1], &[], true)]);
+        let change = desired.put(endpoint(1, 2, false)).unwrap();
+        check(&desired, change, &[(Namespace::Node, &[], true), (tasks[0], &[TableName::Mesh], true)]);
+    }
+
+    #[test]
+    fn only_who_is_gone_is_cut_off_and_datagrams_of_who_is_withdrawn() {
+        let mut desired = told();
+        let mut backends = Backends::default();
+        let key = (network(0), service(1));
+        let gone = |transport| Gone { network: network(0), backend: address(0, 2), transport };
+        assert_eq!(backends.look(desired.overlay(), key), []);
+        desired.put(endpoint(0, 2, false)).unwrap();
+        assert_eq!(backends.look(desired.overlay(), key), [gone(Some(Transport::Udp))]);
+        assert_eq!(backends.look(desired.overlay(), key), []);
+        desired.put(endpoint(0, 2, true)).unwrap();
+        assert_eq!(backends.look(desired.overlay(), key), []);
+        let change = desired.remove(ObjectKey::Peer(node(2)));
+        assert!(services_touched(desired.overlay(), &change.touched).contains(&key), "its services are looked at");
+        assert_eq!(backends.look(desired.overlay(), key), [gone(None)], "with its node");
+        let left = virtual_service(desired.overlay(), key).unwrap().backends;
+        assert_eq!(left, [address(0, 1)]);
+    }
+}

@@ -56,7 +56,8 @@ fn keep_busy(from: &TcpStream, to: &TcpStream) {
 }
 
 fn close(stream: &TcpStream) {
-    stream.shutdown(std::net::Shutdown::Both).expect("it was open");
+    // The other end may have cut it already.
+    let _ = stream.shutdown(std::net::Shutdown::Both);
 }
 
 #[tokio::test]

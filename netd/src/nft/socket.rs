@@ -138,13 +138,19 @@ impl Socket {
     /// # Errors
     /// When the kernel does not answer.
     pub fn generation(&mut self) -> Result<u32, Error> {
+        self.ask("read the generation", SUBSYSTEM | 16, 1)
+    }
+
+    /// Asks for one number, which the answer has under `attribute`.
+    pub(crate) fn ask(&mut self, what: &'static str, kind: u16, attribute: u16) -> Result<u32, Error> {
         let sequence = self.next_sequence();
-        self.send(&MessageWriter::new(SUBSYSTEM | 16, 0x1, sequence, 0, 0).finish())?;
+        self.send(&MessageWriter::new(kind, 0x1, sequence, 0, 0).finish())?;
         while let Some(datagram) = self.receive()? {
             for message in wire::messages(&datagram).filter(|message| message.sequence == sequence) {
-                refuse_error(&message, "read the generation")?;
-                if let Some(id) = message.attributes().find(|(kind, _)| *kind == 1).and_then(|(_, value)| wire::be32(value)) {
-                    return Ok(id);
+                refuse_error(&message, what)?;
+                let mut found = message.attributes().filter(|(kind, _)| *kind == attribute);
+                if let Some(number) = found.next().and_then(|(_, value)| wire::be32(value)) {
+                    return Ok(number);
                 }
             }
         }

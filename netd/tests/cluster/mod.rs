@@ -254,10 +254,18 @@ impl Node {
 
     /// Sends everything that this node should know, as one version.
     pub async fn apply_all(&mut self) {
+        self.apply_all_but(usize::MAX).await;
+    }
+
+    /// The same without the task of one node.
+    pub async fn apply_all_but(&mut self, missing: usize) {
         self.changes = None;
         let mut changes = vec![Change::Reset(v1::NetdReset {}), self.node(), overlay(&network(0)), overlay(&network(1))];
         for number in 0..2 {
             changes.push(overlay(&peer(self.underlay, number)));
+            if number == missing {
+                continue;
+            }
             changes.extend([overlay(&endpoint(0, number)), overlay(&endpoint(1, number))]);
         }
         changes.push(Change::PutTask(v1::LocalTask::from(&local_task(self.number))));

@@ -11,6 +11,8 @@
 //! changed, so that their next packet meets the new ones.
 
 mod scope;
+#[cfg(test)]
+mod tests;
 
 use super::poller::Poller;
 use crate::dns::Listeners;
@@ -60,7 +62,9 @@ impl Tables {
             if round == 0 {
                 self.compare(&mut settled);
             }
-            let looks = std::mem::take(&mut self.looks);
+            // A namespace that is still to be made keeps its look until it is there.
+            let is_there = |namespace: &Namespace, _: &mut Look| turn.is_there(*namespace);
+            let looks: Vec<(Namespace, Look)> = self.looks.extract_if(.., is_there).collect();
             if looks.is_empty() {
                 break;
             }
@@ -126,13 +130,13 @@ impl Tables {
 
     /// Closes what belongs to namespaces that went, or whose task did.
     fn let_go(&mut self, turn: &Turn<'_>) {
-        let is_wanted = |namespace: Namespace| match namespace {
+        let is_known = |namespace: Namespace| match namespace {
             Namespace::Node => true,
-            Namespace::Task(task) => turn.overlay.task(task).is_some() && turn.is_there(namespace),
+            Namespace::Task(task) => turn.overlay.task(task).is_some(),
         };
-        self.looks.retain(|namespace, _| is_wanted(*namespace));
+        self.looks.retain(|namespace, _| is_known(*namespace));
         let touched = turn.touched.tasks.iter().map(|task| Namespace::Task(*task));
-        for namespace in touched.filter(|namespace| !is_wanted(*namespace)) {
+        for namespace in touched.filter(|namespace| !is_known(*namespace) || !turn.is_there(*namespace)) {
             if self.scopes.remove(&namespace).is_some()
                 && let Some(poller) = &mut self.poller
             {
@@ -224,7 +228,7 @@ impl Tables {
 
     /// Opens a namespace's sockets, unless they are open.
     fn open(&mut self, turn: &Turn<'_>, namespace: Namespace, look: &mut Look) -> io::Result<()> {
-        if self.scopes.contains_key(&namespace) || !turn.is_there(namespace) {
+        if self.scopes.contains_key(&namespace) {
             return Ok(());
         }
         let seed = match namespace {

@@ -1,0 +1,485 @@
+//! The tables of two nodes with real netds, as real traffic meets them.
+
+#[expect(dead_code, reason = "the tests of rows need more of it")]
+mod cluster;
+
+use cluster::*;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
+use skep_model::endpoint::{PublishMode, PublishedPort, Transport};
+use skep_model::overlay::{Endpoint, EndpointId, NodeService, OverlayChange, ServiceNetwork};
+use skep_netd::namespace::inside;
+use skep_netd::nft::{Change as TableChange, Element, Socket, Table, Transaction};
+use skep_proto::v1;
+use skep_proto::v1::netd_change::Change;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::str::FromStr as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const VIP: &str = "10.77.0.200";
+const VIP6: &str = "fd77::200";
+/// A client outside of the cluster, in both families.
+const CLIENT: [&str; 2] = ["198.51.100.9", "2001:db8:f::9"];
+
+/// The service on both networks, with a port each for TCP and UDP.
+fn web() -> OverlayChange {
+    let on = |network, addresses: &[&str]| ServiceNetwork {
+        network: network_id(network),
+        virtual_addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        aliases: Vec::new(),
+    };
+    let port = |transport, target_port, published_port| PublishedPort {
+        transport,
+        target_port,
+        published_port,
+        publish_mode: PublishMode::Ingress,
+    };
+    OverlayChange::PutService(NodeService {
+        id: service(),
+        name: "web".to_owned(),
+        networks: vec![on(0, &[VIP, VIP6]), on(1, &[])],
+        ingress_ports: vec![port(Transport::Tcp, 80, 8080), port(Transport::Udp, 90, 9090)],
+    })
+}
+
+fn published(node: usize, is_published: bool) -> Vec<Change> {
+    let endpoint = |network| {
+        overlay(&OverlayChange::PutEndpoint(Endpoint {
+            id: EndpointId { network: network_id(network), task: task(node) },
+            service: service(),
+            node: node_id(node),
+            addresses: addresses(network, node),
+            names: Vec::new(),
+            is_published,
+        }))
+    };
+    vec![endpoint(0), endpoint(1)]
+}
+
+fn removed(node: usize) -> Vec<Change> {
+    let gone = |network| overlay(&OverlayChange::RemoveEndpoint(EndpointId { network: network_id(network), task: task(node) }));
+    vec![gone(0), gone(1)]
+}
+
+/// Two nodes that know the service; each task serves.
+async fn serving(pins: &Pins, underlay: Underlay) -> [Node; 2] {
+    let mut nodes = cluster(pins, underlay).await;
+    for node in &mut nodes {
+        node.send(vec![overlay(&web())], 2).await;
+        serve(node);
+    }
+    nodes
+}
+
+/// The task of a node greets every connection with its number and the client's
+/// address, and then echoes bytes; datagrams are answered the same way.
+fn serve(node: &Node) {
+    let name = node.number;
+    let (listener, datagrams) = node.in_task(|| (TcpListener::bind("[::]:80").unwrap(), UdpSocket::bind("[::]:90").unwrap()));
+    // The threads end with the test's process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            std::thread::spawn(move || {
+                let Ok(peer) = stream.peer_addr() else { return };
+                let _ = stream.write_all(format!("{name} {}\n", peer.ip().to_canonical()).as_bytes());
+                let mut byte = [0];
+                while stream.read(&mut byte).is_ok_and(|n| n > 0) {
+                    let _ = stream.write_all(&byte);
+                }
+            });
+        }
+    });
+    std::thread::spawn(move || {
+        while let Ok((_, peer)) = datagrams.recv_from(&mut [0; 64]) {
+            let _ = datagrams.send_to(format!("{name} {}", peer.ip().to_canonical()).as_bytes(), peer);
+        }
+    });
+}
+
+/// Reads a greeting.
+fn greeted(mut stream: &TcpStream) -> std::io::Result<String> {
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    loop {
+        stream.read_exact(&mut byte)?;
+        if byte == *b"\n" {
+            return Ok(String::from_utf8_lossy(&line).into_owned());
+        }
+        line.extend(byte);
+    }
+}
+
+fn open(to: &str) -> std::io::Result<(TcpStream, String)> {
+    let stream = TcpStream::connect_timeout(&to.parse().unwrap(), Duration::from_secs(5))?;
+    let greeting = greeted(&stream)?;
+    Ok((stream, greeting))
+}
+
+/// A byte there and back.
+fn ping(mut stream: &TcpStream) -> std::io::Result<()> {
+    stream.write_all(b"x")?;
+    stream.read_exact(&mut [0])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_virtual_address_leads_to_the_tasks_of_all_nodes_and_refuses_without() {
+    let pins = Pins::new();
+    let mut nodes = serving(&pins, PLAIN).await;
+    for vip in [format!("{VIP}:80"), format!("[{VIP6}]:80")] {
+        let seen: Vec<String> = (0..4).map(|_| nodes[0].in_task(|| open(&vip).unwrap().1)).collect();
+        for number in 0..2 {
+            let greeting = format!("{number} ");
+            assert_eq!(seen.iter().filter(|line| line.starts_with(&greeting)).count(), 2, "{vip}: {seen:?}");
+        }
+    }
+    for node in &mut nodes {
+        node.send([published(0, false), published(1, false)].concat(), 3).await;
+        let start = Instant::now();
+        let error = node.in_task(|| open(&format!("{VIP}:80"))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        let error = node.in_node(|| open("127.0.0.1:8080")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        assert!(start.elapsed() < Duration::from_secs(1), "at once");
+        node.send(published(1, true), 4).await;
+        assert!(node.in_task(|| open(&format!("{VIP}:80"))).unwrap().1.starts_with("1 "));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn backends_are_swapped_under_traffic_without_a_failed_connection() {
+    let pins = Pins::new();
+    let mut nodes = serving(&pins, PLAIN).await;
+    let pin = std::fs::File::open(nodes[0].run.join("netns").join(task(0).as_str())).unwrap();
+    let is_over = AtomicBool::new(false);
+    let count = std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let calls = || {
+                let mut count = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    let (stream, _) = open(&format!("{VIP}:80")).unwrap_or_else(|error| panic!("call {count}: {error}"));
+                    ping(&stream).unwrap_or_else(|error| panic!("call {count}: {error}"));
+                    count += 1;
+                }
+                count
+            };
+            inside(pin.as_fd(), calls).unwrap()
+        });
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                for round in 0..50 {
+                    let (up, down) = (round % 2, 1 - round % 2);
+                    let changes = [published(up as usize, true), published(down as usize, false)].concat();
+                    nodes[0].send(changes, 3 + round).await;
+                }
+            });
+        });
+        is_over.store(true, Ordering::Relaxed);
+        client.join().unwrap()
+    });
+    println!("50 swaps under {count} connections");
+    assert!(count > 50, "there was traffic: {count}");
+    assert_eq!(nodes[0].status().await.repaired, Default::default());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_connection_outlives_withdrawal_and_is_reset_when_its_task_is_gone() {
+    let pins = Pins::new();
+    let mut nodes = serving(&pins, PLAIN).await;
+    nodes[0].send(published(0, false), 3).await;
+    let (by_vip, _) = nodes[0].in_task(|| open(&format!("{VIP}:80"))).unwrap();
+    let (by_port, _) = nodes[0].in_node(|| open("192.0.2.1:8080")).unwrap();
+    let datagrams = nodes[0].in_task(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    datagrams.set_read_timeout(Some(DEADLINE)).unwrap();
+    let ask = |to: &str| {
+        datagrams.send_to(b"?", to).unwrap();
+        let mut answer = [0; 64];
+        let (length, _) = datagrams.recv_from(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    };
+    assert!(ask(&format!("{VIP}:90")).starts_with("1 "));
+    nodes[0].send([published(0, true), published(1, false)].concat(), 4).await;
+    for stream in [&by_vip, &by_port] {
+        ping(stream).expect("streams are drained, not cut");
+    }
+    assert!(ask(&format!("{VIP}:90")).starts_with("0 "), "datagrams move at once");
+    nodes[0].send(removed(1), 5).await;
+    for stream in [&by_vip, &by_port] {
+        let start = Instant::now();
+        let error = ping(stream).expect_err("the task is gone");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_task_that_goes_while_netd_is_down_leaves_no_connection_into_nowhere() {
+    let pins = Pins::new();
+    let mut nodes = serving(&pins, PLAIN).await;
+    nodes[0].send(published(0, false), 3).await;
+    let (stays, greeting) = nodes[0].in_task(|| open(&format!("{VIP}:80"))).unwrap();
+    assert!(greeting.starts_with("1 "));
+    nodes[0].process.kill().unwrap();
+    nodes[0].process.wait().unwrap();
+    ping(&stays).expect("nobody needs netd for it");
+    nodes[0].restart().await;
+    nodes[0].apply_all().await;
+    nodes[0].send(vec![overlay(&web())], 2).await;
+    ping(&stays).expect("its tables were written anew, and it did not notice");
+    nodes[0].process.kill().unwrap();
+    nodes[0].process.wait().unwrap();
+    nodes[0].restart().await;
+    // This time the set is complete without the other task.
+    nodes[0].apply_all_but(1).await;
+    nodes[0].send(vec![overlay(&web())], 2).await;
+    assert_eq!(ping(&stays).expect_err("the task is gone").kind(), ErrorKind::ConnectionReset);
+    assert_eq!(nodes[0].status().await.repaired, Default::default());
+}
+
+/// A host with a link to each node, and an address that both lead to.
+async fn client(pins: &Pins, nodes: &[Node; 2]) -> OwnedFd {
+    let id = skep_model::TaskId::from_random([77; 16]);
+    pins.namespaces.make(id).unwrap();
+    let namespace = pins.namespaces.get(id).unwrap();
+    pins.namespaces.remove(id).unwrap();
+    let handle = handle_in(&namespace);
+    handle.link().set(LinkUnspec::new_with_index(1).up().build()).execute().await.unwrap();
+    for address in CLIENT {
+        add_address(&handle, 1, address.parse().unwrap(), if address.contains(':') { 128 } else { 32 }).await;
+    }
+    for node in nodes {
+        let (number, name) = (node.number + 1, format!("node{}", node.number));
+        let peer =
+            LinkUnspec::new_with_name("out").append_extra_attribute(LinkAttribute::NetNsFd(node.namespace.as_raw_fd())).build();
+        let pair = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
+            .name(name.clone())
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
+        handle.link().add(pair.build()).execute().await.unwrap();
+        let here = inside(namespace.as_fd(), || nix::net::if_::if_nametoindex(name.as_str()).unwrap()).unwrap();
+        let there = node.index("out").await;
+        for (handle, index, host) in [(&handle, here, 5), (&node.handle, there, 1)] {
+            add_address(handle, index, format!("203.0.{number}.{host}").parse().unwrap(), 24).await;
+            add_address(handle, index, format!("2001:db8:{number}::{host}").parse().unwrap(), 64).await;
+            handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.unwrap();
+        }
+        for (to, via) in [(CLIENT[0], format!("203.0.{number}.5")), (CLIENT[1], format!("2001:db8:{number}::5"))] {
+            let to: IpAddr = to.parse().unwrap();
+            let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(to, if to.is_ipv4() { 32 } else { 128 }).unwrap();
+            node.handle.route().add(route.gateway(via.parse().unwrap()).unwrap().build()).execute().await.unwrap();
+        }
+    }
+    namespace
+}
+
+fn handle_in(namespace: &OwnedFd) -> Handle {
+    let runtime = tokio::runtime::Handle::current();
+    inside(namespace.as_fd(), || {
+        let _context = runtime.enter();
+        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+        runtime.spawn(connection);
+        handle
+    })
+    .unwrap()
+}
+
+async fn add_address(handle: &Handle, index: u32, address: IpAddr, prefix: u8) {
+    let mut request = handle.address().add(index, address, prefix);
+    request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    request.execute().await.unwrap();
+}
+
+/// A socket of the client with an address and port that others may have as well.
+fn socket_from(from: SocketAddr, is_stream: bool) -> OwnedFd {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt};
+    let family = if from.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let kind = if is_stream { SockType::Stream } else { SockType::Datagram };
+    let fd = socket(family, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    setsockopt(&fd, sockopt::ReuseAddr, &true).unwrap();
+    setsockopt(&fd, sockopt::SendTimeout, &nix::sys::time::TimeVal::new(5, 0)).unwrap();
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(from)).unwrap();
+    fd
+}
+
+fn connect_to(fd: &OwnedFd, to: SocketAddr) {
+    use nix::sys::socket::{SockaddrStorage, connect};
+    connect(fd.as_raw_fd(), &SockaddrStorage::from(to)).unwrap_or_else(|error| panic!("{to}: {error}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_client_port_through_two_nodes_reaches_one_task_twice_with_its_own_address() {
+    let v6 = Underlay { is_v6: true, mtu: 1500 };
+    for (underlay, from, through) in
+        [(PLAIN, CLIENT[0], ["203.0.1.1", "203.0.2.1"]), (v6, CLIENT[1], ["[2001:db8:1::1]", "[2001:db8:2::1]"])]
+    {
+        let pins = Pins::new();
+        let mut nodes = serving(&pins, underlay).await;
+        let outside = client(&pins, &nodes).await;
+        for node in &mut nodes {
+            node.send(published(0, false), 3).await;
+        }
+        assert_both_ways(&outside, from, through);
+    }
+}
+
+/// Connections and datagrams from one address and port through both nodes at once.
+fn assert_both_ways(outside: &OwnedFd, from: &str, through: [&str; 2]) {
+    let from = SocketAddr::new(from.parse().unwrap(), 5000);
+    let expected = format!("1 {}", from.ip());
+    let mut kept = Vec::new();
+    for node in through {
+        let stream = inside(outside.as_fd(), || {
+            let fd = socket_from(from, true);
+            connect_to(&fd, format!("{node}:8080").parse().unwrap());
+            TcpStream::from(fd)
+        });
+        let stream = stream.unwrap();
+        assert_eq!(greeted(&stream).unwrap(), expected, "TCP through {node}");
+        kept.push(stream);
+    }
+    kept.iter().for_each(|stream| ping(stream).expect("both stand at the same time"));
+    for node in through {
+        let socket = inside(outside.as_fd(), || {
+            let fd = socket_from(from, false);
+            connect_to(&fd, format!("{node}:9090").parse().unwrap());
+            UdpSocket::from(fd)
+        });
+        let socket = socket.unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket.send(b"?").unwrap();
+        let mut answer = [0; 64];
+        let length = socket.recv(&mut answer).unwrap_or_else(|error| panic!("UDP through {node}: {error}"));
+        assert_eq!(String::from_utf8_lossy(&answer[..length]), expected, "UDP through {node}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_published_port_answers_its_own_node_and_its_tasks() {
+    let pins = Pins::new();
+    let mut nodes = serving(&pins, PLAIN).await;
+    for (serves, asks) in [(0, 0), (0, 1)] {
+        for node in &mut nodes {
+            let version = node.status().await.programmed_through + 1;
+            node.send([published(serves, true), published(1 - serves, false)].concat(), version).await;
+        }
+        let node = &nodes[asks];
+        let own = format!("192.0.2.{}:8080", asks + 1);
+        for address in ["127.0.0.1:8080", &own] {
+            let seen = node.in_node(|| open(address)).unwrap_or_else(|error| panic!("{address}: {error}")).1;
+            assert!(seen.starts_with(&format!("{serves} ")), "{address}: {seen}");
+        }
+        let seen = node.in_task(|| open(&own)).unwrap_or_else(|error| panic!("the task of node {asks}: {error}")).1;
+        assert!(seen.starts_with(&format!("{serves} ")), "{seen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_port_of_one_node_leads_to_its_task_and_closes_with_it() {
+    let pins = Pins::new();
+    let mut nodes = serving(&pins, PLAIN).await;
+    let outside = client(&pins, &nodes).await;
+    let mut local = local_task(0);
+    local.host_ports = vec![
+        PublishedPort { transport: Transport::Tcp, target_port: 80, published_port: 7000, publish_mode: PublishMode::Host },
+        PublishedPort { transport: Transport::Udp, target_port: 90, published_port: 7001, publish_mode: PublishMode::Host },
+    ];
+    nodes[0].send(vec![Change::PutTask(v1::LocalTask::from(&local))], 3).await;
+    let (stream, greeting) = inside(outside.as_fd(), || open("203.0.1.1:7000")).unwrap().unwrap();
+    assert_eq!(greeting, "0 203.0.1.5", "the client's own address");
+    let socket = inside(outside.as_fd(), || UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket.connect("203.0.1.1:7001").unwrap();
+    socket.send(b"?").unwrap();
+    socket.recv(&mut [0; 64]).expect("an answer to a datagram");
+    assert!(nodes[0].in_node(|| open("127.0.0.1:7000")).unwrap().1.starts_with("0 "));
+    let closed = inside(outside.as_fd(), || open("203.0.2.1:7000")).unwrap().unwrap_err();
+    assert_eq!(closed.kind(), ErrorKind::ConnectionRefused, "the other node has no such task");
+    nodes[0].send(vec![Change::PutTask(v1::LocalTask::from(&local_task(0)))], 4).await;
+    let closed = inside(outside.as_fd(), || open("203.0.1.1:7000")).unwrap().unwrap_err();
+    assert_eq!(closed.kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(ping(&stream).unwrap_err().kind(), ErrorKind::ConnectionReset, "who came by the port goes with it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn changed_tables_are_written_anew_within_a_second_and_named() {
+    let pins = Pins::new();
+    let mut nodes = serving(&pins, PLAIN).await;
+    nodes[0].send(published(0, false), 3).await;
+    let mut in_task = nodes[0].in_task(Socket::open).unwrap();
+    let mut in_node = nodes[0].in_node(Socket::open).unwrap();
+    let delete = |table: &str| TableChange::DeleteTable(Table::new(table));
+    let flush = |table: &str, chain: &str| TableChange::FlushChain(Table::new(table), chain.to_owned());
+    let vip = Element::Member(IpAddr::from_str(VIP).unwrap().into());
+    let damages = [
+        (true, "skep_services", TableChange::DeleteElements(Table::new("skep_services"), "v4".to_owned(), vec![vip])),
+        (true, "skep_services", delete("skep_services")),
+        (true, "skep_services", flush("skep_services", "output")),
+        (true, "skep_mesh", flush("skep_mesh", "back")),
+        (false, "skep_ingress", delete("skep_ingress")),
+        (false, "skep_ingress", flush("skep_ingress", "tcp_8080")),
+        (false, "skep_egress", flush("skep_egress", "postrouting")),
+        (false, "skep_underlay", delete("skep_underlay")),
+    ];
+    for (count, (is_in_task, table, damage)) in damages.into_iter().enumerate() {
+        let socket = if is_in_task { &mut in_task } else { &mut in_node };
+        let mut transaction = Transaction::new();
+        transaction.push(damage.clone());
+        let start = Instant::now();
+        socket.commit(&transaction).unwrap();
+        let repaired = async {
+            loop {
+                let status = nodes[0].status().await;
+                if status.repaired.get("table").copied() == Some(count as u64 + 1) {
+                    return status;
+                }
+            }
+        };
+        let status = tokio::time::timeout(Duration::from_secs(1), repaired).await.unwrap_or_else(|_| panic!("{damage:?}"));
+        println!("{table} after {:?}", start.elapsed());
+        let last = status.repairs.last().unwrap();
+        assert!(last.ends_with(&format!("table {table}")), "{last}");
+        let (_, greeting) = nodes[0].in_task(|| open(&format!("{VIP}:80"))).unwrap();
+        assert!(greeting.starts_with("1 "));
+        assert!(nodes[0].in_node(|| open("192.0.2.1:8080")).unwrap().1.starts_with("1 "));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_drain_ends_with_the_last_busy_connection_and_not_before() {
+    let pins = Pins::new();
+    let nodes = serving(&pins, PLAIN).await;
+    let drain = |limit_ms| {
+        let mut client = nodes[0].client.clone();
+        let request = v1::NetdDrain { task: task(0).to_string(), limit_ms };
+        async move { client.drain(request).await.unwrap().into_inner().busy }
+    };
+    let start = Instant::now();
+    assert_eq!(drain(30_000).await, 0);
+    assert!(start.elapsed() < Duration::from_millis(500), "nobody is there: {:?}", start.elapsed());
+    let (stream, _) = nodes[1].in_task(|| open(&format!("{}:80", addresses(0, 0)[0]))).unwrap();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                if ping(&stream).is_err() {
+                    return;
+                }
+            }
+        });
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                assert_eq!(drain(300).await, 1, "the limit ends it");
+                let mut waits = Box::pin(drain(30_000));
+                assert!(tokio::time::timeout(Duration::from_millis(1500), &mut waits).await.is_err(), "it is busy");
+                is_over.store(true, Ordering::Relaxed);
+                stream.shutdown(std::net::Shutdown::Both).unwrap();
+                let start = Instant::now();
+                assert_eq!(waits.await, 0);
+                assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+            });
+        });
+    });
+}
