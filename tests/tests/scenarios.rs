@@ -6,6 +6,7 @@ mod cluster;
 
 use cluster::{Behaviour, Cluster, Start};
 use proptest::prelude::*;
+use skep_manager_core::dispatch::Passage;
 use skep_model::container::{FileTarget, SecretReference};
 use skep_model::deployment::DeploymentState;
 use skep_model::endpoint::{EndpointMode, PublishMode, PublishedPort, Transport};
@@ -20,7 +21,7 @@ use skep_model::service::{
     UpdateOrder,
 };
 use skep_model::task::Task;
-use skep_model::{NetworkId, Refusal, SecretId, TaskState};
+use skep_model::{NetworkId, NodeId, Refusal, SecretId, TaskState};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
@@ -74,6 +75,11 @@ fn execute(cluster: &mut Cluster, command: &str) -> Result<String, Refusal> {
     match words.as_slice() {
         ["node", "add", name, ..] => add_node(cluster, name, &options(3)),
         ["node", "down", name] => cluster.silence(name),
+        ["node", "slow", name] => cluster.agents.get_mut(*name).expect("an agent of that name").is_slow = true,
+        ["node", "programs", name] => {
+            cluster.agents.get_mut(*name).expect("an agent of that name").is_slow = false;
+            cluster.settle();
+        }
         ["node", "goodbye", name] => cluster.goodbye(name),
         ["node", "up", name] => {
             cluster.open(name);
@@ -127,6 +133,7 @@ fn execute(cluster: &mut Cluster, command: &str) -> Result<String, Refusal> {
         ["show", "history"] => return Ok(show_tasks(cluster, true)),
         ["show", "networks"] => return Ok(show_networks(cluster)),
         ["show", "addresses"] => return Ok(show_addresses(cluster)),
+        ["show", "publication"] => return Ok(show_publication(cluster)),
         ["show", "nodes"] => return Ok(show_nodes(cluster)),
         ["show", "spread"] => return Ok(show_spread(cluster)),
         ["show", "deployment", name] => return show_deployment(cluster, name),
@@ -405,6 +412,27 @@ fn show_nodes(cluster: &Cluster) -> String {
         .collect()
 }
 
+fn show_publication(cluster: &Cluster) -> String {
+    let mut tasks: Vec<&Arc<Task>> = cluster.store.tasks().filter(|task| !task.status.state.is_final()).collect();
+    tasks.sort_by_key(|task| (task.service_name.clone(), cluster.place(task), task.meta.created_at, task.meta.version));
+    let line = |task: &&Arc<Task>| {
+        let publication = format!("{:?}", task.plan.endpoint.publication).to_lowercase();
+        let passage = match cluster.dispatcher.barrier().passage(task) {
+            Passage::Waiting => "waiting".into(),
+            Passage::Open => "passed".into(),
+            Passage::OpenedWithout(nodes) => format!("passed without {}", names(cluster, &nodes)),
+        };
+        let (name, state) = (format!("{}.{}", task.service_name, cluster.place(task)), task.status.state);
+        let node = task.plan.node.map_or("-".into(), |node| cluster.node_name(node));
+        format!("{name:<8} {node:<4} desired {:<9} {state:<9} {publication:<11} {passage}\n", task.plan.desired)
+    };
+    if tasks.is_empty() { "no tasks\n".into() } else { tasks.iter().map(line).collect() }
+}
+
+fn names(cluster: &Cluster, nodes: &[NodeId]) -> String {
+    nodes.iter().map(|node| cluster.node_name(*node)).collect::<Vec<_>>().join(", ")
+}
+
 fn show_spread(cluster: &Cluster) -> String {
     let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
     for task in cluster.store.tasks().filter(|task| task.is_active()) {
@@ -427,8 +455,12 @@ fn show_deployment(cluster: &Cluster, name: &str) -> Result<String, Refusal> {
     }
     let cause = if cause.is_empty() { String::new() } else { format!("\n  {cause}") };
     let failed = deployment.failed_task.as_ref().map(|failed| format!("\n  last: {} {:?}", failed.error, failed.log_tail));
+    let stragglers = match names(cluster, &deployment.stragglers) {
+        names if names.is_empty() => names,
+        names => format!("\n  without {names}"),
+    };
     Ok(format!(
-        "{:?} v{} {:?}: {} of {} running, {} failures{cause}{}\n",
+        "{:?} v{} {:?}: {} of {} running, {} failures{cause}{stragglers}{}\n",
         deployment.kind,
         deployment.spec_version,
         deployment.state,

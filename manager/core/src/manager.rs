@@ -20,6 +20,7 @@ use crate::consensus::log::Log;
 use crate::consensus::members::Directory;
 use crate::consensus::proposals::Proposals;
 use crate::consensus::reads::Reads;
+use crate::dispatch::Passage;
 use crate::event::{Event, Ticket};
 use crate::mint::{Mint, Purpose};
 use crate::store::watch::Watches;
@@ -27,7 +28,7 @@ use crate::store::{SnapshotContent, Store};
 use calls::Waiting;
 use leading::{Leading, Told};
 use raft::eraftpb;
-use skep_model::{NodeId, SessionId, Time};
+use skep_model::{NodeId, SessionId, TaskId, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -331,6 +332,12 @@ impl Manager {
             voters: members.voters.clone(),
             learners: members.learners.clone(),
         }
+    }
+
+    /// Where the newest change of a task's publication stands; `None` if this is not
+    /// the leader, or has no such task.
+    pub fn passage(&self, task: TaskId) -> Option<Passage> {
+        Some(self.leading.as_ref()?.dispatcher.barrier().passage(self.store.task(task)?))
     }
 
     /// An entry of the log, while it is kept.

@@ -13,7 +13,7 @@ use skep_manager_core::{Action, Mint, Store, Transaction};
 use skep_model::assignment::{AssignmentChange, Assignments, Hello, StatusUpdate};
 use skep_model::cluster::{Cluster as ClusterObject, ClusterPlan, ClusterSpec};
 use skep_model::endpoint::Publication;
-use skep_model::node::{Availability, ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeStatus, Role};
+use skep_model::node::{Availability, ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeStatus, Role, Underlay};
 use skep_model::overlay::OverlayChange;
 use skep_model::request::{Mutation, Outcome};
 use skep_model::resources::Resources;
@@ -154,7 +154,9 @@ impl Cluster {
             certificate_expires: self.now + Duration::from_secs(90 * 24 * 3600),
         };
         self.request(mutation).expect("a node may join");
+        let address = [192, 0, 2, self.agents.len() as u8].into();
         let description = NodeDescription {
+            underlay: Some(Underlay { address, occupied: Vec::new() }),
             hostname: name.into(),
             platform,
             resources,

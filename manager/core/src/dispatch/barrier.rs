@@ -108,11 +108,24 @@ impl Barrier {
         self.gates.get(&task).map(|gate| gate.state)
     }
 
-    /// A node came to the networks of a task while its publication is under way.
+    /// Tasks whose gates have yet to open.
+    pub(super) fn waiting(&self) -> Vec<TaskId> {
+        self.deadlines.iter().map(|(_, task)| *task).collect()
+    }
+
+    /// A node came to the networks of a task. While its publication is under way
+    /// the node is waited for too; of a withdrawal it never heard anything else.
     pub(super) fn join(&mut self, node: NodeId, task: TaskId) {
+        if self.gates.get(&task).is_some_and(|gate| gate.state.publication == Publication::Published) {
+            self.come_back(node, task);
+        }
+    }
+
+    /// A node that was not waited for came back, with what it held when it left.
+    pub(super) fn come_back(&mut self, node: NodeId, task: TaskId) {
         if let Some(gate) = self.gates.get_mut(&task)
-            && gate.state.publication == Publication::Published
             && !gate.waiting.is_empty()
+            && !gate.is_overdue
         {
             gate.waiting.entry(node).or_insert(None);
             self.of_node.entry(node).or_default().insert(task);

@@ -333,42 +333,52 @@ impl Dispatcher {
                 nodes.extend(self.overlay.nodes_on(network).filter(|node| self.overlay.takes_part(*node, network)));
             }
         }
-        nodes.retain(|node| self.is_waited_for(store, *node));
+        nodes.retain(|node| store.node(*node).is_some_and(|node| self.is_waited_for(node)));
         nodes
     }
 
     /// A node that is down, gone, or drained and empty is not waited for. One that
     /// a new leader has not heard of yet is.
-    fn is_waited_for(&self, store: &Store, node: NodeId) -> bool {
-        store.node(node).is_some_and(|node| {
-            let is_there = matches!(node.status.state, NodeState::Ready | NodeState::Unknown);
-            is_there && (node.spec.availability != Availability::Drain || self.overlay.has_tasks(node.id))
-        })
+    fn is_waited_for(&self, node: &Node) -> bool {
+        let is_there = matches!(node.status.state, NodeState::Ready | NodeState::Unknown);
+        is_there && (node.spec.availability != Availability::Drain || self.overlay.has_tasks(node.id))
     }
 
     /// Lets nodes that left networks, or the cluster, leave the gates as well, and
-    /// has those that joined a network waited for.
+    /// has those that joined a network or came back waited for.
     fn follow_nodes(&mut self, store: &Store, changes: &[Change], touched: &Touched) {
         let mut nodes: BTreeSet<NodeId> = touched.moved.iter().map(|(node, _)| *node).collect();
+        let mut returned = BTreeSet::new();
         for change in changes {
-            if let Some(StoredObject::Node(node)) = change.new.as_ref().or(change.old.as_ref()) {
-                nodes.insert(node.id);
-            }
+            let (old, new) = (node_of(&change.old), node_of(&change.new));
+            nodes.extend(old.or(new).map(|node| node.id));
+            let is_back = old.is_some_and(|old| !self.is_waited_for(old)) && new.is_some_and(|new| self.is_waited_for(new));
+            returned.extend(new.filter(|_| is_back).map(|node| node.id));
         }
         if touched.is_mesh_moved {
             nodes.extend(store.nodes().map(|node| node.id));
         }
         for node in nodes {
-            let is_waited_for = self.is_waited_for(store, node);
-            let takes_part = |task: TaskId| {
-                let networks = store.task(task).map(|task| &task.networks).into_iter().flatten();
-                networks.into_iter().any(|attachment| self.overlay.takes_part(node, attachment.network))
-            };
-            self.barrier.leave(node, |task| is_waited_for && takes_part(task));
+            let is_waited_for = store.node(node).is_some_and(|node| self.is_waited_for(node));
+            self.barrier.leave(node, |task| is_waited_for && takes_part(&self.overlay, store, node, task));
         }
         for (node, network) in &touched.moved {
-            if self.overlay.takes_part(*node, *network) && self.is_waited_for(store, *node) {
-                self.overlay.endpoints_on(*network).for_each(|endpoint| self.barrier.join(*node, endpoint.id.task));
+            let is_waited_for = store.node(*node).is_some_and(|node| self.is_waited_for(node));
+            if !is_waited_for || !self.overlay.takes_part(*node, *network) {
+                continue;
+            }
+            // One that left may not have programmed that yet.
+            let session = self.by_node.get(node).and_then(|session| self.sessions.get(session));
+            let is_behind = session.is_none_or(|session| session.programmed < session.sent.overlay_version);
+            for task in self.overlay.endpoints_on(*network).map(|endpoint| endpoint.id.task) {
+                if is_behind { self.barrier.come_back(*node, task) } else { self.barrier.join(*node, task) }
+            }
+        }
+        for node in returned {
+            for task in self.barrier.waiting() {
+                if takes_part(&self.overlay, store, node, task) {
+                    self.barrier.come_back(node, task);
+                }
             }
         }
     }
@@ -404,6 +414,19 @@ impl Dispatcher {
                 actions.push(Action::SendInfo { session: *id, info: Box::new(info) });
             }
         }
+    }
+}
+
+/// Whether a node is on any network of a task.
+fn takes_part(overlay: &Overlay, store: &Store, node: NodeId, task: TaskId) -> bool {
+    let networks = store.task(task).map(|task| &task.networks).into_iter().flatten();
+    networks.into_iter().any(|attachment| overlay.takes_part(node, attachment.network))
+}
+
+fn node_of(object: &Option<StoredObject>) -> Option<&Arc<Node>> {
+    match object {
+        Some(StoredObject::Node(node)) => Some(node),
+        _ => None,
     }
 }
 

@@ -419,6 +419,20 @@ fn who_leaves_the_network_leaves_the_barrier() {
 }
 
 #[test]
+fn a_node_that_comes_back_is_waited_for_again() {
+    let mut world = World::with_two_tasks();
+    world.publish(1, Publication::Published);
+    (1..=2).for_each(|n| world.program(n));
+    world.set_state(2, NodeState::Down);
+    world.publish(1, Publication::Withdrawn);
+    world.open(2);
+    world.program(1);
+    assert_eq!(world.passage(1), Passage::Waiting, "its network is as it was when it went down");
+    world.program(2);
+    assert_eq!(world.passage(1), Passage::Open);
+}
+
+#[test]
 fn what_was_told_in_a_session_that_broke_is_told_again() {
     let mut world = World::with_two_tasks();
     world.publish(1, Publication::Published);
