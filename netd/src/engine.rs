@@ -10,16 +10,18 @@ use crate::dns::Resolvers;
 use crate::drain::Drain;
 use crate::kernel::{Kernel, KernelError};
 use crate::nft::tables::Tables;
+use crate::probe::Plan;
 use crate::settled::{Repair, Settled, Turn};
 use ipnet::IpNet;
-use skep_model::TaskId;
 use skep_model::overlay::LocalTask;
+use skep_model::{NetworkId, TaskId};
 use skep_netd_core::{
     Change as Derived, Desired, Gateway, Key, Link, Mirror, Namespace, Object, ObjectKey, Op, Place, Touched, Value,
-    gateway_bridge_name, plan,
+    gateway_bridge_name, plan, probes,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -75,6 +77,8 @@ pub enum Command {
     /// A task is to stop once nobody would be cut off, or the time is over; the
     /// answer is how many would be then.
     Drain(TaskId, Duration, oneshot::Sender<Result<u32, String>>),
+    /// Someone wants to know what can be reached, on these networks or on all.
+    Probe(BTreeSet<NetworkId>, oneshot::Sender<Result<Plan, String>>),
     /// Someone wants to know how it goes.
     Status(oneshot::Sender<Status>),
 }
@@ -221,6 +225,9 @@ impl Engine {
                 let _ = reply.send(failed.map_or(Ok(()), |(_, failure)| Err(failure.clone())));
             }
             Command::Drain(task, limit, reply) => self.drain(task, limit, reply),
+            Command::Probe(networks, reply) => {
+                let _ = reply.send(self.plan_probes(&networks));
+            }
             Command::Status(reply) => {
                 let _ = reply.send(self.report());
             }
@@ -253,6 +260,23 @@ impl Engine {
         if let Some(mut drains) = self.drains.remove(&task) {
             drains.shutdown().await;
         }
+    }
+
+    /// What can be asked now, and where.
+    fn plan_probes(&self, networks: &BTreeSet<NetworkId>) -> Result<Plan, String> {
+        if !self.is_complete {
+            return Err("it is not known yet what there should be".to_owned());
+        }
+        let mut descriptors = BTreeMap::new();
+        for task in self.desired.namespaces() {
+            if let Some(namespace) = self.kernel.namespace(Namespace::Task(*task)) {
+                let descriptor = namespace.try_clone_to_owned().map_err(|error| describe(&error))?;
+                descriptors.insert(Namespace::Task(*task), Arc::new(descriptor));
+            }
+        }
+        let asked = probes(self.desired.overlay(), networks, |task| descriptors.contains_key(&Namespace::Task(task)));
+        let probes = asked.into_iter().map(|probe| (descriptors.get(&probe.from).cloned(), probe));
+        Ok(Plan { probes: probes.map(|(fd, probe)| (probe, fd)).collect(), server: self.names.server().clone() })
     }
 
     fn take_changes(&mut self, is_complete: bool, changes: Vec<Change>) {

@@ -14,5 +14,6 @@ pub mod kernel;
 pub mod namespace;
 pub mod nft;
 pub mod parse;
+pub mod probe;
 pub mod server;
 pub mod settled;

@@ -2,7 +2,7 @@
 
 use crate::engine::Change;
 use skep_model::overlay::{LocalTask, OverlayChange};
-use skep_model::{NodeId, TaskId};
+use skep_model::{NetworkId, NodeId, TaskId};
 use skep_netd_core::{Node, Object, ObjectKey};
 use skep_proto::{Malformed, v1};
 
@@ -80,6 +80,14 @@ pub fn task(message: v1::LocalTask) -> Result<LocalTask, Unfit> {
     let task = LocalTask::try_from(message).map_err(|error| malformed("task", &error))?;
     let object = Object::Task(task.clone());
     object.check().map(|()| task).map_err(|error| unfit("task")(error.to_string()))
+}
+
+/// A network's id.
+///
+/// # Errors
+/// If it is none.
+pub fn network_id(text: &str) -> Result<NetworkId, Unfit> {
+    text.parse().map_err(|error: skep_model::id::InvalidId| unfit("network")(error.to_string()))
 }
 
 /// A task's id.

@@ -5,6 +5,7 @@
 
 use crate::engine::{Change, Command, Programmed, Status};
 use crate::parse::{self, Step};
+use crate::probe;
 use skep_identity::unix::LocalPeer;
 use skep_proto::v1;
 use skep_proto::v1::netd_server::{Netd, NetdServer};
@@ -134,8 +135,13 @@ impl Netd for Service {
         Ok(Response::new(v1::NetdDrained { busy }))
     }
 
-    async fn probe(&self, _: Request<v1::NetdProbe>) -> Result<Response<v1::NetdProbed>, Refusal> {
-        Err(Refusal::unavailable("networks cannot be probed by this version of netd"))
+    async fn probe(&self, request: Request<v1::NetdProbe>) -> Result<Response<v1::NetdProbed>, Refusal> {
+        let v1::NetdProbe { timeout_ms, networks } = request.into_inner();
+        let networks =
+            networks.iter().map(|id| parse::network_id(id)).collect::<Result<_, _>>().map_err(|error| unfit(&error))?;
+        let timeout = Duration::from_millis(timeout_ms).min(CALL_DEADLINE);
+        let plan = self.call(|reply| Command::Probe(networks, reply)).await?.map_err(Refusal::unavailable)?;
+        Ok(Response::new(v1::NetdProbed { rows: probe::run(plan, timeout).await }))
     }
 
     async fn status(&self, _: Request<v1::NetdStatusRequest>) -> Result<Response<v1::NetdStatus>, Refusal> {

@@ -27,6 +27,7 @@ mod object;
 mod object_rows;
 mod overlay;
 mod plan;
+mod probe;
 mod row;
 mod rows;
 mod table;
@@ -48,6 +49,7 @@ pub use names::{NameAnswer, NameQuestion, Names};
 pub use object::{InvalidObject, Node, Object, ObjectKey, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6};
 pub use overlay::Overlay;
 pub use plan::{Op, plan};
+pub use probe::{Probe, ProbeQuestion, probes};
 pub use row::{Family, FdbTable, FdbTarget, Key, Link, Namespace, Place, Port, Setting, Sysctl, TABLE_MAIN, Value};
 pub use table::{
     Content, EgressSubnet, HostPort, IngressNode, IngressPort, PortKey, ServiceKey, TableName, VirtualService, WIRE_PORT_MASK,

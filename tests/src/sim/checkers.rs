@@ -8,14 +8,15 @@ use super::coverage::Coverage;
 use super::sealing::sings;
 use super::tasks::Tasks;
 use super::trace::checksum;
+use crate::owners;
 use raft::eraftpb::{Entry, EntryType};
 use skep_manager_core::manager::Manager;
-use skep_manager_core::store::Store;
 use skep_manager_core::store::apply::Conflict;
 use skep_manager_core::store::codec;
-use skep_model::RequestId;
+use skep_manager_core::store::{Change, Store};
 use skep_model::request::Outcome;
 use skep_model::version::FORMAT_MAX;
+use skep_model::{Kind, RequestId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Versions whose whole content is compared: one of these many.
@@ -169,6 +170,9 @@ impl Checkers {
             match self.truth.apply(entry.index, &transaction) {
                 Ok(changes) => {
                     self.tasks.changed(&self.truth, &changes, coverage)?;
+                    if changes.iter().any(gives_anything) {
+                        owners::check(&self.truth)?;
+                    }
                     if let Some(request) = transaction.request
                         && let Some(earlier) = self.effects.insert(request, entry.index)
                     {
@@ -182,6 +186,15 @@ impl Checkers {
             self.digests.insert(entry.index, digest(&self.truth));
         }
         Ok(())
+    }
+}
+
+/// Whether a change may have given somebody what only one may have.
+fn gives_anything(change: &Change) -> bool {
+    match change.object.kind {
+        Kind::Network | Kind::Service | Kind::Node => true,
+        Kind::Task => change.old.is_none(),
+        _ => false,
     }
 }
 

@@ -32,6 +32,8 @@ enum Operation {
     RemoveService,
     /// Must be refused in this way.
     Wrong(&'static str),
+    /// Names an object by the beginning of an id, and the version of none.
+    Vague,
     Read,
 }
 
@@ -129,7 +131,7 @@ impl Client {
     /// Something that must be refused, and how.
     fn wrong(&mut self, network: Option<String>, secret: Option<OwnSecret>) -> (Operation, Option<Mutation>) {
         let uses_secret = self.service.as_ref().is_some_and(|(_, uses, _)| *uses);
-        let (kind, mutation) = match (self.dice.below(7), network, secret, uses_secret) {
+        let (kind, mutation) = match (self.dice.below(10), network, secret, uses_secret) {
             (0, Some(name), _, _) => ("NameConflict", Mutation::CreateNetwork { spec: network_spec(&name) }),
             (1, _, _, _) => ("Invalid", Mutation::CreateNetwork { spec: network_spec("-no-name-") }),
             (2 | 3, _, Some(secret), true) => ("InUse", Mutation::RemoveSecret { secret: secret.name }),
@@ -142,9 +144,23 @@ impl Client {
                 version.sealed.bytes.resize(SECRET_MAX + version.sealed.bytes.len(), 0);
                 ("TooLarge", Mutation::UpdateSecret { secret: secret.name, version: Some(version), labels: None })
             }
+            (7, _, _, _) => ("PermissionDenied", Mutation::CreateNetwork { spec: network_spec("bridge") }),
+            (8, _, _, _) => {
+                let mut spec = network_spec("with-an-option");
+                spec.options.insert("encrypted".into(), String::new());
+                ("Unsupported", Mutation::CreateNetwork { spec })
+            }
+            (9, _, _, _) => return self.vague(),
             _ => ("NotFound", Mutation::RemoveNetwork { network: "nobody-made-this".into() }),
         };
         (Operation::Wrong(kind), Some(mutation))
+    }
+
+    /// Changes nothing, whatever it finds: no service has the version 0.
+    fn vague(&mut self) -> (Operation, Option<Mutation>) {
+        let service = char::from(b'0' + self.dice.below(10) as u8).to_string();
+        let spec = services::draw("vague", ServiceMode::Global {}, None, &mut self.dice);
+        (Operation::Vague, Some(Mutation::UpdateService { service, expect: Some(0), spec: Box::new(spec) }))
     }
 
     /// An operation is answered for good. What a client alone works on cannot be
@@ -157,6 +173,10 @@ impl Client {
             // There may be nothing to go back to; a service that was removed may still be stopping.
             (Operation::RollbackService, Err(Refusal::FailedPrecondition(_)))
             | (Operation::RemoveSecret, Err(Refusal::InUse { .. })) => Ok(()),
+            (Operation::Vague, Err(Refusal::Ambiguous { .. } | Refusal::NotFound { .. } | Refusal::OutOfSequence)) => Ok(()),
+            (Operation::Vague, result) => Err(format!("a request that names nothing was answered {result:?}")),
+            // The pool is small in some seeds.
+            (Operation::CreateNetwork(_), Err(Refusal::Exhausted(_))) => Ok(()),
             (operation, Err(refusal)) => Err(format!("{operation:?} was refused although nobody else works on it: {refusal:?}")),
             (operation, Ok(outcome)) => {
                 self.remember(operation, outcome);
@@ -183,7 +203,7 @@ impl Client {
                     *mode = self.wanted;
                 }
             }
-            Operation::UpdateService | Operation::RollbackService | Operation::Wrong(_) | Operation::Read => {}
+            Operation::UpdateService | Operation::RollbackService | Operation::Wrong(_) | Operation::Vague | Operation::Read => {}
         }
     }
 

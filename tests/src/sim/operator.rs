@@ -32,7 +32,12 @@ impl Simulation {
     pub(super) fn bootstrap(&mut self, raft_id: u64) {
         let machine = &self.machines[0];
         let (id, address) = (machine.node, machine.address.clone());
-        let spec = ClusterSpec { snapshot_interval: self.profile.snapshot_interval, ..ClusterSpec::default() };
+        let spec = ClusterSpec {
+            snapshot_interval: self.profile.snapshot_interval,
+            address_pools: vec!["10.20.0.0/16".parse().expect("a network")],
+            subnet_size: self.profile.subnet_size,
+            ..ClusterSpec::default()
+        };
         let slot = SealingSlot { generation: 1, bytes: vec![1; 80] };
         let plan = ClusterPlan {
             sealing_slots: [(id, vec![slot])].into(),

@@ -47,6 +47,8 @@ pub struct Profile {
     pub think: Duration,
     /// Log entries between two snapshots.
     pub snapshot_interval: u64,
+    /// Prefix length of networks' subnets, of a pool of /16.
+    pub subnet_size: u32,
     /// Events that are handed over together with later ones, of a million.
     pub batching: u32,
 }
@@ -85,6 +87,7 @@ impl Profile {
             daemon: every(dice, &[0, 10, 30]),
             shim: every(dice, &[0, 10, 30]),
             node: every(dice, &[0, 15, 45]),
+            subnet_size: *dice.pick(&[20, 24, 24]),
         }
     }
 }
