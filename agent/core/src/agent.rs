@@ -633,7 +633,8 @@ mod tests {
         let (drain, stop) = (|limit| move |task| Action::Drain { task, limit }, |grace| move |task| Action::Stop { task, grace });
         type Expected = Box<dyn Fn(TaskId) -> Action>;
         // What is wanted at once, and after the word that it may stop.
-        let table: Vec<(&str, Publication, Adjust, Option<Expected>, Option<Expected>)> = vec![
+        type Row<'a> = (&'a str, Publication, Adjust, Option<Expected>, Option<Expected>);
+        let table: Vec<Row<'_>> = vec![
             ("never published", Publication::Unpublished, |_| {}, Some(Box::new(stop(STOP_GRACE))), None),
             ("no network", Publication::Withdrawn, no_network, Some(Box::new(stop(STOP_GRACE))), None),
             ("a port of the node", Publication::Withdrawn, host_port, None, Some(Box::new(drain(STOP_GRACE)))),
