@@ -7,6 +7,7 @@ use cluster::*;
 use futures_util::StreamExt as _;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::RouteType;
 use rtnetlink::{LinkUnspec, MulticastGroup};
@@ -94,10 +95,21 @@ async fn an_ingress_node_reaches_every_task_and_marked_answers_go_back_through_i
     // An address that only the second node has, and no route of the task leads to.
     for address in ["203.0.113.5", "2001:db8:cafe::5"] {
         let address: IpAddr = address.parse().unwrap();
+        let group = if address.is_ipv4() { MulticastGroup::Ipv4Ifaddr } else { MulticastGroup::Ipv6Ifaddr };
+        let mut told = events(&nodes[1], group);
         let mut request = nodes[1].handle.address().add(1, address, if address.is_ipv4() { 32 } else { 128 });
-        let flags = rtnetlink::packet_route::address::AddressFlags::Nodad;
-        request.message_mut().attributes.push(rtnetlink::packet_route::address::AddressAttribute::Flags(flags));
+        request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         request.execute().await.unwrap();
+        // The kernel takes packets for a v6 address some time after it took the address.
+        let is_there = async {
+            while let Some((message, _)) = told.next().await {
+                let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(new)) = message.payload else { continue };
+                if new.attributes.contains(&AddressAttribute::Address(address)) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, is_there).await.unwrap();
     }
     for family in 0..2 {
         for at in 0..2 {
@@ -114,7 +126,7 @@ async fn an_ingress_node_reaches_every_task_and_marked_answers_go_back_through_i
         marked.set_read_timeout(Some(DEADLINE)).unwrap();
         set_option(marked.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MARK, ingress_mark(2) as i32);
         marked.send_to(b"answer", server.local_addr().unwrap()).unwrap();
-        let (_, from) = server.recv_from(&mut [0; 16]).unwrap();
+        let (_, from) = server.recv_from(&mut [0; 16]).unwrap_or_else(|error| panic!("nothing came to {client}: {error}"));
         assert_eq!(from, marked.local_addr().unwrap(), "the task's own address, by the node of the mark");
         server.send_to(b"question", from).unwrap();
         assert_eq!(marked.recv_from(&mut [0; 16]).unwrap().1, server.local_addr().unwrap());
