@@ -73,16 +73,27 @@ async fn packets_become_larger_when_the_underlay_does() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_task_reaches_its_node_through_the_gateway_bridge_and_no_other_task() {
     let pins = Pins::new();
-    let nodes = cluster(&pins, PLAIN).await;
-    let (from, to): (IpAddr, IpAddr) = ("172.18.0.2".parse().unwrap(), "172.18.0.1".parse().unwrap());
-    let mut pair = connect(|bind| nodes[0].in_node(bind), |open, target| nodes[0].in_task(|| open(target)), to);
-    assert_eq!(pair.1.peer_addr().unwrap().ip(), from);
-    echo(&mut pair);
-    // What is not on a network of the task goes the same way.
+    let mut nodes = cluster(&pins, PLAIN).await;
     let own = nodes[0].underlay.address(0);
-    let mut pair = connect(|bind| nodes[0].in_node(bind), |open, target| nodes[0].in_task(|| open(target)), own);
-    assert_eq!(pair.1.peer_addr().unwrap().ip(), from);
-    echo(&mut pair);
+    let (from, bridge): (IpAddr, IpAddr) = ("172.18.0.2".parse().unwrap(), "172.18.0.1".parse().unwrap());
+    // What is on no network of the task goes the same way as the bridge itself.
+    for to in [bridge, own] {
+        let mut pair = connect(|bind| nodes[0].in_node(bind), |open, target| nodes[0].in_task(|| open(target)), to);
+        assert_eq!(pair.1.peer_addr().unwrap().ip(), from);
+        echo(&mut pair);
+    }
+    let mut other = local_task(0);
+    other.id = task(7);
+    other.attachments.clear();
+    let message = v1::NetdNamespace { task: Some(v1::LocalTask::from(&other)), after: 1 };
+    let path = nodes[0].client.make_namespace(message).await.unwrap().into_inner().path;
+    let pin = std::fs::File::open(path).unwrap();
+    let server = nodes[0].in_task(|| std::net::TcpListener::bind((from, 0)).unwrap());
+    let target = server.local_addr().unwrap();
+    let open = || std::net::TcpStream::connect_timeout(&target, 4 * SECOND);
+    nodes[0].in_node(open).expect("the node reaches the task");
+    let refused = inside(pin.as_fd(), open).unwrap().expect_err("tasks do not reach each other behind the gateway");
+    assert_eq!(refused.kind(), std::io::ErrorKind::HostUnreachable, "{refused}");
     let forwards = nodes[0].in_node(|| std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap());
     assert_eq!(forwards.trim(), "1");
     assert_quiet(&nodes).await;
