@@ -135,7 +135,7 @@ fn services(overlay: &Overlay, task: TaskId) -> Option<Content> {
 }
 
 fn mesh(overlay: &Overlay, task: &LocalTask) -> Option<Content> {
-    overlay.visible_to(task.id).find(|(_, network)| network.ingress)?;
+    let (_, network) = overlay.visible_to(task.id).find(|(_, network)| network.ingress)?;
     let node = |ingress: &skep_model::endpoint::NodeIngress| {
         let is_usable = (1..=INGRESS_NODES_MAX).contains(&ingress.number);
         let first = ingress.addresses.first().filter(|_| is_usable)?;
@@ -155,7 +155,9 @@ fn mesh(overlay: &Overlay, task: &LocalTask) -> Option<Content> {
     });
     let gateway = overlay.gateway().filter(|_| task.has_gateway);
     let outward = gateway.map(|gateway| gateway.addresses(task.id)).unwrap_or_default();
-    Some(Content::Mesh { nodes, ports: ports.collect(), outward: outward.iter().map(ipnet::IpNet::addr).collect() })
+    let outward = outward.iter().map(ipnet::IpNet::addr).collect();
+    let near = network.pools.iter().map(|pool| pool.subnet).collect();
+    Some(Content::Mesh { nodes, ports: ports.collect(), outward, near })
 }
 
 fn ingress(overlay: &Overlay) -> Option<Content> {
@@ -308,6 +310,7 @@ mod tests {
             // The first port is not published; places stay what they are.
             ports: vec![WirePort { transport: Transport::Tcp, index: 1, target_port: 80 }],
             outward: vec![IpAddr::from([172, 18, 0, 2])],
+            near: overlay.ingress().unwrap().pools.iter().map(|pool| pool.subnet).collect(),
         };
         assert_eq!(table_content(overlay, Namespace::Task(task(1)), TableName::Mesh), Some(mesh));
         assert_eq!(table_content(overlay, Namespace::Task(task(3)), TableName::Mesh), None, "it is not on the ingress network");

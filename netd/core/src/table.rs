@@ -160,6 +160,9 @@ pub enum Content {
         /// The addresses that the task's own packets to anywhere have: a process
         /// that takes datagrams on any address answers with these.
         outward: Vec<IpAddr>,
+        /// The subnets of the ingress network: what comes from there is answered
+        /// over it, so with the address that was asked.
+        near: Vec<IpNet>,
     },
     /// Of [`TableName::Ingress`].
     Ingress {

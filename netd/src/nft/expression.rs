@@ -348,6 +348,18 @@ pub fn destination_port(to: Register) -> Expr {
 
 /// Holds when a register is in a subnet; the register is spent.
 pub fn in_subnet(register: Register, network: std::net::IpAddr, prefix: u8) -> Vec<Expr> {
+    let (mask, value) = masked(network, prefix);
+    vec![Expr::Mask { register, mask }, Expr::Equal { register, value }]
+}
+
+/// Holds when a register is not in a subnet; the register is spent.
+pub fn outside_subnet(register: Register, network: std::net::IpAddr, prefix: u8) -> Vec<Expr> {
+    let (mask, value) = masked(network, prefix);
+    vec![Expr::Mask { register, mask }, Expr::Differs { register, value }]
+}
+
+/// A subnet's mask, and its address under it.
+fn masked(network: std::net::IpAddr, prefix: u8) -> (Vec<u8>, Vec<u8>) {
     let value = Value::from(network).into_bytes();
     let mask: Vec<u8> = (0..value.len())
         .map(|index| {
@@ -356,7 +368,7 @@ pub fn in_subnet(register: Register, network: std::net::IpAddr, prefix: u8) -> V
         })
         .collect();
     let value = value.iter().zip(&mask).map(|(byte, mask)| byte & mask).collect();
-    vec![Expr::Mask { register, mask }, Expr::Equal { register, value }]
+    (mask, value)
 }
 
 /// An interface name as the kernel compares it: sixteen bytes, filled with zeros.

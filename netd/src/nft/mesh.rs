@@ -11,23 +11,29 @@
 //! The kernel chooses the source address of a datagram that answers from any
 //! address before it is marked, by the way out of the node. So datagrams are led to
 //! the task's address on that way: the answer is then recognised as one. A process
-//! that takes them on the ingress address alone does not hear them.
+//! that takes them on the ingress address alone does not hear them. Those that an
+//! ingress node sends itself, from its address on the ingress network, are answered
+//! over that network and led to the address on it.
 //!
 //! The second of two equal client tuples reaches the task with another source port
 //! (conntrack picks one).
 
-use super::expression::{Base, Expr, Family, Meta, Register, STATE_NEW, Tracked, destination_port, family_is, transport_is};
+use super::expression::{
+    Base, Expr, Family, Meta, Register, STATE_NEW, Tracked, destination_port, family_is, outside_subnet, source, transport_is,
+};
 use super::ingress::port_key;
 use super::object::{Chain, ChainKind, Element, Gives, Hook, Kind, Map, PRIORITY_DNAT, PRIORITY_MANGLE, Rule, Table, Value};
 use super::transaction::{Change, Transaction};
+use ipnet::IpNet;
 use skep_netd_core::{IngressNode, WIRE_PORT_MASK, WirePort};
 use std::net::IpAddr;
 
 /// The table's name.
 pub const TABLE: &str = "skep_mesh";
 
-/// Writes the table anew; `outward` are the task's addresses on the way out of the node.
-pub fn replace(nodes: &[IngressNode], ports: &[WirePort], outward: &[IpAddr]) -> Transaction {
+/// Writes the table anew; `outward` are the task's addresses on the way out of the
+/// node, `near` the subnets of the ingress network.
+pub fn replace(nodes: &[IngressNode], ports: &[WirePort], outward: &[IpAddr], near: &[IpNet]) -> Transaction {
     let table = Table::new(TABLE);
     let mut transaction = Transaction::new();
     transaction.replace_table(&table);
@@ -38,7 +44,7 @@ pub fn replace(nodes: &[IngressNode], ports: &[WirePort], outward: &[IpAddr]) ->
     let targets = Map::named("ports", vec![Kind::Protocol, Kind::Port], Gives::Values(vec![Kind::Port]));
     transaction.push(Change::AddMap(table.clone(), targets.with(wired.collect())));
     add_marking(&mut transaction, &table);
-    add_mapping_back(&mut transaction, &table, outward);
+    add_mapping_back(&mut transaction, &table, outward, near);
     transaction
 }
 
@@ -67,7 +73,7 @@ fn add_marking(transaction: &mut Transaction, table: &Table) {
     transaction.push(Change::AddRule(table.clone(), Rule::new("reply", [copy_mark()])));
 }
 
-fn add_mapping_back(transaction: &mut Transaction, table: &Table, outward: &[IpAddr]) {
+fn add_mapping_back(transaction: &mut Transaction, table: &Table, outward: &[IpAddr], near: &[IpNet]) {
     let back = Chain::base("back", ChainKind::Nat, Hook::Prerouting, PRIORITY_DNAT);
     transaction.push(Change::AddChain(table.clone(), back));
     for address in outward {
@@ -78,7 +84,11 @@ fn add_mapping_back(transaction: &mut Transaction, table: &Table, outward: &[IpA
             Expr::Load { to: spare, value: Value::from(*address).into_bytes() },
             Expr::Dnat { family, address: Some(spare), port: Some(Register::FIRST) },
         ];
-        let steps = [family_is(family), is_marked(), transport_is(17), target_port(), lead];
+        let is_far = near.iter().filter(|subnet| Family::of(subnet.addr()) == family).flat_map(|subnet| {
+            let load = source(family, Register::FIRST);
+            std::iter::once(load).chain(outside_subnet(Register::FIRST, subnet.addr(), subnet.prefix_len()))
+        });
+        let steps = [family_is(family), is_far.collect(), is_marked(), transport_is(17), target_port(), lead];
         transaction.push(Change::AddRule(table.clone(), Rule::new("back", steps)));
     }
     for family in [Family::V4, Family::V6] {

@@ -429,7 +429,7 @@ fn mesh_of_two() -> Mesh {
     // UDP replies are routed before the hook that marks them: there must be a route for the first look.
     task.default_route("10.1.0.1");
     let mut socket = Socket::open_in(task.fd()).expect("a socket");
-    socket.commit(&mesh::replace(&senders, &wired, &[])).expect("the task's rules are taken");
+    socket.commit(&mesh::replace(&senders, &wired, &[], &[])).expect("the task's rules are taken");
     greet(&task, "10.7.0.12:80", b't');
     answer(&task, "10.7.0.12:90", b'u');
     Mesh { client, _nodes: nodes, _task: task }

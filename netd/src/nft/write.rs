@@ -16,7 +16,7 @@ pub fn whole(seed: &str, content: &Content) -> Transaction {
             services::replace_all(seed, &found)
         }
         Content::Names { udp_port, tcp_port } => names::replace(*udp_port, *tcp_port),
-        Content::Mesh { nodes, ports, outward } => mesh::replace(nodes, ports, outward),
+        Content::Mesh { nodes, ports, outward, near } => mesh::replace(nodes, ports, outward, near),
         Content::Ingress { bridge, ports } => ingress::replace(seed, *bridge, ports),
         Content::HostPorts { subnets, ports } => host_ports::replace(subnets, ports),
         Content::Egress(subnets) => egress::replace(subnets),

@@ -36,12 +36,14 @@ pub(super) fn create(store: &Store, now: Time, mint: &mut Mint, spec: NetworkSpe
     Ok(transaction(now, id.0, 0, Vec::new(), vec![Write::Create(Object::Network(Box::new(network)))]))
 }
 
-/// The network that a cluster begins with.
+/// The network that a cluster begins with. It is of both families, so that clients
+/// of both reach published ports.
 pub(super) fn ingress(store: &Store, cluster: &ClusterSpec, mint: &mut Mint) -> Result<Network, Refusal> {
     let spec = NetworkSpec {
         annotations: Annotations { name: INGRESS_NAME.into(), ..Annotations::default() },
         driver: "overlay".into(),
         ingress: true,
+        ipv6: true,
         ..NetworkSpec::default()
     };
     settled(store, cluster, mint, spec)

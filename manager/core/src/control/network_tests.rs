@@ -148,14 +148,14 @@ fn every_field_of_a_network_is_checked() {
 #[test]
 fn subnets_and_numbers_are_given_in_turn() {
     let mut desk = Desk::new();
-    assert_eq!(desk.subnets("ingress"), ["10.0.0.0/20"]);
+    assert_eq!(desk.subnets("ingress"), ["10.0.0.0/20", "fd53:6b65:7000::/64"]);
     desk.network("a", |_| {}).expect("a network");
     desk.network("b", |spec| spec.ipv6 = true).expect("a network");
     assert_eq!(desk.subnets("a"), ["10.0.16.0/20"]);
-    assert_eq!(desk.subnets("b"), ["10.0.32.0/20", "fd53:6b65:7000::/64"]);
+    assert_eq!(desk.subnets("b"), ["10.0.32.0/20", "fd53:6b65:7000:1::/64"]);
     desk.remove_network("b").expect("nobody uses it");
     desk.network("c", |spec| spec.ipv6 = true).expect("a network");
-    assert_eq!(desk.subnets("c"), ["10.0.48.0/20", "fd53:6b65:7000:1::/64"]);
+    assert_eq!(desk.subnets("c"), ["10.0.48.0/20", "fd53:6b65:7000:2::/64"]);
     // What was asked for does not move the turn.
     desk.network("d", |spec| spec.pools = vec![pool("10.99.0.0/24", None, None)]).expect("a network");
     desk.network("e", |_| {}).expect("a network");
