@@ -26,7 +26,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("skep-netd", &["skep-netd-core", "skep-proto", "skep-model", "skep-identity"]),
     ("skep-node", &["skep-manager", "skep-agent", "skep-proto", "skep-model", "skep-identity"]),
     ("skep-cli", &["skep-proto", "skep-model", "skep-template", "skep-identity"]),
-    ("skep-tests", &["skep-model", "skep-proto", "skep-manager-core", "skep-agent-core"]),
+    ("skep-tests", &["skep-model", "skep-proto", "skep-manager-core", "skep-agent-core", "skep-identity"]),
 ];
 
 /// Packages that decide and never touch the world.

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::io::{BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes of a transfer that are made and sent at once.
 const PIECE: usize = 1 << 20;
@@ -61,6 +61,15 @@ pub struct Send {
     /// Seconds until the answer has come.
     #[arg(long, default_value_t = 60)]
     timeout: u64,
+}
+
+/// Sends as much as fits through in a time and prints how many bytes a second that were.
+#[derive(Debug, clap::Args)]
+pub struct Stream {
+    /// ADDRESS:PORT or NAME:PORT.
+    target: String,
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
 }
 
 /// Prints the addresses of a name, one a line and sorted, as the C library finds them.
@@ -219,6 +228,25 @@ impl Send {
         let ours = hexadecimal(&sum.finalize());
         ensure!(answer.trim().ends_with(&ours), "sent {ours}, came as {answer}");
         print!("{answer}");
+        Ok(())
+    }
+}
+
+impl Stream {
+    /// Sends.
+    ///
+    /// # Errors
+    /// If the connection breaks.
+    pub fn run(self) -> anyhow::Result<()> {
+        let stream = open(&self.target, None, Duration::from_secs(30))?;
+        let mut writer = &stream;
+        write!(writer, "POST /discard HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n", self.target, u64::MAX)?;
+        let piece = vec![0; PIECE];
+        let (start, mut n_sent) = (Instant::now(), 0_u64);
+        while start.elapsed().as_secs() < self.seconds {
+            n_sent += writer.write(&piece)? as u64;
+        }
+        println!("{:.0}", n_sent as f64 / start.elapsed().as_secs_f64());
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
-//! A name server of the outside world: it knows every name, has one address for
-//! all of them, and prints what it was asked, so that a test can say that it was
-//! not asked.
+//! A name server of the outside world: it knows every name that ends in
+//! `.example`, has one address for all of them, and prints what it was asked, so
+//! that a test can say that it was not asked.
 
 use anyhow::Context as _;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -9,6 +9,9 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 const HEAD: usize = 12;
 /// An answer to a question of type A, in class IN.
 const TYPE_A: [u8; 4] = [0, 1, 0, 1];
+/// RFC 1035, section 4.1.1: response codes.
+const NO_ERROR: u8 = 0;
+const NO_SUCH_NAME: u8 = 3;
 
 /// Answers every question for an IPv4 address, and says `query NAME`.
 #[derive(Debug, clap::Args)]
@@ -36,7 +39,8 @@ impl Resolver {
                 continue;
             };
             println!("query {name}");
-            socket.send_to(&reply(&buffer[..end], self.answer), client).context("cannot send")?;
+            let is_known = name.ends_with(".example");
+            socket.send_to(&reply(&buffer[..end], is_known, self.answer), client).context("cannot send")?;
         }
     }
 }
@@ -57,12 +61,14 @@ fn question(message: &[u8]) -> Option<(String, usize)> {
     (message.len() >= at + 4).then(|| (labels.join("."), at + 4))
 }
 
-/// The question again, with an answer if it was for an IPv4 address.
-fn reply(asked: &[u8], address: Ipv4Addr) -> Vec<u8> {
-    let has_answer = asked.ends_with(&TYPE_A);
+/// The question again, with an answer if the name is known and it was for an IPv4
+/// address; a name that is not known does not exist.
+fn reply(asked: &[u8], is_known: bool, address: Ipv4Addr) -> Vec<u8> {
+    let has_answer = is_known && asked.ends_with(&TYPE_A);
+    let code = if is_known { NO_ERROR } else { NO_SUCH_NAME };
     let mut reply = asked.to_vec();
-    // A response, recursion available, no error; one question and nothing else so far.
-    reply[2..HEAD].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(has_answer), 0, 0, 0, 0]);
+    // A response, recursion available; one question and nothing else so far.
+    reply[2..HEAD].copy_from_slice(&[0x81, 0x80 | code, 0, 1, 0, u8::from(has_answer), 0, 0, 0, 0]);
     if has_answer {
         // The name is that of the question (a pointer to byte 12); it may be kept for no time.
         reply.extend_from_slice(&[0xc0, HEAD as u8, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);

@@ -13,11 +13,15 @@ use std::time::Duration;
 /// Bytes; more than any datagram.
 const DATAGRAM_MAX: usize = 64 * 1024;
 
+/// Bytes of a connection that are taken from the kernel at once.
+const READ_AT_ONCE: usize = 256 * 1024;
+
 /// Serves until SIGTERM or SIGINT, then answers each open connection once more,
 /// with `Connection: close`, and ends when all of them have ended.
 ///
-/// `GET /` is answered with `NAME CLIENT`, `GET /slow?ms=N` after N
-/// milliseconds, `POST /sum` with the SHA-256 of its body. A datagram is sent
+/// `GET /` is answered with `NAME CLIENT`, `GET /slow?ms=N` with the same over N
+/// milliseconds, bit by bit, `POST /sum` with the SHA-256 of its body; any other
+/// body is thrown away. A datagram is sent
 /// back behind a line `NAME CLIENT`.
 #[derive(Debug, clap::Args)]
 pub struct Serve {
@@ -133,15 +137,25 @@ impl Server {
 
     fn answer(&self, stream: &TcpStream) -> io::Result<()> {
         let client = plain(stream.peer_addr()?);
-        let mut reader = BufReader::new(stream);
+        let mut reader = BufReader::with_capacity(READ_AT_ONCE, stream);
         let mut writer = stream;
         stream.set_nodelay(true)?;
         while let Some(head) = http::read_head(&mut reader)? {
             let body = self.body(&head, &mut reader, client)?;
             let closes = head.closes || self.lock().is_stopping;
             let connection = if closes { "close" } else { "keep-alive" };
-            let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: {connection}\r\n\r\n{body}", body.len());
-            writer.write_all(reply.as_bytes())?;
+            let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: {connection}\r\n\r\n", body.len());
+            let pause = slowness(&head)?.map(|time| time / body.len() as u32);
+            match pause {
+                None => writer.write_all(&[reply.as_bytes(), body.as_bytes()].concat())?,
+                Some(pause) => {
+                    writer.write_all(reply.as_bytes())?;
+                    body.as_bytes().iter().try_for_each(|byte| {
+                        thread::sleep(pause);
+                        writer.write_all(&[*byte])
+                    })?;
+                }
+            }
             if closes {
                 return Ok(());
             }
@@ -158,9 +172,6 @@ impl Server {
             return Ok(format!("{} {}\n", self.name, hexadecimal(&sum.finalize())));
         }
         io::copy(&mut sent, &mut io::sink())?;
-        if let Some(ms) = path.strip_prefix("/slow?ms=") {
-            thread::sleep(Duration::from_millis(ms.parse().map_err(io::Error::other)?));
-        }
         Ok(format!("{} {client}\n", self.name))
     }
 
@@ -173,6 +184,13 @@ impl Server {
         println!("{} ends with {} connections open", self.name, state.n_connections);
         Ok(())
     }
+}
+
+/// How long a request wants its answer to take.
+fn slowness(head: &http::Head) -> io::Result<Option<Duration>> {
+    let path = head.first_line.split(' ').nth(1).unwrap_or("/");
+    let ms = path.strip_prefix("/slow?ms=").map(str::parse).transpose().map_err(io::Error::other)?;
+    Ok(ms.map(Duration::from_millis))
 }
 
 /// A digest that can be written to.

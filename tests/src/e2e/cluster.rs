@@ -347,6 +347,15 @@ impl Cluster {
 /// A command that runs beside the test.
 pub struct Background(Child);
 
+impl Background {
+    /// Waits until it has ended by itself. It must have a deadline of its own.
+    pub fn wait(mut self) {
+        if let Err(error) = self.0.wait() {
+            panic!("a background command cannot be waited for: {error}");
+        }
+    }
+}
+
 impl Drop for Background {
     fn drop(&mut self) {
         // What it started on the node dies with it.

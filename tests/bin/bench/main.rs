@@ -1,0 +1,111 @@
+//! Measures what is promised of the network, on this machine, beside a yardstick
+//! taken in the same run where there is one:
+//!
+//!   cargo build --release --workspace
+//!   cargo run --release -p skep-tests --bin bench -- NAME
+//!
+//! It prints a table and ends with 1 if a figure does not hold. It needs root, as
+//! it makes namespaces, and removes them.
+
+mod kernel;
+mod nodes;
+
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
+
+/// Measures one thing, or all.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+struct Arguments {
+    #[arg(required = true)]
+    names: Vec<Name>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Name {
+    /// Bytes a second between tasks on two nodes, by a bare VXLAN device made by hand.
+    Throughput,
+    /// Until a task's namespace with one network is there.
+    Attach,
+    /// Until 100 backends of a service are replaced by 100 others in a task.
+    Backends,
+    /// A change of one endpoint on a node with 100 tasks, by the same with 10.
+    EndpointChange,
+    /// Whether a task of a new service answers by name as soon as `service create` has returned.
+    NameAfterCreate,
+    /// All of them, in this order.
+    All,
+}
+
+/// One line of the table.
+struct Row {
+    what: String,
+    value: f64,
+    unit: &'static str,
+    /// Whether it holds, and what was promised; nothing for a yardstick.
+    figure: Option<(bool, String)>,
+}
+
+impl Row {
+    fn plain(what: impl Into<String>, value: f64, unit: &'static str) -> Self {
+        Self { what: what.into(), value, unit, figure: None }
+    }
+
+    fn at_most(what: impl Into<String>, value: f64, unit: &'static str, limit: f64) -> Self {
+        Self { what: what.into(), value, unit, figure: Some((value <= limit, format!("≤ {limit}"))) }
+    }
+
+    fn at_least(what: impl Into<String>, value: f64, unit: &'static str, limit: f64) -> Self {
+        Self { what: what.into(), value, unit, figure: Some((value >= limit, format!("≥ {limit}"))) }
+    }
+}
+
+fn measure(name: Name) -> anyhow::Result<Vec<Row>> {
+    Ok(match name {
+        Name::Throughput => nodes::throughput()?,
+        Name::Attach => kernel::attach()?,
+        Name::Backends => kernel::backends()?,
+        Name::EndpointChange => kernel::endpoint_change()?,
+        Name::NameAfterCreate => nodes::name_after_create(),
+        Name::All => {
+            let each = [Name::Throughput, Name::Attach, Name::Backends, Name::EndpointChange, Name::NameAfterCreate];
+            let rows: Result<Vec<_>, _> = each.into_iter().map(measure).collect();
+            rows?.into_iter().flatten().collect()
+        }
+    })
+}
+
+fn run() -> anyhow::Result<bool> {
+    let arguments = Arguments::parse();
+    let own = std::env::current_exe().context("cannot find this program")?;
+    if std::env::var_os("SKEP_BIN_DIR").is_none() {
+        // The cluster runs the binaries beside this one, and learns that from the environment.
+        let folder = own.parent().context("this program is in no folder")?;
+        let error = Command::new(&own).args(std::env::args_os().skip(1)).env("SKEP_BIN_DIR", folder).exec();
+        return Err(error).context("cannot start anew");
+    }
+    let mut holds = true;
+    for name in arguments.names {
+        for row in measure(name)? {
+            let figure = row.figure.map_or_else(String::new, |(is_met, text)| {
+                holds &= is_met;
+                format!("{text}{}", if is_met { "" } else { "  NOT MET" })
+            });
+            println!("{:<64} {:>12.3} {:<8} {figure}", row.what, row.value, row.unit);
+        }
+    }
+    Ok(holds)
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
