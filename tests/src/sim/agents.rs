@@ -15,7 +15,8 @@ use skep_agent_core::{Action, Agent, Event};
 use skep_manager_core::event::Event as ManagerEvent;
 use skep_manager_core::store::Store;
 use skep_model::assignment::{AssignmentChange, Assignments, Hello, SessionInfo, StatusUpdate};
-use skep_model::node::NodeDescription;
+use skep_model::endpoint::Publication;
+use skep_model::node::{NodeDescription, Underlay};
 use skep_model::resources::Resources;
 use skep_model::service::Platform;
 use skep_model::{NodeId, SecretId, SessionId, TaskId, TaskState, Time};
@@ -42,6 +43,13 @@ pub(super) struct Daemon {
     turn: usize,
     hint: Option<usize>,
     wake_at: Option<Time>,
+}
+
+impl Daemon {
+    /// This process, and the term of its session; 0 without one.
+    pub(super) fn life_and_term(&self) -> (u64, u64) {
+        (self.life, self.term.unwrap_or(0))
+    }
 }
 
 /// One stream between an agent and a manager.
@@ -80,6 +88,8 @@ pub(super) enum Errand {
     Word { session: SessionId, is_to_agent: bool, word: Word },
     /// One end learns that the stream is dead.
     Broken { session: SessionId, is_to_agent: bool },
+    /// The network daemon has programmed its oldest link.
+    Programmed { generation: u64 },
     /// Time for an attempt at a session.
     Open { life: u64 },
     /// Time for a heartbeat.
@@ -128,6 +138,7 @@ impl Simulation {
     pub(super) fn stop_agent(&mut self, number: usize) {
         let Some(daemon) = self.machines[number].daemon.take() else { return };
         self.machines[number].host.daemon_dies();
+        self.machines[number].kernel.daemon_dies();
         if let Some(session) = daemon.session {
             self.break_link(session);
         }
@@ -153,12 +164,15 @@ impl Simulation {
         if let Errand::Container { task, generation, deed } = errand {
             return self.container_does(number, task, generation, deed);
         }
+        if let Errand::Programmed { generation } = errand {
+            return self.programmed(number, generation);
+        }
         if self.machines[number].is_paused {
             self.machines[number].held.push(Happening::Agent { machine: number, errand });
             return Ok(());
         }
         match errand {
-            Errand::Container { .. } => Ok(()),
+            Errand::Container { .. } | Errand::Programmed { .. } => Ok(()),
             Errand::Tell { life, event } if self.lives(number, life) => self.agent_event(number, event),
             Errand::Wake { life } if self.lives(number, life) => {
                 if let Some(daemon) = &mut self.machines[number].daemon {
@@ -235,7 +249,7 @@ impl Simulation {
             resources: Resources { nano_cpus: 2_000_000_000, memory_bytes: 1 << 30 },
             engine_version: "1".into(),
             engine_labels: BTreeMap::new(),
-            underlay: None,
+            underlay: Some(Underlay { address: [10, 0, 0, number as u8].into(), occupied: Vec::new() }),
         };
         let address = format!("10.0.0.{number}");
         Hello { node: machine.node, description, statuses, address, certificate_expires: Time::ZERO }
@@ -377,10 +391,13 @@ impl Simulation {
             Action::Prepare { task, attempt } => return self.prepare(number, &task, attempt),
             Action::Start { task } => return self.start_container(number, task),
             Action::Restart { task, attempt } => return self.restart_in_place(number, task, attempt),
-            // Nobody keeps connections here: none is busy.
-            Action::Drain { task, .. } => self.tell_agent(number, MS, Event::Drained { task }),
-            Action::Network { chain, version, .. } => {
-                self.tell_agent(number, MS, Event::NetworkProgrammed { chain, version });
+            Action::Drain { task, limit } => {
+                self.coverage.count("agent: drained");
+                let delay = self.dice.nets.between(MS, limit);
+                self.tell_agent(number, delay, Event::Drained { task });
+            }
+            Action::Network { chain, version, is_complete, changes } => {
+                self.hand_to_network(number, chain, version, is_complete, changes);
             }
             Action::ReportProgrammed { session, version } => {
                 let daemon = self.machines[number].daemon.as_ref();
@@ -436,8 +453,13 @@ impl Simulation {
         mut assignments: Box<Assignments>,
         view: &Store,
     ) -> Result<(), String> {
-        let Some(agent) = self.agents.links.get(&session).map(|link| link.agent) else { return Ok(()) };
+        let Some((agent, manager)) = self.agents.links.get(&session).map(|link| (link.agent, link.manager)) else {
+            return Ok(());
+        };
         let node = self.machines[agent].node;
+        if self.has_plant(Plant::StopBeforeWithdrawn) {
+            assignments.changes.extend(premature_stops(&assignments.changes));
+        }
         if self.has_plant(Plant::DoubleAssign)
             && let Some(task) = view.tasks().find(|task| task.plan.node.is_some_and(|other| other != node) && task.is_active())
         {
@@ -445,6 +467,9 @@ impl Simulation {
         }
         let mut values = Vec::new();
         for change in &assignments.changes {
+            if let AssignmentChange::MayStop(task) = change {
+                self.check_may_stop(manager, *task)?;
+            }
             if let AssignmentChange::PutSecret(id, n) = change {
                 check_referenced(view, node, *id, *n)?;
                 if let Some(value) = self.value(view, *id, *n)? {
@@ -485,6 +510,9 @@ impl Simulation {
             if recorded != running {
                 return Some(format!("machine {number} runs {running:?} and the store says {recorded:?}"));
             }
+            if let Some(what) = self.network_lacks(machine, store) {
+                return Some(what);
+            }
             let live = tasks().filter(|task| (TaskState::Assigned..=TaskState::Running).contains(&task.status.state));
             let references = live.flat_map(|task| &task.spec.container_spec.secrets);
             let wanted: BTreeSet<(SecretId, u64)> =
@@ -498,6 +526,17 @@ impl Simulation {
         }
         None
     }
+}
+
+/// Word for every withdrawn task that it may stop (a planted bug).
+fn premature_stops(changes: &[AssignmentChange]) -> Vec<AssignmentChange> {
+    let stop = |change: &AssignmentChange| match change {
+        AssignmentChange::PutTask(task) if task.plan.endpoint.publication == Publication::Withdrawn && !task.is_wanted() => {
+            Some(AssignmentChange::MayStop(task.id))
+        }
+        _ => None,
+    };
+    changes.iter().filter_map(stop).collect()
 }
 
 /// What kind of reason a session was ended for.

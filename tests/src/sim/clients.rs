@@ -11,7 +11,7 @@ use skep_model::network::NetworkSpec;
 use skep_model::request::{Mutation, Outcome};
 use skep_model::secret::{SECRET_MAX, SecretVersion};
 use skep_model::service::{Annotations, ServiceMode};
-use skep_model::{Refusal, RequestId, SecretId};
+use skep_model::{Kind, Refusal, RequestId, SecretId};
 use std::collections::BTreeSet;
 
 /// A client keeps no more networks, so that stores stay small and seeds short.
@@ -73,7 +73,8 @@ impl Client {
 
     /// The next operation; `None` as mutation = a read.
     fn next(&mut self) -> (Operation, Option<Mutation>) {
-        let network = self.networks.iter().next().cloned();
+        let which = self.dice.below(self.networks.len().max(1));
+        let network = self.networks.iter().nth(which).cloned();
         let service = self.service.clone().map(|(name, ..)| name);
         match (self.dice.below(15), network, self.secret.clone(), service) {
             (0..=2, _, _, _) => (Operation::Read, None),
@@ -87,7 +88,7 @@ impl Client {
                 (Operation::UpdateSecret, Some(mutation))
             }
             (5, _, Some(secret), None) => (Operation::RemoveSecret, Some(Mutation::RemoveSecret { secret: secret.name })),
-            (6, _, _, None) => self.create_service(),
+            (6, network, _, None) => self.create_service(network),
             (6, _, _, Some(service)) if self.service.as_ref().is_some_and(|(_, _, mode)| *mode != ServiceMode::Global {}) => {
                 let replicas = self.dice.below(5) as u64;
                 self.wanted = ServiceMode::Replicated { replicas };
@@ -95,7 +96,7 @@ impl Client {
             }
             (7, _, _, Some(service)) => (Operation::RemoveService, Some(Mutation::RemoveService { service })),
             (8, network, secret, _) => self.wrong(network, secret),
-            (9 | 10, _, _, Some(service)) => self.update_service(service),
+            (9 | 10, network, _, Some(service)) => self.update_service(service, network),
             (11, _, _, Some(service)) => (Operation::RollbackService, Some(Mutation::RollbackService { service, expect: None })),
             _ => {
                 let name = self.name();
@@ -111,20 +112,20 @@ impl Client {
         (Operation::CreateSecret(name, id), Some(mutation))
     }
 
-    fn create_service(&mut self) -> (Operation, Option<Mutation>) {
+    fn create_service(&mut self, network: Option<String>) -> (Operation, Option<Mutation>) {
         let name = self.name();
         let replicas = self.dice.below(4) as u64;
         let is_global = self.dice.chance(150_000);
         self.wanted = if is_global { ServiceMode::Global {} } else { ServiceMode::Replicated { replicas } };
-        let spec = services::draw(&name, self.wanted, self.secret.as_ref().map(reference), &mut self.dice);
+        let spec = services::draw(&name, self.wanted, self.secret.as_ref().map(reference), network, &mut self.dice);
         (Operation::CreateService(name), Some(Mutation::CreateService { spec: Box::new(spec) }))
     }
 
     /// Another image, policy or placement for its service.
-    fn update_service(&mut self, service: String) -> (Operation, Option<Mutation>) {
+    fn update_service(&mut self, service: String, network: Option<String>) -> (Operation, Option<Mutation>) {
         let (_, uses_secret, mode) = self.service.clone().expect("it has a service");
         let secret = self.secret.as_ref().filter(|_| uses_secret).map(reference);
-        let spec = Box::new(services::draw(&service, mode, secret, &mut self.dice));
+        let spec = Box::new(services::draw(&service, mode, secret, network, &mut self.dice));
         (Operation::UpdateService, Some(Mutation::UpdateService { service, expect: None, spec }))
     }
 
@@ -159,7 +160,7 @@ impl Client {
     /// Changes nothing, whatever it finds: no service has the version 0.
     fn vague(&mut self) -> (Operation, Option<Mutation>) {
         let service = char::from(b'0' + self.dice.below(10) as u8).to_string();
-        let spec = services::draw("vague", ServiceMode::Global {}, None, &mut self.dice);
+        let spec = services::draw("vague", ServiceMode::Global {}, None, None, &mut self.dice);
         (Operation::Vague, Some(Mutation::UpdateService { service, expect: Some(0), spec: Box::new(spec) }))
     }
 
@@ -171,8 +172,8 @@ impl Client {
             (Operation::Wrong(kind), Err(refusal)) if refusal_name(&refusal) == kind => Ok(()),
             (Operation::Wrong(kind), result) => Err(format!("a request was to be refused with {kind}, it got {result:?}")),
             // There may be nothing to go back to; a service that was removed may still be stopping.
-            (Operation::RollbackService, Err(Refusal::FailedPrecondition(_)))
-            | (Operation::RemoveSecret, Err(Refusal::InUse { .. })) => Ok(()),
+            (Operation::RollbackService, Err(Refusal::FailedPrecondition(_) | Refusal::NotFound { kind: Kind::Network, .. }))
+            | (Operation::RemoveSecret | Operation::RemoveNetwork(_), Err(Refusal::InUse { .. })) => Ok(()),
             (Operation::Vague, Err(Refusal::Ambiguous { .. } | Refusal::NotFound { .. } | Refusal::OutOfSequence)) => Ok(()),
             (Operation::Vague, result) => Err(format!("a request that names nothing was answered {result:?}")),
             // The pool is small in some seeds.

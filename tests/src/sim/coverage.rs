@@ -138,4 +138,10 @@ pub const DEMANDED: &[&str] = &[
     "task: running to rejected",
     "task: running to shutdown",
     "task: orphaned",
+    "fault: slow netd",
+    "barrier: Published passed",
+    "barrier: Withdrawn passed",
+    "barrier: opened without stragglers",
+    "assignments: may stop",
+    "agent: drained",
 ];

@@ -18,11 +18,22 @@ pub(super) enum Fault {
     Daemon,
     Shim,
     Node,
+    Netd,
 }
 
 impl Fault {
-    pub(super) const ALL: [Fault; 9] =
-        [Self::Partition, Self::Crash, Self::Pause, Self::StepDown, Self::Role, Self::Loss, Self::Daemon, Self::Shim, Self::Node];
+    pub(super) const ALL: [Fault; 10] = [
+        Self::Partition,
+        Self::Crash,
+        Self::Pause,
+        Self::StepDown,
+        Self::Role,
+        Self::Loss,
+        Self::Daemon,
+        Self::Shim,
+        Self::Node,
+        Self::Netd,
+    ];
 }
 
 /// A machine is lost for good about this long after the beginning.
@@ -41,10 +52,12 @@ impl Simulation {
             Fault::Daemon => self.profile.daemon,
             Fault::Shim => self.profile.shim,
             Fault::Node => self.profile.node,
+            Fault::Netd => self.profile.netd,
             Fault::Loss => self.profile.loses_one.then_some(LOSS_AFTER),
         };
         let Some(mean) = mean else { return };
-        let delay = self.dice.faults.around(mean).max(QUIET);
+        let dice = if fault == Fault::Netd { &mut self.dice.nets } else { &mut self.dice.faults };
+        let delay = dice.around(mean).max(QUIET);
         self.after(delay, Happening::Fault(fault));
     }
 
@@ -62,6 +75,7 @@ impl Simulation {
             Fault::Daemon => self.kill_daemon(),
             Fault::Shim => self.kill_some_shim(),
             Fault::Node => self.change_node(),
+            Fault::Netd => self.slow_some_network(),
         }
         if fault != Fault::Loss {
             self.schedule_fault(fault);

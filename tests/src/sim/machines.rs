@@ -4,6 +4,7 @@ use super::agents::Daemon;
 use super::calls::Origin;
 use super::containers::Host;
 use super::disk::{Disk, SnapshotFile, decode};
+use super::kernels::Kernel;
 use super::plant::Plant;
 use super::random::Dice;
 use super::{Happening, Simulation, trace};
@@ -59,6 +60,8 @@ pub(super) struct Machine {
     pub(super) is_worker: bool,
     /// What outlives the daemon.
     pub(super) host: Host,
+    /// Its network; outlives the daemon too.
+    pub(super) kernel: Kernel,
     pub(super) daemon: Option<Daemon>,
     pub(super) availability: Availability,
     pub(super) zone: usize,
@@ -86,6 +89,7 @@ impl Machine {
             peers: BTreeMap::new(),
             is_worker,
             host: Host::default(),
+            kernel: Kernel::default(),
             daemon: None,
             availability: Availability::Active,
             zone: number % 2,
@@ -201,6 +205,7 @@ impl Simulation {
         if let Some(manager) = &self.machines[number].manager {
             self.checkers.observe(number, manager, &mut self.coverage)?;
         }
+        self.check_barrier(number)?;
         for action in actions {
             self.carry_out(number, action)?;
         }
@@ -300,6 +305,7 @@ impl Simulation {
     pub(super) fn crash(&mut self, number: usize) {
         self.crash_daemon(number);
         self.machines[number].host.power_fails();
+        self.machines[number].kernel.power_fails();
         self.coverage.count("fault: crash");
     }
 

@@ -22,6 +22,7 @@ mod coverage;
 mod disk;
 mod faults;
 mod interpret;
+mod kernels;
 mod machines;
 mod network;
 mod operator;
@@ -32,6 +33,7 @@ mod sealing;
 mod services;
 mod tasks;
 mod trace;
+mod walks;
 mod watcher;
 
 pub use coverage::{Coverage, DEMANDED};
@@ -52,6 +54,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 use trace::Trace;
+use walks::Walks;
 use watcher::Watcher;
 
 /// Virtual chaos of a seed, at least.
@@ -167,6 +170,7 @@ struct AllDice {
     faults: Dice,
     clients: Dice,
     agents: Dice,
+    nets: Dice,
     other: Dice,
 }
 
@@ -187,6 +191,7 @@ struct Simulation {
     watcher: Watcher,
     calls: BTreeMap<u64, Call>,
     checkers: Checkers,
+    walks: Walks,
     coverage: Coverage,
     trace: Trace,
     events: u64,
@@ -223,7 +228,15 @@ impl Simulation {
         let clients = (0..profile.clients).map(|number| Client::new(number, dice(100 + number as u64))).collect();
         Self {
             options,
-            dice: AllDice { network: dice(2), disk: dice(3), faults: dice(4), clients: dice(5), agents: dice(7), other },
+            dice: AllDice {
+                network: dice(2),
+                disk: dice(3),
+                faults: dice(4),
+                clients: dice(5),
+                agents: dice(7),
+                nets: dice(8),
+                other,
+            },
             now: BEGINNING,
             sequence: 0,
             queue: BTreeMap::new(),
@@ -235,6 +248,7 @@ impl Simulation {
             watcher: Watcher::default(),
             calls: BTreeMap::new(),
             checkers: Checkers::default(),
+            walks: Walks::default(),
             coverage: Coverage::default(),
             trace: Trace::new(options.is_printed),
             events: 0,

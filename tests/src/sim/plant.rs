@@ -36,10 +36,14 @@ pub enum Plant {
     TellSecret,
     /// What agents report is lost.
     LoseReports,
+    /// A network daemon says that it has programmed what it was just handed.
+    PublishBeforeProgrammed,
+    /// A task is told that it may stop when it is withdrawn, not when nodes know.
+    StopBeforeWithdrawn,
 }
 
 /// Every planted bug.
-pub const PLANTS: [Plant; 14] = [
+pub const PLANTS: [Plant; 16] = [
     Plant::AckBeforePersist,
     Plant::SkipTermCheck,
     Plant::ForgetVote,
@@ -54,6 +58,8 @@ pub const PLANTS: [Plant; 14] = [
     Plant::ForgetDropSecret,
     Plant::TellSecret,
     Plant::LoseReports,
+    Plant::PublishBeforeProgrammed,
+    Plant::StopBeforeWithdrawn,
 ];
 
 impl fmt::Display for Plant {
@@ -73,6 +79,8 @@ impl fmt::Display for Plant {
             Self::ForgetDropSecret => "forget-drop-secret",
             Self::TellSecret => "tell-secret",
             Self::LoseReports => "lose-reports",
+            Self::PublishBeforeProgrammed => "publish-before-programmed",
+            Self::StopBeforeWithdrawn => "stop-before-withdrawn",
         })
     }
 }

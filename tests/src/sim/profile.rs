@@ -39,6 +39,8 @@ pub struct Profile {
     pub shim: Option<Duration>,
     /// Mean time between two changes of a node's availability or labels.
     pub node: Option<Duration>,
+    /// Mean time between two spells in which a network daemon is slow.
+    pub netd: Option<Duration>,
     /// One machine is lost for good.
     pub loses_one: bool,
     /// Clients.
@@ -88,6 +90,7 @@ impl Profile {
             shim: every(dice, &[0, 10, 30]),
             node: every(dice, &[0, 15, 45]),
             subnet_size: *dice.pick(&[20, 24, 24]),
+            netd: every(dice, &[0, 10, 30]),
         }
     }
 }

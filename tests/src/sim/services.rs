@@ -6,10 +6,12 @@ use skep_manager_core::store::Store;
 use skep_manager_core::timing::DEPLOYMENT_DEADLINE;
 use skep_model::container::{ContainerSpec, SecretReference};
 use skep_model::deployment::DeploymentState;
+use skep_model::endpoint::{EndpointMode, EndpointSpec, PublishMode, PublishedPort, Transport};
+use skep_model::network::NetworkRequest;
 use skep_model::resources::{ResourceRequirements, Resources};
 use skep_model::service::{
-    Annotations, FailureAction, RestartCondition, RestartPolicy, Service, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
-    UpdateOrder,
+    Annotations, FailureAction, NetworkMode, RestartCondition, RestartPolicy, Service, ServiceMode, ServiceSpec, TaskSpec,
+    UpdateConfig, UpdateOrder,
 };
 use skep_model::{TaskState, Time};
 use std::time::Duration;
@@ -17,7 +19,13 @@ use std::time::Duration;
 const MS: Duration = Duration::from_millis(1);
 
 /// What a client wants of a service.
-pub(super) fn draw(name: &str, mode: ServiceMode, secret: Option<SecretReference>, dice: &mut Dice) -> ServiceSpec {
+pub(super) fn draw(
+    name: &str,
+    mode: ServiceMode,
+    secret: Option<SecretReference>,
+    network: Option<String>,
+    dice: &mut Dice,
+) -> ServiceSpec {
     let container_spec = ContainerSpec {
         image: format!("{}:{}", dice.pick(&IMAGES), dice.below(3)),
         secrets: secret.into_iter().collect(),
@@ -47,6 +55,16 @@ pub(super) fn draw(name: &str, mode: ServiceMode, secret: Option<SecretReference
     if matches!(mode, ServiceMode::Global {}) {
         task_template.placement.max_replicas = 0;
     }
+    let mut endpoint_spec = EndpointSpec::default();
+    if let Some(target) = network {
+        task_template.network = NetworkMode::Bridge;
+        task_template.networks.push(NetworkRequest { target, aliases: vec![format!("{name}-too")] });
+        endpoint_spec.mode = *dice.pick(&[EndpointMode::Vip, EndpointMode::Vip, EndpointMode::Dnsrr]);
+        if endpoint_spec.mode == EndpointMode::Vip && dice.chance(300_000) {
+            let (transport, publish_mode) = (Transport::Tcp, PublishMode::Ingress);
+            endpoint_spec.ports.push(PublishedPort { transport, target_port: 80, published_port: 0, publish_mode });
+        }
+    }
     ServiceSpec {
         annotations: Annotations { name: name.into(), ..Annotations::default() },
         task_template,
@@ -55,8 +73,14 @@ pub(super) fn draw(name: &str, mode: ServiceMode, secret: Option<SecretReference
         // A rollback is not rolled back.
         rollback_config: UpdateConfig { failure_action: FailureAction::Pause, ..update_config(dice) },
         deadline: *dice.pick(&[None, Some(MS * 20_000)]),
-        endpoint_spec: Default::default(),
+        endpoint_spec,
     }
+}
+
+/// Whether any service publishes a port through the mesh.
+pub(super) fn has_mesh(store: &Store) -> bool {
+    let ports = store.services().flat_map(|service| &service.plan.endpoint.ports);
+    ports.into_iter().any(|port| port.publish_mode == PublishMode::Ingress)
 }
 
 fn update_config(dice: &mut Dice) -> UpdateConfig {

@@ -362,7 +362,11 @@ impl Dispatcher {
             let is_waited_for = store.node(node).is_some_and(|node| self.is_waited_for(node));
             self.barrier.leave(node, |task| is_waited_for && takes_part(&self.overlay, store, node, task));
         }
-        for (node, network) in &touched.moved {
+        let mut moved = touched.moved.clone();
+        if let Some(mesh) = self.overlay.mesh().filter(|_| touched.is_mesh_moved) {
+            moved.extend(store.nodes().map(|node| (node.id, mesh)));
+        }
+        for (node, network) in &moved {
             let is_waited_for = store.node(*node).is_some_and(|node| self.is_waited_for(node));
             if !is_waited_for || !self.overlay.takes_part(*node, *network) {
                 continue;

@@ -1,0 +1,144 @@
+//! One node's network: what its network daemon was handed, and what the kernel
+//! holds of it. It outlives the node's daemon, not the machine.
+//!
+//! Links of the chain are programmed one after the other. Each takes a while, and
+//! under the fault "slow netd" a long while.
+
+use super::agents::Errand;
+use super::plant::Plant;
+use super::{Happening, Simulation};
+use skep_agent_core::Event;
+use skep_model::overlay::{Endpoint, EndpointId, NodeNetwork, NodeService, OverlayChange, Peer};
+use skep_model::{NetworkId, NodeId, ServiceId, Time};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// One link that waits to be programmed.
+#[derive(Debug)]
+struct Link {
+    /// The agent's life, its session's term, and the chain that it belongs to.
+    life: u64,
+    term: u64,
+    chain: u64,
+    version: u64,
+    is_complete: bool,
+    changes: Vec<OverlayChange>,
+}
+
+/// What the kernel of one node holds.
+#[derive(Debug, Default)]
+pub(super) struct Kernel {
+    pub(super) peers: BTreeMap<NodeId, Peer>,
+    pub(super) networks: BTreeMap<NetworkId, NodeNetwork>,
+    pub(super) services: BTreeMap<ServiceId, NodeService>,
+    pub(super) endpoints: BTreeMap<EndpointId, Endpoint>,
+    /// When it was last changed, and in which term that was told; `None` = not
+    /// since the machine was started.
+    pub(super) changed: Option<(Time, u64)>,
+    queue: VecDeque<Link>,
+    generation: u64,
+    slow_until: Option<Time>,
+}
+
+impl Kernel {
+    /// The power is gone.
+    pub(super) fn power_fails(&mut self) {
+        *self = Self { generation: self.generation + 1, ..Self::default() };
+    }
+
+    /// The node's daemon is gone: what it has not handed over yet it never will.
+    pub(super) fn daemon_dies(&mut self) {
+        self.queue.truncate(1);
+    }
+
+    /// Whether everything that it was handed is programmed.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    fn apply(&mut self, link: Link, now: Time) {
+        self.changed = Some((now, link.term));
+        if link.is_complete {
+            self.peers.clear();
+            self.networks.clear();
+            self.services.clear();
+            self.endpoints.clear();
+        }
+        for change in link.changes {
+            match change {
+                OverlayChange::PutPeer(peer) => drop(self.peers.insert(peer.node, peer)),
+                OverlayChange::PutNetwork(network) => drop(self.networks.insert(network.id, network)),
+                OverlayChange::PutService(service) => drop(self.services.insert(service.id, service)),
+                OverlayChange::PutEndpoint(endpoint) => drop(self.endpoints.insert(endpoint.id, endpoint)),
+                OverlayChange::RemoveEndpoint(id) => drop(self.endpoints.remove(&id)),
+                OverlayChange::RemoveService(id) => drop(self.services.remove(&id)),
+                OverlayChange::RemoveNetwork(id) => drop(self.networks.remove(&id)),
+                OverlayChange::RemovePeer(id) => drop(self.peers.remove(&id)),
+            }
+        }
+    }
+}
+
+impl Simulation {
+    /// The agent hands a link over.
+    pub(super) fn hand_to_network(
+        &mut self,
+        number: usize,
+        chain: u64,
+        version: u64,
+        is_complete: bool,
+        changes: Vec<OverlayChange>,
+    ) {
+        let Some((life, term)) = self.machines[number].daemon.as_ref().map(|daemon| daemon.life_and_term()) else { return };
+        let link = Link { life, term, chain, version, is_complete, changes };
+        let kernel = &mut self.machines[number].kernel;
+        kernel.queue.push_back(link);
+        if kernel.queue.len() == 1 {
+            self.program_next(number);
+        }
+        if self.has_plant(Plant::PublishBeforeProgrammed) {
+            self.tell_agent(number, MS, Event::NetworkProgrammed { chain, version });
+        }
+    }
+
+    fn program_next(&mut self, number: usize) {
+        let (now, kernel) = (self.now, &mut self.machines[number].kernel);
+        if kernel.queue.is_empty() {
+            return;
+        }
+        let is_slow = kernel.slow_until.is_some_and(|until| now < until) && self.healed_at.is_none();
+        let generation = kernel.generation;
+        let delay = if is_slow { self.dice.nets.between(MS * 500, MS * 12_000) } else { self.dice.nets.between(MS, MS * 20) };
+        self.after(delay, Happening::Agent { machine: number, errand: Errand::Programmed { generation } });
+    }
+
+    /// The oldest link is in the kernel.
+    pub(super) fn programmed(&mut self, number: usize, generation: u64) -> Result<(), String> {
+        let now = self.now;
+        let machine = &mut self.machines[number];
+        if machine.kernel.generation != generation {
+            return Ok(());
+        }
+        let Some(link) = machine.kernel.queue.pop_front() else { return Ok(()) };
+        let (life, chain, version) = (link.life, link.chain, link.version);
+        let is_of_this_life = machine.daemon.as_ref().is_some_and(|daemon| daemon.life_and_term().0 == life);
+        machine.kernel.apply(link, now);
+        self.note(format!("machine {number} has programmed link {version} of chain {chain}"));
+        if is_of_this_life {
+            self.tell_agent(number, MS, Event::NetworkProgrammed { chain, version });
+        }
+        self.program_next(number);
+        self.check_walks_from(number)
+    }
+
+    /// A fault: a node's network daemon takes very long for a while.
+    pub(super) fn slow_some_network(&mut self) {
+        let machine = self.dice.nets.below(self.machines.len());
+        let length = self.dice.nets.between(MS * 1_000, MS * 15_000);
+        self.coverage.count("fault: slow netd");
+        self.note(format!("the network daemon of machine {machine} is slow for {length:?}"));
+        self.machines[machine].kernel.slow_until = Some(self.now + length);
+    }
+}
