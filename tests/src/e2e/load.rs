@@ -87,10 +87,8 @@ impl Report {
     /// When one was not; the message has the first failures.
     pub fn lost_nothing(&self, during: &str) {
         let n_answered: usize = self.servers.values().sum();
-        println!(
-            "{during}: {} requests, {} failed, ms {:?}, by server {:?}",
-            self.sent, self.failed, self.latency_ms, self.servers
-        );
+        let n_servers = self.servers.len();
+        println!("{during}: {} requests to {n_servers} tasks, {} failed, ms {:?}", self.sent, self.failed, self.latency_ms);
         assert!(self.sent > 0, "no request left during {during}");
         assert!(
             self.failed == 0 && n_answered == self.sent,
