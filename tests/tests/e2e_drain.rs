@@ -86,10 +86,14 @@ fn scaling_down_and_up(cluster: &Cluster) {
     finish(load, "scaling to 1 and back to 3");
 }
 
+/// The kernel tells of what a new link came to up to a second later.
+const LINKS_QUIET: Duration = Duration::from_secs(2);
+
 /// What changes of links in the node's own namespace and in those of its tasks.
 struct Watched {
     node: &'static str,
-    logs: Vec<PathBuf>,
+    /// Each with the length that it had when the watch began in earnest.
+    logs: Vec<(PathBuf, usize)>,
     _monitors: Vec<skep_tests::e2e::Background>,
 }
 
@@ -105,30 +109,40 @@ impl Watched {
         for namespace in std::iter::once("--net=/proc/self/ns/net".to_owned()).chain(tasks) {
             let log = cluster.scratch().join(format!("links-{node}-{}", watched.logs.len()));
             watched._monitors.push(cluster.background(node, &["nsenter", &namespace, "ip", "monitor", "link"], &log));
-            watched.logs.push(log);
+            watched.logs.push((log, 0));
         }
         watched.prove(cluster);
+        watched.settle();
         watched
-    }
-
-    fn text(&self) -> Vec<String> {
-        self.logs.iter().map(|log| std::fs::read_to_string(log).expect("a log")).collect()
     }
 
     /// A monitor that hears nothing would prove nothing.
     fn prove(&self, cluster: &Cluster) {
-        let in_node = &self.logs[0];
         wait_for("the monitor to hear of a link", Duration::from_secs(20), || {
             cluster.on(self.node, &["ip", "link", "add", "proof", "type", "bridge"]).ok();
             cluster.on(self.node, &["ip", "link", "del", "proof"]).ok();
-            std::fs::read_to_string(in_node).is_ok_and(|text| text.contains("proof")).then_some(())
+            std::fs::read_to_string(&self.logs[0].0).is_ok_and(|text| text.contains("proof")).then_some(())
+        });
+    }
+
+    /// Lets what the links of new tasks came to be told.
+    fn settle(&mut self) {
+        let mut since = Instant::now();
+        wait_for("links to be quiet", Duration::from_secs(30), || {
+            for (log, length) in &mut self.logs {
+                let now = std::fs::read_to_string(log).expect("a log").len();
+                if now != *length {
+                    (*length, since) = (now, Instant::now());
+                }
+            }
+            (since.elapsed() >= LINKS_QUIET).then_some(())
         });
     }
 
     fn heard_nothing(&self, during: &str) {
-        for text in self.text() {
-            let foreign: Vec<&str> = text.lines().filter(|line| !line.contains("proof") && !line.starts_with("    ")).collect();
-            assert!(foreign.is_empty(), "{during} on {} changed links:\n{}", self.node, foreign.join("\n"));
+        for (log, length) in &self.logs {
+            let text = std::fs::read_to_string(log).expect("a log").split_off(*length);
+            assert!(text.is_empty(), "{during} on {} changed links:\n{text}", self.node);
         }
     }
 }
@@ -138,7 +152,7 @@ fn programmed(cluster: &Cluster, node: &str) -> Option<u64> {
     said.out.lines().find_map(|line| line.strip_prefix("programmed ")?.parse().ok()).filter(|version| *version > 0)
 }
 
-/// The virtual address: names are netd's to answer, so there are none while it is away.
+/// The virtual address. Names are netd's to answer: while it is away, whoever asks waits for the resolver's timeout.
 fn address(cluster: &Cluster) -> String {
     let client = cluster.running("m1", "client").remove(0);
     cluster.resolve(&format!("{}/{}", client.node, client.id), "web").remove(0).to_string()
@@ -155,6 +169,18 @@ fn killing_netd(cluster: &Cluster) {
         finish(load, &format!("kill -9 of netd on {node}"));
         watched.heard_nothing("kill -9 of netd");
     }
+    names_are_asked_again(cluster);
+}
+
+/// A name that is asked for while netd is away is found all the same, only later.
+fn names_are_asked_again(cluster: &Cluster) {
+    let client = cluster.running("m1", "client").remove(0);
+    let place = format!("{}/{}", client.node, client.id);
+    cluster.kill_netd(&client.node);
+    let load = cluster.load(&place, &["--fresh", "--rate", "10", "--timeout", "30", "web:80"]);
+    cluster.verb("start", &[&client.node]).ok();
+    wait_for("netd to be given everything again", Duration::from_secs(20), || programmed(cluster, &client.node));
+    load.finish().lost_nothing("names while netd is away");
 }
 
 fn killing_the_daemon(cluster: &Cluster) {

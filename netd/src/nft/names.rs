@@ -2,9 +2,13 @@
 //!
 //! It is a rewrite of the destination and not a redirect: a redirect goes to 127.0.0.1, where nobody hears
 //! it, and port 53 itself stays free for a process of the task.
+//!
+//! While netd is away nobody listens, and the kernel would refuse a query, which
+//! resolvers take for an answer. The refusal is dropped: they ask again after their
+//! timeout, and netd, which has the same ports after a restart, answers then.
 
-use super::expression::{Expr, Family, Register, destination, destination_port, family_is, transport_is};
-use super::object::{Chain, ChainKind, Hook, PRIORITY_DNAT, Rule, Table, Value};
+use super::expression::{Base, Expr, Family, Register, Verdict, destination, destination_port, family_is, source, transport_is};
+use super::object::{Chain, ChainKind, Hook, PRIORITY_DNAT, PRIORITY_FILTER, Rule, Table, Value};
 use super::transaction::{Change, Transaction};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -12,6 +16,8 @@ use std::net::{IpAddr, Ipv4Addr};
 pub const TABLE: &str = "skep_names";
 /// The address that a task's resolver is told.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
+/// RFC 792: the type of an ICMP message that refuses a datagram.
+const DESTINATION_UNREACHABLE: u8 = 3;
 
 /// Writes the table anew for listeners on these ports of [`ADDRESS`].
 pub fn replace(udp_port: u16, tcp_port: u16) -> Transaction {
@@ -34,5 +40,15 @@ pub fn replace(udp_port: u16, tcp_port: u16) -> Transaction {
         let rule = Rule::new("output", [family_is(Family::V4), matches, transport_is(protocol), rewrite]);
         transaction.push(Change::AddRule(table.clone(), rule));
     }
+    let hush = Chain::base("hush", ChainKind::Filter, Hook::Output, PRIORITY_FILTER);
+    transaction.push(Change::AddChain(table.clone(), hush));
+    let is_refusal = vec![
+        source(Family::V4, Register::FIRST),
+        Expr::Equal { register: Register::FIRST, value: address },
+        Expr::Payload { to: Register::FIRST, base: Base::Transport, offset: 0, length: 1 },
+        Expr::Equal { register: Register::FIRST, value: vec![DESTINATION_UNREACHABLE] },
+        Expr::Verdict(Verdict::Drop),
+    ];
+    transaction.push(Change::AddRule(table.clone(), Rule::new("hush", [family_is(Family::V4), transport_is(1), is_refusal])));
     transaction
 }

@@ -335,6 +335,22 @@ fn name_queries_reach_the_listener_and_port_53_stays_free() {
     connected.recv(&mut [0; 8]).expect("the answer comes from the address that was asked");
 }
 
+#[test]
+fn a_query_that_nobody_hears_is_not_refused() {
+    let namespace = Namespace::new();
+    let mut socket = Socket::open_in(namespace.fd()).expect("a socket");
+    socket.commit(&names::replace(20053, 20054)).expect("the rules are taken");
+    let outcome = |to: &str| {
+        let connected = udp(&namespace, "0.0.0.0:0");
+        connected.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+        connected.connect(to).expect("connected");
+        connected.send(b"?").expect("it is sent");
+        connected.recv(&mut [0; 8]).expect_err("nobody answers").kind()
+    };
+    assert_eq!(outcome("127.0.0.11:53"), std::io::ErrorKind::WouldBlock);
+    assert_eq!(outcome("127.0.0.1:54"), std::io::ErrorKind::ConnectionRefused, "any other is");
+}
+
 /// A task, a node that forwards, and a host outside; links `tasks` (task side) and `out` of the node.
 fn behind_a_node() -> (Namespace, Namespace, Namespace) {
     let (task, node, outside) = (Namespace::new(), Namespace::new(), Namespace::new());

@@ -75,7 +75,8 @@ impl Netd {
         for change in changes {
             self.changes.send(v1::NetdChange { change: Some(change) }).await?;
         }
-        // What is measured begins when netd is told that it has everything.
+        // What is measured is not how netd reads messages: by the answer to this, it has read them.
+        self.client.status(v1::NetdStatusRequest {}).await?;
         let start = Instant::now();
         self.changes.send(v1::NetdChange { change: Some(Change::Commit(self.version)) }).await?;
         loop {

@@ -20,11 +20,11 @@ use std::process::{Command, ExitCode};
 #[command(name = "bench")]
 struct Arguments {
     #[arg(required = true)]
-    names: Vec<Name>,
+    names: Vec<Benchmark>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Name {
+enum Benchmark {
     /// Bytes a second between tasks on two nodes, by a bare VXLAN device made by hand.
     Throughput,
     /// Until a task's namespace with one network is there.
@@ -62,15 +62,21 @@ impl Row {
     }
 }
 
-fn measure(name: Name) -> anyhow::Result<Vec<Row>> {
+fn measure(name: Benchmark) -> anyhow::Result<Vec<Row>> {
     Ok(match name {
-        Name::Throughput => nodes::throughput()?,
-        Name::Attach => kernel::attach()?,
-        Name::Backends => kernel::backends()?,
-        Name::EndpointChange => kernel::endpoint_change()?,
-        Name::NameAfterCreate => nodes::name_after_create(),
-        Name::All => {
-            let each = [Name::Throughput, Name::Attach, Name::Backends, Name::EndpointChange, Name::NameAfterCreate];
+        Benchmark::Throughput => nodes::throughput()?,
+        Benchmark::Attach => kernel::attach()?,
+        Benchmark::Backends => kernel::backends()?,
+        Benchmark::EndpointChange => kernel::endpoint_change()?,
+        Benchmark::NameAfterCreate => nodes::name_after_create(),
+        Benchmark::All => {
+            let each = [
+                Benchmark::Throughput,
+                Benchmark::Attach,
+                Benchmark::Backends,
+                Benchmark::EndpointChange,
+                Benchmark::NameAfterCreate,
+            ];
             let rows: Result<Vec<_>, _> = each.into_iter().map(measure).collect();
             rows?.into_iter().flatten().collect()
         }
