@@ -125,5 +125,7 @@ fn old_stopped_at(draft: &Draft<'_>, task: &Task) -> Time {
     if old.status.state.is_final() || old.status.state < TaskState::Assigned || is_out_of_reach {
         return Time::ZERO;
     }
-    old.plan.desired_since.max(task.meta.created_at) + timing::OLD_TASK_TIMEOUT
+    // Whoever asked for a long drain meant the replacement to wait for it as well.
+    let drain = old.spec.container_spec.stop_drain.unwrap_or_default();
+    old.plan.desired_since.max(task.meta.created_at) + timing::OLD_TASK_TIMEOUT + drain
 }
