@@ -284,21 +284,26 @@ impl ImageStore {
         if fs::exists(&path).map_err(ImageError::store("look for", &path))? {
             return Ok(false);
         }
-        let making = self.shared.layout.temporary("blob");
-        let result = session.download(blob, &object, &making, came).await;
+        let making = Partial(self.shared.layout.temporary("blob"));
+        session.download(blob, &object, &making.0, came).await?;
         let shared = self.shared.clone();
-        blocking(move || match result {
-            Ok(()) => shared.layout.settle(&making, &path),
-            Err(error) => {
-                match fs::remove_file(&making) {
-                    Err(left) if left.kind() != std::io::ErrorKind::NotFound => tracing::warn!(file = %making.display(), %left, "a partial download stays until the store is opened again"),
-                    _ => {}
-                }
-                Err(error)
-            }
-        })
-        .await?;
+        blocking(move || shared.layout.settle(&making.0, &path)).await?;
         Ok(true)
+    }
+}
+
+/// A file that goes away unless it was moved to its place: also when a download is
+/// given up because another of its image failed, or nobody waits for it any more.
+struct Partial(PathBuf);
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        match fs::remove_file(&self.0) {
+            Err(left) if left.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(file = %self.0.display(), %left, "a partial download stays until the store is opened again");
+            }
+            _ => {}
+        }
     }
 }
 
@@ -411,8 +416,9 @@ impl Session {
         let mut stream = match self.in_time(object, asked).await? {
             oci_client::client::BlobResponse::Full(stream) | oci_client::client::BlobResponse::Partial(stream) => stream.stream,
         };
-        let file = tokio::fs::File::create_new(to).await.map_err(ImageError::store("make", to))?;
-        let mut file = tokio::io::BufWriter::with_capacity(WRITE_BUFFER, file);
+        // Made at once: a thread that made it later could do so after this was given up.
+        let file = fs::File::create_new(to).map_err(ImageError::store("make", to))?;
+        let mut file = tokio::io::BufWriter::with_capacity(WRITE_BUFFER, tokio::fs::File::from_std(file));
         let mut hasher = Sha256::new();
         let mut done: u64 = 0;
         loop {

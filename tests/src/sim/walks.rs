@@ -26,6 +26,9 @@ use std::sync::Arc;
 struct Passed {
     state: EndpointState,
     machines: BTreeSet<usize>,
+    /// Nodes that it passed without, until they have caught up. Whoever comes later
+    /// than that is nobody's to wait for, and learns of it with everything else.
+    missing: Vec<NodeId>,
 }
 
 /// What was seen of the newest leader's barrier.
@@ -63,28 +66,32 @@ impl Simulation {
             }
         }
         for task in store.tasks().filter(|task| is_on_networks(task)) {
-            if task.plan.endpoint.publication == Publication::Unpublished || passed.contains_key(&task.id) {
+            let seen = passed.get(&task.id);
+            if task.plan.endpoint.publication == Publication::Unpublished || seen.is_some_and(|seen| seen.missing.is_empty()) {
                 continue;
             }
-            match manager.passage(task.id) {
-                Some(Passage::Open) => {}
-                Some(Passage::OpenedWithout(_)) => {
-                    self.coverage.count("barrier: opened without stragglers");
-                    continue;
-                }
+            let missing = match manager.passage(task.id) {
+                Some(Passage::Open) => Vec::new(),
+                Some(Passage::OpenedWithout(nodes)) => nodes,
                 Some(Passage::Waiting) | None => continue,
-            }
-            let machines: BTreeSet<usize> = self
-                .machines
-                .iter()
-                .filter(|machine| [&self.walks.before, &store].iter().all(|store| takes_part(store, machine.node, task)))
-                .map(|machine| machine.number)
-                .collect();
+            };
+            let is_due = |machine: &&Machine| match seen {
+                None => [&self.walks.before, &store].iter().all(|store| takes_part(store, machine.node, task)),
+                Some(seen) => seen.missing.contains(&machine.node) && takes_part(&store, machine.node, task),
+            };
+            let due = self.machines.iter().filter(is_due).filter(|machine| !missing.contains(&machine.node));
+            let mut machines: BTreeSet<usize> = due.map(|machine| machine.number).collect();
             for machine in &machines {
                 self.walk(&store, &self.machines[*machine], task)?;
             }
-            self.coverage.count(format!("barrier: {:?} passed", task.plan.endpoint.publication));
-            passed.insert(task.id, Passed { state: task.plan.endpoint, machines });
+            let how = if missing.is_empty() {
+                format!("{:?} passed", task.plan.endpoint.publication)
+            } else {
+                "opened without stragglers".into()
+            };
+            self.coverage.count(format!("barrier: {how}"));
+            machines.extend(seen.iter().flat_map(|seen| &seen.machines));
+            passed.insert(task.id, Passed { state: task.plan.endpoint, machines, missing });
         }
         (self.walks.passed, self.walks.before) = (passed, store);
         Ok(())
