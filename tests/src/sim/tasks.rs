@@ -116,7 +116,22 @@ fn check_reservations(store: &Store, task: &Task) -> Result<(), String> {
     }
     let has = node.description.resources;
     if sum.nano_cpus > has.nano_cpus || sum.memory_bytes > has.memory_bytes {
-        return Err(format!("node {} has {has:?}, its tasks reserve {sum:?}", node.id));
+        let tasks: Vec<String> = store.tasks_of_node(node.id).filter(holds).map(|task| described(task)).collect();
+        return Err(format!("node {} has {has:?}, its tasks reserve {sum:?}: {}", node.id, tasks.join(", ")));
     }
     Ok(())
+}
+
+/// A task in a line: its name, where it stands, and when each owner last wrote it.
+fn described(task: &Task) -> String {
+    let (plan, status) = (&task.plan, &task.status);
+    format!(
+        "{} {}@{} wanted {}@{} since {:?}",
+        task.name(),
+        status.state,
+        status.version,
+        plan.desired,
+        plan.version,
+        plan.desired_since
+    )
 }

@@ -43,7 +43,7 @@ use crate::store::{Change, Store, StoredObject};
 use crate::transaction::{Precondition, Transaction, Write};
 use addresses::Addresses;
 use allocate::Wanted;
-use draft::{Draft, Drafted};
+use draft::{Draft, Drafted, Pair};
 use ledger::{FAILURE_MEMORY, Ledger};
 use skep_model::deployment::DeploymentKind;
 use skep_model::node::Node;
@@ -214,8 +214,12 @@ impl Leader {
             }
             self.timers.set(id, drafted.wakeup);
             transactions.extend(drafted.transactions);
+            // What this draft frees is free once it has committed, which the other
+            // drafts of this turn must not rely on: it may be refused and they not.
+            drafted.pairs.iter().filter_map(freed).for_each(|stored| self.ledger.change(None, Some(stored)));
             drafted_pairs.extend(drafted.pairs);
         }
+        drafted_pairs.iter().filter_map(freed).for_each(|stored| self.ledger.change(Some(stored), None));
         // Drafts become true when they have committed; until then they are not counted.
         for (stored, drafted) in drafted_pairs {
             self.ledger.change(drafted.as_deref(), stored.as_deref());
@@ -321,6 +325,13 @@ fn task_of(object: &Option<StoredObject>) -> Option<&Arc<Task>> {
         Some(StoredObject::Task(task)) => Some(task),
         _ => None,
     }
+}
+
+/// The stored task of a pair, if the draft takes its reservation away.
+fn freed((stored, drafted): &Pair) -> Option<&Task> {
+    let holds = |task: &&Task| ledger::holds_reservation(task);
+    let keeps = drafted.as_deref().is_some_and(ledger::holds_reservation);
+    stored.as_deref().filter(holds).filter(|_| !keeps)
 }
 
 /// Whether a node's part in the mesh may have to change.
