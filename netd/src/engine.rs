@@ -9,7 +9,7 @@
 use crate::dns::Resolvers;
 use crate::drain::Drain;
 use crate::kernel::{Kernel, KernelError};
-use crate::nft::tables::Tables;
+use crate::nft::tables::{News, Tables};
 use crate::probe::Plan;
 use crate::settled::{Repair, Settled, Turn};
 use ipnet::IpNet;
@@ -125,6 +125,9 @@ pub struct Engine {
     is_complete: bool,
     taken: watch::Sender<Programmed>,
     programmed: watch::Sender<Programmed>,
+    /// Versions whose rows, names and tables are in place, each under the last
+    /// order to forget connections that it brought about.
+    in_place: BTreeMap<u64, Programmed>,
     status: Status,
     /// The namespace that was read in full last, and when.
     audited: (Option<Namespace>, Instant),
@@ -158,13 +161,15 @@ impl Engine {
             is_complete: false,
             taken: watch::Sender::new(Programmed::default()),
             programmed: watch::Sender::new(Programmed::default()),
+            in_place: BTreeMap::new(),
             status: Status::default(),
             audited: (None, Instant::now()),
             next_retry: None,
         })
     }
 
-    /// The version that everything up to is in place: rows, tables and names.
+    /// The version that everything up to is in place: rows, tables and names, and no
+    /// connection goes on to whoever was gone by then.
     pub fn programmed(&self) -> watch::Receiver<Programmed> {
         self.programmed.subscribe()
     }
@@ -190,7 +195,10 @@ impl Engine {
                     waited?;
                     self.settle(false).await;
                 }
-                () = self.tables.drifted() => self.settle(false).await,
+                news = self.tables.wait() => match news {
+                    News::Drifted => self.settle(false).await,
+                    News::Forgotten => self.acknowledge(),
+                },
                 () = tokio::time::sleep_until(wakeup) => self.wake().await,
             }
         }
@@ -367,7 +375,8 @@ impl Engine {
     }
 
     fn report(&self) -> Status {
-        let failures = self.failures.values().chain(self.failures_after.values()).cloned().chain(self.underlay_failure());
+        let failures = self.failures.values().chain(self.failures_after.values()).cloned();
+        let failures = failures.chain(self.tables.failures()).chain(self.underlay_failure());
         Status {
             programmed_through: self.programmed.borrow().version,
             tasks: self.desired.namespaces().iter().copied().collect(),
@@ -413,11 +422,27 @@ impl Engine {
         }
         if is_settled && self.failures.is_empty() && self.underlay_failure().is_none() {
             self.asked.clear();
-            let taken = *self.taken.borrow();
-            self.programmed.send_if_modified(|programmed| std::mem::replace(programmed, taken) != taken);
+            self.in_place.insert(self.tables.n_ordered(), *self.taken.borrow());
         } else {
-            self.next_retry.get_or_insert_with(|| Instant::now() + RETRY_PERIOD);
+            self.retry_later();
         }
+        self.acknowledge();
+    }
+
+    /// Tells of versions that are in place and whose connections are forgotten.
+    fn acknowledge(&mut self) {
+        let later = self.in_place.split_off(&(self.tables.forgotten_through() + 1));
+        let reached = std::mem::replace(&mut self.in_place, later);
+        if let Some(reached) = reached.into_values().next_back() {
+            self.programmed.send_if_modified(|programmed| std::mem::replace(programmed, reached) != reached);
+        }
+        if self.tables.failures().next().is_some() {
+            self.retry_later();
+        }
+    }
+
+    fn retry_later(&mut self) {
+        self.next_retry.get_or_insert_with(|| Instant::now() + RETRY_PERIOD);
     }
 
     /// Plans and carries out until nothing is left to do; whether that was reached.

@@ -6,7 +6,7 @@
 //! last call that the engine made. It brings everything in line, and keeps what it
 //! could not do for the next call, which comes after a second at the latest, also
 //! when nothing was touched. A version counts as programmed when nobody is left
-//! with a failure.
+//! with a failure, and the connections that were to be forgotten by then are.
 
 use crate::kernel::Kernel;
 use skep_netd_core::{Namespace, Overlay, Touched};

@@ -107,7 +107,7 @@ async fn an_ingress_node_reaches_every_task_and_marked_answers_go_back_through_i
     for address in ["203.0.113.5", "2001:db8:cafe::5"] {
         let address: IpAddr = address.parse().unwrap();
         let group = if address.is_ipv4() { MulticastGroup::Ipv4Ifaddr } else { MulticastGroup::Ipv6Ifaddr };
-        let mut told = events(&nodes[1], group);
+        let mut told = nodes[1].events(group);
         let mut request = nodes[1].handle.address().add(1, address, if address.is_ipv4() { 32 } else { 128 });
         request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         request.execute().await.unwrap();
@@ -281,7 +281,7 @@ async fn a_killed_netd_leaves_everything_and_its_successor_changes_nothing_under
     let pins = Pins::new();
     let mut nodes = cluster(&pins, PLAIN).await;
     let mut pairs = [across(&nodes, addresses(0, 1)[0]), across(&nodes, addresses(0, 1)[1])];
-    let mut links = events(&nodes[0], MulticastGroup::Link);
+    let mut links = nodes[0].events(MulticastGroup::Link);
     let is_over = AtomicBool::new(false);
     let is_over = &is_over;
     let traffic = |pair: &mut (std::net::TcpStream, std::net::TcpStream)| {
@@ -398,17 +398,4 @@ async fn a_task_whose_network_is_unknown_is_refused_and_others_are_not() {
     let bound = inside(pin.as_fd(), || std::net::UdpSocket::bind("172.18.0.3:0").map(drop)).unwrap();
     bound.expect("the gateway's next address");
     node.client.remove_namespace(v1::NetdTask { task: task(7).to_string() }).await.unwrap();
-}
-
-type Event = (rtnetlink::packet_core::NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr);
-
-fn events(node: &Node, group: MulticastGroup) -> impl futures_util::Stream<Item = Event> + Unpin + use<> {
-    let runtime = tokio::runtime::Handle::current();
-    inside(node.namespace.as_fd(), || {
-        let _context = runtime.enter();
-        let (connection, _, events) = rtnetlink::new_multicast_connection(&[group]).unwrap();
-        runtime.spawn(connection);
-        events
-    })
-    .unwrap()
 }

@@ -4,11 +4,17 @@
 mod cluster;
 
 use cluster::*;
+use futures_util::StreamExt as _;
+use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute};
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 use skep_model::endpoint::{PublishMode, PublishedPort, Transport};
-use skep_model::overlay::{Endpoint, EndpointId, NodeService, OverlayChange, ServiceNetwork};
+use skep_model::network::Attachment;
+use skep_model::overlay::{Endpoint, EndpointId, LocalTask, NodeService, OverlayChange, ServiceNetwork};
+use skep_model::{ServiceId, TaskId};
 use skep_netd::namespace::inside;
 use skep_netd::nft::{Change as TableChange, Element, Socket, Table, Transaction};
 use skep_proto::v1;
@@ -195,18 +201,12 @@ async fn a_connection_outlives_withdrawal_and_is_reset_when_its_task_is_gone() {
     let (by_port, _) = nodes[0].in_node(|| open("192.0.2.1:8080")).unwrap();
     let datagrams = nodes[0].in_task(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     datagrams.set_read_timeout(Some(DEADLINE)).unwrap();
-    let ask = |to: &str| {
-        datagrams.send_to(b"?", to).unwrap();
-        let mut answer = [0; 64];
-        let (length, _) = datagrams.recv_from(&mut answer).unwrap();
-        String::from_utf8_lossy(&answer[..length]).into_owned()
-    };
-    assert!(ask(&format!("{VIP}:90")).starts_with("1 "));
+    assert!(ask(&datagrams).starts_with("1 "));
     nodes[0].send([published(0, true), published(1, false)].concat(), 4).await;
     for stream in [&by_vip, &by_port] {
         ping(stream).expect("streams are drained, not cut");
     }
-    assert!(ask(&format!("{VIP}:90")).starts_with("0 "), "datagrams move at once");
+    assert!(ask(&datagrams).starts_with("0 "), "datagrams move at once");
     nodes[0].send(removed(1), 5).await;
     for stream in [&by_vip, &by_port] {
         let start = Instant::now();
@@ -214,6 +214,96 @@ async fn a_connection_outlives_withdrawal_and_is_reset_when_its_task_is_gone() {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
         assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     }
+}
+
+/// One of many tasks of the first node, of a service of their own.
+fn one_of_many(number: u8) -> LocalTask {
+    let address = IpAddr::from([10, 77, 1, number]);
+    LocalTask {
+        id: TaskId::from_random([100 + number; 16]),
+        service: ServiceId::from_random([8; 16]),
+        attachments: vec![Attachment { network: network_id(0), addresses: vec![address], aliases: Vec::new() }],
+        has_gateway: false,
+        host_ports: Vec::new(),
+        hostname: String::new(),
+        dns: Default::default(),
+    }
+}
+
+/// The endpoint of a task with one attachment.
+fn endpoint_of(task: &LocalTask, node: usize) -> Change {
+    overlay(&OverlayChange::PutEndpoint(Endpoint {
+        id: EndpointId { network: network_id(0), task: task.id },
+        service: task.service,
+        node: node_id(node),
+        addresses: task.attachments[0].addresses.clone(),
+        names: Vec::new(),
+        is_published: true,
+    }))
+}
+
+/// Every one of many tasks has a connection to a backend, and asks it by datagrams:
+/// when it vanishes, all of them notice within a second, and what else changes does
+/// not wait for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_vanished_backend_is_forgotten_by_many_tasks_while_rows_are_programmed() {
+    let n_tasks = if std::env::var_os("SKEP_FULL").is_some() { 100 } else { 20 };
+    let pins = Pins::new();
+    let mut nodes = serving(&pins, PLAIN).await;
+    let tasks: Vec<LocalTask> = (1..=n_tasks).map(one_of_many).collect();
+    let endpoints: Vec<Change> = tasks.iter().map(|task| endpoint_of(task, 0)).collect();
+    nodes[1].send(endpoints.clone(), 3).await;
+    let own = tasks.iter().map(|task| Change::PutTask(v1::LocalTask::from(task)));
+    nodes[0].send(published(0, false).into_iter().chain(endpoints).chain(own).collect(), 3).await;
+    let mut busy = Vec::new();
+    for task in &tasks {
+        let message = v1::NetdNamespace { task: Some(v1::LocalTask::from(task)), after: 1 };
+        let path = nodes[0].client.make_namespace(message).await.unwrap().into_inner().path;
+        let pin = std::fs::File::open(path).unwrap();
+        let opened = inside(pin.as_fd(), || (open(&format!("{VIP}:80")).unwrap(), UdpSocket::bind("0.0.0.0:0").unwrap()));
+        let ((stream, greeting), datagrams) = opened.unwrap();
+        assert!(greeting.starts_with("1 "), "{greeting}");
+        datagrams.set_read_timeout(Some(DEADLINE)).unwrap();
+        assert!(ask(&datagrams).starts_with("1 "));
+        busy.push((stream, datagrams));
+    }
+    // A new row, to be seen in the kernel: a task of the other node.
+    let newcomer = one_of_many(n_tasks + 1);
+    let mut told = nodes[0].events(MulticastGroup::Neigh);
+    let start = Instant::now();
+    nodes[0].begin([published(0, true), removed(1)].concat(), 4).await;
+    nodes[0].begin(vec![endpoint_of(&newcomer, 1)], 5).await;
+    let programmed = async {
+        while let Some((message, _)) = told.next().await {
+            let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(new)) = message.payload else { continue };
+            let IpAddr::V4(address) = newcomer.attachments[0].addresses[0] else { continue };
+            if new.attributes.contains(&NeighbourAttribute::Destination(NeighbourAddress::Inet(address))) {
+                return start.elapsed();
+            }
+        }
+        panic!("the events ended");
+    };
+    let (row, ()) = tokio::join!(tokio::time::timeout(DEADLINE, programmed), nodes[0].reach(5));
+    let (row, forgotten) = (row.expect("the row is made"), start.elapsed());
+    for (stream, datagrams) in &busy {
+        assert!(ask(datagrams).starts_with("0 "), "datagrams move at once");
+        assert_eq!(ping(stream).expect_err("the task is gone").kind(), ErrorKind::ConnectionReset);
+    }
+    println!(
+        "{n_tasks} tasks: a new row after {row:?}, everything forgotten after {forgotten:?}, seen after {:?}",
+        start.elapsed()
+    );
+    assert!(row < Duration::from_secs(1) && forgotten < Duration::from_secs(1), "{row:?}, {forgotten:?}");
+    let status = nodes[0].status().await;
+    assert_eq!((status.repaired, status.failures), (Default::default(), Vec::new()));
+}
+
+/// Asks a virtual address by a datagram.
+fn ask(datagrams: &UdpSocket) -> String {
+    datagrams.send_to(b"?", format!("{VIP}:90")).unwrap();
+    let mut answer = [0; 64];
+    let (length, _) = datagrams.recv_from(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer[..length]).into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

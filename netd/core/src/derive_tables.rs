@@ -199,7 +199,7 @@ fn underlay(overlay: &Overlay) -> Option<Content> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gone::{Backends, Gone};
+    use crate::gone::{Backends, Came, Turnover, Vanished};
     use crate::object::{Node, Object, ObjectKey};
     use crate::{Desired, Gateway};
     use skep_model::endpoint::{NodeIngress, PublishMode, Transport};
@@ -349,17 +349,58 @@ mod tests {
         let mut desired = told();
         let mut backends = Backends::default();
         let key = (network(0), service(1));
-        let gone = |transport| Gone { network: network(0), backend: address(0, 2), transport };
-        assert_eq!(backends.look(desired.overlay(), key), []);
+        let other = address(0, 2);
+        let gone = |transport| Turnover { gone: [Vanished { backend: other, transport }].into(), came: [].into() };
+        let came = |is_published| Turnover { gone: [].into(), came: [Came { backend: other, is_published }].into() };
+        let mut look = |desired: &Desired| backends.look(desired.overlay(), [key]).remove(&network(0)).unwrap_or_default();
+        assert_eq!(look(&desired).gone, [].into());
         desired.put(endpoint(0, 2, false)).unwrap();
-        assert_eq!(backends.look(desired.overlay(), key), [gone(Some(Transport::Udp))]);
-        assert_eq!(backends.look(desired.overlay(), key), []);
+        assert_eq!(look(&desired), gone(Some(Transport::Udp)));
+        assert_eq!(look(&desired), Turnover::default());
         desired.put(endpoint(0, 2, true)).unwrap();
-        assert_eq!(backends.look(desired.overlay(), key), []);
+        assert_eq!(look(&desired), came(true));
         let change = desired.remove(ObjectKey::Peer(node(2)));
         assert!(services_touched(desired.overlay(), &change.touched).contains(&key), "its services are looked at");
-        assert_eq!(backends.look(desired.overlay(), key), [gone(None)], "with its node");
+        assert_eq!(look(&desired), gone(None), "with its node");
+        desired.put(endpoint(0, 2, false)).unwrap();
+        desired.put(peer(2)).unwrap();
+        assert_eq!(look(&desired), came(false), "and back with it");
+        desired.remove(ObjectKey::Peer(node(2)));
+        assert_eq!(look(&desired), gone(None));
         let left = virtual_service(desired.overlay(), key).unwrap().backends;
         assert_eq!(left, [address(0, 1)]);
+    }
+
+    #[test]
+    fn who_is_back_is_not_forgotten() {
+        let backend = address(0, 2);
+        let all = Vanished { backend, transport: None };
+        let datagrams = Vanished { backend, transport: Some(Transport::Udp) };
+        let other = Vanished { backend: address(0, 3), transport: None };
+        let check = |gone: &[Vanished], is_published, left: &[Vanished]| {
+            let mut gone: BTreeSet<Vanished> = gone.iter().copied().collect();
+            Vanished::welcome(&mut gone, backend, is_published);
+            assert_eq!(gone, left.iter().copied().collect());
+        };
+        check(&[all, other], true, &[other]);
+        check(&[datagrams, other], true, &[other]);
+        check(&[all, other], false, &[datagrams, other]);
+        check(&[datagrams], false, &[datagrams]);
+        check(&[other], false, &[other]);
+    }
+
+    #[test]
+    fn an_address_that_passes_to_another_service_is_not_forgotten() {
+        let mut desired = told();
+        let mut backends = Backends::default();
+        let keys = [1, 2].map(|number| (network(0), service(number)));
+        backends.look(desired.overlay(), keys);
+        let Object::Endpoint(before) = endpoint(0, 2, true) else { unreachable!() };
+        desired.remove(ObjectKey::Endpoint(before.id));
+        let id = EndpointId { network: network(0), task: task(4) };
+        desired.put(Object::Endpoint(Endpoint { id, service: service(2), ..before })).unwrap();
+        let came = Came { backend: address(0, 2), is_published: true };
+        let expected = Turnover { gone: [].into(), came: [came].into() };
+        assert_eq!(backends.look(desired.overlay(), keys), [(network(0), expected)].into());
     }
 }

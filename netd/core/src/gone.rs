@@ -5,23 +5,58 @@
 //! streams: they are drained. Its datagrams move at once, as they are no
 //! connection to anybody but the kernel. When it is gone, or its node, streams must
 //! not go on into nowhere either.
+//!
+//! Forgetting takes its time, and a backend may be back before it is done, as when
+//! a node was only thought to be down. Then what was opened to it stays: whoever is
+//! there answers for itself, and a connection opened since must not be cut.
 
 use crate::overlay::Overlay;
 use crate::table::ServiceKey;
 use skep_model::NetworkId;
 use skep_model::endpoint::Transport;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// What connections are to be forgotten.
+/// What connections are to be forgotten: those rewritten to the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Gone {
-    /// The network that the backend was on.
-    pub network: NetworkId,
-    /// Its address there.
+pub struct Vanished {
+    /// The address that connections were given to.
     pub backend: IpAddr,
     /// Only connections of this protocol; all when `None`.
     pub transport: Option<Transport>,
+}
+
+impl Vanished {
+    /// Takes from what is to be forgotten what may stay, now that a backend is there
+    /// (again). One that is not published keeps its streams, and no datagrams.
+    pub fn welcome(vanished: &mut BTreeSet<Self>, backend: IpAddr, is_published: bool) {
+        let datagrams = Self { backend, transport: Some(Transport::Udp) };
+        let had_all = vanished.remove(&Self { backend, transport: None });
+        if is_published {
+            vanished.remove(&datagrams);
+        } else if had_all {
+            vanished.insert(datagrams);
+        }
+    }
+}
+
+/// A backend that connections may go on to (again).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Came {
+    /// Its address.
+    pub backend: IpAddr,
+    /// Whether it is given new ones.
+    pub is_published: bool,
+}
+
+/// What became of a network's backends since the last look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Turnover {
+    /// Those that connections may not go on to.
+    pub gone: BTreeSet<Vanished>,
+    /// Those that are new, or back. None of them is gone, also if it was another
+    /// service's before.
+    pub came: BTreeSet<Came>,
 }
 
 /// The backends of every service on every network, as they were last seen: whether
@@ -32,22 +67,38 @@ pub struct Backends {
 }
 
 impl Backends {
-    /// Looks at a service, and tells who is gone since the last look.
-    pub fn look(&mut self, overlay: &Overlay, key: ServiceKey) -> Vec<Gone> {
-        let (network, service) = key;
-        let there = overlay.endpoints_of(network, service).filter(|endpoint| overlay.peer(endpoint.node).is_some());
+    /// Looks at services, and tells by network what became of their backends since
+    /// the last look.
+    pub fn look(&mut self, overlay: &Overlay, keys: impl IntoIterator<Item = ServiceKey>) -> BTreeMap<NetworkId, Turnover> {
+        let mut found = BTreeMap::<NetworkId, Turnover>::new();
+        for key in keys {
+            self.look_at(overlay, key, found.entry(key.0).or_default());
+        }
+        for Turnover { gone, came } in found.values_mut() {
+            came.iter().for_each(|came| Vanished::welcome(gone, came.backend, came.is_published));
+        }
+        found.retain(|_, turnover| *turnover != Turnover::default());
+        found
+    }
+
+    fn look_at(&mut self, overlay: &Overlay, key: ServiceKey, found: &mut Turnover) {
+        let there = overlay.endpoints_of(key.0, key.1).filter(|endpoint| overlay.peer(endpoint.node).is_some());
         let now: BTreeMap<IpAddr, bool> =
             there.flat_map(|endpoint| endpoint.addresses.iter().map(|address| (*address, endpoint.is_published))).collect();
         let before = self.seen.remove(&key).unwrap_or_default();
-        let gone = before.into_iter().filter_map(|(backend, was_published)| match now.get(&backend) {
-            None => Some(Gone { network, backend, transport: None }),
-            Some(false) if was_published => Some(Gone { network, backend, transport: Some(Transport::Udp) }),
-            Some(_) => None,
-        });
-        let gone = gone.collect();
+        found.gone.extend(before.iter().filter_map(|(backend, was_published)| {
+            let transport = match now.get(backend) {
+                None => None,
+                Some(false) if *was_published => Some(Transport::Udp),
+                Some(_) => return None,
+            };
+            Some(Vanished { backend: *backend, transport })
+        }));
+        let came = now.iter().map(|(backend, is_published)| Came { backend: *backend, is_published: *is_published });
+        let is_news = |came: &Came| before.get(&came.backend).is_none_or(|was| came.is_published && !was);
+        found.came.extend(came.filter(is_news));
         if !now.is_empty() {
             self.seen.insert(key, now);
         }
-        gone
     }
 }

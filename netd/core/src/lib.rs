@@ -38,7 +38,7 @@ mod touched;
 pub use derive_tables::{TablesTouched, ingress_ports, services_touched, table_content, tables_touched, virtual_service};
 pub use desired::{Change, Desired};
 pub use gateway::Gateway;
-pub use gone::{Backends, Gone};
+pub use gone::{Backends, Came, Turnover, Vanished};
 pub use mark::{ingress_mark, is_ingress_mark};
 pub use mirror::Mirror;
 pub use name::{

@@ -3,12 +3,20 @@
 //! Rules are asked for a connection's first packet only: what is established goes on to its backend for as
 //! long as conntrack remembers it. Once forgotten, the next packet is a first one again: TCP meets a backend
 //! that knows nothing of it and is reset, UDP goes to a backend that is there.
+//!
+//! All namespaces share one table in the kernel, with hundreds of thousands of buckets. To list a namespace's
+//! connections the kernel locks each bucket, which takes some ten milliseconds; to forget those that a filter
+//! describes it locks only those with anything in them, which takes a fraction of one. So whoever is gone is
+//! forgotten by a filter ([`forget`]). Lists are for what no filter can say ([`list`]), for kernels without such
+//! filters (before 6.10), and for v6: there these filters take every address but the one that they name (so
+//! still 6.18), and would cut all that is to stay.
 
 use super::expression::Family;
 use super::ingress::number;
 use super::socket::{Error, Socket};
 use super::wire;
-use skep_model::endpoint::Transport;
+use nix::errno::Errno;
+use skep_netd_core::Vanished;
 use std::net::IpAddr;
 
 const SUBSYSTEM: u16 = 1 << 8;
@@ -20,30 +28,9 @@ const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const STATUS: u16 = 3;
 const IDENTITY: u16 = 12;
+const FILTER: u16 = 25;
+const STATUS_MASK: u16 = 26;
 const DNAT: u32 = 1 << 5;
-
-/// Which connections to forget: those rewritten to the backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Vanished {
-    /// The address that connections were given to.
-    pub backend: IpAddr,
-    /// Only those that were opened to this address; all when `None`.
-    pub through: Option<IpAddr>,
-    /// Only this port of the backend; all when `None`.
-    pub port: Option<u16>,
-    /// Only this protocol; all when `None`.
-    pub transport: Option<Transport>,
-}
-
-impl Vanished {
-    /// Whether a connection was given to the backend.
-    pub fn had(&self, connection: &Connection) -> bool {
-        connection.answers_from == self.backend
-            && self.through.is_none_or(|through| connection.opened_to == through)
-            && self.port.is_none_or(|port| connection.answers_from_port == Some(port))
-            && self.transport.is_none_or(|transport| connection.protocol == Some(number(transport)))
-    }
-}
 
 /// What is told of a tracked connection whose destination was rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,56 +39,98 @@ pub struct Connection {
     pub opened_to: IpAddr,
     /// Where it was sent instead.
     pub answers_from: IpAddr,
-    /// The port there, if its protocol has any.
-    pub answers_from_port: Option<u16>,
     /// The number of its protocol.
     pub protocol: Option<u8>,
 }
 
-/// Forgets the namespace's connections that were rewritten and are no more wanted, and tells how many there were.
+/// Connections that the namespace has, rewritten or not.
 ///
 /// # Errors
-/// When the kernel refuses to list or delete; a connection that ended meanwhile is no error.
-pub fn forget(socket: &mut Socket, is_unwanted: impl Fn(&Connection) -> bool) -> Result<usize, Error> {
-    let mut n_forgotten = 0;
-    // For a list the kernel walks the table of the whole machine, which may take it
-    // some ten milliseconds: both families at once, and only where there is anything.
-    if socket.ask("count the connections", STATISTICS, ENTRIES)? == 0 {
-        return Ok(0);
-    }
-    for body in socket.dump(GET, 0, |_| {})? {
-        let attributes = body.get(4..).unwrap_or_default();
-        let Some(entry) = Entry::parse(attributes).filter(|entry| is_unwanted(&entry.connection)) else { continue };
-        let family = Family::of(entry.connection.opened_to).number();
-        n_forgotten += usize::from(delete(socket, family, &entry)?);
-    }
-    Ok(n_forgotten)
+/// When the kernel does not tell.
+pub fn count(socket: &mut Socket) -> Result<u32, Error> {
+    socket.ask("count the connections", STATISTICS, ENTRIES)
 }
 
-fn delete(socket: &mut Socket, family: u8, entry: &Entry<'_>) -> Result<bool, Error> {
-    const NESTED: u16 = 0x8000;
-    let result = socket.request("forget a connection", DELETE, family, |request| {
-        request.bytes(TUPLE_ORIGINAL | NESTED, entry.original);
-        // The number tells it from a newer connection with the same addresses and ports.
-        request.bytes(IDENTITY, entry.identity);
+/// Whether the kernel can search for the connections to a backend ([`forget`]).
+pub fn is_searchable(vanished: &Vanished) -> bool {
+    vanished.backend.is_ipv4()
+}
+
+/// Forgets the namespace's connections to a v4 backend; `false` = this kernel cannot, and they must be listed.
+///
+/// # Errors
+/// When the kernel refuses for any other reason.
+pub fn forget(socket: &mut Socket, vanished: &Vanished) -> Result<bool, Error> {
+    let IpAddr::V4(backend) = vanished.backend else { return Ok(false) };
+    const REPLY_FLAGS: u16 = 2;
+    const SOURCE: u32 = 1;
+    const PROTOCOL: u32 = 1 << 3;
+    let flags = SOURCE | vanished.transport.map_or(0, |_| PROTOCOL);
+    let result = socket.request("forget connections", DELETE, Family::V4.number(), |request| {
+        request.nest(TUPLE_REPLY, |tuple| {
+            tuple.nest(1, |addresses| addresses.bytes(1, &backend.octets()).done());
+            if let Some(transport) = vanished.transport {
+                tuple.nest(2, |protocol| protocol.bytes(1, &[number(transport)]).done());
+            }
+        });
+        request.be32(STATUS, DNAT).be32(STATUS_MASK, DNAT);
+        request.nest(FILTER, |filter| filter.bytes(REPLY_FLAGS, &flags.to_ne_bytes()).done());
     });
     match result {
         Ok(()) => Ok(true),
-        Err(Error::Refused { errno: nix::errno::Errno::ENOENT, .. }) => Ok(false),
+        // Without filters it asks for a whole tuple, or says that it knows none.
+        Err(Error::Refused { errno: Errno::EINVAL | Errno::EOPNOTSUPP, .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a connection was given to a backend.
+pub fn was_given_to(vanished: &Vanished, connection: &Connection) -> bool {
+    connection.answers_from == vanished.backend
+        && vanished.transport.is_none_or(|transport| connection.protocol == Some(number(transport)))
+}
+
+/// The namespace's connections that were rewritten.
+///
+/// # Errors
+/// When the kernel refuses to list them.
+pub fn list(socket: &mut Socket) -> Result<Vec<Tracked>, Error> {
+    // Both families at once: the walk is what costs.
+    let found = socket.dump(GET, 0, |_| {})?;
+    Ok(found.iter().filter_map(|body| Tracked::parse(body.get(4..)?)).collect())
+}
+
+/// Forgets one connection; whether it was still there.
+///
+/// # Errors
+/// When the kernel refuses; a connection that ended meanwhile is no error.
+pub fn forget_one(socket: &mut Socket, tracked: &Tracked) -> Result<bool, Error> {
+    const NESTED: u16 = 0x8000;
+    let family = Family::of(tracked.connection.opened_to).number();
+    let result = socket.request("forget a connection", DELETE, family, |request| {
+        request.bytes(TUPLE_ORIGINAL | NESTED, &tracked.original);
+        // The number tells it from a newer connection with the same addresses and ports.
+        request.bytes(IDENTITY, &tracked.identity);
+    });
+    match result {
+        Ok(()) => Ok(true),
+        Err(Error::Refused { errno: Errno::ENOENT, .. }) => Ok(false),
         Err(error) => Err(error),
     }
 }
 
 /// A tracked connection, with what names it to the kernel.
-struct Entry<'a> {
-    original: &'a [u8],
-    identity: &'a [u8],
-    connection: Connection,
+#[derive(Clone, Debug)]
+pub struct Tracked {
+    original: Vec<u8>,
+    identity: Vec<u8>,
+    /// What is told of it.
+    pub connection: Connection,
 }
 
-impl<'a> Entry<'a> {
+impl Tracked {
     /// Reads one whose destination was rewritten; others do not matter.
-    fn parse(attributes: &'a [u8]) -> Option<Self> {
+    fn parse(attributes: &[u8]) -> Option<Self> {
         let original = wire::find(attributes, TUPLE_ORIGINAL)?;
         let reply = wire::find(attributes, TUPLE_REPLY)?;
         let is_rewritten = wire::find(attributes, STATUS).and_then(wire::be32)? & DNAT != 0;
@@ -109,11 +138,10 @@ impl<'a> Entry<'a> {
         let connection = Connection {
             opened_to: address(original, 2, 4)?,
             answers_from: address(reply, 1, 3)?,
-            answers_from_port: wire::find(protocol, 2).and_then(wire::be16),
             protocol: wire::find(protocol, 1).and_then(|value| value.first().copied()),
         };
         let identity = wire::find(attributes, IDENTITY)?;
-        is_rewritten.then_some(Self { original, identity, connection })
+        is_rewritten.then(|| Self { original: original.to_vec(), identity: identity.to_vec(), connection })
     }
 }
 

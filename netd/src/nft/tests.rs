@@ -1,14 +1,16 @@
 //! The rules as real traffic meets them.
 
-use super::conntrack::{Vanished, forget};
 use super::expression::Verdict;
 use super::object::{Chain, Rule, Table};
 use super::services::{self, Service};
+use super::tables::forgetting::{Forgetting, Unwanted};
 use super::testing::Namespace;
 use super::*;
-use skep_model::ServiceId;
 use skep_model::endpoint::{Transport, wire_port};
-use skep_netd_core::{EgressSubnet, HostPort, IngressNode, IngressPort, Mac, Name, WirePort, ingress_mark};
+use skep_model::{ServiceId, TaskId};
+use skep_netd_core::{
+    EgressSubnet, HostPort, IngressNode, IngressPort, Mac, Name, Namespace as InKernel, Vanished, WirePort, ingress_mark,
+};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
@@ -184,15 +186,22 @@ fn a_connection_to_a_vanished_backend_is_reset_and_datagrams_move() {
     assert_eq!(ask(&datagrams, "10.7.0.100:90"), 'a');
     socket.commit(&services::replace_backends("task1", &web(&ALL[1..2]))).expect("the backends are replaced");
     assert_eq!(ask(&datagrams, "10.7.0.100:90"), 'a', "conntrack still remembers");
-    let vanished = Vanished { backend: ALL[0].parse().expect("an address"), through: None, port: None, transport: None };
-    let listing = Instant::now();
-    assert_eq!(forget(&mut socket, |connection| vanished.had(connection)).expect("connections are forgotten"), 2);
-    println!("connections were listed and two forgotten in {:?}", listing.elapsed());
-    let empty = Namespace::new();
-    let mut nobody = Socket::open_in(empty.fd()).expect("a socket");
-    let listing = Instant::now();
-    assert_eq!(forget(&mut nobody, |_| true).expect("there is nothing to list"), 0);
-    println!("and none of none in {:?}", listing.elapsed());
+    let mut empty = Socket::open_in(Namespace::new().fd()).expect("a socket");
+    assert_eq!(conntrack::count(&mut empty).expect("there is nothing"), 0, "each namespace counts its own");
+    let backend = ALL[0].parse().expect("an address");
+    let others = [Vanished { backend: ALL[1].parse().expect("an address"), transport: None }];
+    let vanished = [Some(Transport::Udp), None].map(|transport| Vanished { backend, transport });
+    let to_it = |socket: &mut Socket| {
+        let listed = conntrack::list(socket).expect("connections are listed");
+        listed.into_iter().filter(|tracked| conntrack::was_given_to(&vanished[1], &tracked.connection)).collect::<Vec<_>>()
+    };
+    assert_eq!(to_it(&mut socket).len(), 2);
+    for (gone, left) in [(others[0], 2), (vanished[0], 1), (vanished[1], 0)] {
+        let start = Instant::now();
+        assert!(conntrack::forget(&mut socket, &gone).expect("connections are forgotten"), "this kernel has filters");
+        println!("{gone:?} forgotten in {:?}", start.elapsed());
+        assert_eq!(to_it(&mut socket).len(), left, "{gone:?}");
+    }
     assert_eq!(ask(&datagrams, "10.7.0.100:90"), 'b');
     let started = Instant::now();
     gone.stream.write_all(b"x").expect("it is sent");
@@ -201,7 +210,93 @@ fn a_connection_to_a_vanished_backend_is_reset_and_datagrams_move() {
     assert!(started.elapsed() < Duration::from_secs(1));
     direct.stream.write_all(b"x").expect("it is sent");
     direct.stream.read_exact(&mut [0]).expect("what was not rewritten stands");
-    assert_eq!(forget(&mut socket, |connection| vanished.had(connection)).expect("connections are listed"), 0);
+}
+
+/// Orders something forgotten and waits until it is.
+async fn forgotten(forgetting: &mut Forgetting) {
+    forgetting.start();
+    let ordered = forgetting.n_ordered();
+    while forgetting.done_through() < ordered {
+        assert_eq!(forgetting.failures().next(), None);
+        tokio::time::timeout(DEADLINE, forgetting.progress()).await.expect("it is forgotten in time");
+    }
+    assert!(forgetting.is_idle());
+}
+
+fn is_cut(client: &mut Client) -> bool {
+    client.stream.write_all(b"x").expect("it is sent");
+    client.stream.read_exact(&mut [0]).is_err()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_gone_is_forgotten_everywhere_and_who_is_back_is_not() {
+    let clusters = [(); 3].map(|()| cluster());
+    let names = [7, 8, 9].map(|number| InKernel::Task(TaskId::from_random([number; 16])));
+    let mut forgetting = Forgetting::default();
+    let vanished = |backend: &str| Vanished { backend: backend.parse().expect("an address"), transport: None };
+    // More than are looked for one by one, in the last namespace.
+    let many = (0..300_u16).map(|n| vanished(&format!("10.9.{}.{}", n / 250, n % 250)));
+    let many: std::collections::BTreeSet<Vanished> = many.chain([vanished(ALL[0])]).collect();
+    let mut connections: Vec<[Client; 2]> = Vec::new();
+    for ((client, _), name) in clusters.iter().zip(names) {
+        let mut socket = Socket::open_in(client.fd()).expect("a socket");
+        socket.commit(&services::replace_all("task1", &[web(&[ALL[0], ALL[3]])])).expect("the rules are taken");
+        let open = |address| connect(client, address).expect("a connection");
+        connections.push([open("10.7.0.100:80"), open("[fd07::100]:80")]);
+        socket.commit(&services::replace_all("task1", &[web(&[ALL[1], ALL[4]])])).expect("the rules are taken");
+        let gone = if name == names[2] { many.clone() } else { [vanished(ALL[0]), vanished(ALL[3])].into() };
+        let descriptor = client.fd().try_clone_to_owned().expect("a descriptor");
+        forgetting.order(name, Some(descriptor), Unwanted { vanished: gone, strangers: None });
+    }
+    assert_eq!((forgetting.n_ordered(), forgetting.done_through()), (3, 0));
+    // In the second namespace one is back before anybody was at work.
+    forgetting.welcome(names[1], ALL[0].parse().expect("an address"), true);
+    forgotten(&mut forgetting).await;
+    let cut = connections.iter_mut().map(|pair| pair.each_mut().map(is_cut)).collect::<Vec<_>>();
+    assert_eq!(cut, [[true, true], [false, true], [true, false]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_is_let_go_holds_up_nothing() {
+    let (client, _servers) = cluster();
+    let (gone, other) = (InKernel::Task(TaskId::from_random([7; 16])), InKernel::Node);
+    let mut forgetting = Forgetting::default();
+    let unwanted =
+        || Unwanted { vanished: [Vanished { backend: IpAddr::from([10, 7, 1, 2]), transport: None }].into(), strangers: None };
+    // What is no namespace cannot be entered: it fails, and is tried again for ever.
+    let broken = std::fs::File::open("/dev/null").expect("a file").into();
+    forgetting.order(gone, Some(broken), unwanted());
+    forgetting.order(other, Some(client.fd().try_clone_to_owned().expect("a descriptor")), unwanted());
+    forgetting.start();
+    for _ in 0..2 {
+        tokio::time::timeout(DEADLINE, forgetting.progress()).await.expect("both are worked on");
+    }
+    let failures: Vec<String> = forgetting.failures().collect();
+    assert_eq!(failures.len(), 1);
+    assert!(failures[0].contains("connections could not be forgotten"), "{failures:?}");
+    assert_eq!(forgetting.done_through(), 0, "the later one is done, and the first is not");
+    forgetting.let_go(gone);
+    assert_eq!(forgetting.done_through(), 2);
+    assert!(forgetting.is_idle());
+}
+
+#[test]
+fn a_listed_connection_is_forgotten_once_and_alone() {
+    let (client, _servers) = cluster();
+    let mut socket = Socket::open_in(client.fd()).expect("a socket");
+    socket.commit(&services::replace_all("task1", &[web(&ALL[..2])])).expect("the rules are taken");
+    let mut connections = [(); 2].map(|()| connect(&client, "10.7.0.100:80").expect("a connection"));
+    let start = Instant::now();
+    let listed = conntrack::list(&mut socket).expect("connections are listed");
+    println!("connections were listed in {:?}", start.elapsed());
+    let backend: IpAddr = if connections[0].name == 'a' { ALL[0] } else { ALL[1] }.parse().expect("an address");
+    let first = listed.iter().find(|tracked| tracked.connection.answers_from == backend).expect("it is listed");
+    assert!(conntrack::forget_one(&mut socket, first).expect("it is forgotten"));
+    assert!(!conntrack::forget_one(&mut socket, first).expect("it was forgotten"));
+    let [first, second] = &mut connections;
+    assert_ne!(first.name, second.name);
+    second.stream.write_all(b"x").expect("it is sent");
+    second.stream.read_exact(&mut [0]).expect("the other stands");
 }
 
 #[test]

@@ -2,9 +2,10 @@
 //! on one overlay and on the ingress network. Everything is gone afterwards.
 
 use futures_util::StreamExt as _;
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute};
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, MulticastGroup};
 use skep_model::endpoint::NodeIngress;
 use skep_model::network::{Attachment, Pool};
 use skep_model::overlay::{Endpoint, EndpointId, LocalTask, NodeNetwork, OverlayChange, Peer};
@@ -27,6 +28,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
+
+pub type Event = (rtnetlink::packet_core::NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr);
 
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -279,19 +282,38 @@ impl Node {
 
     /// Sends changes and waits until everything is in place.
     pub async fn send(&mut self, changes: Vec<Change>, version: u64) {
+        self.begin(changes, version).await;
+        self.reach(version).await;
+    }
+
+    /// Sends changes and does not wait.
+    pub async fn begin(&mut self, changes: Vec<Change>, version: u64) {
         if self.changes.is_none() {
             let (sender, receiver) = mpsc::channel(64);
             let progress = self.client.apply(ReceiverStream::new(receiver)).await.unwrap().into_inner();
             self.changes = Some((sender, progress));
         }
-        let (sender, progress) = self.changes.as_mut().unwrap();
+        let (sender, _) = self.changes.as_ref().unwrap();
         for change in changes.into_iter().chain([Change::Commit(version)]) {
             sender.send(v1::NetdChange { change: Some(change) }).await.unwrap();
         }
-        let reached = tokio::time::timeout(DEADLINE, progress.next()).await;
-        match reached {
-            Ok(Some(Ok(reached))) => assert_eq!(reached.programmed_through, version),
-            other => panic!("no progress: {other:?}; {:?}", self.status().await),
+    }
+
+    /// Waits until everything up to a version is in place.
+    pub async fn reach(&mut self, version: u64) {
+        let (_, progress) = self.changes.as_mut().unwrap();
+        let reached = async {
+            while let Some(reached) = progress.next().await {
+                let through = reached.unwrap().programmed_through;
+                assert!(through <= version, "nobody sent {through}");
+                if through == version {
+                    return;
+                }
+            }
+            panic!("netd went away");
+        };
+        if tokio::time::timeout(DEADLINE, reached).await.is_err() {
+            panic!("no progress: {:?}", self.status().await);
         }
     }
 
@@ -312,6 +334,17 @@ impl Node {
     pub async fn index(&self, name: &str) -> u32 {
         let mut found = Box::pin(self.handle.link().get().match_name(name).execute());
         found.next().await.unwrap().unwrap().header.index
+    }
+
+    /// What the kernel tells of this node's namespace from now on.
+    pub fn events(&self, group: MulticastGroup) -> impl futures_util::Stream<Item = Event> + Unpin + use<> {
+        let runtime = tokio::runtime::Handle::current();
+        self.in_node(|| {
+            let _context = runtime.enter();
+            let (connection, _, events) = rtnetlink::new_multicast_connection(&[group]).unwrap();
+            runtime.spawn(connection);
+            events
+        })
     }
 
     /// Something that runs in the namespace of this node's task.

@@ -8,8 +8,10 @@
 //! table anew; established connections do not notice.
 //!
 //! Connections to backends that are gone are forgotten after the rules were
-//! changed, so that their next packet meets the new ones.
+//! changed, so that their next packet meets the new ones, and beside the turns
+//! ([`forgetting`]).
 
+pub(in crate::nft) mod forgetting;
 mod scope;
 #[cfg(test)]
 mod tests;
@@ -17,11 +19,12 @@ mod tests;
 use super::poller::Poller;
 use crate::dns::Listeners;
 use crate::settled::{Repair, Settled, Turn};
-use scope::{Look, Scope};
+use forgetting::{Forgetting, Strangers, Unwanted};
+use scope::{Brought, Look, Scope, host_addresses};
 use skep_model::TaskId;
 use skep_netd_core::{
-    Backends, Content, Namespace, Overlay, ServiceKey, TableName, TablesTouched, VirtualService, services_touched,
-    tables_touched, virtual_service,
+    Backends, Came, Content, Namespace, Overlay, ServiceKey, TableName, TablesTouched, Turnover, Vanished, VirtualService,
+    services_touched, table_content, tables_touched, virtual_service,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -37,6 +40,7 @@ pub struct Tables {
     /// Where something may have to be done.
     looks: BTreeMap<Namespace, Look>,
     backends: Backends,
+    forgetting: Forgetting,
     listeners: BTreeMap<TaskId, Listeners>,
     audits: BTreeSet<Namespace>,
     poller: Option<Poller>,
@@ -81,20 +85,31 @@ impl Tables {
             }
         }
         self.is_settled = true;
+        self.forgetting.start();
         settled
     }
 
-    /// Waits until the kernel told that somebody else changed tables; the engine
-    /// then calls [`Self::settle`]. Dropping the future loses nothing.
-    pub async fn drifted(&mut self) {
-        let failed = match &self.poller {
-            Some(poller) => poller.wait().await.err(),
-            None => std::future::pending().await,
-        };
-        if let Some(error) = failed {
-            tracing::warn!(%error, "changes of tables cannot be waited for; audits go on");
-            std::future::pending().await
+    /// Waits for news. Dropping the future loses nothing.
+    pub async fn wait(&mut self) -> News {
+        tokio::select! {
+            () = drifted(self.poller.as_ref()) => News::Drifted,
+            () = self.forgetting.progress() => News::Forgotten,
         }
+    }
+
+    /// How many orders to forget connections were given.
+    pub fn n_ordered(&self) -> u64 {
+        self.forgetting.n_ordered()
+    }
+
+    /// All orders up to this one are carried out.
+    pub fn forgotten_through(&self) -> u64 {
+        self.forgetting.done_through()
+    }
+
+    /// What could not be forgotten and is tried again with the next [`Self::settle`].
+    pub fn failures(&self) -> impl Iterator<Item = String> + '_ {
+        self.forgetting.failures()
     }
 
     /// Compares a namespace's tables in full at the next [`Self::settle`].
@@ -110,13 +125,13 @@ impl Tables {
             look.tables.extend(tables);
             look.services.extend(services);
         }
-        for key in services_touched(overlay, turn.touched) {
-            for gone in self.backends.look(overlay, key) {
-                let is_ingress = overlay.network(gone.network).is_some_and(|network| network.ingress);
-                let tasks = overlay.tasks_on(gone.network).map(|task| Namespace::Task(task.id));
-                for namespace in tasks.chain(is_ingress.then_some(Namespace::Node)) {
-                    self.looks.entry(namespace).or_default().gone.insert(gone);
-                }
+        for (network, Turnover { gone, came }) in self.backends.look(overlay, services_touched(overlay, turn.touched)) {
+            let is_ingress = overlay.network(network).is_some_and(|network| network.ingress);
+            let tasks = overlay.tasks_on(network).map(|task| Namespace::Task(task.id));
+            let concerned = tasks.chain(is_ingress.then_some(Namespace::Node)).collect::<Vec<_>>();
+            self.welcome(&concerned, &came);
+            for namespace in concerned.into_iter().filter(|_| !gone.is_empty()) {
+                self.looks.entry(namespace).or_default().vanished.extend(&gone);
             }
         }
         if self.listeners != *listeners {
@@ -125,6 +140,21 @@ impl Tables {
                 self.looks.entry(Namespace::Task(task)).or_default().tables.insert(TableName::Names);
             }
             self.listeners.clone_from(listeners);
+        }
+    }
+
+    /// Strikes off who is there again, before any table leads there.
+    fn welcome(&mut self, namespaces: &[Namespace], came: &BTreeSet<Came>) {
+        if self.forgetting.is_idle() && self.looks.values().all(|look| look.vanished.is_empty()) {
+            return;
+        }
+        for namespace in namespaces {
+            for Came { backend, is_published } in came {
+                self.forgetting.welcome(*namespace, *backend, *is_published);
+                if let Some(look) = self.looks.get_mut(namespace) {
+                    Vanished::welcome(&mut look.vanished, *backend, *is_published);
+                }
+            }
         }
     }
 
@@ -137,6 +167,7 @@ impl Tables {
         self.looks.retain(|namespace, _| is_known(*namespace));
         let touched = turn.touched.tasks.iter().map(|task| Namespace::Task(*task));
         for namespace in touched.filter(|namespace| !is_known(*namespace) || !turn.is_there(*namespace)) {
+            self.forgetting.let_go(namespace);
             if self.scopes.remove(&namespace).is_some()
                 && let Some(poller) = &mut self.poller
             {
@@ -213,16 +244,40 @@ impl Tables {
             return Err((format!("the tables cannot be reached: {error}"), look));
         }
         let Some(scope) = self.scopes.get_mut(&namespace) else { return Ok(()) };
+        if namespace == Namespace::Node && !self.forgetting.is_idle() {
+            let leads_to = table_content(turn.overlay, namespace, TableName::HostPorts);
+            for address in leads_to.iter().flat_map(host_addresses) {
+                self.forgetting.welcome(namespace, address, true);
+            }
+        }
         match scope.bring(&look, names.as_ref(), services) {
-            Ok(repaired) => {
+            Ok(Brought { repaired, left }) => {
                 settled.repairs.extend(repaired.into_iter().map(|(table, by_audit)| Repair {
                     kind: "table",
                     text: format!("write  {namespace}: table {table}"),
                     by_audit,
                 }));
-                Ok(())
+                let left = left.into_iter().map(|backend| Vanished { backend, transport: None });
+                look.vanished.extend(left);
+                self.order(turn, namespace, look)
             }
             Err(error) => Err((error.to_string(), look)),
+        }
+    }
+
+    /// Has forgotten what must not go on, now that the tables are in line.
+    fn order(&mut self, turn: &Turn<'_>, namespace: Namespace, look: Look) -> Result<(), (String, Look)> {
+        let strangers = look.is_adopted.then(|| Strangers::of(turn.overlay, namespace));
+        let unwanted = Unwanted { vanished: look.vanished.clone(), strangers };
+        if unwanted.is_empty() {
+            return Ok(());
+        }
+        match turn.namespace(namespace).map(|descriptor| descriptor.try_clone_to_owned()).transpose() {
+            Ok(descriptor) => {
+                self.forgetting.order(namespace, descriptor, unwanted);
+                Ok(())
+            }
+            Err(error) => Err((format!("connections cannot be reached: {error}"), look)),
         }
     }
 
@@ -245,6 +300,26 @@ impl Tables {
         look.is_adopted = !self.is_settled;
         self.scopes.insert(namespace, scope);
         Ok(())
+    }
+}
+
+/// Why [`Tables::wait`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Somebody else changed tables: [`Tables::settle`] is to be called.
+    Drifted,
+    /// Connections were forgotten somewhere, or could not be.
+    Forgotten,
+}
+
+async fn drifted(poller: Option<&Poller>) {
+    let failed = match poller {
+        Some(poller) => poller.wait().await.err(),
+        None => std::future::pending().await,
+    };
+    if let Some(error) = failed {
+        tracing::warn!(%error, "changes of tables cannot be waited for; audits go on");
+        std::future::pending().await
     }
 }
 

@@ -2,14 +2,13 @@
 //! are brought to hold something else.
 
 use super::Services;
-use crate::nft::conntrack::{Connection, Vanished, forget};
 use crate::nft::monitor::{Event, Monitor};
 use crate::nft::write;
 use crate::nft::{Error, Socket, Transaction};
-use ipnet::IpNet;
 use skep_model::{ServiceId, TaskId};
 use skep_netd_core::{
-    Content, Gone, IngressPort, Namespace, Overlay, PortKey, ServiceKey, TableName, VirtualService, ingress_ports, table_content,
+    Content, IngressPort, Namespace, Overlay, PortKey, ServiceKey, TableName, Vanished, VirtualService, ingress_ports,
+    table_content,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -24,7 +23,7 @@ pub struct Look {
     /// Of tables that are made of services, only these may differ.
     pub services: BTreeSet<ServiceKey>,
     /// Backends that connections must not go on to.
-    pub gone: BTreeSet<Gone>,
+    pub vanished: BTreeSet<Vanished>,
     /// It was there before this process: nobody knows yet what connections there are.
     pub is_adopted: bool,
 }
@@ -55,6 +54,15 @@ pub struct Scope {
 
 /// Whether only an audit found something.
 type ByAudit = bool;
+
+/// What became of the tables.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Brought {
+    /// Those that others had changed.
+    pub repaired: Vec<(TableName, ByAudit)>,
+    /// Where no port in mode `host` leads any more.
+    pub left: BTreeSet<IpAddr>,
+}
 
 impl Scope {
     /// Opens the sockets; none = in the namespace that we are in.
@@ -141,13 +149,8 @@ impl Scope {
         self.unknown.entry(table).or_insert(Some(by_audit)).get_or_insert(by_audit);
     }
 
-    /// Brings the tables in line; answers with those that others had changed.
-    pub fn bring(
-        &mut self,
-        look: &Look,
-        names: Option<&Content>,
-        services: &mut Services<'_>,
-    ) -> Result<Vec<(TableName, ByAudit)>, Error> {
+    /// Brings the tables in line.
+    pub fn bring(&mut self, look: &Look, names: Option<&Content>, services: &mut Services<'_>) -> Result<Brought, Error> {
         let led_to = self.host_addresses();
         match self.write(look, names, services) {
             Ok(()) => {}
@@ -156,11 +159,10 @@ impl Scope {
             Err(Error::Refused { .. }) if self.forget_held(look) => self.write(look, names, services)?,
             Err(error) => return Err(error),
         }
-        let left: BTreeSet<IpAddr> = led_to.difference(&self.host_addresses()).copied().collect();
-        self.forget_connections(services.overlay(), look, &left)?;
+        let left = led_to.difference(&self.host_addresses()).copied().collect();
         let repaired = self.unknown.iter().filter_map(|(table, drift)| Some((*table, (*drift)?))).collect();
         self.unknown.clear();
-        Ok(repaired)
+        Ok(Brought { repaired, left })
     }
 
     /// Gives up what is known of the tables in a look; whether anything was known.
@@ -286,30 +288,15 @@ impl Scope {
 
     /// Where ports in mode `host` lead.
     fn host_addresses(&self) -> BTreeSet<IpAddr> {
-        match self.held.get(&TableName::HostPorts).map(|held| &held.content) {
-            Some(Content::HostPorts { ports, .. }) => ports.values().flat_map(|port| port.addresses.iter().copied()).collect(),
-            _ => BTreeSet::new(),
-        }
+        self.held.get(&TableName::HostPorts).map(|held| host_addresses(&held.content)).unwrap_or_default()
     }
+}
 
-    /// Forgets connections to those who are gone, and after a start to whoever is
-    /// nobody that we know.
-    fn forget_connections(&mut self, overlay: &Overlay, look: &Look, left: &BTreeSet<IpAddr>) -> Result<(), Error> {
-        if look.gone.is_empty() && left.is_empty() && !look.is_adopted {
-            return Ok(());
-        }
-        let vanished = look.gone.iter().map(|gone| (gone.backend, gone.transport));
-        let vanished = vanished.chain(left.iter().map(|address| (*address, None)));
-        let vanished: Vec<Vanished> =
-            vanished.map(|(backend, transport)| Vanished { backend, through: None, port: None, transport }).collect();
-        let strangers = look.is_adopted.then(|| Strangers::of(overlay, self.namespace));
-        let is_unwanted = |connection: &Connection| {
-            vanished.iter().any(|gone| gone.had(connection))
-                || strangers.as_ref().is_some_and(|strangers| strangers.contain(connection.answers_from))
-        };
-        let count = forget(&mut self.socket, is_unwanted)?;
-        tracing::debug!(namespace = %self.namespace, count, "connections to backends that are gone were forgotten");
-        Ok(())
+/// Where ports in mode `host` lead.
+pub fn host_addresses(content: &Content) -> BTreeSet<IpAddr> {
+    match content {
+        Content::HostPorts { ports, .. } => ports.values().flat_map(|port| port.addresses.iter().copied()).collect(),
+        _ => BTreeSet::new(),
     }
 }
 
@@ -344,28 +331,4 @@ fn settle_disputes(wanted: Option<Content>) -> (Option<Content>, bool) {
     }
     services.retain(|_, service| !service.addresses.is_empty());
     (Some(Content::Services(services)), is_disputed)
-}
-
-/// The addresses of a namespace's networks that are nobody's.
-struct Strangers {
-    subnets: Vec<IpNet>,
-    known: BTreeSet<IpAddr>,
-}
-
-impl Strangers {
-    fn of(overlay: &Overlay, namespace: Namespace) -> Self {
-        let networks: Vec<_> = match namespace {
-            Namespace::Task(task) => overlay.visible_to(task).map(|(_, network)| network).collect(),
-            Namespace::Node => overlay.ingress().into_iter().collect(),
-        };
-        let endpoints = networks.iter().flat_map(|network| overlay.endpoints_on(network.id));
-        Self {
-            subnets: networks.iter().flat_map(|network| &network.pools).map(|pool| pool.subnet).collect(),
-            known: endpoints.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect(),
-        }
-    }
-
-    fn contain(&self, address: IpAddr) -> bool {
-        !self.known.contains(&address) && self.subnets.iter().any(|subnet| subnet.contains(&address))
-    }
 }

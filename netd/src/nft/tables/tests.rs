@@ -78,8 +78,8 @@ fn told(n_services: u16) -> Desired {
 fn opened(namespace: &TestNamespace, desired: &Desired) -> Scope {
     let mut scope = Scope::open(Namespace::Task(task()), Some(namespace.fd()), "seed".to_owned()).expect("the sockets");
     let look = Look { tables: TableName::OF_TASK.into(), ..Look::default() };
-    let repaired = scope.bring(&look, None, &mut Services::new(desired.overlay())).expect("the tables are written");
-    assert_eq!(repaired, [], "what was there before is nobody's fault");
+    let brought = scope.bring(&look, None, &mut Services::new(desired.overlay())).expect("the tables are written");
+    assert_eq!(brought.repaired, [], "what was there before is nobody's fault");
     scope
 }
 
@@ -98,8 +98,8 @@ fn an_audit_finds_what_no_event_told_of() {
     let found = scope.audit(&TableName::OF_TASK).expect("an audit");
     assert_eq!(found, [TableName::Services, TableName::Mesh].into());
     let look = Look { tables: found, ..Look::default() };
-    let repaired = scope.bring(&look, None, &mut Services::new(desired.overlay())).expect("the tables are written");
-    assert_eq!(repaired, [(TableName::Services, true), (TableName::Mesh, true)]);
+    let brought = scope.bring(&look, None, &mut Services::new(desired.overlay())).expect("the tables are written");
+    assert_eq!(brought.repaired, [(TableName::Services, true), (TableName::Mesh, true)]);
     assert_eq!(stranger.fingerprint("skep_mesh").expect("a dump"), None);
     assert_eq!(scope.audit(&TableName::OF_TASK).expect("an audit"), [].into());
 }

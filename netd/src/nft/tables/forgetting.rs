@@ -1,0 +1,349 @@
+//! Forgetting connections, beside the engine's turns.
+//!
+//! - An order is given when the rules that no more lead to a backend are written,
+//!   never before: the next packet must meet the new ones.
+//! - A few namespaces are worked on at once, each by one thread at a time, and first
+//!   those where the kernel can search: a list of connections is dear. No turn waits
+//!   for either: rows and tables of later versions are programmed meanwhile.
+//!   Only the acknowledgement of a version waits for the orders given before it, as
+//!   it tells that datagrams go nowhere else any more.
+//! - A backend that is back is struck off before rules lead to it again, and the
+//!   list is locked while the kernel forgets: no connection that was opened since
+//!   is cut. The lock is held for one short call of the kernel, and never while a
+//!   list of connections is made, which may take some ten milliseconds.
+//! - Nothing is given up: what fails is tried again with the next turn, and named
+//!   until then. A namespace that is let go has no connections.
+
+use crate::nft::conntrack::{self, Connection};
+use crate::nft::{Error, Socket};
+use ipnet::IpNet;
+use skep_netd_core::{Namespace, Overlay, Vanished};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::task::JoinSet;
+
+/// Namespaces that are worked on at the same time.
+const WORKERS_MAX: usize = 4;
+/// Of these, namespaces whose connections are listed: the others are soon done.
+const LISTS_MAX: usize = 3;
+/// From here on one list of all connections costs less than a search for each
+/// backend: it takes the kernel about as long as 300 of them.
+const SEARCHES_MAX: usize = 256;
+
+/// The addresses of a namespace's networks that are nobody's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Strangers {
+    /// The networks'.
+    pub subnets: Vec<IpNet>,
+    /// Those of them that are somebody's.
+    pub known: BTreeSet<IpAddr>,
+}
+
+impl Strangers {
+    /// Those of a namespace.
+    pub fn of(overlay: &Overlay, namespace: Namespace) -> Self {
+        let networks: Vec<_> = match namespace {
+            Namespace::Task(task) => overlay.visible_to(task).map(|(_, network)| network).collect(),
+            Namespace::Node => overlay.ingress().into_iter().collect(),
+        };
+        let endpoints = networks.iter().flat_map(|network| overlay.endpoints_on(network.id));
+        Self {
+            subnets: networks.iter().flat_map(|network| &network.pools).map(|pool| pool.subnet).collect(),
+            known: endpoints.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect(),
+        }
+    }
+
+    fn contain(&self, address: IpAddr) -> bool {
+        !self.known.contains(&address) && self.subnets.iter().any(|subnet| subnet.contains(&address))
+    }
+}
+
+/// What is to be forgotten in a namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unwanted {
+    /// Connections that were given to them.
+    pub vanished: BTreeSet<Vanished>,
+    /// Connections that were given to them, if nobody knows yet what there are.
+    pub strangers: Option<Strangers>,
+}
+
+impl Unwanted {
+    /// Whether there is nothing to forget.
+    pub fn is_empty(&self) -> bool {
+        self.vanished.is_empty() && self.strangers.is_none()
+    }
+
+    fn contains(&self, connection: &Connection) -> bool {
+        self.vanished.iter().any(|vanished| conntrack::was_given_to(vanished, connection))
+            || self.strangers.as_ref().is_some_and(|strangers| strangers.contain(connection.answers_from))
+    }
+
+    fn add(&mut self, more: Self) {
+        self.vanished.extend(more.vanished);
+        // Who came since the first look is known to the later one.
+        self.strangers = more.strangers.or(self.strangers.take());
+    }
+
+    fn welcome(&mut self, backend: IpAddr, is_published: bool) {
+        Vanished::welcome(&mut self.vanished, backend, is_published);
+        if let Some(strangers) = &mut self.strangers {
+            strangers.known.insert(backend);
+        }
+    }
+}
+
+/// All namespaces in which something is to be forgotten.
+#[derive(Default)]
+pub struct Forgetting {
+    jobs: BTreeMap<Namespace, Job>,
+    workers: JoinSet<Ended>,
+    n_ordered: u64,
+}
+
+struct Job {
+    shared: Arc<Shared>,
+    /// The first order that is not carried out.
+    first: u64,
+    state: State,
+}
+
+/// What a worker says in the end.
+type Ended = (Namespace, Arc<Shared>, Result<Done, String>);
+
+/// How far a worker came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    /// Nothing was left after this order.
+    Through(u64),
+    /// For the rest, connections must be listed.
+    AllButLists,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    Waits,
+    WaitsForList,
+    Runs { may_list: bool },
+    Failed(String),
+}
+
+impl Forgetting {
+    /// Gives an order; `descriptor` leads to the namespace, none = the one that we
+    /// are in.
+    pub fn order(&mut self, namespace: Namespace, descriptor: Option<OwnedFd>, unwanted: Unwanted) {
+        self.n_ordered += 1;
+        let number = self.n_ordered;
+        let job = self.jobs.entry(namespace).or_insert_with(|| {
+            let access = Access { namespace: descriptor, socket: None };
+            Job { shared: Arc::new(Shared::new(access)), first: number, state: State::Waits }
+        });
+        let mut list = lock(&job.shared.list);
+        list.unwanted.add(unwanted);
+        list.last = number;
+    }
+
+    /// A backend is there (again): what was opened to it stays. To be called before
+    /// rules lead to it.
+    pub fn welcome(&mut self, namespace: Namespace, backend: IpAddr, is_published: bool) {
+        if let Some(job) = self.jobs.get(&namespace) {
+            let mut list = lock(&job.shared.list);
+            list.unwanted.welcome(backend, is_published);
+            list.listed.welcome(backend, is_published);
+        }
+    }
+
+    /// Lets go of a namespace: nobody has a descriptor of it when this returns.
+    pub fn let_go(&mut self, namespace: Namespace) {
+        if let Some(job) = self.jobs.remove(&namespace) {
+            lock(&job.shared.access).take();
+        }
+    }
+
+    /// Whether there is nothing to forget anywhere.
+    pub fn is_idle(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// Puts idle workers to work, also on what failed.
+    pub fn start(&mut self) {
+        self.jobs.values_mut().filter(|job| matches!(job.state, State::Failed(_))).for_each(|job| job.state = State::Waits);
+        self.put_to_work();
+    }
+
+    fn put_to_work(&mut self) {
+        let n_lists = self.jobs.values().filter(|job| job.state == State::Runs { may_list: true }).count();
+        for (state, may_list, n_free) in
+            [(State::Waits, false, WORKERS_MAX), (State::WaitsForList, true, LISTS_MAX.saturating_sub(n_lists))]
+        {
+            let n_free = n_free.min(WORKERS_MAX.saturating_sub(self.workers.len()));
+            for (namespace, job) in self.jobs.iter_mut().filter(|(_, job)| job.state == state).take(n_free) {
+                job.state = State::Runs { may_list };
+                let (namespace, shared) = (*namespace, Arc::clone(&job.shared));
+                self.workers.spawn_blocking(move || {
+                    let result = shared.work(may_list).map_err(|error| error.to_string());
+                    (namespace, shared, result)
+                });
+            }
+        }
+    }
+
+    /// Waits until a worker is done, and puts it to work elsewhere; for ever when
+    /// none is at work. Dropping the future loses nothing.
+    pub async fn progress(&mut self) {
+        match self.workers.join_next().await {
+            Some(ended) => self.take(ended.expect("forgetting does not panic")),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn take(&mut self, (namespace, shared, result): Ended) {
+        // A namespace that was let go meanwhile may have another job by now.
+        if let Some(job) = self.jobs.get_mut(&namespace).filter(|job| Arc::ptr_eq(&job.shared, &shared)) {
+            match result {
+                Ok(Done::Through(last)) if lock(&shared.list).last <= last => drop(self.jobs.remove(&namespace)),
+                Ok(Done::Through(last)) => (job.first, job.state) = (last + 1, State::Waits),
+                Ok(Done::AllButLists) => job.state = State::WaitsForList,
+                Err(error) => job.state = State::Failed(error),
+            }
+        }
+        self.put_to_work();
+    }
+
+    /// How many orders were given.
+    pub fn n_ordered(&self) -> u64 {
+        self.n_ordered
+    }
+
+    /// All orders up to this one are carried out.
+    pub fn done_through(&self) -> u64 {
+        self.jobs.values().map(|job| job.first - 1).min().unwrap_or(self.n_ordered)
+    }
+
+    /// What failed and is tried again.
+    pub fn failures(&self) -> impl Iterator<Item = String> + '_ {
+        self.jobs.iter().filter_map(|(namespace, job)| match &job.state {
+            State::Failed(error) => Some(format!("{namespace}: connections could not be forgotten: {error}")),
+            _ => None,
+        })
+    }
+}
+
+/// What the engine and a worker share. Whoever takes both locks takes `access` first.
+struct Shared {
+    /// None = let go.
+    access: Mutex<Option<Access>>,
+    list: Mutex<List>,
+}
+
+#[derive(Default)]
+struct List {
+    unwanted: Unwanted,
+    /// What a list of connections is being made for.
+    listed: Unwanted,
+    /// The last order that it is made of.
+    last: u64,
+}
+
+struct Access {
+    namespace: Option<OwnedFd>,
+    socket: Option<Socket>,
+}
+
+impl Access {
+    fn socket(&mut self) -> Result<&mut Socket, Error> {
+        if self.socket.is_none() {
+            let socket = match &self.namespace {
+                Some(namespace) => Socket::open_in(namespace.as_fd())?,
+                None => Socket::open()?,
+            };
+            self.socket = Some(socket);
+        }
+        Ok(self.socket.as_mut().expect("it was opened"))
+    }
+}
+
+impl Shared {
+    fn new(access: Access) -> Self {
+        Self { access: Mutex::new(Some(access)), list: Mutex::default() }
+    }
+
+    /// Forgets until nothing is left, or nothing but what takes a list.
+    fn work(&self, may_list: bool) -> Result<Done, Error> {
+        loop {
+            let mut access = lock(&self.access);
+            let Some(open) = access.as_mut() else { return Ok(Done::Through(lock(&self.list).last)) };
+            match self.step(open, may_list) {
+                Ok(None) => {}
+                Ok(Some(done)) => return Ok(done),
+                Err(error) => {
+                    // Perhaps it was the socket.
+                    open.socket = None;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Does a part; `Some` = that was all.
+    fn step(&self, access: &mut Access, may_list: bool) -> Result<Option<Done>, Error> {
+        let socket = access.socket()?;
+        {
+            let mut list = lock(&self.list);
+            if list.unwanted.is_empty() {
+                return Ok(Some(Done::Through(list.last)));
+            }
+            if list.search(socket)? {
+                return Ok(None);
+            }
+        }
+        if !may_list {
+            return Ok(Some(Done::AllButLists));
+        }
+        let result = self.list_and_forget(socket);
+        let mut list = lock(&self.list);
+        let listed = std::mem::take(&mut list.listed);
+        if result.is_err() {
+            list.unwanted.add(listed);
+        }
+        result.map(|()| None)
+    }
+
+    /// Forgets what is found in a list of all connections.
+    fn list_and_forget(&self, socket: &mut Socket) -> Result<(), Error> {
+        {
+            let mut list = lock(&self.list);
+            list.listed = std::mem::take(&mut list.unwanted);
+        }
+        // A list is dear, and many namespaces have nothing in it.
+        let tracked = if conntrack::count(socket)? == 0 { Vec::new() } else { conntrack::list(socket)? };
+        for tracked in tracked {
+            let list = lock(&self.list);
+            if list.listed.contains(&tracked.connection) {
+                conntrack::forget_one(socket, &tracked)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl List {
+    /// Forgets one backend by a search; `false` = for what is left, a list is needed.
+    fn search(&mut self, socket: &mut Socket) -> Result<bool, Error> {
+        let vanished = &mut self.unwanted.vanished;
+        if vanished.len() > SEARCHES_MAX {
+            return Ok(false);
+        }
+        let Some(next) = vanished.iter().find(|vanished| conntrack::is_searchable(vanished)).copied() else { return Ok(false) };
+        let is_done = conntrack::forget(socket, &next)?;
+        if is_done {
+            vanished.remove(&next);
+        }
+        Ok(is_done)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
