@@ -324,7 +324,7 @@ impl Manager {
             term: self.consensus.term(),
             leader: self.consensus.leader(),
             is_leader: self.consensus.is_leader(),
-            is_ready: self.leading.is_some(),
+            is_ready: self.leads(),
             commit: self.consensus.commit(),
             applied: self.store.version,
             first: self.consensus.log().first(),
@@ -337,7 +337,14 @@ impl Manager {
     /// Where the newest change of a task's publication stands; `None` if this is not
     /// the leader, or has no such task.
     pub fn passage(&self, task: TaskId) -> Option<Passage> {
-        Some(self.leading.as_ref()?.dispatcher.barrier().passage(self.store.task(task)?))
+        let leading = self.leading.as_ref().filter(|_| self.leads())?;
+        Some(leading.dispatcher.barrier().passage(self.store.task(task)?))
+    }
+
+    /// Whether it leads and its store is up to date. Between an event and its
+    /// actions raft may have moved on already.
+    fn leads(&self) -> bool {
+        self.leading.as_ref().is_some_and(|leading| self.consensus.is_leader() && leading.term == self.consensus.term())
     }
 
     /// An entry of the log, while it is kept.

@@ -79,8 +79,12 @@ pub(super) fn draw(
 
 /// Whether any service publishes a port through the mesh.
 pub(super) fn has_mesh(store: &Store) -> bool {
-    let ports = store.services().flat_map(|service| &service.plan.endpoint.ports);
-    ports.into_iter().any(|port| port.publish_mode == PublishMode::Ingress)
+    store.services().any(|service| is_in_mesh(service))
+}
+
+/// Whether a service publishes a port on every node.
+pub(super) fn is_in_mesh(service: &Service) -> bool {
+    service.plan.endpoint.ports.iter().any(|port| port.publish_mode == PublishMode::Ingress)
 }
 
 fn update_config(dice: &mut Dice) -> UpdateConfig {

@@ -17,7 +17,7 @@ use skep_model::endpoint::{EndpointState, Publication};
 use skep_model::node::{Availability, NodeState};
 use skep_model::overlay::EndpointId;
 use skep_model::task::Task;
-use skep_model::{NetworkId, NodeId, TaskId, TaskState, Time};
+use skep_model::{NetworkId, NodeId, ServiceId, TaskId, TaskState, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ impl Simulation {
             // Who leaves a network and comes back to it learns everything anew.
             for (id, seen) in &mut passed {
                 let Some(task) = store.task(*id) else { continue };
-                seen.machines.retain(|number| takes_part(&store, self.machines[*number].node, task));
+                seen.machines.retain(|number| stayed(&self.walks.before, &store, self.machines[*number].node, task));
             }
         }
         for task in store.tasks().filter(|task| is_on_networks(task)) {
@@ -76,7 +76,7 @@ impl Simulation {
                 Some(Passage::Waiting) | None => continue,
             };
             let is_due = |machine: &&Machine| match seen {
-                None => [&self.walks.before, &store].iter().all(|store| takes_part(store, machine.node, task)),
+                None => stayed(&self.walks.before, &store, machine.node, task),
                 Some(seen) => seen.missing.contains(&machine.node) && takes_part(&store, machine.node, task),
             };
             let due = self.machines.iter().filter(is_due).filter(|machine| !missing.contains(&machine.node));
@@ -221,6 +221,28 @@ fn is_of(store: &Store, node: NodeId, network: NetworkId) -> bool {
     // One may be removed while tasks that are not wanted any more are still on it.
     let Some(stored) = store.network(network) else { return false };
     (stored.spec.ingress && services::has_mesh(store)) || store.tasks_of_node(node).any(is_on)
+}
+
+/// Whether a node has had to know of a task all the time between two looks. One
+/// event may apply several transactions: who is on a network by another task than
+/// before may have left it for a moment, in which nobody waited for it.
+fn stayed(before: &Store, after: &Store, node: NodeId, task: &Task) -> bool {
+    let causes = |store: &Store, network: NetworkId| {
+        let is_on =
+            |task: &&Arc<Task>| is_on_networks(task) && task.networks.iter().any(|attachment| attachment.network == network);
+        let tasks: BTreeSet<TaskId> = store.tasks_of_node(node).filter(is_on).map(|task| task.id).collect();
+        let is_ingress = store.network(network).is_some_and(|network| network.spec.ingress);
+        let services: BTreeSet<ServiceId> =
+            store.services().filter(|service| is_ingress && services::is_in_mesh(service)).map(|service| service.id).collect();
+        (tasks, services)
+    };
+    let has_stayed_on = |network: NetworkId| {
+        let (tasks, services) = causes(before, network);
+        let (tasks_after, services_after) = causes(after, network);
+        !tasks.is_disjoint(&tasks_after) || !services.is_disjoint(&services_after)
+    };
+    [before, after].iter().all(|store| takes_part(store, node, task))
+        && task.networks.iter().any(|attachment| has_stayed_on(attachment.network))
 }
 
 /// Whether a node that is ready has to know of a task.
