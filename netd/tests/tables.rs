@@ -415,6 +415,18 @@ async fn one_client_port_through_two_nodes_reaches_one_task_twice_with_its_own_a
     }
 }
 
+/// Packets of a connection that its kernel sent again, the first one included.
+fn n_repeated(stream: &TcpStream) -> u32 {
+    // SAFETY: zeros are a valid value of this structure of numbers.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the structure lives across the call, and its length is given.
+    let got =
+        unsafe { libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &mut length) };
+    assert_eq!(got, 0, "{}", std::io::Error::last_os_error());
+    info.tcpi_total_retrans
+}
+
 /// Connections and datagrams from one address and port through both nodes at once.
 fn assert_both_ways(outside: &OwnedFd, from: &str, through: [&str; 2]) {
     let from = SocketAddr::new(from.parse().unwrap(), 5000);
@@ -427,6 +439,7 @@ fn assert_both_ways(outside: &OwnedFd, from: &str, through: [&str; 2]) {
             TcpStream::from(fd)
         });
         let stream = stream.unwrap();
+        assert_eq!(n_repeated(&stream), 0, "the way back through {node} was there before the first packet");
         assert_eq!(greeted(&stream).unwrap(), expected, "TCP through {node}");
         kept.push(stream);
     }

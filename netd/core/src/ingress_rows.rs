@@ -3,7 +3,9 @@
 //!
 //! A task's answers must leave through the node that the question came in by: the
 //! tables mark a connection with that node's number ([`ingress_mark`]), and the mark
-//! chooses a routing table whose one route leads to that node's gateway.
+//! chooses a routing table whose one route leads to that node's gateway. All ways
+//! are there beforehand: one that is made for a first packet comes too late for its
+//! answer, and the client waits a second before it asks again.
 
 use crate::mark::ingress_mark;
 use crate::name::{Mac, Name, interface_name};
