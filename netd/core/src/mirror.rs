@@ -97,12 +97,10 @@ impl Mirror {
     /// The rows that vanish with this one, without it.
     pub fn dependents(&self, place: Place) -> BTreeSet<Place> {
         let mut lost = self.direct_dependents(place);
-        if let Some(Value::Link(Link::Veth { peer: Some((namespace, name)) })) = self.rows.get(&place) {
-            let peer = Place { key: Key::Link(*name), namespace: *namespace };
-            if self.rows.get(&peer).is_some() {
-                lost.extend(self.direct_dependents(peer));
-                lost.insert(peer);
-            }
+        let other_end = self.rows.get(&place).and_then(Value::other_end);
+        if let Some(peer) = other_end.filter(|peer| self.rows.get(peer).is_some()) {
+            lost.extend(self.direct_dependents(peer));
+            lost.insert(peer);
         }
         lost.remove(&place);
         lost

@@ -6,7 +6,7 @@
 
 use crate::desired::Desired;
 use crate::mirror::Mirror;
-use crate::row::{Key, Link, Namespace, Place, Value};
+use crate::row::{Key, Namespace, Place, Value};
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -61,18 +61,22 @@ impl Planner<'_> {
         if self.removed.contains(place) || self.vanished.contains(place) { None } else { self.mirror.get(place) }
     }
 
+    fn is_right(&self, place: &Place) -> bool {
+        is_right(place, self.desired.get(place), self.seen(place))
+    }
+
     fn look(&mut self, mut queue: Vec<Place>) {
         while let Some(place) = queue.pop() {
             if !self.looked.insert(place) {
                 continue;
             }
-            match (self.desired.get(&place).copied(), self.seen(&place).copied()) {
-                (None, None) => {}
-                (None, Some(_)) if place.key.is_property() => {}
-                (None, Some(_)) => self.remove(place, &mut queue),
-                (Some(wanted), Some(seen)) if wanted.is_satisfied_by(&seen) => {}
-                (Some(wanted), Some(_)) => self.change(place, wanted, &mut queue),
-                (Some(wanted), None) => self.make(place, wanted, &mut queue),
+            if self.is_right(&place) {
+                continue;
+            }
+            match (self.desired.get(&place).copied(), self.seen(&place).is_some()) {
+                (None, _) => self.remove(place, &mut queue),
+                (Some(wanted), true) => self.change(place, wanted, &mut queue),
+                (Some(wanted), false) => self.make(place, wanted, &mut queue),
             }
         }
     }
@@ -102,22 +106,25 @@ impl Planner<'_> {
     }
 
     fn make(&mut self, place: Place, wanted: Value, queue: &mut Vec<Place>) {
+        self.look_under(place, queue);
+        // Both ends of a pair are made at once, so the other must not be there yet.
+        let Some(peer) = wanted.other_end() else { return };
+        if self.seen(&peer).is_some() {
+            self.remove(peer, queue);
+        }
+        self.looked.remove(&peer);
+        if !queue.contains(&peer) && self.desired.get(&peer).is_some() {
+            self.looked.insert(peer);
+            self.look_under(peer, queue);
+        }
+    }
+
+    /// What is in a namespace or on a link comes with it.
+    fn look_under(&self, place: Place, queue: &mut Vec<Place>) {
         match place.key {
             Key::Namespace => queue.extend(self.desired.under_namespace(place.namespace)),
             Key::Link(name) => queue.extend(self.desired.under_link(place.namespace, name)),
             _ => {}
-        }
-        // Both ends of a pair are made at once, so the other must not be there yet.
-        if let Value::Link(Link::Veth { peer: Some((namespace, name)) }) = wanted {
-            let peer = Place { key: Key::Link(name), namespace };
-            if self.seen(&peer).is_some() {
-                self.remove(peer, queue);
-            }
-            self.looked.remove(&peer);
-            if self.seen(&peer).is_none() && !queue.contains(&peer) && self.desired.get(&peer).is_some() {
-                self.looked.insert(peer);
-                queue.extend(self.desired.under_link(namespace, name));
-            }
         }
     }
 
@@ -125,12 +132,21 @@ impl Planner<'_> {
         let removals = self.removed.iter().rev().filter(|place| !self.vanished.contains(place)).map(|place| Op::Remove(*place));
         let made = self.looked.iter().filter_map(|place| {
             let wanted = self.desired.get(place)?;
-            let is_right = self.seen(place).is_some_and(|seen| wanted.is_satisfied_by(seen));
             // The node's end brings the task's end with it.
-            let is_far_end = matches!(wanted, Value::Link(Link::Veth { .. })) && place.namespace != Namespace::Node;
-            (!is_right && !is_far_end).then_some(Op::Make(*place, *wanted))
+            let is_far_end = wanted.other_end().is_some() && place.namespace != Namespace::Node;
+            (!self.is_right(place) && !is_far_end).then_some(Op::Make(*place, *wanted))
         });
         removals.chain(made).collect()
+    }
+}
+
+/// Whether a place is as it should be. A property of something that stays for other
+/// reasons has some value, whether it matters or not.
+fn is_right(place: &Place, wanted: Option<&Value>, seen: Option<&Value>) -> bool {
+    match (wanted, seen) {
+        (Some(wanted), Some(seen)) => wanted.is_satisfied_by(seen),
+        (None, Some(_)) => place.key.is_property(),
+        (wanted, None) => wanted.is_none(),
     }
 }
 
@@ -149,12 +165,7 @@ mod tests {
     fn assert_reached(desired: &Desired, model: &Model) {
         for place in all(desired, &model.rows) {
             let (wanted, seen) = (desired.get(&place), model.rows.get(&place));
-            let is_right = match (wanted, seen) {
-                (None, Some(_)) if place.key.is_property() => true,
-                (Some(wanted), Some(seen)) => wanted.is_satisfied_by(seen),
-                (wanted, seen) => wanted.is_none() && seen.is_none(),
-            };
-            assert!(is_right, "{place}: wanted {wanted:?}, is {seen:?}");
+            assert!(is_right(&place, wanted, seen), "{place}: wanted {wanted:?}, is {seen:?}");
         }
     }
 

@@ -285,6 +285,16 @@ impl Value {
             _ => self == seen,
         }
     }
+
+    /// Of one end of a pair, where the other is; none if that is not known.
+    pub fn other_end(&self) -> Option<Place> {
+        match self {
+            Self::Link(Link::Veth { peer: Some((namespace, name)) }) => {
+                Some(Place { key: Key::Link(*name), namespace: *namespace })
+            }
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Namespace {
