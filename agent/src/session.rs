@@ -234,6 +234,8 @@ impl Sessions {
                                 if term != info.term {
                                     term = info.term;
                                     self.inbox.put(Event::SessionUp { session, info: Box::new(info.clone()) });
+                                } else {
+                                    self.inbox.put(Event::Told { info: Box::new(info.clone()) });
                                 }
                                 self.refusal.send_replace(None);
                                 self.managers.learn(&info.managers);

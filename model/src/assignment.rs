@@ -88,4 +88,7 @@ pub struct SessionInfo {
     pub node_name: String,
     /// The UDP port of overlay traffic, on every node.
     pub data_path_port: u16,
+    /// How long managers wait for nodes to program a change of an endpoint; zero
+    /// from one that does not say.
+    pub barrier_timeout: std::time::Duration,
 }

@@ -83,6 +83,7 @@ impl Wire<v1::SessionInfo> for SessionInfo {
             node_name: self.node_name.clone(),
             protocol: skep_model::version::PROTOCOL_MAX,
             data_path_port: self.data_path_port.encode(),
+            barrier_timeout: self.barrier_timeout.encode(),
         }
     }
 
@@ -95,6 +96,7 @@ impl Wire<v1::SessionInfo> for SessionInfo {
             root_ca: field("root_ca", wire.root_ca)?,
             node_name: field("node_name", wire.node_name)?,
             data_path_port: field("data_path_port", wire.data_path_port)?,
+            barrier_timeout: field("barrier_timeout", wire.barrier_timeout)?,
         })
     }
 }

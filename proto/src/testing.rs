@@ -372,7 +372,7 @@ fields!(TaskStatus { state, timestamp, applied_at, message, error, attempt, cont
 fields!(ContainerStatus { container_id, pid, exit_code });
 fields!(StatusUpdate { task, status });
 fields!(Hello { node, description, statuses, address, certificate_expires });
-fields!(SessionInfo { term, heartbeat_period, managers, role, root_ca, node_name, data_path_port });
+fields!(SessionInfo { term, heartbeat_period, managers, role, root_ca, node_name, data_path_port, barrier_timeout });
 
 impl Draw for IpAddr {
     fn draw(source: &mut Source) -> Self {

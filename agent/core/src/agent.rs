@@ -2,12 +2,16 @@
 
 use crate::action::Action;
 use crate::event::{Event, Found, RecoveredTask};
-use crate::task::TaskMachine;
-use skep_model::assignment::{AssignmentChange, Assignments, StatusUpdate};
+use crate::task::{Surroundings, TaskMachine, WITHDRAW_MARGIN};
+use skep_model::assignment::{AssignmentChange, Assignments, SessionInfo, StatusUpdate};
 use skep_model::task::Task;
 use skep_model::{ConfigId, SecretId, SessionId, TaskId, TaskState, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long managers wait for nodes, as long as none has said it.
+const BARRIER_DEFAULT: Duration = Duration::from_secs(5);
 
 /// The state of an agent.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +28,8 @@ pub struct Agent {
     version: Option<u64>,
     /// Counts chains; 0 until the first, and then nothing is known of the networks.
     chain: u64,
+    /// How long managers wait for nodes; zero until one says.
+    barrier_timeout: Duration,
     /// How far the network was reported to be, of this chain.
     programmed: u64,
     actions: Vec<Action>,
@@ -63,7 +69,11 @@ impl Agent {
     pub fn handle(&mut self, now: Time, event: Event) {
         match event {
             Event::Tick => {}
-            Event::SessionUp { session, info } => self.session_up(now, session, info.term),
+            Event::SessionUp { session, info } => {
+                self.told(&info);
+                self.session_up(now, session, info.term);
+            }
+            Event::Told { info } => self.told(&info),
             Event::SessionDown => self.session_down(),
             Event::Assignments { term, assignments } => self.assignments(now, term, *assignments),
             Event::Prepared { task } => self.on(task, |machine, _| machine.prepared(now)),
@@ -102,6 +112,18 @@ impl Agent {
     /// The tasks this node has, ended ones included.
     pub fn tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
         self.tasks.values().map(|machine| &machine.task)
+    }
+
+    /// What holds in the whole cluster; a limit that runs already stays as it is.
+    fn told(&mut self, info: &SessionInfo) {
+        if info.term >= self.term {
+            self.barrier_timeout = info.barrier_timeout;
+        }
+    }
+
+    fn withdraw_max(&self) -> Duration {
+        let waits = if self.barrier_timeout.is_zero() { BARRIER_DEFAULT } else { self.barrier_timeout };
+        waits + WITHDRAW_MARGIN
     }
 
     fn session_up(&mut self, now: Time, session: SessionId, term: u64) {
@@ -273,12 +295,13 @@ impl Agent {
             self.set_wakeup(id, None);
             self.dirty.insert(id);
         }
+        let around = Surroundings { has_session: self.has_session, withdraw_max: self.withdraw_max() };
         let mut updates = Vec::new();
         for id in std::mem::take(&mut self.dirty) {
             let Some(machine) = self.tasks.get_mut(&id) else { continue };
             let has_networks = self.chain > 0 || machine.task.networks.is_empty();
             let has_all = has_networks && has_files(&machine.task, &self.secrets, &self.configs);
-            machine.step(now, self.has_session, has_all, &mut self.actions);
+            machine.step(now, around, has_all, &mut self.actions);
             let wakeup = machine.next_wakeup();
             if machine.take_dirty() {
                 self.actions.push(Action::Save { task: machine.task.clone(), status: machine.status.clone() });

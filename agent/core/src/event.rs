@@ -63,6 +63,11 @@ pub struct RecoveredTask {
 pub enum Event {
     /// Nothing but time passing (see `Agent::next_wakeup`).
     Tick,
+    /// The manager of the session that is up said something new of the cluster.
+    Told {
+        /// What.
+        info: Box<SessionInfo>,
+    },
     /// A session with the leader is up; its first message was read.
     SessionUp {
         /// The session.

@@ -15,10 +15,9 @@ use std::time::Duration;
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
 /// The message of a task whose files only a manager can bring.
 pub const WAITING_FOR_MANAGER: &str = "waiting for a manager";
-/// How long a task that was to be found waits for word that it is not any more:
-/// a little longer than a manager waits for every node (by default; the cluster's
-/// own setting does not get here).
-const WITHDRAW_MAX: Duration = Duration::from_secs(6);
+/// How much longer than a manager waits for every node a task that was to be found
+/// waits for word that it is not any more.
+pub const WITHDRAW_MARGIN: Duration = Duration::from_secs(1);
 /// The longest that a container that does not say lets busy connections go on.
 const DRAIN_DEFAULT_MAX: Duration = Duration::from_secs(10);
 /// How much longer than the limit the network daemon may take to say so.
@@ -58,6 +57,15 @@ enum Stopping {
     Draining(Time),
     /// It was asked to stop; if it has not ended then, it is killed.
     Signalled(Time),
+}
+
+/// What holds for every task of the node at a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Surroundings {
+    /// A manager can be reached: only without one a task may restart in place.
+    pub has_session: bool,
+    /// How long a task that was to be found waits for word that it is not any more.
+    pub withdraw_max: Duration,
 }
 
 /// One task of this node.
@@ -160,10 +168,10 @@ impl TaskMachine {
             .then_some("waits for a manager: where its networks' tasks are is not kept on the node's disk")
     }
 
-    /// Asks for what is next. `has_session`: only without one may it restart in
-    /// place. `has_all`: every file that it references is present, and its networks
-    /// are known.
-    pub fn step(&mut self, now: Time, has_session: bool, has_all: bool, actions: &mut Vec<Action>) {
+    /// Asks for what is next. `has_all`: every file that it references is present,
+    /// and its networks are known.
+    pub fn step(&mut self, now: Time, around: Surroundings, has_all: bool, actions: &mut Vec<Action>) {
+        let Surroundings { has_session, withdraw_max } = around;
         let is_wanted = self.task.plan.desired <= TaskState::Running;
         match self.phase.clone() {
             Phase::Idle if !is_wanted => self.end(TaskState::Shutdown, now, "shutdown"),
@@ -177,7 +185,7 @@ impl TaskMachine {
                 self.advance(TaskState::Starting, now, "starting");
                 actions.push(Action::Start { task: self.id() });
             }
-            Phase::Running => self.step_running(now, is_wanted, actions),
+            Phase::Running => self.step_running(now, is_wanted, withdraw_max, actions),
             Phase::Waiting(_) if !is_wanted => self.end(TaskState::Shutdown, now, "shutdown"),
             // The manager is back: from now on it decides, by a new task.
             Phase::Waiting(_) if has_session => self.end_as_exited(now),
@@ -198,9 +206,9 @@ impl TaskMachine {
 
     /// The end of a container that runs, one step at a time. A step that needs no
     /// waiting is followed by the next at once.
-    fn step_running(&mut self, now: Time, is_wanted: bool, actions: &mut Vec<Action>) {
+    fn step_running(&mut self, now: Time, is_wanted: bool, withdraw_max: Duration, actions: &mut Vec<Action>) {
         if self.stopping == Stopping::No && !is_wanted {
-            self.stopping = Stopping::Withdrawing(if self.is_to_be_found() { now + WITHDRAW_MAX } else { now });
+            self.stopping = Stopping::Withdrawing(if self.is_to_be_found() { now + withdraw_max } else { now });
         }
         match self.stopping {
             Stopping::Withdrawing(until) if now >= until || self.may_stop => self.drain(now, actions),

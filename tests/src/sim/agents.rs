@@ -333,7 +333,7 @@ impl Simulation {
             Word::Info(info) => {
                 daemon.period = info.heartbeat_period;
                 if daemon.term.replace(info.term) == Some(info.term) {
-                    return Ok(());
+                    return self.agent_event(number, Event::Told { info });
                 }
                 daemon.pause = PAUSE.0;
                 self.coverage.count("session: up");

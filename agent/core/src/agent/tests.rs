@@ -50,7 +50,12 @@ fn task(number: u8, desired: TaskState) -> Task {
 }
 
 fn info(term: u64) -> Event {
-    let info = SessionInfo {
+    let info = Box::new(cluster(term, Duration::from_secs(5)));
+    Event::SessionUp { session: SessionId::from_random([1; 16]), info }
+}
+
+fn cluster(term: u64, barrier_timeout: Duration) -> SessionInfo {
+    SessionInfo {
         term,
         heartbeat_period: Duration::from_millis(500),
         managers: Vec::new(),
@@ -58,8 +63,8 @@ fn info(term: u64) -> Event {
         root_ca: String::new(),
         node_name: String::new(),
         data_path_port: 4789,
-    };
-    Event::SessionUp { session: SessionId::from_random([1; 16]), info: Box::new(info) }
+        barrier_timeout,
+    }
 }
 
 fn complete(tasks: Vec<Task>) -> Event {
@@ -297,6 +302,38 @@ fn no_step_of_a_stop_waits_for_ever() {
     assert_eq!(steps(&mut agent), [Action::Stop { task: id, grace: STOP_GRACE }]);
     agent.handle(at(48), Event::Tick);
     assert_eq!(steps(&mut agent), [Action::Kill { task: id }]);
+}
+
+#[test]
+fn a_withdrawal_is_waited_for_a_second_longer_than_the_cluster_waits() {
+    let limit = |told: Option<SessionInfo>| {
+        let mut agent = Agent::new(Vec::new(), at(0));
+        let task = networked(1, TaskState::Running, Publication::Published);
+        let id = task.id;
+        agent.handle(at(0), info(1));
+        agent.handle(at(0), complete(vec![task]));
+        agent.handle(at(0), Event::Prepared { task: id });
+        agent.handle(at(0), Event::Started { task: id, attempt: 0, pid: 7, has_check: false });
+        if let Some(info) = told {
+            agent.handle(at(1), Event::Told { info: Box::new(info) });
+        }
+        let stopping = Arc::new(networked(1, TaskState::Shutdown, Publication::Withdrawn));
+        agent.handle(at(10), link(2, vec![AssignmentChange::PutTask(stopping)]));
+        let limit = agent.next_wakeup().expect("a withdrawal has a limit");
+        // One that runs already stays as it is.
+        agent.handle(at(11), Event::Told { info: Box::new(cluster(1, Duration::from_secs(60))) });
+        assert_eq!((steps(&mut agent), agent.next_wakeup()), (vec![], Some(limit)));
+        agent.handle(limit, Event::Tick);
+        assert_eq!(steps(&mut agent), [Action::Drain { task: id, limit: STOP_GRACE }]);
+        limit
+    };
+    let seconds = Duration::from_secs;
+    assert_eq!(limit(None), at(16));
+    assert_eq!(limit(Some(cluster(1, seconds(30)))), at(41));
+    assert_eq!(limit(Some(cluster(1, Duration::from_millis(100)))), at(11) + Duration::from_millis(100));
+    // A manager that does not say waits as long as all did once; one of the past is not heard.
+    assert_eq!(limit(Some(cluster(1, Duration::ZERO))), at(16));
+    assert_eq!(limit(Some(cluster(0, seconds(30)))), at(16));
 }
 
 #[test]

@@ -412,6 +412,7 @@ impl Dispatcher {
                 root_ca: cluster.plan.root_ca.clone(),
                 node_name: node.description.hostname.clone(),
                 data_path_port: cluster.spec.data_path_port,
+                barrier_timeout: cluster.spec.barrier_timeout,
             };
             if session.info.as_ref() != Some(&info) {
                 session.info = Some(info.clone());
