@@ -4,6 +4,10 @@
 //! Managers are tried in turn, the leader first where it is known; a manager that
 //! is not the leader says so and names it. Between two attempts there is a pause
 //! that doubles, with jitter, up to two seconds.
+//!
+//! As long as the node's network daemon has never answered, a session says why no
+//! task can be taken, and the core hears of no session: the manager assigns nothing
+//! in it, so tasks that a restarted daemon found go on as they do without one.
 
 use crate::connect::Managers;
 use crate::drive::{Inbox, lock};
@@ -38,6 +42,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How long a manager may take to begin a session.
 const BEGIN_MAX: Duration = Duration::from_secs(5);
+/// How long the network daemon, started beside this one, may take to answer before
+/// the manager is told that it does not.
+const NETD_MAX: Duration = Duration::from_secs(2);
 /// Messages that wait to be sent.
 const QUEUE_MAX: usize = 256;
 
@@ -119,11 +126,10 @@ type Ended = String;
 impl Sessions {
     /// Keeps a session open until `stop`.
     pub async fn run(self, mut outgoing: mpsc::UnboundedReceiver<Outgoing>, stop: CancellationToken) {
-        // A node that cannot bring its tasks onto a network is not ready for any.
         let mut standing = self.network.standing();
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = standing.wait_for(|standing| standing.has_answered) => {}
+            _ = tokio::time::timeout(NETD_MAX, standing.wait_for(|standing| standing.has_answered)) => {}
         }
         let mut pause = PAUSE_MIN;
         loop {
@@ -155,7 +161,9 @@ impl Sessions {
         let (sender, stream) = mpsc::channel(QUEUE_MAX);
         // What was said of an earlier session is in the statuses of this hello.
         while outgoing.try_recv().is_ok() {}
-        let _ = sender.try_send(agent_message(agent_message::Message::Hello(self.hello())));
+        let not_ready = self.not_ready();
+        let is_ready = not_ready.is_empty();
+        let _ = sender.try_send(agent_message(agent_message::Message::Hello(self.hello(not_ready))));
         let begun = tokio::time::timeout(BEGIN_MAX, client.session(ReceiverStream::new(stream))).await;
         let mut messages = match begun {
             Err(_) => {
@@ -169,13 +177,31 @@ impl Sessions {
             }
             Ok(Ok(response)) => response.into_inner(),
         };
-        let ended = self.converse(&mut messages, sender, outgoing, stop).await;
+        let ended = tokio::select! {
+            ended = self.converse(is_ready, &mut messages, sender, outgoing, stop) => ended,
+            () = self.until_ready(), if !is_ready => "the node is ready now".into(),
+        };
         self.managers.failed(&address);
         format!("the session with manager {address} ended: {ended}")
     }
 
+    /// Why this node can take no task yet; empty if it can. One that could once can
+    /// later, too: what it was told is in the kernel, and tasks wait for the rest.
+    fn not_ready(&self) -> String {
+        let standing = self.network.standing();
+        let standing = standing.borrow();
+        let trouble = standing.trouble.as_deref().filter(|_| !standing.has_answered);
+        skep_model::task::cut(trouble.unwrap_or_default())
+    }
+
+    async fn until_ready(&self) {
+        // The network outlives every session: it cannot be closed.
+        let _ = self.network.standing().wait_for(|standing| standing.has_answered).await;
+    }
+
     async fn converse(
         &self,
+        is_ready: bool,
         messages: &mut Streaming<ManagerMessage>,
         sender: mpsc::Sender<AgentMessage>,
         outgoing: &mut mpsc::UnboundedReceiver<Outgoing>,
@@ -231,7 +257,9 @@ impl Sessions {
                             Ok(info) => {
                                 heartbeat = tokio::time::interval(info.heartbeat_period);
                                 self.network.learn_port(info.data_path_port);
-                                if term != info.term {
+                                if !is_ready {
+                                    // The core has no session.
+                                } else if term != info.term {
                                     term = info.term;
                                     self.inbox.put(Event::SessionUp { session, info: Box::new(info.clone()) });
                                 } else {
@@ -270,7 +298,7 @@ impl Sessions {
         self.inbox.put(Event::Assignments { term, assignments: Box::new(assignments) });
     }
 
-    fn hello(&self) -> v1::Hello {
+    fn hello(&self, not_ready: String) -> v1::Hello {
         let mut description = self.description.clone();
         // What the node itself uses may have changed since it was started.
         description.underlay = description.underlay.map(|known| underlay::of(known.address));
@@ -280,6 +308,7 @@ impl Sessions {
             statuses: lock(&self.agent).statuses(),
             address: String::new(),
             certificate_expires: Time::ZERO,
+            not_ready,
         };
         let mut message = v1::Hello::from(&hello);
         message.protocol_min = PROTOCOL_MIN;

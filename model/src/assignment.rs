@@ -68,6 +68,8 @@ pub struct Hello {
     pub address: String,
     /// When its certificate ends.
     pub certificate_expires: Time,
+    /// Why it can take no tasks yet; empty if it can.
+    pub not_ready: String,
 }
 
 /// What every agent must know of the cluster; sent first and when it changes.

@@ -15,6 +15,15 @@ pub const LOG_TAIL_LINES_MAX: usize = 10;
 /// The longest error or message a task reports, in bytes.
 pub const MESSAGE_MAX: usize = 2048;
 
+/// The beginning of a text, no longer than [`MESSAGE_MAX`].
+pub fn cut(text: &str) -> String {
+    let mut end = text.len().min(MESSAGE_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].into()
+}
+
 /// A task. Writers: the leader (`plan`), its node's agent (`status`; the leader
 /// until it is assigned, and again once its node is gone).
 #[derive(Clone, Debug, PartialEq)]

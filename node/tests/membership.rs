@@ -80,6 +80,38 @@ async fn only_the_right_token_joins_and_a_refused_join_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_its_network_daemon_is_there_and_not_ready_and_says_why() {
+    let (m1, mut w1) = (Daemon::new(), Daemon::without_netd());
+    let founded = m1.init(InitRequest::default()).await.unwrap();
+    let joined = w1.join(&m1.address, &text(founded.worker_token)).await.unwrap();
+    let status = async |id: &str| {
+        let nodes = m1.nodes().await.unwrap_or_default();
+        let node = nodes.into_iter().find(|node| node.id == id)?;
+        let status = node.status?.value?;
+        Some((status.state(), status.message))
+    };
+    let is_waiting = async || match status(&joined.node_id).await {
+        Some((state, message)) => state != NodeState::Ready && message.starts_with("waits for skep-netd at "),
+        None => false,
+    };
+    let is_ready = async |id: &str| status(id).await == Some((NodeState::Ready, String::new()));
+    wait_until("the node with its network daemon is ready", async || is_ready(&founded.node_id).await).await;
+    wait_until("the other one says what it waits for", is_waiting).await;
+    // It knows the cluster, and says the same itself.
+    let info = w1.info().await;
+    assert_eq!(info.manager_addresses, std::slice::from_ref(&m1.address));
+    assert!(info.warnings.iter().any(|warning| warning.starts_with("waits for skep-netd at ")), "{:?}", info.warnings);
+    w1.restart_after_kill(&[]);
+    wait_until("it says so again after a restart", async || {
+        let info = w1.info().await;
+        !info.manager_addresses.is_empty() && is_waiting().await
+    })
+    .await;
+    w1.start_netd();
+    wait_until("it becomes ready by itself", async || is_ready(&joined.node_id).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_becomes_a_manager_and_a_worker_again() {
     let (m1, mut w1, m2) = (Daemon::new(), Daemon::new(), Daemon::new());
     let founded = m1.init(InitRequest::default()).await.unwrap();

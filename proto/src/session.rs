@@ -44,18 +44,21 @@ impl Wire<v1::Hello> for Hello {
             certificate_expires: self.certificate_expires.encode(),
             protocol_min: skep_model::version::PROTOCOL_MIN,
             protocol_max: skep_model::version::PROTOCOL_MAX,
+            not_ready: self.not_ready.clone(),
         }
     }
 
     fn decode(wire: v1::Hello) -> Result<Self, Malformed> {
         let description = wire.description.as_ref().map_or(0, Message::encoded_len);
         at_most("description", description, ANNOTATIONS_MAX, "bytes")?;
+        at_most("not_ready", wire.not_ready.len(), MESSAGE_MAX, "bytes")?;
         Ok(Self {
             node: field("node_id", wire.node_id)?,
             description: field("description", wire.description)?,
             statuses: field("statuses", wire.statuses)?,
             address: field("address", wire.address)?,
             certificate_expires: field("certificate_expires", wire.certificate_expires)?,
+            not_ready: field("not_ready", wire.not_ready)?,
         })
     }
 }

@@ -371,7 +371,7 @@ fields!(TaskPlan { desired, node, start_at, replaces, is_restart, desired_since,
 fields!(TaskStatus { state, timestamp, applied_at, message, error, attempt, container, log_tail, running_since });
 fields!(ContainerStatus { container_id, pid, exit_code });
 fields!(StatusUpdate { task, status });
-fields!(Hello { node, description, statuses, address, certificate_expires });
+fields!(Hello { node, description, statuses, address, certificate_expires, not_ready });
 fields!(SessionInfo { term, heartbeat_period, managers, role, root_ca, node_name, data_path_port, barrier_timeout });
 
 impl Draw for IpAddr {

@@ -6,7 +6,7 @@ use crate::action::Action;
 use crate::event::Exit;
 use skep_model::endpoint::Publication;
 use skep_model::service::RestartCondition;
-use skep_model::task::{ContainerStatus, MESSAGE_MAX, Task, TaskStatus};
+use skep_model::task::{ContainerStatus, Task, TaskStatus, cut};
 use skep_model::{TaskId, TaskState, Time};
 use std::sync::Arc;
 use std::time::Duration;
@@ -493,12 +493,4 @@ impl TaskMachine {
         self.status.message = message.into();
         self.is_dirty = true;
     }
-}
-
-fn cut(text: &str) -> String {
-    let mut end = text.len().min(MESSAGE_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].into()
 }

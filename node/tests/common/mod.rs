@@ -33,6 +33,13 @@ pub struct Daemon {
 impl Daemon {
     /// A new one, in no cluster.
     pub fn new() -> Self {
+        let daemon = Self::without_netd();
+        daemon.start_netd();
+        daemon
+    }
+
+    /// A new one, in no cluster, whose network daemon is away.
+    pub fn without_netd() -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let folder = tempfile::Builder::new().prefix("node").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         // The shim must lie beside the daemon; here none is ever started.
@@ -40,9 +47,13 @@ impl Daemon {
         std::fs::write(folder.path().join("skep-shim"), "").unwrap();
         let [.., high, low] = std::process::id().to_be_bytes();
         let address = format!("127.{}.{}.{}:2377", high.max(1), low, NEXT.fetch_add(1, Ordering::Relaxed));
-        network::serve(&folder.path().join("run"));
         let child = spawn(folder.path(), &[]);
         Self { folder, address, child }
+    }
+
+    /// Its network daemon comes, and stays.
+    pub fn start_netd(&self) {
+        network::serve(&self.folder.path().join("run"));
     }
 
     /// Ends it as a power cut would, and starts it again.

@@ -252,7 +252,8 @@ impl Simulation {
             underlay: Some(Underlay { address: [10, 0, 0, number as u8].into(), occupied: Vec::new() }),
         };
         let address = format!("10.0.0.{number}");
-        Hello { node: machine.node, description, statuses, address, certificate_expires: Time::ZERO }
+        let (certificate_expires, not_ready) = (Time::ZERO, String::new());
+        Hello { node: machine.node, description, statuses, address, certificate_expires, not_ready }
     }
 
     fn note_reports(&mut self, updates: &[StatusUpdate]) {

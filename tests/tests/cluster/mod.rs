@@ -182,6 +182,7 @@ impl Cluster {
             statuses,
             address: "10.0.0.9".into(),
             certificate_expires: self.now + Duration::from_secs(90 * 24 * 3600),
+            not_ready: String::new(),
         };
         self.dispatcher.opened(self.now, &self.store, session, hello);
     }

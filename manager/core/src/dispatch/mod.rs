@@ -7,8 +7,9 @@
 //! What agents report becomes transactions, one batch at a time; reports that
 //! arrive meanwhile wait and are merged. What they are told is the difference
 //! between what they were told and what the store says after a commit, so
-//! nothing that has not committed ever leaves. What they say that their networks
-//! hold is the [`barrier`]'s.
+//! nothing that has not committed ever leaves. A node that can take no tasks yet is
+//! told of the cluster alone. What agents say that their networks hold is the
+//! [`barrier`]'s.
 
 mod assignment;
 mod barrier;
@@ -111,7 +112,6 @@ impl Dispatcher {
             self.barrier.session_ended(hello.node);
         }
         self.sessions.insert(session, Session { node: hello.node, info: None, sent: Sent::default(), programmed: 0 });
-        self.nodes.heard(now, store, hello.node);
         self.is_info_dirty = true;
         self.dirty.insert(hello.node);
         self.reports.add(store, hello.node, hello.statuses);
@@ -146,6 +146,7 @@ impl Dispatcher {
         let Some(ended) = self.sessions.remove(&session) else { return };
         self.by_node.remove(&ended.node);
         self.barrier.session_ended(ended.node);
+        self.nodes.closed(now, ended.node);
         if is_goodbye {
             self.nodes.goodbye(now, ended.node);
         }
@@ -200,7 +201,11 @@ impl Dispatcher {
     /// last batch is under way.
     pub fn transactions(&mut self, store: &Store, now: Time) -> Vec<Transaction> {
         for node in self.nodes.expire(store, now) {
-            // A node that counts as down has to open a session to count as ready again.
+            // A node that counts as down has to open a session to count as ready again;
+            // one that never did will do so when it can.
+            if !self.nodes.is_ready(node) {
+                continue;
+            }
             if let Some(session) = self.by_node.remove(&node) {
                 self.sessions.remove(&session);
                 self.barrier.session_ended(node);
@@ -245,7 +250,7 @@ impl Dispatcher {
         }
         let view = Arc::new(store.clone());
         for node in nodes {
-            let Some(id) = self.by_node.get(&node).copied() else { continue };
+            let Some(id) = self.by_node.get(&node).copied().filter(|_| self.nodes.is_ready(node)) else { continue };
             let Some(session) = self.sessions.get_mut(&id) else { continue };
             let assignments = session.sent.next(store, node, &self.overlay, &self.barrier, dirty.contains(&node));
             if let Some(assignments) = assignments {
@@ -373,6 +378,7 @@ impl Dispatcher {
             }
             // One that left may not have programmed that yet.
             let session = self.by_node.get(node).and_then(|session| self.sessions.get(session));
+            let session = session.filter(|_| self.nodes.is_ready(*node));
             let is_behind = session.is_none_or(|session| session.programmed < session.sent.overlay_version);
             for task in self.overlay.endpoints_on(*network).map(|endpoint| endpoint.id.task) {
                 if is_behind { self.barrier.come_back(*node, task) } else { self.barrier.join(*node, task) }

@@ -2,7 +2,9 @@
 //!
 //! Deadlines live in memory. A node that was ready under another leader is
 //! unknown until it opens a session here; silence makes a node down, a session
-//! makes it ready. Changes of status wait here until they are written.
+//! makes it ready. One that has a session but can take no tasks yet is not heard
+//! of in this sense: it is down, with its own reason, when its time is over. Changes
+//! of status wait here until they are written.
 
 use super::heartbeat_period;
 use crate::store::Store;
@@ -20,6 +22,8 @@ use std::time::Duration;
 pub(super) const REGISTRATIONS_MAX: usize = 20;
 /// See [`REGISTRATIONS_MAX`].
 pub(super) const REGISTRATIONS_WINDOW: Duration = Duration::from_secs(8);
+/// The message of a node that was silent for too long.
+const HEARTBEAT_FAILURE: &str = "heartbeat failure";
 
 /// What is known of the nodes beyond the store.
 #[derive(Debug)]
@@ -29,6 +33,8 @@ pub(super) struct Nodes {
     deadlines: BTreeMap<NodeId, Time>,
     by_deadline: BTreeSet<(Time, NodeId)>,
     registrations: BTreeMap<NodeId, VecDeque<Time>>,
+    /// Why nodes that have a session can take no tasks yet.
+    not_ready: BTreeMap<NodeId, String>,
     /// State and message that a node shall get; what was last wished for counts.
     wished: BTreeMap<NodeId, Wish>,
     /// Nodes whose wish is being written, with what was written.
@@ -40,7 +46,7 @@ pub(super) struct Nodes {
 #[derive(Clone, Debug, PartialEq)]
 struct Wish {
     state: NodeState,
-    message: &'static str,
+    message: String,
     address: Option<String>,
     description: Option<NodeDescription>,
 }
@@ -53,6 +59,7 @@ impl Nodes {
             deadlines: BTreeMap::new(),
             by_deadline: BTreeSet::new(),
             registrations: BTreeMap::new(),
+            not_ready: BTreeMap::new(),
             wished: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             now,
@@ -66,7 +73,8 @@ impl Nodes {
         nodes
     }
 
-    /// Checks who opens a session and notes what it says of itself.
+    /// Checks who opens a session and notes what it says of itself. Only one that can
+    /// take tasks counts as heard of.
     pub(super) fn register(&mut self, now: Time, store: &Store, hello: &Hello) -> Result<(), String> {
         self.now = now;
         let id = hello.node;
@@ -81,20 +89,40 @@ impl Nodes {
         recent.push_back(now);
         let description = (node.description.value != hello.description).then(|| hello.description.clone());
         let address = Some(hello.address.clone());
-        self.wished.insert(id, Wish { state: NodeState::Ready, message: "", address, description });
+        self.period = heartbeat_period(store);
+        let state = if hello.not_ready.is_empty() {
+            self.not_ready.remove(&id);
+            self.beat(now, id);
+            NodeState::Ready
+        } else {
+            self.not_ready.insert(id, hello.not_ready.clone());
+            // One that may yet be ready in time keeps its tasks until then.
+            if self.deadlines.contains_key(&id) { NodeState::Unknown } else { NodeState::Down }
+        };
+        self.wished.insert(id, Wish { state, message: hello.not_ready.clone(), address, description });
         Ok(())
     }
 
-    /// A node with a session was heard of.
-    pub(super) fn heard(&mut self, now: Time, store: &Store, node: NodeId) {
-        self.period = heartbeat_period(store);
-        self.beat(now, node);
+    /// Whether a node with a session can take tasks, as it said.
+    pub(super) fn is_ready(&self, node: NodeId) -> bool {
+        !self.not_ready.contains_key(&node)
     }
 
     /// A node with a session is alive.
     pub(super) fn beat(&mut self, now: Time, node: NodeId) {
         self.now = now;
-        self.set_deadline(node, Some(now + self.period * timing::NODE_DOWN_HEARTBEATS));
+        if self.is_ready(node) {
+            self.set_deadline(node, Some(now + self.period * timing::NODE_DOWN_HEARTBEATS));
+        }
+    }
+
+    /// A node's session ended. One that was down for a reason of its own is silent
+    /// from now on.
+    pub(super) fn closed(&mut self, now: Time, node: NodeId) {
+        self.now = now;
+        if self.not_ready.remove(&node).is_some() && !self.deadlines.contains_key(&node) {
+            self.wish(node, NodeState::Down, HEARTBEAT_FAILURE);
+        }
     }
 
     /// A node said goodbye; it is down when its grace is over.
@@ -115,6 +143,7 @@ impl Nodes {
     pub(super) fn removed(&mut self, node: NodeId) {
         self.set_deadline(node, None);
         self.registrations.remove(&node);
+        self.not_ready.remove(&node);
         self.wished.remove(&node);
     }
 
@@ -125,7 +154,8 @@ impl Nodes {
         let mut expired = Vec::new();
         while let Some((_, node)) = self.by_deadline.first().copied().filter(|(at, _)| *at <= now) {
             self.set_deadline(node, None);
-            self.wish(node, NodeState::Down, "heartbeat failure");
+            let reason = self.not_ready.get(&node).cloned();
+            self.wish(node, NodeState::Down, reason.as_deref().unwrap_or(HEARTBEAT_FAILURE));
             expired.push(node);
         }
         expired
@@ -172,10 +202,10 @@ impl Nodes {
         }
     }
 
-    fn wish(&mut self, node: NodeId, state: NodeState, message: &'static str) {
+    fn wish(&mut self, node: NodeId, state: NodeState, message: &str) {
         let waiting = self.wished.remove(&node);
         let (address, description) = waiting.map_or((None, None), |wish| (wish.address, wish.description));
-        self.wished.insert(node, Wish { state, message, address, description });
+        self.wished.insert(node, Wish { state, message: message.into(), address, description });
     }
 
     fn set_deadline(&mut self, node: NodeId, at: Option<Time>) {
@@ -192,5 +222,5 @@ impl Nodes {
 fn next_status(node: &Arc<Node>, wish: &Wish, now: Time) -> NodeStatus {
     let since = if node.status.state == wish.state { node.status.since } else { now };
     let address = wish.address.clone().unwrap_or_else(|| node.status.address.clone());
-    NodeStatus { state: wish.state, message: wish.message.into(), address, since }
+    NodeStatus { state: wish.state, message: wish.message.clone(), address, since }
 }

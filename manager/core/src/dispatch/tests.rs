@@ -93,7 +93,8 @@ pub(super) fn update(n: u8, state: TaskState) -> StatusUpdate {
 
 pub(super) fn hello(n: u8, statuses: Vec<StatusUpdate>) -> Hello {
     let description = NodeDescription { hostname: format!("n{n}"), ..NodeDescription::default() };
-    Hello { node: node_id(n), description, statuses, address: "10.0.0.1".into(), certificate_expires: START }
+    let (address, not_ready) = ("10.0.0.1".into(), String::new());
+    Hello { node: node_id(n), description, statuses, address, certificate_expires: START, not_ready }
 }
 
 /// Applies one transaction and tells the dispatcher.
@@ -212,6 +213,79 @@ fn silence_makes_a_node_down_and_a_session_ready() {
     assert_eq!(state(&store), NodeState::Unknown);
     write(&mut store, &mut dispatcher, now + Duration::from_secs(6));
     assert_eq!(state(&store), NodeState::Down);
+}
+
+#[test]
+fn a_node_that_can_take_no_tasks_is_told_of_the_cluster_alone_and_is_down_with_its_reason() {
+    let mut store = store();
+    let mut dispatcher = Dispatcher::new(&store, START, 1);
+    let reason = "waits for skep-netd at /run/skep/netd.sock";
+    let not_ready = || Hello { not_ready: reason.into(), ..hello(1, vec![]) };
+    let seen = |store: &Store| {
+        let status = &store.node(node_id(1)).expect("the node").status;
+        (status.state, status.message.clone())
+    };
+    let told = |dispatcher: &mut Dispatcher, store: &Store, now| -> Vec<&'static str> {
+        let word = |action| match action {
+            Action::SendInfo { .. } => "info",
+            Action::SendAssignments { .. } => "assignments",
+            Action::CloseSession { .. } => "close",
+            _ => "another",
+        };
+        dispatcher.actions(store, now).into_iter().map(word).collect()
+    };
+    add(&mut store, &mut dispatcher, task(1, 1));
+    dispatcher.opened(START, &store, session_id(1), not_ready());
+    write(&mut store, &mut dispatcher, START);
+    assert_eq!(seen(&store), (NodeState::Unknown, reason.into()), "it may come in time");
+    assert_eq!(told(&mut dispatcher, &store, START), ["info"]);
+    // Its heartbeats do not make it ready, and its session is not closed for silence.
+    let late = START + Duration::from_secs(6);
+    dispatcher.heartbeat(late - Duration::from_millis(1), session_id(1));
+    write(&mut store, &mut dispatcher, late);
+    assert_eq!(seen(&store), (NodeState::Down, reason.into()));
+    add(&mut store, &mut dispatcher, task(2, 1));
+    assert_eq!(told(&mut dispatcher, &store, late), [""; 0]);
+    // It comes again without being ready, and then ready.
+    dispatcher.opened(late, &store, session_id(2), not_ready());
+    write(&mut store, &mut dispatcher, late);
+    assert_eq!(seen(&store), (NodeState::Down, reason.into()));
+    assert_eq!(told(&mut dispatcher, &store, late), ["close", "info"]);
+    dispatcher.opened(late, &store, session_id(3), hello(1, vec![]));
+    write(&mut store, &mut dispatcher, late);
+    assert_eq!(seen(&store), (NodeState::Ready, String::new()));
+    assert_eq!(told(&mut dispatcher, &store, late), ["close", "info", "assignments"]);
+    // From now on it must be heard of, and silence has no other reason.
+    let silent = late + Duration::from_millis(3001);
+    write(&mut store, &mut dispatcher, silent);
+    assert_eq!(seen(&store), (NodeState::Down, "heartbeat failure".into()));
+    // The same of one that is down with a reason and then gone.
+    dispatcher.opened(silent, &store, session_id(4), not_ready());
+    write(&mut store, &mut dispatcher, silent);
+    assert_eq!(seen(&store), (NodeState::Down, reason.into()));
+    dispatcher.closed(silent, session_id(4), false);
+    write(&mut store, &mut dispatcher, silent);
+    assert_eq!(seen(&store), (NodeState::Down, "heartbeat failure".into()));
+}
+
+#[test]
+fn a_setting_that_changes_is_told_to_who_is_there() {
+    let mut store = store();
+    let mut dispatcher = Dispatcher::new(&store, START, 1);
+    dispatcher.opened(START, &store, session_id(1), hello(1, vec![]));
+    let told = |dispatcher: &mut Dispatcher, store: &Store| -> Vec<Duration> {
+        let actions = dispatcher.actions(store, START).into_iter();
+        actions
+            .filter_map(|action| if let Action::SendInfo { info, .. } = action { Some(info.barrier_timeout) } else { None })
+            .collect()
+    };
+    assert_eq!(told(&mut dispatcher, &store), [Duration::from_secs(5)]);
+    let mut transaction = Transaction::new(START);
+    let spec = ClusterSpec { barrier_timeout: Duration::from_secs(9), ..ClusterSpec::default() };
+    transaction.writes.push(Write::ClusterSpec(spec));
+    apply(&mut store, &mut dispatcher, &transaction);
+    assert_eq!(told(&mut dispatcher, &store), [Duration::from_secs(9)]);
+    assert_eq!(told(&mut dispatcher, &store), []);
 }
 
 #[test]
