@@ -62,7 +62,7 @@ fn add(rows: &mut Vec<VerifyRow>, store: &Store, (node, said): Answer) {
 /// A node names others by id; users know them by name.
 fn verified(store: &Store, node: NodeId, row: NetdProbeRow) -> VerifyRow {
     let about = match row.question.as_str() {
-        "reach" | "mtu" => name(store, &row.about),
+        "reach" | "reach6" | "mtu" | "mtu6" => name(store, &row.about),
         _ => row.about,
     };
     VerifyRow {

@@ -36,13 +36,17 @@ pub enum ProbeQuestion {
 }
 
 impl ProbeQuestion {
-    /// Its name, as users read it.
+    /// Its name, as users read it. A network of both families is asked about each,
+    /// under names of their own.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Reach(_) => "reach",
-            Self::Mtu(..) => "mtu",
+            Self::Reach(IpAddr::V4(_)) => "reach",
+            Self::Reach(IpAddr::V6(_)) => "reach6",
+            Self::Mtu(IpAddr::V4(_), _) => "mtu",
+            Self::Mtu(IpAddr::V6(_), _) => "mtu6",
             Self::Dns(_) => "dns",
-            Self::Vip(..) => "vip",
+            Self::Vip(IpAddr::V4(_), _) => "vip",
+            Self::Vip(IpAddr::V6(_), _) => "vip6",
         }
     }
 }
@@ -193,6 +197,32 @@ mod tests {
             .into_iter()
             .map(|probe| format!("{} {} {} {:?}", probe.network, place(probe.from), name(&probe.about), probe.question))
             .collect()
+    }
+
+    #[test]
+    fn no_two_rows_of_a_network_of_both_families_have_the_same_label() {
+        let attachment =
+            Attachment { network: NetworkId(id(5)), addresses: addresses("10.5.0.21 fd00::21"), aliases: Vec::new() };
+        let mut overlay = overlay();
+        let task = LocalTask {
+            id: TaskId(id(21)),
+            service: ServiceId(id(11)),
+            attachments: vec![attachment],
+            has_gateway: true,
+            host_ports: Vec::new(),
+            hostname: "h".into(),
+            dns: DnsConfig::default(),
+        };
+        overlay.put(Object::Task(task), &mut Touched::default());
+        overlay.put(endpoint(5, 25, 2, "10.5.0.25 fd00::25", true), &mut Touched::default());
+        let labels: Vec<(String, &str)> = probes(&overlay, &BTreeSet::from([NetworkId(id(5))]), |_| true)
+            .into_iter()
+            .map(|probe| (probe.about, probe.question.name()))
+            .collect();
+        let of =
+            |about: &str| -> Vec<&str> { labels.iter().filter(|(other, _)| other == about).map(|(_, label)| *label).collect() };
+        assert_eq!(of(id(2).as_str()), ["reach", "mtu", "reach6", "mtu6"]);
+        assert_eq!(of("web"), ["dns", "vip", "vip6"]);
     }
 
     #[test]
