@@ -7,6 +7,7 @@ use super::cluster::cluster;
 use super::{Admitted, JoinRaft, check_expected, done, removal, text, transaction, unchanged};
 use crate::store::Store;
 use crate::transaction::{SectionName, Write};
+use skep_model::endpoint::INGRESS_NODES_MAX;
 use skep_model::name::NAME_MAX;
 use skep_model::node::{Availability, Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus, Role};
 use skep_model::{Kind, Meta, NodeId, Object, Refusal, Section, Time};
@@ -85,6 +86,12 @@ pub(super) fn register(store: &Store, now: Time, newcomer: Newcomer) -> Result<A
         return Err(Refusal::FailedPrecondition(format!("node {id} is registered already")));
     }
     check_hostname(&hostname)?;
+    if store.nodes().count() >= INGRESS_NODES_MAX as usize {
+        let text = format!(
+            "the cluster has {INGRESS_NODES_MAX} nodes, and the routing mesh no ports for more: remove one that is gone (`skep node rm`)"
+        );
+        return Err(Refusal::Exhausted(text));
+    }
     let status =
         NodeStatus { state: NodeState::Unknown, message: "has not reported yet".into(), address: String::new(), since: now };
     let node = Node {

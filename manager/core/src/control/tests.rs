@@ -7,6 +7,7 @@ use crate::timing;
 use crate::transaction::{Transaction, Write};
 use skep_model::cluster::{Cluster, ClusterPlan, ClusterSpec};
 use skep_model::container::{ConfigReference, FileTarget, HealthConfig, Mount, MountKind, SecretReference, Ulimit};
+use skep_model::endpoint::INGRESS_NODES_MAX;
 use skep_model::node::{
     Availability, ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus, Role, Underlay,
 };
@@ -374,6 +375,31 @@ fn nodes_are_demoted_and_removed_by_swarms_rules() {
     assert!(refusal(desk.ask(register(Availability::Active))).contains("was removed from the cluster"));
     let issued = Mutation::CertificateIssued { node: worker, certificate_expires: NOW };
     assert!(matches!(desk.ask(issued), Err(Refusal::PermissionDenied(_))));
+}
+
+#[test]
+fn no_node_joins_that_the_routing_mesh_has_no_ports_for() {
+    let mut desk = Desk::new();
+    let id = |n: u32| {
+        let mut bytes = [7; 16];
+        bytes[..4].copy_from_slice(&n.to_be_bytes());
+        NodeId::from_random(bytes)
+    };
+    let register = |n| Mutation::RegisterNode {
+        node: id(n),
+        role: Role::Worker,
+        availability: Availability::Active,
+        hostname: format!("w{n}"),
+        certificate_expires: NOW,
+    };
+    // The founder is one.
+    for n in 2..=INGRESS_NODES_MAX {
+        desk.ask(register(n)).expect("there is a place");
+    }
+    let full = "the cluster has 1000 nodes, and the routing mesh no ports for more: remove one that is gone (`skep node rm`)";
+    assert_eq!(refusal(desk.ask(register(1001))), full);
+    desk.ask(Mutation::RemoveNode { node: id(2).to_string(), force: true }).expect("it is not a manager");
+    desk.ask(register(1001)).expect("a place is free");
 }
 
 #[test]
