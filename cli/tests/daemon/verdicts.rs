@@ -5,6 +5,7 @@ use skep_model::deployment::{DeploymentKind, DeploymentState};
 use skep_model::service::Service;
 use skep_model::{Kind, Refusal};
 use skep_proto::v1::mutate_request::Mutation;
+use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
 /// The sample service with its deployment in this state.
@@ -120,8 +121,9 @@ fn a_silent_deployment_ends_at_the_users_timeout_or_not_at_all_when_detached() {
 #[test]
 fn ctrl_c_detaches() {
     let fake = daemon([vec![Step::Silence]]);
-    let child = fake.command(&UPDATE).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("skep runs");
-    fake.await_watch();
+    let mut child = fake.command(&UPDATE).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("skep runs");
+    let mut shown = BufReader::new(child.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
+    assert!(shown.any(|line| line.starts_with("overall progress: ")), "it ended without a word");
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("it lives");
     let ran = crate::fake::Ran::from(child.wait_with_output().expect("it ends"));

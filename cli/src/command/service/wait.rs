@@ -20,6 +20,7 @@ use skep_proto::request::{Query, Watch};
 use skep_proto::v1::{ChangeAction, WatchEvent};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// The deadline of a deployment that names none.
@@ -45,6 +46,9 @@ pub async fn wait(client: &Client, outcome: &Outcome, options: Options) -> Resul
     if options.detach {
         return Ok(());
     }
+    // Before anything is asked or shown: from then on Ctrl-C detaches.
+    let interrupt = signal(SignalKind::interrupt());
+    let mut interrupt = interrupt.map_err(|error| Failure::refused(format!("cannot hear of Ctrl-C: {error}")))?;
     let mut waiting = Waiting {
         client,
         id: outcome.id.to_string(),
@@ -59,7 +63,7 @@ pub async fn wait(client: &Client, outcome: &Outcome, options: Options) -> Resul
     let id = waiting.id.clone();
     tokio::select! {
         result = waiting.run() => result,
-        _ = tokio::signal::ctrl_c() => {
+        _ = interrupt.recv() => {
             eprintln!("\nOperation continuing in background.\nUse `skep service ps {id}` to check progress.");
             Err(Failure::told(Exit::Detached))
         }
