@@ -93,6 +93,9 @@ pub struct TaskStatus {
     pub log_tail: Vec<String>,
     /// When it was first running (and healthy, where it has a health check).
     pub running_since: Option<Time>,
+    /// The ports at which its node answers for it alone, as the node settled them:
+    /// those of mode `host`, with a number for each that nobody named.
+    pub ports: Vec<PublishedPort>,
 }
 
 /// What is known of a task's container.

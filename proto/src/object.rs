@@ -214,7 +214,7 @@ message!(Task { id, meta, service_id, service_name, slot, spec, spec_version, ne
 section!(TaskPlan, TaskPlanSection);
 section!(TaskStatus, TaskStatusSection);
 message!(TaskPlan { desired, node, start_at, replaces, is_restart, desired_since, endpoint });
-message!(TaskStatus { state, timestamp, applied_at, message, error, attempt, container, log_tail, running_since });
+message!(TaskStatus { state, timestamp, applied_at, message, error, attempt, container, log_tail, running_since, ports });
 message!(ContainerStatus { container_id, pid, exit_code });
 choice!(TaskState {
     New,

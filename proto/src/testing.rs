@@ -368,7 +368,7 @@ fields!(SecretReference { id, name, version, file });
 fields!(ConfigReference { id, name, version, file });
 fields!(Task { id, meta, service_id, service_name, slot, spec, spec_version, networks, ports, plan, status });
 fields!(TaskPlan { desired, node, start_at, replaces, is_restart, desired_since, endpoint });
-fields!(TaskStatus { state, timestamp, applied_at, message, error, attempt, container, log_tail, running_since });
+fields!(TaskStatus { state, timestamp, applied_at, message, error, attempt, container, log_tail, running_since, ports });
 fields!(ContainerStatus { container_id, pid, exit_code });
 fields!(StatusUpdate { task, status });
 fields!(Hello { node, description, statuses, address, certificate_expires, not_ready });

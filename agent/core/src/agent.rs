@@ -76,7 +76,7 @@ impl Agent {
             Event::Told { info } => self.told(&info),
             Event::SessionDown => self.session_down(),
             Event::Assignments { term, assignments } => self.assignments(now, term, *assignments),
-            Event::Prepared { task } => self.on(task, |machine, _| machine.prepared(now)),
+            Event::Prepared { task, ports } => self.on(task, |machine, _| machine.prepared(now, ports)),
             Event::PrepareFailed { task, error } | Event::StartFailed { task, error } => {
                 self.on(task, |machine, _| machine.could_not_start(now, &error));
             }

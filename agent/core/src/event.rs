@@ -1,6 +1,7 @@
 //! Everything that can happen to an agent.
 
 use skep_model::assignment::{Assignments, SessionInfo};
+use skep_model::endpoint::PublishedPort;
 use skep_model::task::{Task, TaskStatus};
 use skep_model::{SessionId, TaskId, Time};
 use std::sync::Arc;
@@ -88,6 +89,8 @@ pub enum Event {
     Prepared {
         /// The task.
         task: TaskId,
+        /// The node's ports that lead to it, each with its number.
+        ports: Vec<PublishedPort>,
     },
     /// Preparing came to nothing.
     PrepareFailed {

@@ -4,7 +4,7 @@
 
 use crate::action::Action;
 use crate::event::Exit;
-use skep_model::endpoint::Publication;
+use skep_model::endpoint::{Publication, PublishedPort};
 use skep_model::service::RestartCondition;
 use skep_model::task::{ContainerStatus, Task, TaskStatus, cut};
 use skep_model::{TaskId, TaskState, Time};
@@ -259,12 +259,14 @@ impl TaskMachine {
         }
     }
 
-    /// Everything is ready.
-    pub fn prepared(&mut self, now: Time) {
+    /// Everything is ready, these ports of the node included.
+    pub fn prepared(&mut self, now: Time, ports: Vec<PublishedPort>) {
         if self.phase != Phase::Preparing {
             return;
         }
         self.phase = Phase::Prepared;
+        self.is_dirty |= ports != self.status.ports;
+        self.status.ports = ports;
         if self.status.attempt == 0 {
             self.advance(TaskState::Ready, now, "prepared");
         }

@@ -18,6 +18,7 @@ use crate::drive::Inbox;
 use desired::{Desired, Link};
 use skep_agent_core::Event;
 use skep_identity::clock;
+use skep_model::endpoint::PublishedPort;
 use skep_model::overlay::OverlayChange;
 use skep_model::task::Task;
 use skep_model::{NodeId, TaskId};
@@ -47,6 +48,15 @@ pub struct Place {
     pub node: NodeId,
     /// Its address on the underlay.
     pub address: IpAddr,
+}
+
+/// A task's namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Made {
+    /// Where it is pinned.
+    pub path: PathBuf,
+    /// The node's ports that lead to it, each with its number.
+    pub host_ports: Vec<PublishedPort>,
 }
 
 /// How it stands with the network daemon.
@@ -108,18 +118,19 @@ impl Network {
     }
 
     /// Makes the task's namespace, with its interfaces and what it needs to know of
-    /// its networks. Where it is pinned, or a sentence for the user.
-    pub async fn make_namespace(&self, task: &Arc<Task>, hostname: String, folder: &Path) -> Result<PathBuf, String> {
-        let (message, after) = {
+    /// its networks, and settles the node's ports that lead there. What came of it, or
+    /// a sentence for the user.
+    pub async fn make_namespace(&self, task: &Arc<Task>, hostname: String, folder: &Path) -> Result<Made, String> {
+        let (message, after, host_ports) = {
             let mut desired = self.lock();
             let is_others = |port: &_| desired.holder(port).is_some_and(|holder| holder.id != task.id);
             let host_ports = ports::settle(desired::host_ports(task), is_others)?;
             if !host_ports.is_empty() {
                 ports::save(folder, &host_ports).map_err(|error| format!("its ports could not be noted: {error}"))?;
             }
-            let local = Local { task: task.clone(), hostname, host_ports };
+            let local = Local { task: task.clone(), hostname, host_ports: host_ports.clone() };
             let after = desired.put_task(local.clone());
-            (v1::LocalTask::from(&desired.local_task(&local)), after)
+            (v1::LocalTask::from(&desired.local_task(&local)), after, host_ports)
         };
         self.changed.notify_one();
         let request = v1::NetdNamespace { task: Some(message), after };
@@ -128,7 +139,7 @@ impl Network {
             async move { client.make_namespace(request).await }
         });
         let made = made.await;
-        made.map(|made| made.path.into())
+        made.map(|made| Made { path: made.path.into(), host_ports })
     }
 
     /// Removes the task's namespace, if it has one. What cannot be removed now goes

@@ -64,6 +64,7 @@ fn task(number: u8, networks: &[u8]) -> Arc<Task> {
         container: None,
         log_tail: Vec::new(),
         running_since: None,
+        ports: Vec::new(),
     };
     Arc::new(Task {
         id: task_id(number),
@@ -277,11 +278,15 @@ async fn a_network_daemon_that_comes_late_or_again_is_told_everything() {
     // The task waits for the network daemon, which is not there yet.
     let making = tokio::spawn({
         let network = network.clone();
-        let task = task(7, &[]);
-        async move { network.make_namespace(&task, "web".into(), Path::new("/nowhere")).await }
+        let mut task = task(7, &[]);
+        Arc::make_mut(&mut task).ports = vec![PublishedPort { published_port: 0, ..host_port() }];
+        let folder = folder.path().to_owned();
+        async move { network.make_namespace(&task, "web".into(), &folder).await }
     });
     let (daemon, mut told) = serve(&socket);
-    assert_eq!(making.await.unwrap(), Ok("/run/web".into()));
+    let made = making.await.unwrap().unwrap();
+    assert_eq!(made.path, Path::new("/run/web"));
+    assert!(matches!(&made.host_ports[..], [port] if port.published_port != 0 && port.target_port == 80), "{made:?}");
     standing.wait_for(|standing| standing.has_answered && standing.trouble.is_none()).await.unwrap();
     let mut words = until_commit(&mut told).await;
     words.retain(|word| word != &format!("removes {}", task_id(1)));

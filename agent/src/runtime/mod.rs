@@ -14,7 +14,7 @@ pub use folders::Folders;
 
 use crate::drive::Inbox;
 use crate::image::{Auth, Image, ImageStore, Platform, Reference, RegistryOptions};
-use crate::network::Network;
+use crate::network::{Made, Network};
 use crate::values::Values;
 use attend::{Attendant, Command};
 use skep_agent_core::Event;
@@ -87,11 +87,12 @@ impl Runtime {
             let task = task.clone();
             async move {
                 let event = match runtime.made_ready(&task).await {
-                    Ok((image, namespace)) => {
+                    Ok((image, made)) => {
+                        let (namespace, ports) = made.map_or((None, Vec::new()), |made| (Some(made.path), made.host_ports));
                         if let Some(local) = runtime.lock().get_mut(&id) {
                             (local.image, local.namespace) = (Some(image), namespace);
                         }
-                        Event::Prepared { task: id }
+                        Event::Prepared { task: id, ports }
                     }
                     Err(error) => Event::PrepareFailed { task: id, error },
                 };
@@ -103,7 +104,7 @@ impl Runtime {
         self.lock().insert(id, local);
     }
 
-    async fn made_ready(&self, task: &Arc<Task>) -> Result<(Image, Option<PathBuf>), String> {
+    async fn made_ready(&self, task: &Arc<Task>) -> Result<(Image, Option<Made>), String> {
         let image = self.image_of(task).await?;
         if task.spec.network != NetworkMode::Bridge {
             return Ok((image, None));
@@ -111,7 +112,7 @@ impl Runtime {
         let folder = self.folders.make(task.id).map_err(|error| format!("could not make the task's folders: {error}"))?;
         let hostname = spec::hostname(&self.settings, task)?;
         let made = self.network.make_namespace(task, hostname, folder.path()).await;
-        made.map(|path| (image, Some(path))).map_err(|error| format!("network: {error}"))
+        made.map(|made| (image, Some(made))).map_err(|error| format!("network: {error}"))
     }
 
     /// Spawns the shim and has it create and start the container.

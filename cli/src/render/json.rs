@@ -289,6 +289,7 @@ pub fn task(task: &Task, networks: &Networks) -> Result<Value, Failure> {
                 "RunningSince": status.running_since.map(stamp),
                 "LogTail": status.log_tail,
                 "ContainerStatus": container,
+                "PortStatus": { "Ports": plain(&status.ports)? },
             },
             "DesiredState": task.plan.desired.name(),
             "NetworksAttachments": attachments(task, networks),

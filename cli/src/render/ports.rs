@@ -61,19 +61,11 @@ pub fn of_service(service: &Service) -> String {
     text(&service.plan.endpoint.ports, PublishMode::Ingress)
 }
 
-/// The ports of a task's own node that lead to it while it runs. They are those of
-/// the spec that the task was made for.
-pub fn of_task(task: &Task, service: Option<&Service>) -> String {
-    let Some(service) = service else { return String::new() };
-    if task.status.state != skep_model::TaskState::Running {
-        return String::new();
-    }
-    let record = &service.spec;
-    let spec = match &record.previous {
-        Some(previous) if task.spec_version < record.spec_version => previous,
-        _ => &record.spec,
-    };
-    text(&spec.endpoint_spec.ports, PublishMode::Host)
+/// The ports of a task's own node that lead to it while it runs, as its node settled
+/// them.
+pub fn of_task(task: &Task) -> String {
+    let is_running = task.status.state == skep_model::TaskState::Running;
+    if is_running { text(&task.status.ports, PublishMode::Host) } else { String::new() }
 }
 
 #[cfg(test)]
@@ -101,17 +93,11 @@ mod tests {
     }
 
     #[test]
-    fn a_running_task_has_the_host_ports_of_its_spec() {
-        let (mut service, mut task) = (sample::published_service(), sample::published_task());
-        assert_eq!(of_service(&service), "*:8080->80/tcp");
-        assert_eq!(of_task(&task, Some(&service)), "*:9090->9090/udp");
-        let mut previous = service.spec.spec.clone();
-        previous.endpoint_spec.ports.clear();
-        service.spec.value.previous = Some(Box::new(previous));
-        task.spec_version = 1;
-        assert_eq!(of_task(&task, Some(&service)), "");
-        task.spec_version = 2;
+    fn a_running_task_has_the_host_ports_that_its_node_settled() {
+        let mut task = sample::published_task();
+        assert_eq!(of_service(&sample::published_service()), "*:8080->80/tcp");
+        assert_eq!(of_task(&task), "*:32768->70/tcp, *:9090->9090/udp");
         task.status.value.state = skep_model::TaskState::Failed;
-        assert_eq!(of_task(&task, Some(&service)), "");
+        assert_eq!(of_task(&task), "");
     }
 }

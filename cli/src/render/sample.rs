@@ -107,6 +107,13 @@ pub fn published_task() -> Task {
     };
     task.networks = vec![attachment(network(), "10.0.16.3", &["front", "www"]), attachment(ingress(), "10.0.0.6", &[])];
     task.plan.value.endpoint = EndpointState { publication: Publication::Published, since: Time(16 * SECOND) };
+    let port = |transport, published_port, target_port| PublishedPort {
+        transport,
+        target_port,
+        published_port,
+        publish_mode: PublishMode::Host,
+    };
+    task.status.value.ports = vec![port(Transport::Tcp, 32768, 70), port(Transport::Udp, 9090, 9090)];
     task
 }
 
@@ -204,6 +211,7 @@ pub fn task() -> Task {
             container: Some(ContainerStatus { container_id: "c".into(), pid: 42, exit_code: 0 }),
             log_tail: Vec::new(),
             running_since: Some(Time(15 * SECOND)),
+            ports: Vec::new(),
         }),
     }
 }

@@ -45,7 +45,7 @@ fn services_and_tasks_say_where_they_are_reached() {
     "#]]
     .assert_eq(&fake.run(&["service", "ls"]).stdout);
     let ports = fake.run(&["service", "ps", "--format", "{{.Name}} {{.Ports}} {{.Publication}}", "web"]);
-    assert_eq!(ports.stdout, "web.1 *:9090->9090/udp published\n");
+    assert_eq!(ports.stdout, "web.1 *:32768->70/tcp, *:9090->9090/udp published\n");
     let format = "{{range .Endpoint.VirtualIPs}}{{.Addr}} {{end}}{{range .Endpoint.Ports}}{{.PublishedPort}} {{end}}";
     let inspected = fake.run(&["service", "inspect", "--format", format, "web"]);
     assert_eq!(inspected.stdout, "10.0.16.2/20 10.0.0.5/20 8080 9090 \n");

@@ -263,7 +263,7 @@ impl Simulation {
         match deed {
             Deed::Prepared(Ok(())) => {
                 self.machines[number].host.next(task, Phase::Created);
-                self.tell_agent(number, Duration::ZERO, Event::Prepared { task });
+                self.tell_agent(number, Duration::ZERO, Event::Prepared { task, ports: Vec::new() });
             }
             Deed::Prepared(Err(error)) => {
                 self.machines[number].host.containers.remove(&task);

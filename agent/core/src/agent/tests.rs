@@ -33,6 +33,7 @@ fn task(number: u8, desired: TaskState) -> Task {
         container: None,
         log_tail: Vec::new(),
         running_since: None,
+        ports: Vec::new(),
     };
     Task {
         id: TaskId::from_random([number; 16]),
@@ -89,7 +90,7 @@ fn running() -> (Agent, TaskId) {
     agent.handle(at(0), info(1));
     agent.handle(at(0), complete(vec![task]));
     assert!(agent.take_actions().iter().any(|action| matches!(action, Action::Prepare { .. })));
-    agent.handle(at(1), Event::Prepared { task: id });
+    agent.handle(at(1), Event::Prepared { task: id, ports: Vec::new() });
     assert!(agent.take_actions().contains(&Action::Start { task: id }));
     agent.handle(at(1), Event::Started { task: id, attempt: 0, pid: 7, has_check: false });
     assert_eq!(state(&agent, id), TaskState::Running);
@@ -132,7 +133,7 @@ fn a_policy_of_none_ends_the_task_even_without_a_session() {
     Arc::make_mut(&mut task.spec).restart_policy.condition = RestartCondition::None;
     agent.handle(at(0), info(1));
     agent.handle(at(0), complete(vec![task]));
-    agent.handle(at(0), Event::Prepared { task: id });
+    agent.handle(at(0), Event::Prepared { task: id, ports: Vec::new() });
     agent.handle(at(0), Event::Started { task: id, attempt: 0, pid: 7, has_check: false });
     agent.handle(at(1), Event::SessionDown);
     agent.handle(at(1), Event::Exited { task: id, exit: exit(0, 0) });
@@ -146,7 +147,7 @@ fn an_unhealthy_container_is_stopped_and_fails() {
     let id = task.id;
     agent.handle(at(0), info(1));
     agent.handle(at(0), complete(vec![task]));
-    agent.handle(at(0), Event::Prepared { task: id });
+    agent.handle(at(0), Event::Prepared { task: id, ports: Vec::new() });
     agent.handle(at(0), Event::Started { task: id, attempt: 0, pid: 7, has_check: true });
     assert_eq!(state(&agent, id), TaskState::Starting);
     agent.handle(at(1), Event::Health { task: id, attempt: 0, healthy: true, output: String::new() });
@@ -176,6 +177,30 @@ fn a_complete_set_removes_what_it_does_not_name() {
     agent.handle(at(2), complete(Vec::new()));
     assert!(agent.take_actions().contains(&Action::Remove { task: id }));
     assert_eq!(agent.statuses().len(), 0);
+}
+
+#[test]
+fn ports_that_the_node_chose_are_reported_and_kept() {
+    let port = |published_port| PublishedPort {
+        transport: Transport::Tcp,
+        target_port: 80,
+        published_port,
+        publish_mode: PublishMode::Host,
+    };
+    let mut agent = Agent::new(Vec::new(), at(0));
+    let mut task = task(1, TaskState::Running);
+    task.ports = vec![port(0)];
+    let id = task.id;
+    agent.handle(at(0), info(1));
+    agent.handle(at(0), complete(vec![task]));
+    agent.take_actions();
+    agent.handle(at(1), Event::Prepared { task: id, ports: vec![port(32_768)] });
+    let actions = agent.take_actions();
+    let saved = |action: &Action| matches!(action, Action::Save { status, .. } if status.ports == [port(32_768)]);
+    let said = |action: &Action| matches!(action, Action::Report(said) if said[0].status.ports == [port(32_768)]);
+    assert!(actions.iter().any(saved) && actions.iter().any(said), "{actions:?}");
+    agent.handle(at(1), Event::Started { task: id, attempt: 0, pid: 7, has_check: false });
+    assert_eq!(agent.statuses()[0].status.ports, [port(32_768)]);
 }
 
 #[test]
@@ -259,7 +284,7 @@ fn told_to_stop(publication: Publication, adjust: impl Fn(&mut Task)) -> (Agent,
     let id = task.id;
     agent.handle(at(0), info(1));
     agent.handle(at(0), complete(vec![task]));
-    agent.handle(at(0), Event::Prepared { task: id });
+    agent.handle(at(0), Event::Prepared { task: id, ports: Vec::new() });
     agent.handle(at(0), Event::Started { task: id, attempt: 0, pid: 7, has_check: false });
     agent.take_actions();
     let stopping = Arc::new(assigned(TaskState::Shutdown, publication));
@@ -312,7 +337,7 @@ fn a_withdrawal_is_waited_for_a_second_longer_than_the_cluster_waits() {
         let id = task.id;
         agent.handle(at(0), info(1));
         agent.handle(at(0), complete(vec![task]));
-        agent.handle(at(0), Event::Prepared { task: id });
+        agent.handle(at(0), Event::Prepared { task: id, ports: Vec::new() });
         agent.handle(at(0), Event::Started { task: id, attempt: 0, pid: 7, has_check: false });
         if let Some(info) = told {
             agent.handle(at(1), Event::Told { info: Box::new(info) });

@@ -1,14 +1,13 @@
 //! Lists of tasks, for `service ps` and `node ps`.
 
 use crate::client::Client;
-use crate::command::{node, service};
+use crate::command::node;
 use crate::failure::Failure;
 use crate::flags::filter;
 use crate::render::listing::{Listing, row, short};
 use crate::render::{ago, json, ports};
-use skep_model::service::Service;
 use skep_model::task::Task;
-use skep_model::{Kind, NodeId, Object, ServiceId, Time};
+use skep_model::{Kind, NodeId, Object, Time};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
@@ -36,15 +35,12 @@ pub struct Flags {
 #[derive(Debug, Default)]
 pub struct Known {
     nodes: BTreeMap<NodeId, String>,
-    services: BTreeMap<ServiceId, Service>,
 }
 
 impl Known {
-    /// The nodes' names and the services of the cluster.
+    /// The nodes' names.
     pub async fn of(client: &Client) -> Result<Self, Failure> {
-        let nodes = node::names(client).await?;
-        let services = service::all(client).await?;
-        Ok(Self { nodes, services: services.into_iter().map(|service| (service.id, service)).collect() })
+        Ok(Self { nodes: node::names(client).await? })
     }
 }
 
@@ -118,7 +114,7 @@ impl Flags {
             ("DesiredState", title(task.plan.desired.name()).into()),
             ("CurrentState", format!("{state} {}", lower(&ago::ago(task.status.timestamp, now))).into()),
             ("Error", self.error(&task.status.error).into()),
-            ("Ports", ports::of_task(task, known.services.get(&task.service_id)).into()),
+            ("Ports", ports::of_task(task).into()),
             ("Publication", json::publication(task).into()),
         ])
     }
@@ -203,8 +199,7 @@ mod tests {
     }
 
     fn known() -> Known {
-        let service = sample::published_service();
-        Known { nodes: BTreeMap::from([(sample::node().id, "m1".to_owned())]), services: BTreeMap::from([(service.id, service)]) }
+        Known { nodes: BTreeMap::from([(sample::node().id, "m1".to_owned())]) }
     }
 
     /// A slot with a running task and the one it replaced, oldest first.
@@ -215,7 +210,9 @@ mod tests {
         old.plan.value.desired = TaskState::Shutdown;
         old.status.value.state = TaskState::Failed;
         old.status.value.error = "task: non-zero exit (1): it did not like its configuration".into();
-        vec![old, sample::task()]
+        let mut new = sample::task();
+        new.status.value.ports = sample::published_task().status.value.ports;
+        vec![old, new]
     }
 
     #[test]
@@ -224,7 +221,7 @@ mod tests {
         let now = Time(135_000_000_000);
         expect![[r#"
             ID             NAME        IMAGE     NODE      DESIRED STATE   CURRENT STATE           ERROR                              PORTS
-            000000000000   web.1       redis:7   m1        Running         Running 2 minutes ago                                      *:9090->9090/udp
+            000000000000   web.1       redis:7   m1        Running         Running 2 minutes ago                                      *:32768->70/tcp, *:9090->9090/udp
             0j98tjjwkyd4    \_ web.1   redis:7   m1        Shutdown        Failed 2 minutes ago    "task: non-zero exit (1): it d…"
         "#]]
         .assert_eq(&flags().render(slot(), &known, now).expect("a list"));

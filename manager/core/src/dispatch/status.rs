@@ -9,6 +9,7 @@ use crate::store::Store;
 use crate::timing;
 use crate::transaction::{Precondition, SectionName, Transaction, Write};
 use skep_model::assignment::StatusUpdate;
+use skep_model::endpoint::{PublishMode, PublishedPort};
 use skep_model::task::{LOG_TAIL_LINES_MAX, MESSAGE_MAX, Task, TaskStatus};
 use skep_model::task_state::Owner;
 use skep_model::{Kind, NodeId, ObjectRef, TaskId, TaskState, Time};
@@ -108,15 +109,24 @@ fn merged(task: &Task, status: TaskStatus, now: Time) -> Option<TaskStatus> {
         // It ran so shortly that only its end was reported.
         _ => status.running_since.map(|since| since.min(now)),
     };
+    // A node settles the ports that it was told of, and no others.
+    let is_asked = |port: &&PublishedPort| task.ports.iter().any(|asked| is_settled(asked, port));
+    let ports: Vec<PublishedPort> = status.ports.iter().filter(is_asked).take(task.ports.len()).cloned().collect();
     let merged = TaskStatus {
         attempt,
         applied_at: if status.state == old.state { old.applied_at } else { now },
         running_since,
         container: status.container.clone().or_else(|| old.container.clone()),
+        ports: if ports.is_empty() { old.ports.clone() } else { ports },
         ..status
     };
     let is_news = TaskStatus { timestamp: old.timestamp, ..merged.clone() } != *old;
     is_news.then_some(merged)
+}
+
+fn is_settled(asked: &PublishedPort, port: &PublishedPort) -> bool {
+    let number = if asked.published_port == 0 { port.published_port } else { asked.published_port };
+    asked.publish_mode == PublishMode::Host && *port == PublishedPort { published_port: number, ..asked.clone() }
 }
 
 fn bounded(mut status: TaskStatus) -> TaskStatus {
@@ -133,5 +143,8 @@ fn cut(text: &mut String, max: usize) {
 }
 
 fn size(status: &TaskStatus) -> usize {
-    300 + status.message.len() + status.error.len() + status.log_tail.iter().map(String::len).sum::<usize>()
+    300 + 16 * status.ports.len()
+        + status.message.len()
+        + status.error.len()
+        + status.log_tail.iter().map(String::len).sum::<usize>()
 }

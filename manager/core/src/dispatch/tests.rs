@@ -6,6 +6,7 @@ use skep_model::TaskId;
 use skep_model::assignment::AssignmentChange;
 use skep_model::assignment::Assignments;
 use skep_model::cluster::{Cluster, ClusterPlan, ClusterSpec};
+use skep_model::endpoint::{PublishMode, PublishedPort, Transport};
 use skep_model::node::{NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus};
 use skep_model::service::TaskSpec;
 use skep_model::task::{Task, TaskPlan, TaskStatus};
@@ -84,6 +85,7 @@ pub(super) fn status(state: TaskState) -> TaskStatus {
         container: None,
         log_tail: Vec::new(),
         running_since: None,
+        ports: Vec::new(),
     }
 }
 
@@ -145,6 +147,36 @@ fn reports_count_only_from_the_tasks_own_node_and_only_forwards() {
     assert_eq!(store.task(task_id(1)).expect("the task").status.running_since, Some(START));
     dispatcher.status(START, &store, session_id(1), vec![update(1, TaskState::Starting), update(1, TaskState::Running)]);
     assert_eq!(write(&mut store, &mut dispatcher, START), 0, "what is known is not written again");
+}
+
+#[test]
+fn a_node_says_which_ports_it_chose_and_of_no_others() {
+    let port = |target_port, published_port, publish_mode| PublishedPort {
+        transport: Transport::Tcp,
+        target_port,
+        published_port,
+        publish_mode,
+    };
+    use PublishMode::{Host, Ingress};
+    let mut store = store();
+    let mut dispatcher = Dispatcher::new(&store, START, 1);
+    dispatcher.opened(START, &store, session_id(1), hello(1, vec![]));
+    let mut asked = task(1, 1);
+    asked.ports = vec![port(80, 0, Host), port(81, 8081, Host), port(82, 8082, Ingress)];
+    add(&mut store, &mut dispatcher, asked);
+    let good = [port(80, 32768, Host), port(81, 8081, Host)];
+    let mut report = update(1, TaskState::Running);
+    report.status.ports = [&good[..], &[port(81, 9, Host), port(82, 8082, Ingress), port(9, 9, Host)]].concat();
+    dispatcher.status(START, &store, session_id(1), vec![report]);
+    write(&mut store, &mut dispatcher, START);
+    assert_eq!(store.task(task_id(1)).expect("the task").status.ports, good);
+    // What does not name them takes nothing back.
+    dispatcher.status(START, &store, session_id(1), vec![update(1, TaskState::Complete)]);
+    write(&mut store, &mut dispatcher, START);
+    assert_eq!(
+        (state_of(&store, 1), &store.task(task_id(1)).expect("the task").status.ports[..]),
+        (TaskState::Complete, &good[..])
+    );
 }
 
 #[test]

@@ -166,6 +166,7 @@ pub(crate) fn make(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted, slot
         container: None,
         log_tail: Vec::new(),
         running_since: None,
+        ports: Vec::new(),
     };
     draft.create(Task {
         id,
