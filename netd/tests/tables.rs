@@ -498,6 +498,8 @@ async fn a_port_of_one_node_leads_to_its_task_and_closes_with_it() {
     socket.send(b"?").unwrap();
     socket.recv(&mut [0; 64]).expect("an answer to a datagram");
     assert!(nodes[0].in_node(|| open("127.0.0.1:7000")).unwrap().1.starts_with("0 "));
+    let seen = nodes[0].in_task(|| open("192.0.2.1:7000")).expect("a task reaches a port of its own node").1;
+    assert!(seen.starts_with("0 "), "{seen}");
     let closed = inside(outside.as_fd(), || open("203.0.2.1:7000")).unwrap().unwrap_err();
     assert_eq!(closed.kind(), ErrorKind::ConnectionRefused, "the other node has no such task");
     nodes[0].send(vec![Change::PutTask(v1::LocalTask::from(&local_task(0)))], 4).await;

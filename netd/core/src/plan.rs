@@ -268,36 +268,38 @@ mod tests {
             &Model::default(),
             &touched,
             &expect![[r#"
-            make   task T1: namespace
-            make   node: link sk001000b = bridge
-            make   node: link sk001000e000002 = pair with eth0 of task T1
-            make   node: link sk001000x = vxlan 4096 from 192.0.2.1 port 4789
-            make   task T1: mtu eth0 = 1450
-            make   node: mtu sk001000b = 1450
-            make   node: mtu sk001000e000002 = 1450
-            make   node: mtu sk001000x = 1450
-            make   task T1: mac eth0 = 02:42:0a:00:00:02
-            make   node: port sk001000e000002 = of sk001000b
-            make   node: port sk001000x = of sk001000b
-            make   task T1: setting ipv6/conf/eth0/accept_ra = 0
-            make   node: setting ipv6/conf/sk001000b/addr_gen_mode = 1
-            make   node: setting ipv6/conf/sk001000e000002/addr_gen_mode = 1
-            make   node: setting ipv6/conf/sk001000x/addr_gen_mode = 1
-            make   task T1: up eth0
-            make   task T1: up lo
-            make   node: up sk001000b
-            make   node: up sk001000e000002
-            make   node: up sk001000x
-            make   task T1: address 10.0.0.2/20 on eth0
-            make   task T1: address fd00::2/64 on eth0
-            make   task T1: route 10.0.0.0/20 on eth0
-            make   task T1: route fd00::/64 on eth0
-            make   node: fdb 02:42:0a:00:00:02 on port sk001000e000002 = here
-            make   node: fdb 02:42:0a:00:00:03 on port sk001000x = here
-            make   node: fdb 02:42:0a:00:00:03 on sk001000x = at 192.0.2.2
-            make   node: neighbour 10.0.0.3 on sk001000x = 02:42:0a:00:00:03
-            make   node: neighbour fd00::3 on sk001000x = 02:42:0a:00:00:03
-        "#]],
+                make   task T1: namespace
+                make   node: setting bridge/bridge-nf-call-iptables = 0
+                make   node: setting bridge/bridge-nf-call-ip6tables = 0
+                make   node: link sk001000b = bridge
+                make   node: link sk001000e000002 = pair with eth0 of task T1
+                make   node: link sk001000x = vxlan 4096 from 192.0.2.1 port 4789
+                make   task T1: mtu eth0 = 1450
+                make   node: mtu sk001000b = 1450
+                make   node: mtu sk001000e000002 = 1450
+                make   node: mtu sk001000x = 1450
+                make   task T1: mac eth0 = 02:42:0a:00:00:02
+                make   node: port sk001000e000002 = of sk001000b
+                make   node: port sk001000x = of sk001000b
+                make   task T1: setting ipv6/conf/eth0/accept_ra = 0
+                make   node: setting ipv6/conf/sk001000b/addr_gen_mode = 1
+                make   node: setting ipv6/conf/sk001000e000002/addr_gen_mode = 1
+                make   node: setting ipv6/conf/sk001000x/addr_gen_mode = 1
+                make   task T1: up eth0
+                make   task T1: up lo
+                make   node: up sk001000b
+                make   node: up sk001000e000002
+                make   node: up sk001000x
+                make   task T1: address 10.0.0.2/20 on eth0
+                make   task T1: address fd00::2/64 on eth0
+                make   task T1: route 10.0.0.0/20 on eth0
+                make   task T1: route fd00::/64 on eth0
+                make   node: fdb 02:42:0a:00:00:02 on port sk001000e000002 = here
+                make   node: fdb 02:42:0a:00:00:03 on port sk001000x = here
+                make   node: fdb 02:42:0a:00:00:03 on sk001000x = at 192.0.2.2
+                make   node: neighbour 10.0.0.3 on sk001000x = 02:42:0a:00:00:03
+                make   node: neighbour fd00::3 on sk001000x = 02:42:0a:00:00:03
+            "#]],
         );
     }
 

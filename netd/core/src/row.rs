@@ -64,12 +64,25 @@ pub enum Sysctl {
     MarkReflected4,
     /// The same, v6.
     MarkReflected6,
+    /// Whether v4 packets on a bridge are shown to the tables of the node they
+    /// only pass through.
+    BridgedShown4,
+    /// The same, v6.
+    BridgedShown6,
 }
 
 impl Sysctl {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Forward4, Self::Forward6, Self::ReversePath, Self::MarkAccepted, Self::MarkReflected4, Self::MarkReflected6];
+    pub const ALL: [Self; 8] = [
+        Self::Forward4,
+        Self::Forward6,
+        Self::ReversePath,
+        Self::MarkAccepted,
+        Self::MarkReflected4,
+        Self::MarkReflected6,
+        Self::BridgedShown4,
+        Self::BridgedShown6,
+    ];
 
     /// The file below `/proc/sys/net` that holds it.
     pub fn path(self) -> &'static str {
@@ -80,6 +93,17 @@ impl Sysctl {
             Self::MarkAccepted => "ipv4/tcp_fwmark_accept",
             Self::MarkReflected4 => "ipv4/fwmark_reflect",
             Self::MarkReflected6 => "ipv6/fwmark_reflect",
+            Self::BridgedShown4 => "bridge/bridge-nf-call-iptables",
+            Self::BridgedShown6 => "bridge/bridge-nf-call-ip6tables",
+        }
+    }
+
+    /// What holds where the kernel has no such setting, if anything does.
+    pub fn absent(self) -> Option<u32> {
+        match self {
+            // It comes with `br_netfilter`, without which nobody is shown anything.
+            Self::BridgedShown4 | Self::BridgedShown6 => Some(0),
+            _ => None,
         }
     }
 }

@@ -360,13 +360,17 @@ fn settings(namespace: Namespace, scope: &Scope) -> std::io::Result<Vec<(Key, Va
     if links.is_empty() && namespace != Namespace::Node {
         return Ok(Vec::new());
     }
-    let of_namespace = Sysctl::ALL.into_iter().map(|sysctl| (Key::Sysctl(sysctl), sysctl.path().to_owned()));
-    let of_link = |name: Name| Setting::ALL.into_iter().map(move |setting| (Key::Setting(name, setting), setting.path(name)));
-    let files: Vec<(Key, String)> = of_namespace.chain(links.into_iter().flat_map(of_link)).collect();
+    let of_namespace = Sysctl::ALL.into_iter().map(|sysctl| (Key::Sysctl(sysctl), sysctl.path().to_owned(), sysctl.absent()));
+    let of_link =
+        |name: Name| Setting::ALL.into_iter().map(move |setting| (Key::Setting(name, setting), setting.path(name), None));
+    let files: Vec<(Key, String, Option<u32>)> = of_namespace.chain(links.into_iter().flat_map(of_link)).collect();
     scope.inside(|| {
-        let read = |(key, path): &(Key, String)| {
-            let text = std::fs::read_to_string(format!("/proc/sys/net/{path}")).ok()?;
-            Some((*key, Value::Setting(text.trim().parse().ok()?)))
+        let read = |(key, path, absent): &(Key, String, Option<u32>)| {
+            let value = match std::fs::read_to_string(format!("/proc/sys/net/{path}")) {
+                Ok(text) => text.trim().parse().ok()?,
+                Err(_) => (*absent)?,
+            };
+            Some((*key, Value::Setting(value)))
         };
         files.iter().filter_map(read).collect()
     })

@@ -3,10 +3,9 @@
 //!
 //! The task sees the client's address, but for two clients whose answers would not
 //! come back this way: the node itself by a loopback address, and a task behind
-//! the same bridge. Where the kernel shows bridged packets to these rules
-//! (`bridge-nf-call-iptables`), such a task's packet is rewritten while it is still
-//! on the bridge, whose ports are cut off from each other: there a task does not
-//! reach a port in mode `host` of its own node. Ports in ingress mode it does.
+//! the same bridge. Packets on a bridge are not shown to these rules
+//! (`Sysctl::BridgedShown4`): such a task's would be rewritten while still on the
+//! bridge, whose ports are cut off from each other.
 
 use super::expression::{Expr, Family, Meta, Register, family_is, in_subnet, interface_name, source};
 use super::ingress::{add_entrances, is_rewritten, masquerade_loopback, port_key, postrouting};
