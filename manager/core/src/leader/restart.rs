@@ -53,8 +53,10 @@ pub(crate) fn replace(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted) {
         if newest.is_wanted() {
             continue;
         }
-        // With an older task still active (start-first) only a failed new one is replaced.
-        let is_needed = slot.active().next().is_none() || !is_dirty(draft, wanted, &newest);
+        // With an older task still active (start-first) only a failed new one is replaced;
+        // one of an update before is the update's to replace, in its order.
+        let is_new = newest.spec_version == wanted.spec_version() && !is_dirty(draft, wanted, &newest);
+        let is_needed = slot.active().next().is_none() || is_new;
         let has_place = key.node.is_none_or(|node| draft.store.node(node).is_some_and(|node| takes_new(wanted, node)));
         if is_needed && has_place && should_restart(&newest, &slot) {
             replace_one(draft, mint, wanted, key, &slot, &newest);

@@ -15,7 +15,7 @@ use crate::mint::Mint;
 use skep_model::deployment::DeploymentState;
 use skep_model::service::{UpdateConfig, UpdateOrder};
 use skep_model::task::Task;
-use skep_model::{TaskState, Time};
+use skep_model::{TaskId, TaskState, Time};
 use std::collections::BTreeMap;
 
 /// How the deployment under way proceeds.
@@ -116,29 +116,39 @@ fn is_running(slot: &Slot) -> bool {
     slot.active().any(|task| task.status.state == TaskState::Running)
 }
 
-/// Where a slot has two active tasks, the old one goes as soon as the new one runs
-/// and is found wherever it is to be.
+/// Where a slot has several active tasks, one stays, and the others go as soon as
+/// it runs and is found wherever it is to be: the newest that is as the spec wants
+/// it, which after an update that was taken back half-way is the old one; else the
+/// newest, which the update has yet to come to.
 fn hand_over(draft: &mut Draft<'_>, wanted: &Wanted, slots: &BTreeMap<SlotKey, Slot>, order: UpdateOrder) {
     for slot in slots.values().filter(|slot| slot.active().count() > 1) {
-        let Some(newest) = slot.active().next_back().filter(|task| !is_dirty(draft, wanted, task)).cloned() else { continue };
-        let is_up = newest.status.state == TaskState::Running && is_reachable(draft, &newest);
-        if is_up || order == UpdateOrder::StopFirst {
-            for old in slot.active().filter(|task| task.id != newest.id) {
-                draft.want(old.id, TaskState::Shutdown);
-            }
+        let clean = slot.active().rev().find(|task| !is_dirty(draft, wanted, task));
+        let Some(stays) = clean.or(slot.active().next_back()) else { continue };
+        if is_up(draft, stays) || (clean.is_some() && order == UpdateOrder::StopFirst) {
+            stop_others(draft, slot, Some(stays.id));
         }
     }
 }
 
-fn replace(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted, key: SlotKey, slot: &Slot, order: UpdateOrder) {
-    let starts_first = order == UpdateOrder::StartFirst && is_running(slot);
-    if !starts_first {
-        for task in slot.active() {
-            draft.want(task.id, TaskState::Shutdown);
-        }
+/// Whether a task runs and is found wherever it is to be.
+fn is_up(draft: &Draft<'_>, task: &Task) -> bool {
+    task.status.state == TaskState::Running && is_reachable(draft, task)
+}
+
+fn stop_others(draft: &mut Draft<'_>, slot: &Slot, stays: Option<TaskId>) {
+    for task in slot.active().filter(|task| Some(task.id) != stays) {
+        draft.want(task.id, TaskState::Shutdown);
     }
-    // An old task that runs is being stopped by now, but for start-first.
-    let replaces = slot.active().next_back().map(|task| task.id).or(slot.predecessor());
-    let desired = if starts_first { TaskState::Running } else { TaskState::Ready };
+}
+
+fn replace(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted, key: SlotKey, slot: &Slot, order: UpdateOrder) {
+    let running = || slot.active().rev().filter(|task| task.status.state == TaskState::Running);
+    // One task serves while the new one starts. One of an update before, which never got there, is given up.
+    let serves = running().find(|task| is_up(draft, task)).or_else(|| running().next()).map(|task| task.id);
+    let stays = serves.filter(|_| order == UpdateOrder::StartFirst);
+    stop_others(draft, slot, stays);
+    // Stop-first waits for what runs, and is being stopped by now.
+    let replaces = serves.or_else(|| slot.active().next_back().map(|task| task.id)).or_else(|| slot.predecessor());
+    let desired = if stays.is_some() { TaskState::Running } else { TaskState::Ready };
     make(draft, mint, wanted, key, Cause { desired, start_at: None, replaces, is_restart: false });
 }
