@@ -170,7 +170,7 @@ pub(crate) fn make(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted, slot
     };
     draft.create(Task {
         id,
-        meta: Meta { created_at: now, updated_at: now, version: u64::MAX },
+        meta: Meta { created_at: draft.made_at, updated_at: now, version: u64::MAX },
         service_id: wanted.service.id,
         service_name: wanted.service.spec.spec.annotations.name.clone(),
         slot: slot.number,

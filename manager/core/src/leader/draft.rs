@@ -25,6 +25,7 @@ use skep_model::task::Task;
 use skep_model::{Kind, NetworkId, NodeId, Object, ObjectRef, ServiceId, TaskId, TaskState, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The most bytes (estimated) of one of the leader's transactions.
 const BYTES_MAX: usize = 1024 * 1024;
@@ -45,6 +46,10 @@ pub(crate) struct Draft<'a> {
     /// What nodes have programmed of what is stored.
     pub(crate) barrier: &'a Barrier,
     pub(crate) now: Time,
+    /// When this turn's tasks are made: after all that the service has, though the
+    /// clock stands still or a new leader's is behind. Which task of a slot is the
+    /// newest decides what becomes of it.
+    pub(crate) made_at: Time,
     pub(crate) id: ServiceId,
     /// The service; `None` if it was removed.
     pub(crate) service: Option<Arc<Service>>,
@@ -75,10 +80,12 @@ impl<'a> Draft<'a> {
     ) -> Self {
         let service = store.service(id).filter(|service| service.plan.removed_at.is_none()).cloned();
         let entry = |task: &Arc<Task>| (task.id, Entry { stored: Some(task.clone()), task: Some(task.clone()) });
+        let made_last = store.tasks_of_service(id).map(|task| task.meta.created_at).max();
         Self {
             store,
             barrier,
             now,
+            made_at: made_last.map_or(now, |last| now.max(last + Duration::from_nanos(1))),
             id,
             tasks: store.tasks_of_service(id).map(entry).collect(),
             nodes_read: BTreeSet::new(),
@@ -203,7 +210,7 @@ impl<'a> Draft<'a> {
                 transaction.writes.len() + group.len() <= timing::TRANSACTION_WRITES_MAX && sum + bytes <= BYTES_MAX
             });
             if !has_room {
-                transactions.push((Transaction::new(self.now), 0));
+                transactions.push((Transaction::new(self.made_at), 0));
             }
             let (transaction, sum) = transactions.last_mut().expect("one was pushed if there was none");
             transaction.writes.extend(group);
