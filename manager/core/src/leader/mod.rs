@@ -31,6 +31,8 @@ mod reap;
 mod restart;
 mod schedule;
 mod slot;
+#[cfg(test)]
+mod tests;
 mod update;
 mod verdict;
 
