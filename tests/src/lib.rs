@@ -4,3 +4,4 @@
 pub mod e2e;
 pub mod owners;
 pub mod sim;
+pub mod slots;

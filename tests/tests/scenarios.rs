@@ -7,6 +7,7 @@ mod cluster;
 use cluster::{Behaviour, Cluster, Start};
 use proptest::prelude::*;
 use skep_manager_core::dispatch::Passage;
+use skep_manager_core::{Transaction, Write};
 use skep_model::container::{FileTarget, SecretReference};
 use skep_model::deployment::DeploymentState;
 use skep_model::endpoint::{EndpointMode, PublishMode, PublishedPort, Transport};
@@ -21,7 +22,8 @@ use skep_model::service::{
     UpdateOrder,
 };
 use skep_model::task::Task;
-use skep_model::{NetworkId, NodeId, Refusal, SecretId, TaskState};
+use skep_model::{NetworkId, NodeId, Object, Refusal, SecretId, TaskId, TaskState};
+use skep_tests::slots::Slots;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
@@ -469,6 +471,32 @@ fn show_deployment(cluster: &Cluster, name: &str) -> Result<String, Refusal> {
         deployment.failures,
         failed.unwrap_or_default()
     ))
+}
+
+/// The check that every test of this kind relies on can fail.
+#[test]
+fn a_slot_that_holds_too_much_is_noticed() {
+    for order in ["stop-first", "start-first"] {
+        let mut cluster = Cluster::new(7);
+        add_node(&mut cluster, "n1", &[]);
+        let mut spec = new_spec("web");
+        set_options(&cluster, &mut spec, &[("order", order)]);
+        cluster.request(Mutation::CreateService { spec: Box::new(spec) }).expect("a valid service");
+        let (mut store, mut slots) = (cluster.store.clone(), Slots::default());
+        let mut plant = |n: u8, slots: &mut Slots| {
+            let task = Task { id: TaskId::from_random([n; 16]), ..Task::clone(&cluster.task("web.1").expect("a task")) };
+            let plan = store.resolve_service("web").expect("the service").plan.value.clone();
+            let mut transaction = Transaction::new(cluster.now + Duration::from_secs(n.into()));
+            transaction.writes.push(Write::ServicePlan(task.service_id, plan));
+            transaction.writes.push(Write::Create(Object::Task(Box::new(task))));
+            let changes = store.apply(store.version + 1, &transaction).expect("nothing refuses it");
+            (slots.changed(&store, &changes), slots.at_rest(&store, cluster.dispatcher.barrier()))
+        };
+        let (changed, at_rest) = plant(1, &mut slots);
+        assert_eq!(changed.is_ok(), order == "start-first", "two in a slot, {order}: {changed:?}");
+        assert!(at_rest.is_err(), "two that run are one too many");
+        assert!(plant(2, &mut slots).0.is_err(), "three in a slot, {order}");
+    }
 }
 
 /// One random thing that happens to a cluster.

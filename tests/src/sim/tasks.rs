@@ -3,17 +3,16 @@
 //!
 //! What is *not* guaranteed: that a slot has one container. A node that cannot be
 //! reached keeps what it runs while its tasks are replaced elsewhere, as Swarm
-//! has it. What is guaranteed is in the store (one task of a slot is wanted
-//! running and has not ended, unless the update is start-first) and on each node
-//! (one container for each task and attempt, and none of another node's tasks).
+//! has it. What is guaranteed is in the store ([`Slots`]) and on each node (one
+//! container for each task and attempt, and none of another node's tasks).
 
 use super::coverage::Coverage;
+use crate::slots::Slots;
 use skep_manager_core::store::{Change, Store, StoredObject};
 use skep_model::resources::Resources;
-use skep_model::service::{ServiceSpec, UpdateOrder};
 use skep_model::task::Task;
 use skep_model::task_state::Owner;
-use skep_model::{NodeId, ServiceId, TaskId, TaskState};
+use skep_model::{NodeId, TaskId, TaskState};
 use std::collections::BTreeSet;
 
 /// What is known of tasks beyond the store.
@@ -22,8 +21,7 @@ pub struct Tasks {
     /// What agents said: nobody else may say that a task got that far.
     reported: BTreeSet<(TaskId, TaskState)>,
     started: BTreeSet<(TaskId, u64)>,
-    /// Services that were once updated start-first: their slots may have held two.
-    start_first: BTreeSet<ServiceId>,
+    slots: Slots,
 }
 
 impl Tasks {
@@ -46,21 +44,13 @@ impl Tasks {
     /// The store changed.
     pub fn changed(&mut self, store: &Store, changes: &[Change], coverage: &mut Coverage) -> Result<(), String> {
         for change in changes {
-            if let Some(StoredObject::Service(service)) = &change.new
-                && is_start_first(&service.spec.spec)
-            {
-                self.start_first.insert(service.id);
-            }
             if let Some(StoredObject::Task(new)) = &change.new {
                 let old = if let Some(StoredObject::Task(old)) = &change.old { Some(old) } else { None };
                 self.stepped(old.map(|task| &**task), new, coverage)?;
-                if !self.start_first.contains(&new.service_id) {
-                    check_slot(store, new)?;
-                }
                 check_reservations(store, new)?;
             }
         }
-        Ok(())
+        self.slots.changed(store, changes)
     }
 
     fn stepped(&self, old: Option<&Task>, new: &Task, coverage: &mut Coverage) -> Result<(), String> {
@@ -88,22 +78,6 @@ impl Tasks {
         coverage.count(format!("task: {to}"));
         Ok(())
     }
-}
-
-fn is_start_first(spec: &ServiceSpec) -> bool {
-    spec.update_config.order == UpdateOrder::StartFirst || spec.rollback_config.order == UpdateOrder::StartFirst
-}
-
-fn check_slot(store: &Store, task: &Task) -> Result<(), String> {
-    let is_of_slot = |other: &&std::sync::Arc<Task>| {
-        let is_same = other.slot == task.slot && (task.slot != 0 || other.plan.node == task.plan.node);
-        is_same && other.plan.desired == TaskState::Running && !other.status.state.is_final()
-    };
-    let wanted: Vec<TaskId> = store.tasks_of_service(task.service_id).filter(is_of_slot).map(|task| task.id).collect();
-    if wanted.len() > 1 {
-        return Err(format!("slot {} of {} has several tasks that are to run: {wanted:?}", task.slot, task.service_name));
-    }
-    Ok(())
 }
 
 fn check_reservations(store: &Store, task: &Task) -> Result<(), String> {

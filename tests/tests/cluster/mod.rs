@@ -3,7 +3,7 @@
 //! otherwise. Time moves only when it is advanced.
 //!
 //! Every applied transaction is checked: task states move by the table, desired
-//! states only grow, and no node is over-reserved.
+//! states only grow, no node is over-reserved, and no slot holds more than it may.
 
 use skep_manager_core::control::{Admitted, admit};
 use skep_manager_core::dispatch::Dispatcher;
@@ -21,6 +21,7 @@ use skep_model::service::Platform;
 use skep_model::task::{ContainerStatus, Task, TaskStatus};
 use skep_model::task_state::Owner;
 use skep_model::{ClusterId, Meta, NodeId, Refusal, RequestId, Section, SessionId, TaskId, TaskState, Time};
+use skep_tests::slots::Slots;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,6 +87,7 @@ pub struct Cluster {
     /// What happened to tasks, in words, while it is being traced.
     pub trace: Vec<String>,
     pub is_traced: bool,
+    slots: Slots,
     term: u64,
     n_requests: u64,
     start: Time,
@@ -106,6 +108,7 @@ impl Cluster {
             behaviours: BTreeMap::new(),
             trace: Vec::new(),
             is_traced: false,
+            slots: Slots::default(),
             term: 1,
             n_requests: 0,
             start,
@@ -282,7 +285,7 @@ impl Cluster {
             }
             is_at_rest &= !self.step_agents();
             if is_at_rest {
-                return;
+                return self.slots.at_rest(&self.store, self.dispatcher.barrier()).expect("slots hold what they need");
             }
         }
         panic!("the cluster does not come to rest; refused last: {refused:?}");
@@ -341,6 +344,7 @@ impl Cluster {
             self.check(change, owner);
             self.note(change);
         }
+        self.slots.changed(&self.store, &changes).expect("slots hold what they may");
         self.leader.changed(&changes);
         self.dispatcher.changed(&self.store, &changes);
         Ok(())
@@ -364,22 +368,6 @@ impl Cluster {
             let offered = node.description.resources.nano_cpus;
             assert!(used == 0 || used <= offered, "node {} is over-reserved: {used} of {offered}", node.description.hostname);
         }
-        self.check_slot(new);
-    }
-
-    /// Two tasks of a slot are wanted to run at once only while an update starts the new one first.
-    fn check_slot(&self, task: &Task) {
-        use skep_model::service::UpdateOrder::StartFirst;
-        let Some(service) = self.store.service(task.service_id) else { return };
-        let spec = &service.spec.spec;
-        if [spec.update_config.order, spec.rollback_config.order].contains(&StartFirst) {
-            return;
-        }
-        let same = |other: &&Arc<Task>| {
-            other.slot == task.slot && (task.slot != 0 || other.plan.node == task.plan.node) && other.is_active()
-        };
-        let n = self.store.tasks_of_service(task.service_id).filter(same).count();
-        assert!(n <= 1, "slot {} of {} has {n} wanted tasks", task.slot, task.service_name);
     }
 
     fn note(&mut self, change: &Change) {
