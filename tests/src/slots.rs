@@ -14,6 +14,8 @@ use skep_model::{NodeId, ServiceId, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+type Tasks<'a> = Vec<&'a Arc<Task>>;
+
 /// The updates that started new tasks first, by service and number of its spec.
 #[derive(Debug, Default)]
 pub struct Slots {
@@ -39,16 +41,16 @@ impl Slots {
     /// Nobody has anything more to do until something happens: no slot holds two
     /// although one of them is enough.
     pub fn at_rest(&self, store: &Store, barrier: &Barrier) -> Result<(), String> {
-        let mut slots: BTreeMap<(ServiceId, u64, Option<NodeId>), Vec<&Arc<Task>>> = BTreeMap::new();
+        let mut slots: BTreeMap<(ServiceId, u64, Option<NodeId>), Tasks<'_>> = BTreeMap::new();
         for task in store.tasks().filter(|task| task.is_active()) {
             let node = task.plan.node.filter(|_| task.slot == 0);
             slots.entry((task.service_id, task.slot, node)).or_default().push(task);
         }
-        for tasks in slots.into_values().filter(|tasks| tasks.len() > 1) {
-            for task in by_age(tasks.clone()) {
-                let is_newest = tasks.iter().all(|other| other.meta.created_at <= task.meta.created_at);
-                let is_enough = is_newest || store.service(task.service_id).is_some_and(|service| is_as_wanted(service, task));
-                if is_enough && is_up(task, barrier) {
+        for tasks in slots.into_values().filter(|tasks| tasks.len() > 1).map(by_age) {
+            let newest = tasks.last().map(|task| task.id);
+            for task in &tasks {
+                let is_as_wanted = store.service(task.service_id).is_some_and(|service| is_as_wanted(service, task));
+                if (Some(task.id) == newest || is_as_wanted) && is_up(task, barrier) {
                     return Err(format!("{} is up, and yet {}", task.name(), told(&tasks)));
                 }
             }
@@ -82,14 +84,14 @@ fn starts_first(service: &Service) -> bool {
 }
 
 /// The active tasks of a task's slot, oldest first.
-fn of_slot<'a>(store: &'a Store, task: &Task) -> Vec<&'a Arc<Task>> {
+fn of_slot<'a>(store: &'a Store, task: &Task) -> Tasks<'a> {
     let is_same = |other: &&Arc<Task>| {
         other.is_active() && other.slot == task.slot && (task.slot != 0 || other.plan.node == task.plan.node)
     };
     by_age(store.tasks_of_service(task.service_id).filter(is_same).collect())
 }
 
-fn by_age(mut tasks: Vec<&Arc<Task>>) -> Vec<&Arc<Task>> {
+fn by_age(mut tasks: Tasks<'_>) -> Tasks<'_> {
     tasks.sort_by_key(|task| task.meta.created_at);
     tasks
 }
