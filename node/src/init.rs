@@ -132,6 +132,11 @@ fn pools(request: &InitRequest, default: &ClusterSpec) -> Result<(Vec<IpNet>, u3
     if pools.is_empty() {
         pools.clone_from(&default.address_pools);
     }
+    // Every network has a subnet of IPv4, the ingress network that a cluster begins with included.
+    if !pools.iter().any(|pool| pool.addr().is_ipv4()) {
+        let given = request.default_addr_pool.join(",");
+        return Err(Refusal::invalid(flag, given, "one pool must be of IPv4: add one such as 10.0.0.0/8"));
+    }
     let size = match request.default_addr_pool_mask_length {
         0 => default.subnet_size,
         size => size,
@@ -281,6 +286,10 @@ mod tests {
             (InitRequest { data_path_port: 1023, ..Default::default() }, Some("--data-path-port")),
             (InitRequest { data_path_port: 49_152, ..Default::default() }, Some("--data-path-port")),
             (InitRequest { default_addr_pool: vec!["10.0.0.0".into()], ..Default::default() }, Some("such as 10.0.0.0/8")),
+            (
+                InitRequest { default_addr_pool: vec!["fd00::/48".into(), "fd01::/48".into()], ..Default::default() },
+                Some("\"fd00::/48,fd01::/48\": one pool must be of IPv4"),
+            ),
             (
                 InitRequest { default_addr_pool: vec!["10.0.0.0/8".into(), "10.1.0.0/16".into()], ..Default::default() },
                 Some("overlaps 10.0.0.0/8"),
