@@ -5,6 +5,7 @@ use crate::service::Annotations;
 use crate::{ClusterId, Meta, NodeId, Section, Time};
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// The cluster. Writers: users (`spec`), the leader (`plan`).
@@ -44,9 +45,13 @@ pub struct ClusterSpec {
     /// The UDP port of VXLAN.
     pub data_path_port: u16,
     /// How long a change of an endpoint is waited for on nodes that do not say
-    /// that they have programmed it.
+    /// that they have programmed it; one of [`BARRIER_TIMEOUTS`].
     pub barrier_timeout: Duration,
 }
+
+/// What a barrier's timeout may be: below, sound nodes would be found late; above,
+/// one that is lost would hold every deployment up.
+pub const BARRIER_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
 
 impl Default for ClusterSpec {
     fn default() -> Self {

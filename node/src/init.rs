@@ -17,7 +17,7 @@ use skep_identity::ca::NodeKey;
 use skep_identity::certificate::NodeIdentity;
 use skep_identity::keystore::UnlockKey;
 use skep_manager::{Founding, Manager, NewCluster};
-use skep_model::cluster::ClusterSpec;
+use skep_model::cluster::{BARRIER_TIMEOUTS, ClusterSpec};
 use skep_model::node::{Availability, ManagerStatus, Node as NodeObject, NodePlan, NodeSpec, NodeStatus, Role};
 use skep_model::version::FORMAT_MAX;
 use skep_model::{ClusterId, Meta, NodeId, Refusal, Section};
@@ -89,6 +89,7 @@ fn settings(request: &InitRequest) -> Result<ClusterSpec, Refusal> {
         address_pools,
         subnet_size,
         data_path_port: data_path_port(request.data_path_port)?.unwrap_or(default.data_path_port),
+        barrier_timeout: request.barrier_timeout.map_or(default.barrier_timeout, Duration::from_nanos),
         ..default
     };
     if spec.node_cert_expiry < CERT_EXPIRY_MIN {
@@ -98,6 +99,10 @@ fn settings(request: &InitRequest) -> Result<ClusterSpec, Refusal> {
     if !(HEARTBEAT_MIN..=HEARTBEAT_MAX).contains(&spec.heartbeat_period) {
         let value = format!("{:?}", spec.heartbeat_period);
         return Err(Refusal::invalid("--dispatcher-heartbeat", value, "it must be between 100ms and 10m0s"));
+    }
+    if !BARRIER_TIMEOUTS.contains(&spec.barrier_timeout) {
+        let value = format!("{:?}", spec.barrier_timeout);
+        return Err(Refusal::invalid("--barrier-timeout", value, "it must be between 100ms and 1m0s"));
     }
     if spec.snapshot_interval == 0 {
         return Err(Refusal::invalid("--snapshot-interval", "0", "at least 1 log entry lies between two snapshots"));
@@ -281,6 +286,9 @@ mod tests {
             (InitRequest { cert_expiry: Some(hour), ..Default::default() }, None),
             (InitRequest { cert_expiry: Some(hour - 1), ..Default::default() }, Some("--cert-expiry")),
             (InitRequest { heartbeat_period: Some(1), ..Default::default() }, Some("--dispatcher-heartbeat")),
+            (InitRequest { barrier_timeout: Some(0), ..Default::default() }, Some("--barrier-timeout")),
+            (InitRequest { barrier_timeout: Some(hour), ..Default::default() }, Some("it must be between 100ms and 1m0s")),
+            (InitRequest { barrier_timeout: Some(hour / 60), ..Default::default() }, None),
             (InitRequest { snapshot_interval: Some(0), ..Default::default() }, Some("--snapshot-interval")),
             (InitRequest { force_new_cluster: true, ..Default::default() }, Some("--force-new-cluster")),
             (InitRequest { data_path_port: 1023, ..Default::default() }, Some("--data-path-port")),

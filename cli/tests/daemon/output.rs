@@ -2,7 +2,9 @@
 
 use crate::fake::{Fake, State, Step, sample};
 use expect_test::expect;
+use skep_model::cluster::ClusterSpec;
 use skep_proto::v1;
+use std::time::Duration;
 
 fn daemon() -> Fake {
     let node_id = sample::node().id.to_string();
@@ -94,6 +96,17 @@ fn an_archive_is_streamed_in_pieces() {
 }
 
 #[test]
+fn the_settings_of_the_cluster_are_shown() {
+    let fake = daemon();
+    let spec = ClusterSpec { barrier_timeout: Duration::from_millis(2500), ..ClusterSpec::default() };
+    fake.state.lock().expect("unpoisoned").info.cluster_spec = Some((&spec).into());
+    let text = fake.run(&["info"]).stdout;
+    assert!(text.contains("\n Barrier Timeout: 2.5s\n"), "{text}");
+    let ran = fake.run(&["info", "--format", "{{.Swarm.Cluster.Spec.Network.BarrierTimeout}}"]);
+    assert_eq!(ran.stdout, "2500000000\n", "{ran:?}");
+}
+
+#[test]
 fn both_sides_have_a_version() {
     let ran = daemon().run(&["version", "--format", "{{.Client.Version}} {{.Server.Version}}"]);
     assert_eq!((ran.code, ran.stdout), (Some(0), format!("{} 9.9.9\n", env!("CARGO_PKG_VERSION"))));
@@ -120,7 +133,7 @@ fn events_say_what_the_managers_have_forgotten_and_go_on() {
 #[test]
 fn wrong_words_are_one_line_and_change_nothing() {
     let fake = daemon();
-    let table: [(&[&str], &str); 11] = [
+    let table: [(&[&str], &str); 13] = [
         (&["srvice", "ls"], "a similar subcommand exists: 'service'"),
         (&["service", "create", "--nmae", "web", "redis"], "'--nmae'"),
         (&["service", "create"], "IMAGE"),
@@ -132,6 +145,11 @@ fn wrong_words_are_one_line_and_change_nothing() {
         (&["stack", "deploy", "-c", "x.yml", "x"], "'skep stack' is not supported"),
         (&["node", "ls", "--filter", "colour=red"], "invalid filter 'colour'"),
         (&["node", "ls", "--format", "{{.Nope"], "template"),
+        (
+            &["swarm", "init", "--barrier-timeout", "0"],
+            "'0' for '--barrier-timeout <DURATION>': it must be between 100ms and 1m0s",
+        ),
+        (&["swarm", "update", "--barrier-timeout", "61s"], "'61s' for '--barrier-timeout <DURATION>': it must be between"),
     ];
     for (words, part) in table {
         let ran = fake.run(words);

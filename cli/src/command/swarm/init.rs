@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use crate::flags::{choice, duration, subnet};
 use crate::render::output;
 use ipnet::IpNet;
+use skep_model::cluster::BARRIER_TIMEOUTS;
 use skep_model::node::Availability;
 use skep_proto::v1::{self, InitReply, InitRequest};
 use std::time::Duration;
@@ -24,6 +25,9 @@ pub struct Init {
     /// Availability of the node (active, pause, drain)
     #[arg(long, default_value = "active", value_parser = choice::availability)]
     availability: Availability,
+    /// Longest wait for nodes to program a task's network, at each change (100ms - 1m) [default: 5s]
+    #[arg(long, value_parser = barrier_timeout, value_name = "DURATION")]
+    barrier_timeout: Option<Duration>,
     /// Validity period for node certificates (ns|us|ms|s|m|h) [default: 2160h0m0s]
     #[arg(long, value_parser = duration::parse)]
     cert_expiry: Option<Duration>,
@@ -83,6 +87,7 @@ impl Init {
             snapshot_interval: self.snapshot_interval,
             max_snapshots: self.max_snapshots,
             force_new_cluster: self.force_new_cluster,
+            barrier_timeout: self.barrier_timeout.map(nanos),
         }
     }
 }
@@ -90,6 +95,16 @@ impl Init {
 /// Nanoseconds, as messages have them.
 pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A duration that the managers accept for the barrier.
+pub fn barrier_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration::parse(text)?;
+    if BARRIER_TIMEOUTS.contains(&timeout) {
+        return Ok(timeout);
+    }
+    let [min, max] = [BARRIER_TIMEOUTS.start(), BARRIER_TIMEOUTS.end()].map(|bound| duration::print(*bound));
+    Err(format!("it must be between {min} and {max}"))
 }
 
 fn data_path_port(text: &str) -> Result<u32, String> {
@@ -124,8 +139,21 @@ pub fn unlock_key_text(key: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::{Args as _, FromArgMatches as _};
     use expect_test::expect;
     use skep_proto::v1::Confidential;
+
+    #[test]
+    fn a_barriers_timeout_is_asked_for_only_if_it_is_given() {
+        let request = |words: &[&str]| {
+            let matches = Init::augment_args(clap::Command::new("init")).try_get_matches_from(words)?;
+            Init::from_arg_matches(&matches).map(Init::request)
+        };
+        assert_eq!(request(&["init"]).expect("no flag").barrier_timeout, None);
+        let asked = request(&["init", "--barrier-timeout", "100ms"]).expect("the shortest");
+        assert_eq!(asked.barrier_timeout, Some(100_000_000));
+        assert_eq!(request(&["init", "--barrier-timeout", "1m"]).expect("the longest").barrier_timeout, Some(60_000_000_000));
+    }
 
     #[test]
     fn a_new_cluster_says_how_to_join_it() {

@@ -1,6 +1,6 @@
 //! `skep swarm update`.
 
-use super::init::unlock_key_text;
+use super::init::{barrier_timeout, unlock_key_text};
 use crate::client::{self, CALL_MAX, Client};
 use crate::failure::Failure;
 use crate::flags::{duration, number};
@@ -17,6 +17,9 @@ pub struct Update {
     /// Change manager autolocking setting (true|false)
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = number::boolean)]
     autolock: Option<bool>,
+    /// Longest wait for nodes to program a task's network, at each change (100ms - 1m)
+    #[arg(long, value_parser = barrier_timeout, value_name = "DURATION")]
+    barrier_timeout: Option<Duration>,
     /// Validity period for node certificates (ns|us|ms|s|m|h)
     #[arg(long, value_parser = duration::parse)]
     cert_expiry: Option<Duration>,
@@ -60,11 +63,30 @@ impl Update {
 
     fn apply(&self, mut spec: ClusterSpec) -> ClusterSpec {
         spec.autolock = self.autolock.unwrap_or(spec.autolock);
+        spec.barrier_timeout = self.barrier_timeout.unwrap_or(spec.barrier_timeout);
         spec.node_cert_expiry = self.cert_expiry.unwrap_or(spec.node_cert_expiry);
         spec.heartbeat_period = self.dispatcher_heartbeat.unwrap_or(spec.heartbeat_period);
         spec.max_snapshots = self.max_snapshots.unwrap_or(spec.max_snapshots);
         spec.snapshot_interval = self.snapshot_interval.unwrap_or(spec.snapshot_interval);
         spec.task_history_limit = self.task_history_limit.unwrap_or(spec.task_history_limit);
         spec
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Args as _, FromArgMatches as _};
+
+    #[test]
+    fn a_setting_that_is_not_named_stays() {
+        let before = ClusterSpec { barrier_timeout: Duration::from_secs(7), max_snapshots: 3, ..ClusterSpec::default() };
+        let after = |words: &[&str]| {
+            let matches = Update::augment_args(clap::Command::new("update")).get_matches_from(words);
+            Update::from_arg_matches(&matches).expect("flags").apply(before.clone())
+        };
+        assert_eq!(after(&["update"]), before);
+        let changed = ClusterSpec { barrier_timeout: Duration::from_millis(1500), ..before.clone() };
+        assert_eq!(after(&["update", "--barrier-timeout", "1.5s"]), changed);
     }
 }

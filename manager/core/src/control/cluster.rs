@@ -4,7 +4,7 @@ use super::{Admitted, check_expected, done, network, text, transaction, unchange
 use crate::mint::Mint;
 use crate::store::Store;
 use crate::transaction::{SectionName, Write};
-use skep_model::cluster::{Cluster, ClusterSpec};
+use skep_model::cluster::{BARRIER_TIMEOUTS, Cluster, ClusterSpec};
 use skep_model::node::{Node, Role};
 use skep_model::sealed::Sealed;
 use skep_model::{Kind, Object, Refusal, Time};
@@ -16,9 +16,6 @@ const CERT_EXPIRY_MIN: Duration = Duration::from_secs(3600);
 /// Bounds of the heartbeat period: a node is down after six of them.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(600);
-/// Bounds of the time that a change of an endpoint is waited for.
-const BARRIER_MIN: Duration = Duration::from_millis(100);
-const BARRIER_MAX: Duration = Duration::from_secs(60);
 
 /// The cluster, which every request but the first one needs.
 pub(super) fn cluster(store: &Store) -> Result<&Arc<Cluster>, Refusal> {
@@ -53,7 +50,7 @@ pub(super) fn update(store: &Store, now: Time, expect: Option<u64>, spec: Cluste
             "the address pools, their subnet size and the data path port of a swarm are set when it is made (`swarm init`)";
         return Err(Refusal::FailedPrecondition(text.into()));
     }
-    if !(BARRIER_MIN..=BARRIER_MAX).contains(&spec.barrier_timeout) {
+    if !BARRIER_TIMEOUTS.contains(&spec.barrier_timeout) {
         let value = format!("{:?}", spec.barrier_timeout);
         return Err(Refusal::invalid("barrier timeout", value, "it must be between 100ms and 1m0s"));
     }
