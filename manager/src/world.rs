@@ -71,6 +71,7 @@ impl World {
             }
             Action::LeaderChanged { term, leader, is_self } => self.leader_changed(Leadership { term, leader, is_self }),
             Action::Removed => self.removed.cancel(),
+            Action::Warn { sentence } => tracing::warn!("{sentence}"),
             Action::Halt { sentence } => {
                 tracing::error!("{sentence}");
                 std::process::exit(70);

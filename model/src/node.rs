@@ -113,7 +113,7 @@ pub enum NodeState {
 pub struct NodeStatus {
     /// Whether it is there.
     pub state: NodeState,
-    /// Why it is in this state; empty when ready.
+    /// Why it is in this state; of a ready node what it lacks, empty if nothing.
     pub message: String,
     /// Its address as its sessions show it, without port.
     pub address: String,

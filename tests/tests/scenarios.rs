@@ -137,6 +137,7 @@ fn execute(cluster: &mut Cluster, command: &str) -> Result<String, Refusal> {
         ["show", "addresses"] => return Ok(show_addresses(cluster)),
         ["show", "publication"] => return Ok(show_publication(cluster)),
         ["show", "nodes"] => return Ok(show_nodes(cluster)),
+        ["show", "warnings"] => return Ok(show_warnings(cluster)),
         ["show", "spread"] => return Ok(show_spread(cluster)),
         ["show", "deployment", name] => return show_deployment(cluster, name),
         ["show", "messages", name] => {
@@ -398,6 +399,15 @@ fn show_addresses(cluster: &Cluster) -> String {
     }
     lines.sort();
     lines.iter().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// What the log says since it was last looked at.
+fn show_warnings(cluster: &mut Cluster) -> String {
+    let mut text: String = cluster.warnings.drain(..).map(|line| line + "\n").collect();
+    for node in cluster.store.nodes() {
+        text = text.replace(node.id.as_str(), &format!("<{}>", node.description.hostname));
+    }
+    text
 }
 
 fn show_nodes(cluster: &Cluster) -> String {

@@ -120,6 +120,11 @@ pub enum Action {
     },
     /// This manager is no longer a member of raft: stop it and delete its log.
     Removed,
+    /// Something is wrong that users can mend: a line for this manager's log.
+    Warn {
+        /// What, in a sentence.
+        sentence: String,
+    },
     /// The process must end: going on would be wrong.
     Halt {
         /// Why, in a sentence.

@@ -81,7 +81,7 @@ impl Simulation {
                 self.close_session(number, session, reason);
                 Ok(())
             }
-            Action::ClosePeer { .. } | Action::LeaderChanged { .. } => Ok(()),
+            Action::ClosePeer { .. } | Action::LeaderChanged { .. } | Action::Warn { .. } => Ok(()),
             Action::Removed => {
                 self.wipe(number);
                 Ok(())

@@ -87,6 +87,8 @@ pub struct Cluster {
     /// What happened to tasks, in words, while it is being traced.
     pub trace: Vec<String>,
     pub is_traced: bool,
+    /// What the leader's log has.
+    pub warnings: Vec<String>,
     slots: Slots,
     term: u64,
     n_requests: u64,
@@ -108,6 +110,7 @@ impl Cluster {
             behaviours: BTreeMap::new(),
             trace: Vec::new(),
             is_traced: false,
+            warnings: Vec::new(),
             slots: Slots::default(),
             term: 1,
             n_requests: 0,
@@ -279,6 +282,7 @@ impl Cluster {
                     refused = Some(conflict);
                 }
             }
+            is_at_rest &= !self.dispatcher.exclude(&self.store, self.leader.excluded());
             for action in self.dispatcher.actions(&self.store, self.now) {
                 is_at_rest = false;
                 self.carry_out(action);
@@ -402,6 +406,7 @@ impl Cluster {
                     agent.told.push(format!("closed: {reason}"));
                 }
             }
+            Action::Warn { sentence } => self.warnings.push(sentence),
             other => panic!("the dispatcher wants {other:?}"),
         }
     }

@@ -73,6 +73,8 @@ pub struct Dispatcher {
     is_info_dirty: bool,
     /// Ends of sessions that have yet to be told.
     closing: Vec<(SessionId, String)>,
+    /// Sentences for the log of this manager.
+    warnings: Vec<String>,
     /// Transactions under way.
     n_in_flight: usize,
 }
@@ -93,6 +95,7 @@ impl Dispatcher {
             dirty_overlay: BTreeSet::new(),
             is_info_dirty: false,
             closing: Vec::new(),
+            warnings: Vec::new(),
             n_in_flight: 0,
         };
         // What the leader before was told is not known: everything is waited for again.
@@ -197,6 +200,18 @@ impl Dispatcher {
         &self.barrier
     }
 
+    /// Which nodes have no part in the routing mesh, and why: their status says so,
+    /// and the log of who newly has none. Whether anything changed.
+    pub fn exclude(&mut self, store: &Store, excluded: &BTreeMap<NodeId, String>) -> bool {
+        let changed = self.nodes.exclude(store, excluded);
+        for id in &changed {
+            if let (Some(node), Some(why)) = (store.node(*id), excluded.get(id)) {
+                self.warnings.push(format!("node {} ({id}) {}", node.description.hostname, nodes::not_in_mesh(why)));
+            }
+        }
+        !changed.is_empty()
+    }
+
     /// What agents reported and how nodes fare, as transactions. Empty while the
     /// last batch is under way.
     pub fn transactions(&mut self, store: &Store, now: Time) -> Vec<Transaction> {
@@ -234,11 +249,12 @@ impl Dispatcher {
         }
     }
 
-    /// What the agents are to be told now.
+    /// What the agents, and the readers of this manager's log, are to be told now.
     pub fn actions(&mut self, store: &Store, now: Time) -> Vec<Action> {
         let _ = now;
         let mut actions: Vec<Action> =
             self.closing.drain(..).map(|(session, reason)| Action::CloseSession { session, reason }).collect();
+        actions.extend(self.warnings.drain(..).map(|sentence| Action::Warn { sentence }));
         if std::mem::take(&mut self.is_info_dirty) {
             self.tell_info(store, &mut actions);
         }

@@ -3,8 +3,9 @@
 //! Deadlines live in memory. A node that was ready under another leader is
 //! unknown until it opens a session here; silence makes a node down, a session
 //! makes it ready. One that has a session but can take no tasks yet is not heard
-//! of in this sense: it is down, with its own reason, when its time is over. Changes
-//! of status wait here until they are written.
+//! of in this sense: it is down, with its own reason, when its time is over. One that
+//! is ready but has no part in the routing mesh says so. Changes of status wait here
+//! until they are written.
 
 use super::heartbeat_period;
 use crate::store::Store;
@@ -35,6 +36,8 @@ pub(super) struct Nodes {
     registrations: BTreeMap<NodeId, VecDeque<Time>>,
     /// Why nodes that have a session can take no tasks yet.
     not_ready: BTreeMap<NodeId, String>,
+    /// Why nodes have no part in the routing mesh.
+    excluded: BTreeMap<NodeId, String>,
     /// State and message that a node shall get; what was last wished for counts.
     wished: BTreeMap<NodeId, Wish>,
     /// Nodes whose wish is being written, with what was written.
@@ -60,6 +63,7 @@ impl Nodes {
             by_deadline: BTreeSet::new(),
             registrations: BTreeMap::new(),
             not_ready: BTreeMap::new(),
+            excluded: BTreeMap::new(),
             wished: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             now,
@@ -101,6 +105,25 @@ impl Nodes {
         };
         self.wished.insert(id, Wish { state, message: hello.not_ready.clone(), address, description });
         Ok(())
+    }
+
+    /// Takes over why nodes have no part in the mesh; the nodes for which that changed.
+    pub(super) fn exclude(&mut self, store: &Store, excluded: &BTreeMap<NodeId, String>) -> BTreeSet<NodeId> {
+        if self.excluded == *excluded {
+            return BTreeSet::new();
+        }
+        let before = std::mem::replace(&mut self.excluded, excluded.clone());
+        let either = before.keys().chain(excluded.keys()).copied();
+        let changed: BTreeSet<NodeId> = either.filter(|id| before.get(id) != excluded.get(id)).collect();
+        for id in &changed {
+            // A wish that waits is completed when it is written.
+            let Some(node) = store.node(*id).filter(|_| !self.wished.contains_key(id)) else { continue };
+            let state = self.in_flight.get(id).map_or(node.status.state, |wish| wish.state);
+            if state == NodeState::Ready {
+                self.wish(*id, state, "");
+            }
+        }
+        changed
     }
 
     /// Whether a node with a session can take tasks, as it said.
@@ -173,7 +196,7 @@ impl Nodes {
             let Some(node) = store.node(id) else { continue };
             let mut transaction = Transaction::new(now);
             let object = ObjectRef { kind: Kind::Node, id: id.0 };
-            let status = next_status(node, &wish, now);
+            let status = next_status(node, &wish, self.excluded.get(&id), now);
             if status != node.status.value {
                 transaction.preconditions.push(Precondition::Unchanged(object, SectionName::Status, node.status.version));
                 transaction.writes.push(Write::NodeStatus(id, status));
@@ -219,8 +242,17 @@ impl Nodes {
     }
 }
 
-fn next_status(node: &Arc<Node>, wish: &Wish, now: Time) -> NodeStatus {
+/// What is said of a node without a part in the mesh.
+pub(super) fn not_in_mesh(why: &str) -> String {
+    format!("is not in the routing mesh: {why}")
+}
+
+fn next_status(node: &Arc<Node>, wish: &Wish, excluded: Option<&String>, now: Time) -> NodeStatus {
     let since = if node.status.state == wish.state { node.status.since } else { now };
     let address = wish.address.clone().unwrap_or_else(|| node.status.address.clone());
-    NodeStatus { state: wish.state, message: wish.message.clone(), address, since }
+    let message = match excluded {
+        Some(why) if wish.state == NodeState::Ready => not_in_mesh(why),
+        _ => wish.message.clone(),
+    };
+    NodeStatus { state: wish.state, message, address, since }
 }

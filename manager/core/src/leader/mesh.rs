@@ -2,44 +2,52 @@
 //! ingress network while there is one.
 //!
 //! A node keeps both as long as it is part of the cluster. If the ingress network
-//! is replaced, it keeps its number and gets addresses on the new one.
+//! is replaced, it keeps its number and gets addresses on the new one. A node for
+//! which nothing is free takes no part until something is, and why is said: in its
+//! status and in the leader's log (`dispatch/nodes.rs`), which the turn does not write.
 
 use super::addresses::Addresses;
+use super::allocate::no_address;
 use crate::store::Store;
 use crate::transaction::{Precondition, SectionName, Transaction, Write};
-use skep_model::endpoint::NodeIngress;
+use skep_model::endpoint::{INGRESS_NODES_MAX, NodeIngress};
 use skep_model::network::Network;
 use skep_model::node::{Node, NodePlan};
-use skep_model::{Kind, ObjectRef, Time};
+use skep_model::{Kind, NodeId, ObjectRef, Time};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How many nodes one transaction writes: one that changed meanwhile refuses all of them.
 const NODES_MAX: usize = 64;
 
-/// What is to be written, and whether a node has to wait until something is free.
-pub(crate) fn assign(store: &Store, addresses: &mut Addresses, now: Time) -> (Vec<Transaction>, bool) {
+/// The nodes that have no part in the mesh because nothing is free for them, with why.
+pub(crate) type Excluded = BTreeMap<NodeId, String>;
+
+/// What is to be written, and who has to wait until something is free.
+pub(crate) fn assign(store: &Store, addresses: &mut Addresses, now: Time) -> (Vec<Transaction>, Excluded) {
     let ingress = store.ingress_network();
-    let mut is_waiting = false;
+    let mut excluded = Excluded::new();
     let mut changed: Vec<(&Arc<Node>, Option<NodeIngress>)> = Vec::new();
     for node in store.nodes() {
         let have = node.plan.ingress.as_ref();
         match ingress {
             None if have.is_some() => changed.push((node, None)),
             Some(network) if !have.is_some_and(|have| is_on(network, have)) => match part(network, addresses, have) {
-                Some(part) => changed.push((node, Some(part))),
-                None => is_waiting = true,
+                Ok(part) => changed.push((node, Some(part))),
+                Err(why) => drop(excluded.insert(node.id, why)),
             },
             _ => {}
         }
     }
     let transactions = changed.chunks(NODES_MAX).map(|nodes| write(nodes, ingress, now)).collect();
-    (transactions, is_waiting)
+    (transactions, excluded)
 }
 
-fn part(network: &Network, addresses: &mut Addresses, have: Option<&NodeIngress>) -> Option<NodeIngress> {
-    let given = addresses.give_node(network)?;
-    let number = have.map(|have| have.number).or_else(|| addresses.give_number())?;
-    Some(NodeIngress { number, addresses: given })
+fn part(network: &Network, addresses: &mut Addresses, have: Option<&NodeIngress>) -> Result<NodeIngress, String> {
+    let given = addresses.give_node(network).ok_or_else(|| no_address(network))?;
+    let number = have.map(|have| have.number).or_else(|| addresses.give_number());
+    let number = number.ok_or_else(|| format!("all {INGRESS_NODES_MAX} numbers of nodes are taken"))?;
+    Ok(NodeIngress { number, addresses: given })
 }
 
 /// Whether a node's addresses are ones of this network, one of each family.

@@ -47,6 +47,7 @@ use addresses::Addresses;
 use allocate::Wanted;
 use draft::{Draft, Drafted, Pair};
 use ledger::{FAILURE_MEMORY, Ledger};
+use mesh::Excluded;
 use skep_model::deployment::DeploymentKind;
 use skep_model::node::Node;
 use skep_model::service::ServiceMode;
@@ -65,8 +66,7 @@ pub struct Leader {
     waiting: BTreeSet<ServiceId>,
     /// Global services: they follow every node.
     global: BTreeSet<ServiceId>,
-    /// A node has no part in the mesh because nothing is free for it.
-    is_mesh_waiting: bool,
+    excluded: Excluded,
     timers: Timers,
 }
 
@@ -184,7 +184,7 @@ impl Leader {
         let dirty = &self.dirty;
         let has_keys =
             !(dirty.services.is_empty() && dirty.nodes.is_empty() && dirty.secrets.is_empty() && dirty.configs.is_empty());
-        let is_waiting = !self.waiting.is_empty() || self.is_mesh_waiting;
+        let is_waiting = !self.waiting.is_empty() || !self.excluded.is_empty();
         has_keys || dirty.is_everything || dirty.is_mesh || (dirty.is_room && is_waiting)
     }
 
@@ -201,8 +201,8 @@ impl Leader {
         self.ledger.forget(now);
         self.addresses.begin_turn();
         let mut transactions = Vec::new();
-        if self.dirty.is_everything || self.dirty.is_mesh || (self.dirty.is_room && self.is_mesh_waiting) {
-            (transactions, self.is_mesh_waiting) = mesh::assign(store, &mut self.addresses, now);
+        if self.dirty.is_everything || self.dirty.is_mesh || (self.dirty.is_room && !self.excluded.is_empty()) {
+            (transactions, self.excluded) = mesh::assign(store, &mut self.addresses, now);
         }
         let (services, overcommitted) = self.take_dirty(store, now);
         let mut drafted_pairs = Vec::new();
@@ -240,6 +240,12 @@ impl Leader {
                 self.dirty.services.insert(ServiceId(object.id));
             }
         }
+    }
+
+    /// The nodes that have no part in the routing mesh because nothing is free for
+    /// them, with why, as of the last turn.
+    pub fn excluded(&self) -> &BTreeMap<NodeId, String> {
+        &self.excluded
     }
 
     /// When a turn is due although nothing happened.
@@ -340,7 +346,7 @@ fn freed((stored, drafted): &Pair) -> Option<&Task> {
 fn concerns_mesh(change: &Change) -> bool {
     match (&change.old, &change.new) {
         (Some(StoredObject::Node(old)), Some(StoredObject::Node(new))) => old.plan.ingress != new.plan.ingress,
-        (_, Some(StoredObject::Node(_))) => true,
+        (_, Some(StoredObject::Node(_))) | (Some(StoredObject::Node(_)), None) => true,
         (Some(StoredObject::Network(network)), _) | (_, Some(StoredObject::Network(network))) => network.spec.ingress,
         _ => false,
     }

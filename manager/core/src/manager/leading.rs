@@ -100,6 +100,9 @@ impl Manager {
                     self.with_leading(|leading, _, _| leading.leader.refused(&transaction));
                 }
             }
+            // What a turn found is written with the next batch of the dispatcher.
+            self.is_unsettled |=
+                self.with_leading(|leading, _, store| leading.dispatcher.exclude(store, leading.leader.excluded()));
         }
         self.tell_agents();
     }

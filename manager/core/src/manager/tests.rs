@@ -6,9 +6,12 @@ use crate::store::codec;
 use crate::timing;
 use crate::transaction::Transaction;
 use raft::eraftpb::{ConfState, Entry, HardState, Message, MessageType};
+use skep_model::assignment::Hello;
 use skep_model::cluster::{Cluster, ClusterPlan, ClusterSpec};
-use skep_model::node::{ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeStatus, Role};
+use skep_model::network::{NetworkSpec, Pool};
+use skep_model::node::{Availability, ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus, Role};
 use skep_model::request::{Mutation, Outcome};
+use skep_model::service::Annotations;
 use skep_model::{ClusterId, Meta, Refusal, RequestId, Section};
 use std::time::Duration;
 
@@ -204,20 +207,25 @@ fn bootstrap() -> Box<Mutation> {
     Box::new(Mutation::Bootstrap { cluster: Box::new(cluster), node: Box::new(node) })
 }
 
-/// Hands events to a manager whose disk is perfect; answers what it replied.
-fn replies(manager: &mut Manager, now: Time, event: Event) -> Vec<(Ticket, Result<Outcome, Refusal>)> {
-    let (mut events, mut replies) = (std::collections::VecDeque::from([event]), Vec::new());
+/// Hands events to a manager whose disk is perfect; what else it wants done.
+fn actions(manager: &mut Manager, now: Time, event: Event) -> Vec<Action> {
+    let (mut events, mut others) = (std::collections::VecDeque::from([event]), Vec::new());
     while let Some(event) = events.pop_front() {
         manager.handle(now, event);
         for action in manager.take_actions() {
             match action {
                 Action::Persist(persist) => events.push_back(Event::Persisted { n: persist.n }),
-                Action::Reply { ticket, result } => replies.push((ticket, result)),
-                _ => {}
+                other => others.push(other),
             }
         }
     }
-    replies
+    others
+}
+
+/// The same; what it replied.
+fn replies(manager: &mut Manager, now: Time, event: Event) -> Vec<(Ticket, Result<Outcome, Refusal>)> {
+    let reply = |action| if let Action::Reply { ticket, result } = action { Some((ticket, result)) } else { None };
+    actions(manager, now, event).into_iter().filter_map(reply).collect()
 }
 
 fn founded() -> (Manager, Time) {
@@ -277,4 +285,38 @@ fn a_request_that_no_majority_takes_is_answered_in_time() {
     // Alone it ceases to lead, and says that it does not know.
     assert_eq!(answered, Some((Ticket(1), Err(Refusal::Aborted))));
     assert!(now.since(cluster.now) < timing::REQUEST_TIMEOUT, "check-quorum is quicker than the deadline");
+}
+
+#[test]
+fn a_ready_node_that_loses_its_place_in_the_mesh_says_so_at_once() {
+    let (mut manager, now) = founded();
+    let ask = |manager: &mut Manager, n: u8, mutation| {
+        let event = Event::Request { ticket: Ticket(n.into()), request: RequestId([n; 16]), mutation: Box::new(mutation) };
+        actions(manager, now, event)
+    };
+    let node = NodeId::from_random([2; 16]);
+    let (role, availability, hostname) = (Role::Worker, Availability::Active, "w1".to_owned());
+    ask(
+        &mut manager,
+        2,
+        Mutation::RegisterNode { node, role, availability, hostname: hostname.clone(), certificate_expires: now },
+    );
+    let description = NodeDescription { hostname, ..NodeDescription::default() };
+    let (address, not_ready) = ("10.0.0.2".into(), String::new());
+    let hello = Box::new(Hello { node, description, statuses: Vec::new(), address, certificate_expires: now, not_ready });
+    actions(&mut manager, now, Event::SessionOpened { session: SessionId::from_random([2; 16]), hello });
+    let status = |manager: &Manager| manager.store.node(node).expect("it has joined").status.value.clone();
+    assert_eq!((status(&manager).state, status(&manager).message.as_str()), (NodeState::Ready, ""));
+    ask(&mut manager, 3, Mutation::RemoveNetwork { network: "ingress".into() });
+    // Two addresses: the gateway's and the manager's.
+    let pools = vec![Pool { subnet: "192.168.7.0/30".parse().expect("a subnet"), range: None, gateway: None }];
+    let annotations = Annotations { name: "small".into(), ..Annotations::default() };
+    let spec = NetworkSpec { annotations, driver: "overlay".into(), ingress: true, pools, ..NetworkSpec::default() };
+    let wanted = ask(&mut manager, 4, Mutation::CreateNetwork { spec });
+    let why = "is not in the routing mesh: no available address on network small (192.168.7.0/30)";
+    let warning = |action: &Action| if let Action::Warn { sentence } = action { Some(sentence.clone()) } else { None };
+    assert_eq!(wanted.iter().filter_map(warning).collect::<Vec<_>>(), [format!("node w1 ({node}) {why}")]);
+    assert_eq!((status(&manager).state, status(&manager).message.as_str()), (NodeState::Ready, why));
+    ask(&mut manager, 5, Mutation::RemoveNetwork { network: "small".into() });
+    assert_eq!((status(&manager).state, status(&manager).message.as_str()), (NodeState::Ready, ""));
 }
