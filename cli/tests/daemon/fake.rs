@@ -62,6 +62,7 @@ pub struct Fake {
     runtime: Option<Runtime>,
     folder: tempfile::TempDir,
     opened: std::sync::mpsc::Receiver<()>,
+    asked: std::sync::mpsc::Receiver<()>,
 }
 
 impl Fake {
@@ -70,7 +71,8 @@ impl Fake {
         let runtime = Runtime::new().expect("a runtime");
         let state = Arc::new(Mutex::new(state));
         let (opening, opened) = std::sync::mpsc::channel();
-        let api = Api { state: state.clone(), opening };
+        let (asking, asked) = std::sync::mpsc::channel();
+        let api = Api { state: state.clone(), opening, asking };
         let path = folder.path().join("skep.sock");
         let listener = {
             let _inside = runtime.enter();
@@ -83,7 +85,7 @@ impl Fake {
                 .serve_with_incoming(UnixListenerStream::new(listener))
                 .await
         });
-        Self { state, runtime: Some(runtime), folder, opened }
+        Self { state, runtime: Some(runtime), folder, opened, asked }
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -105,6 +107,11 @@ impl Fake {
     /// Waits until a watch has been opened and its script is done.
     pub fn await_watch(&self) {
         self.opened.recv_timeout(std::time::Duration::from_secs(20)).expect("a watch is opened");
+    }
+
+    /// Waits until a change has been asked for.
+    pub fn await_change(&self) {
+        self.asked.recv_timeout(std::time::Duration::from_secs(20)).expect("a change is asked for");
     }
 
     /// The daemon dies: its socket goes and every connection breaks.
@@ -141,6 +148,7 @@ impl From<Output> for Ran {
 struct Api {
     state: Arc<Mutex<State>>,
     opening: std::sync::mpsc::Sender<()>,
+    asking: std::sync::mpsc::Sender<()>,
 }
 
 fn status(refusal: &Refusal) -> Status {
@@ -164,6 +172,8 @@ impl Control for Api {
     async fn mutate(&self, request: Request<v1::MutateRequest>) -> Result<Response<v1::MutateReply>, Status> {
         let mut state = self.state.lock().expect("unpoisoned");
         state.mutations.push(request.into_inner());
+        // Few tests listen.
+        let _ = self.asking.send(());
         if let Some(refusal) = state.refusals.pop_front() {
             return Err(status(&refusal));
         }

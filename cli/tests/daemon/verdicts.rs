@@ -1,12 +1,12 @@
 //! The program against a daemon: every wait ends with a verdict and its exit code.
 
-use crate::fake::{Fake, State, Step, sample};
+use crate::fake::{Fake, Ran, State, Step, sample};
 use skep_model::deployment::{DeploymentKind, DeploymentState};
 use skep_model::service::Service;
 use skep_model::{Kind, Refusal};
 use skep_proto::v1::mutate_request::Mutation;
 use std::io::{BufRead as _, BufReader};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 /// The sample service with its deployment in this state.
 fn standing(kind: DeploymentKind, state: DeploymentState, spec_version: u64) -> Box<Service> {
@@ -118,17 +118,45 @@ fn a_silent_deployment_ends_at_the_users_timeout_or_not_at_all_when_detached() {
     assert!(fake.state.lock().expect("unpoisoned").watched_after.is_empty());
 }
 
+/// Presses Ctrl-C; how the command ended.
+fn interrupt(child: Child) -> Ran {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("it lives");
+    let ran = Ran::from(child.wait_with_output().expect("it ends"));
+    assert_eq!(ran.code, Some(130), "{ran:?}");
+    ran
+}
+
 #[test]
 fn ctrl_c_detaches() {
     let fake = daemon([vec![Step::Silence]]);
     let mut child = fake.command(&UPDATE).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("skep runs");
     let mut shown = BufReader::new(child.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
     assert!(shown.any(|line| line.starts_with("overall progress: ")), "it ended without a word");
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("it lives");
-    let ran = crate::fake::Ran::from(child.wait_with_output().expect("it ends"));
-    assert_eq!(ran.code, Some(130), "{ran:?}");
+    let ran = interrupt(child);
     assert!(ran.stderr.contains("Operation continuing in background."), "{ran:?}");
+}
+
+#[test]
+fn ctrl_c_while_a_change_is_asked_for_says_that_it_may_be_carried_out() {
+    let commands: [&[&str]; 4] = [
+        &["service", "create", "--no-resolve-image", "--name", "web", "redis:7"],
+        &UPDATE,
+        &["service", "scale", "web=3", "web=4"],
+        &["service", "rollback", "web"],
+    ];
+    for words in commands {
+        let fake = daemon([]);
+        // More than it asks before it gives up.
+        fake.state.lock().expect("unpoisoned").refusals = vec![Refusal::Unavailable("no leader".into()); 1000].into();
+        let child = fake.command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("skep runs");
+        fake.await_change();
+        let ran = interrupt(child);
+        assert!(
+            ran.stdout.is_empty() && ran.stderr.contains("The change has been asked for, and may be carried out."),
+            "{ran:?}"
+        );
+    }
 }
 
 #[test]

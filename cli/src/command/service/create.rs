@@ -3,7 +3,7 @@
 use super::image;
 use super::references;
 use super::shared::Shared;
-use super::wait::{self, Options};
+use super::wait::{Options, Wait};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::flags::{duration, env, file, host, label, mount, network, number, placement, publish, ulimit};
@@ -104,11 +104,12 @@ impl Create {
         spec.task_template.container_spec.secrets = references::secrets(client, &self.secret).await?;
         spec.task_template.container_spec.configs = references::configs(client, &self.config).await?;
         let warning = if self.no_resolve_image { None } else { image::pin(client, &mut spec).await };
-        let outcome = client.mutate(&Mutation::CreateService { spec: Box::new(spec) }).await?;
+        let options = Options { detach: self.detach.unwrap_or_default(), quiet: self.quiet, timeout: None };
+        let mut wait = Wait::new(client, options)?;
+        let outcome = wait.change(&Mutation::CreateService { spec: Box::new(spec) }).await?;
         output::line(outcome.id.as_str())?;
         output::warning(warning);
-        let options = Options { detach: self.detach.unwrap_or_default(), quiet: self.quiet, timeout: None };
-        wait::wait(client, &outcome, options).await
+        wait.verdict(&outcome).await
     }
 
     /// The spec, but for secrets and configs, whose ids are not known yet.

@@ -1,6 +1,6 @@
 //! `skep service rollback`.
 
-use super::wait::{self, Options};
+use super::wait::{Options, Wait};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::flags::duration;
@@ -27,9 +27,10 @@ pub struct Rollback {
 impl Rollback {
     /// Asks for the previous spec and waits for the verdict.
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
-        let outcome = client.mutate(&Mutation::RollbackService { service: self.service.clone(), expect: None }).await?;
-        output::line(&self.service)?;
         let options = Options { detach: self.detach.unwrap_or_default(), quiet: self.quiet, timeout: self.timeout };
-        wait::wait(client, &outcome, options).await
+        let mut wait = Wait::new(client, options)?;
+        let outcome = wait.change(&Mutation::RollbackService { service: self.service.clone(), expect: None }).await?;
+        output::line(&self.service)?;
+        wait.verdict(&outcome).await
     }
 }

@@ -1,8 +1,8 @@
 //! `skep service scale`.
 
-use super::wait::{self, Options};
+use super::wait::{Options, Wait};
 use crate::client::Client;
-use crate::failure::{self, Failure};
+use crate::failure::{self, Exit, Failure};
 use crate::flags::duration;
 use crate::render::output;
 use skep_model::request::Mutation;
@@ -35,18 +35,20 @@ impl Scale {
     /// Changes all at once, then waits for each; one that fails does not keep the others.
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         let (mut outcomes, mut failures) = (Vec::new(), Vec::new());
+        let options = Options { detach: self.detach.unwrap_or_default(), quiet: false, timeout: self.timeout };
+        let mut wait = Wait::new(client, options)?;
         for (service, replicas) in self.targets {
-            match client.mutate(&Mutation::ScaleService { service: service.clone(), replicas }).await {
+            match wait.change(&Mutation::ScaleService { service: service.clone(), replicas }).await {
                 Ok(outcome) => {
                     output::line(format!("{service} scaled to {replicas}"))?;
                     outcomes.push(outcome);
                 }
+                Err(failure) if failure.exit == Exit::Detached => return Err(failure),
                 Err(failure) => failures.push(failure),
             }
         }
-        let options = Options { detach: self.detach.unwrap_or_default(), quiet: false, timeout: self.timeout };
         for outcome in outcomes {
-            failures.extend(wait::wait(client, &outcome, options).await.err());
+            failures.extend(wait.verdict(&outcome).await.err());
         }
         failure::all(failures)
     }

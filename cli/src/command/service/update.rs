@@ -3,7 +3,7 @@
 use super::image;
 use super::references;
 use super::shared::{Shared, set, words};
-use super::wait::{self, Options};
+use super::wait::{Options, Wait};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::flags::network::Network;
@@ -186,11 +186,12 @@ impl Update {
             }
             Mutation::UpdateService { service: service.id.to_string(), expect: Some(service.spec.version), spec: Box::new(spec) }
         };
-        let outcome = client.mutate(&mutation).await?;
+        let options = Options { detach: self.detach.unwrap_or_default(), quiet: self.quiet, timeout: None };
+        let mut wait = Wait::new(client, options)?;
+        let outcome = wait.change(&mutation).await?;
         output::line(&self.service)?;
         output::warning(warning);
-        let options = Options { detach: self.detach.unwrap_or_default(), quiet: self.quiet, timeout: None };
-        wait::wait(client, &outcome, options).await
+        wait.verdict(&outcome).await
     }
 }
 

@@ -3,7 +3,8 @@
 //! Nothing is decided here: the leader stores the verdict in the service, and this
 //! only watches it, from the store version of the change on. When the stream
 //! drops, the service is read again and watched from there. Ctrl-C detaches; what
-//! was asked for goes on.
+//! was asked for goes on. It is heard from before the change is asked for, so that
+//! there is no moment at which it ends the program without a word.
 
 use crate::client::Client;
 use crate::command::node;
@@ -12,7 +13,7 @@ use crate::failure::{Exit, Failure};
 use crate::render::progress::{BARS_MAX, Frame, Progress, task_line};
 use skep_model::deployment::{Deployment, DeploymentKind, DeploymentState};
 use skep_model::endpoint::Publication;
-use skep_model::request::Outcome;
+use skep_model::request::{Mutation, Outcome};
 use skep_model::service::{Service, ServiceMode};
 use skep_model::task::Task;
 use skep_model::{Kind, NodeId, Object, TaskId, TaskState};
@@ -20,7 +21,7 @@ use skep_proto::request::{Query, Watch};
 use skep_proto::v1::{ChangeAction, WatchEvent};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// The deadline of a deployment that names none.
@@ -41,36 +42,71 @@ pub struct Options {
     pub timeout: Option<Duration>,
 }
 
-/// Waits for the deployment that a change began.
-pub async fn wait(client: &Client, outcome: &Outcome, options: Options) -> Result<(), Failure> {
-    if options.detach {
-        return Ok(());
+/// A change and the wait for its verdict.
+pub struct Wait<'a> {
+    client: &'a Client,
+    options: Options,
+    /// Ctrl-C; none if nothing is waited for.
+    interrupt: Option<Signal>,
+}
+
+impl<'a> Wait<'a> {
+    /// To be made before the change is asked for: from then on Ctrl-C detaches.
+    pub fn new(client: &'a Client, options: Options) -> Result<Self, Failure> {
+        let hear = || signal(SignalKind::interrupt());
+        let interrupt = (!options.detach).then(hear).transpose();
+        let interrupt = interrupt.map_err(|error| Failure::refused(format!("cannot hear of Ctrl-C: {error}")))?;
+        Ok(Self { client, options, interrupt })
     }
-    // Before anything is asked or shown: from then on Ctrl-C detaches.
-    let interrupt = signal(SignalKind::interrupt());
-    let mut interrupt = interrupt.map_err(|error| Failure::refused(format!("cannot hear of Ctrl-C: {error}")))?;
-    let mut waiting = Waiting {
-        client,
-        id: outcome.id.to_string(),
-        spec_version: outcome.number,
-        progress: Progress::new(options.quiet),
-        tasks: BTreeMap::new(),
-        names: BTreeMap::new(),
-        last_news: Instant::now(),
-        latest: None,
-    };
-    let limit = options.timeout.map(|timeout| Instant::now() + timeout);
-    let id = waiting.id.clone();
-    tokio::select! {
-        result = waiting.run() => result,
-        _ = interrupt.recv() => {
-            eprintln!("\nOperation continuing in background.\nUse `skep service ps {id}` to check progress.");
-            Err(Failure::told(Exit::Detached))
+
+    /// Asks for a change.
+    pub async fn change(&mut self, mutation: &Mutation) -> Result<Outcome, Failure> {
+        tokio::select! {
+            // An answer that is there counts: what Ctrl-C says of it is then certain.
+            biased;
+            result = self.client.mutate(mutation) => result,
+            () = interrupted(&mut self.interrupt) => {
+                eprintln!("\nThe change has been asked for, and may be carried out.\nUse `skep service ls` to check.");
+                Err(Failure::told(Exit::Detached))
+            }
         }
-        () = passed(limit) => Err(Failure {
-            exit: Exit::Deadline,
-            text: format!("service {id} did not converge within the timeout; the deployment goes on, `skep service ps {id}` shows it"),
-        }),
+    }
+
+    /// Waits for the deployment that a change began.
+    pub async fn verdict(&mut self, outcome: &Outcome) -> Result<(), Failure> {
+        if self.options.detach {
+            return Ok(());
+        }
+        let id = outcome.id.to_string();
+        let mut waiting = Waiting {
+            client: self.client,
+            id: id.clone(),
+            spec_version: outcome.number,
+            progress: Progress::new(self.options.quiet),
+            tasks: BTreeMap::new(),
+            names: BTreeMap::new(),
+            last_news: Instant::now(),
+            latest: None,
+        };
+        let limit = self.options.timeout.map(|timeout| Instant::now() + timeout);
+        tokio::select! {
+            result = waiting.run() => result,
+            () = interrupted(&mut self.interrupt) => {
+                eprintln!("\nOperation continuing in background.\nUse `skep service ps {id}` to check progress.");
+                Err(Failure::told(Exit::Detached))
+            }
+            () = passed(limit) => Err(Failure {
+                exit: Exit::Deadline,
+                text: format!("service {id} did not converge within the timeout; the deployment goes on, `skep service ps {id}` shows it"),
+            }),
+        }
+    }
+}
+
+async fn interrupted(interrupt: &mut Option<Signal>) {
+    match interrupt {
+        Some(interrupt) => drop(interrupt.recv().await),
+        None => std::future::pending().await,
     }
 }
 
