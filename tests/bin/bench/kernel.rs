@@ -2,11 +2,15 @@
 //! the node daemon would.
 
 use crate::Row;
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use skep_model::{NetworkId, NodeId, ServiceId, TaskId};
 use skep_proto::v1;
 use skep_proto::v1::netd_change::Change;
 use skep_proto::v1::netd_client::NetdClient;
+use std::ffi::OsStr;
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,23 +23,42 @@ use tonic::transport::Channel;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How often each thing is measured.
 const ROUNDS: usize = 30;
+/// The socket's name in the run folder.
+const SOCKET: &str = "netd.sock";
 const UNDERLAY: &str = "192.0.2.1";
 
 /// A daemon in namespaces of its own, which go with it.
 struct Netd {
-    process: Child,
     client: NetdClient<Channel>,
     changes: mpsc::Sender<v1::NetdChange>,
     progress: Streaming<v1::NetdProgress>,
     version: u64,
+    _process: Process,
     _folder: tempfile::TempDir,
 }
 
-impl Drop for Netd {
+struct Process(Child);
+
+impl Drop for Process {
     fn drop(&mut self) {
         // Its namespaces, and with them the tasks' pins, end with the last process.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until netd listens: only then its socket, in the folder watched, gets its mode.
+fn await_socket(folder: &Inotify) -> anyhow::Result<()> {
+    let start = Instant::now();
+    loop {
+        let left = DEADLINE.checked_sub(start.elapsed()).context("netd does not listen")?;
+        let mut sources = [PollFd::new(folder.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut sources, PollTimeout::try_from(left)?)? == 0 {
+            continue;
+        }
+        if folder.read_events()?.iter().any(|event| event.name.as_deref() == Some(OsStr::new(SOCKET))) {
+            return Ok(());
+        }
     }
 }
 
@@ -52,18 +75,18 @@ impl Netd {
             "ip link set lo up && ip link add u0 type bridge && ip address add {UNDERLAY}/24 dev u0 && ip link set u0 up && \
              exec \"$1\" --run-dir \"$2\" --log-level warn"
         );
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        inotify.add_watch(&run, AddWatchFlags::IN_ATTRIB)?;
         let mut command = Command::new("unshare");
         command.args(["--net", "--mount", "--", "sh", "-c", &script, "netd"]).arg(binary()).arg(&run);
-        let process = command.stdin(Stdio::null()).spawn().context("cannot start unshare")?;
-        let mut client = NetdClient::new(skep_identity::unix::local_channel(&run.join("netd.sock")));
-        let start = Instant::now();
-        while client.status(v1::NetdStatusRequest {}).await.is_err() {
-            ensure!(start.elapsed() < DEADLINE, "netd does not answer");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let process = Process(command.stdin(Stdio::null()).spawn().context("cannot start unshare")?);
+        await_socket(&inotify)?;
+        let mut client = NetdClient::new(skep_identity::unix::local_channel(&run.join(SOCKET)));
+        let answered = tokio::time::timeout(DEADLINE, client.status(v1::NetdStatusRequest {})).await;
+        answered.context("netd does not answer")?.context("netd's status")?;
         let (changes, received) = mpsc::channel(1024);
         let progress = client.apply(ReceiverStream::new(received)).await.context("apply")?.into_inner();
-        let mut netd = Self { process, client, changes, progress, version: 0, _folder: folder };
+        let mut netd = Self { client, changes, progress, version: 0, _process: process, _folder: folder };
         let node = v1::NetdNode { id: node(0), address: UNDERLAY.into(), port: 4789 };
         netd.commit(vec![Change::Reset(v1::NetdReset {}), Change::Node(node), peer(0), peer(1)]).await?;
         Ok(netd)
