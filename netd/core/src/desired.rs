@@ -110,10 +110,21 @@ impl Desired {
         if let ObjectKey::Task(task) = key {
             self.namespaces.insert(task);
         }
+        if self.has_rows_of(&object) {
+            self.overlay.put(object, &mut touched);
+            return Ok(Change { places: BTreeSet::new(), touched });
+        }
         // What depended on the object's former value is found before it is gone.
         let dependents = self.dependents(key);
         self.overlay.put(object, &mut touched);
         Ok(self.derive_all(key, dependents, touched))
+    }
+
+    /// Whether an object's rows are there already. Most changes of an endpoint are of
+    /// its publication, and its rows follow from where it is alone.
+    fn has_rows_of(&self, object: &Object) -> bool {
+        let Object::Endpoint(new) = object else { return false };
+        self.overlay.endpoint(new.id).is_some_and(|old| (old.node, &old.addresses) == (new.node, &new.addresses))
     }
 
     /// Forgets an object. A task's namespace stays, with nothing in it.

@@ -6,9 +6,10 @@ use skep_tests::e2e::Cluster;
 use std::time::Instant;
 
 /// Seconds of each stream.
-const STREAM: &str = "5";
-/// Streams of each kind, in turn, so that whatever else the machine does meets both.
-const ROUNDS: usize = 3;
+const STREAM: &str = "2";
+/// Pairs of streams, one of each kind right after the other, so that whatever else
+/// the machine does meets both.
+const ROUNDS: usize = 9;
 /// Services that are made.
 const SERVICES: usize = 10;
 
@@ -53,11 +54,12 @@ pub fn throughput() -> anyhow::Result<Vec<Row>> {
         yardstick.push(stream(&cluster, "m1", "198.51.100.2:8000")?);
         overlay.push(stream(&cluster, &place, &target)?);
     }
-    let (yardstick, overlay) = (median(yardstick), median(overlay));
+    let ratios = yardstick.iter().zip(&overlay).map(|(yardstick, overlay)| overlay / yardstick).collect();
+    let (yardstick, overlay, ratio) = (median(yardstick), median(overlay), median(ratios));
     Ok(vec![
         Row::plain("between two nodes, over a bare VXLAN device", yardstick, "Gbit/s"),
         Row::plain("between tasks on two nodes, over an overlay network", overlay, "Gbit/s"),
-        Row::at_least("the second by the first", overlay / yardstick, "", 0.9),
+        Row::at_least("the second by the first, the median of nine pairs", ratio, "", 0.9),
     ])
 }
 

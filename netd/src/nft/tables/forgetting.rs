@@ -123,9 +123,14 @@ enum Done {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
+    /// Everything is done. The socket stays open for the next order: to close it the
+    /// kernel waits for its own tidying after the last change of rules, some 10 ms.
+    Idle,
     Waits,
     WaitsForList,
-    Runs { may_list: bool },
+    Runs {
+        may_list: bool,
+    },
     Failed(String),
 }
 
@@ -139,6 +144,9 @@ impl Forgetting {
             let access = Access { namespace: descriptor, socket: None };
             Job { shared: Arc::new(Shared::new(access)), first: number, state: State::Waits }
         });
+        if job.state == State::Idle {
+            (job.first, job.state) = (number, State::Waits);
+        }
         let mut list = lock(&job.shared.list);
         list.unwanted.add(unwanted);
         list.last = number;
@@ -163,7 +171,7 @@ impl Forgetting {
 
     /// Whether there is nothing to forget anywhere.
     pub fn is_idle(&self) -> bool {
-        self.jobs.is_empty()
+        self.jobs.values().all(|job| job.state == State::Idle)
     }
 
     /// Puts idle workers to work, also on what failed.
@@ -202,7 +210,7 @@ impl Forgetting {
         // A namespace that was let go meanwhile may have another job by now.
         if let Some(job) = self.jobs.get_mut(&namespace).filter(|job| Arc::ptr_eq(&job.shared, &shared)) {
             match result {
-                Ok(Done::Through(last)) if lock(&shared.list).last <= last => drop(self.jobs.remove(&namespace)),
+                Ok(Done::Through(last)) if lock(&shared.list).last <= last => job.state = State::Idle,
                 Ok(Done::Through(last)) => (job.first, job.state) = (last + 1, State::Waits),
                 Ok(Done::AllButLists) => job.state = State::WaitsForList,
                 Err(error) => job.state = State::Failed(error),
@@ -218,7 +226,8 @@ impl Forgetting {
 
     /// All orders up to this one are carried out.
     pub fn done_through(&self) -> u64 {
-        self.jobs.values().map(|job| job.first - 1).min().unwrap_or(self.n_ordered)
+        let under_way = self.jobs.values().filter(|job| job.state != State::Idle);
+        under_way.map(|job| job.first - 1).min().unwrap_or(self.n_ordered)
     }
 
     /// What failed and is tried again.
@@ -294,6 +303,11 @@ impl Shared {
             if list.unwanted.is_empty() {
                 return Ok(Some(Done::Through(list.last)));
             }
+            // Most namespaces have no connection at all.
+            if conntrack::count(socket)? == 0 {
+                list.unwanted = Unwanted::default();
+                return Ok(Some(Done::Through(list.last)));
+            }
             if list.search(socket)? {
                 return Ok(None);
             }
@@ -316,9 +330,7 @@ impl Shared {
             let mut list = lock(&self.list);
             list.listed = std::mem::take(&mut list.unwanted);
         }
-        // A list is dear, and many namespaces have nothing in it.
-        let tracked = if conntrack::count(socket)? == 0 { Vec::new() } else { conntrack::list(socket)? };
-        for tracked in tracked {
+        for tracked in conntrack::list(socket)? {
             let list = lock(&self.list);
             if list.listed.contains(&tracked.connection) {
                 conntrack::forget_one(socket, &tracked)?;
