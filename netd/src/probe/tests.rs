@@ -95,12 +95,13 @@ async fn what_works_is_good_and_what_does_not_is_named() {
             ProbeQuestion::Vip(address("10.5.0.2"), 2),
         ]
     };
-    let good = ["reach: good", "reach: good", "mtu: good", "mtu: good", "dns: good", "vip: good"];
+    let good = ["reach: good", "reach6: good", "mtu: good", "mtu6: good", "dns: good", "vip: good"];
     assert_eq!(ask(&task, &server, 30, questions()).await, good);
     // More than the link takes, at either end.
     let larger = vec![ProbeQuestion::Mtu(address("10.5.0.22"), 1501), ProbeQuestion::Mtu(address("fd05::22"), 1501)];
-    let refused = |target: &str| format!("mtu: 1501 bytes to {target}: the packet is too large for a link on the way");
-    assert_eq!(ask(&task, &server, 30, larger).await, [refused("10.5.0.22"), refused("fd05::22")]);
+    let refused =
+        |label: &str, target: &str| format!("{label}: 1501 bytes to {target}: the packet is too large for a link on the way");
+    assert_eq!(ask(&task, &server, 30, larger).await, [refused("mtu", "10.5.0.22"), refused("mtu6", "fd05::22")]);
     // One backend of two is a hole; an address is nobody's; nobody answers names.
     socket.commit(&services::replace_all("seed", &[balanced(&["10.5.0.22", "10.5.0.99"])])).expect("the kernel takes it");
     server.close(TaskId(id(1))).await;
