@@ -4,7 +4,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
 
-use skep_tests::e2e::{Cluster, Figures, is_full, wait_for};
+use skep_tests::e2e::{Cluster, Figures, Process, is_full, wait_for};
 
 /// Prints 1, 2, 3… at a thousand lines a second, in bursts of fifty.
 const COUNTER: &str = "i=0; while :; do n=0; while [ $n -lt 50 ]; do i=$((i+1)); n=$((n+1)); echo $i; done; usleep 50000; done";
@@ -22,11 +22,13 @@ fn random_ms(max: u64) -> u64 {
 
 /// What names the processes of tasks for good.
 fn task_processes(cluster: &Cluster, node: &str) -> Vec<String> {
-    let mut all: Vec<String> = cluster
-        .task_processes(node)
-        .into_iter()
-        // The counter's own short-lived children are not the task's process.
-        .filter(|process| process.name != "usleep")
+    let found = cluster.task_processes(node);
+    // The counter's own short-lived children are not the task's process; each is a
+    // copy of the shell until it is a `usleep`.
+    let is_of_counter = |process: &Process| found.iter().any(|other| other.pid == process.parent && other.name == "sh");
+    let mut all: Vec<String> = found
+        .iter()
+        .filter(|process| !is_of_counter(process))
         .map(|process| format!("{} {} {}", process.pid, process.start, process.name))
         .collect();
     all.sort();

@@ -32,7 +32,9 @@ fn no_request_is_lost() {
     cluster.skep("m1", &["network", "create", "--driver", "overlay", "front"]).ok();
     let web =
         ["--replicas", "3", "--network", "front", "--publish", "8080:80", "--stop-grace-period", "20s", "--stop-drain", "1s"];
-    cluster.serve("web", &web).ok();
+    // Without a check a task is published as soon as it runs, which may be before it listens.
+    let check = ["--health-cmd", "traffic ask 127.0.0.1:80", "--health-interval", "200ms", "--health-timeout", "2s"];
+    cluster.serve("web", &[&web[..], &check].concat()).ok();
     cluster.serve("client", &["--network", "front"]).ok();
 
     rolling_updates(&cluster);

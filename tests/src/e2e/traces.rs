@@ -22,7 +22,8 @@ pub struct Process {
     pub name: String,
     /// One letter; Z is a zombie.
     pub state: char,
-    parent: i32,
+    /// The pid of its parent.
+    pub parent: i32,
 }
 
 fn processes() -> Vec<Process> {
