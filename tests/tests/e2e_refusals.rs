@@ -58,6 +58,7 @@ fn words_and_flags() -> Vec<Case> {
         case("service create --update-failure-action explode busybox", USAGE, &["explode"]),
         case("service create --limit-memory much busybox", USAGE, &["much"]),
         case("service create --health-cmd true --no-healthcheck busybox", USAGE, &["no-healthcheck"]),
+        case("service create --replicas -1 busybox", USAGE, &["-1", "--replicas"]),
         case("service create --log-driver syslog busybox", USAGE, &["log-driver"]),
         case("node update --availability asleep m1", USAGE, &["availability", "asleep"]),
         case("swarm join-token chief", USAGE, &["chief"]),

@@ -48,10 +48,10 @@ pub struct Shared {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = number::boolean)]
     read_only: Option<bool>,
     /// Number of tasks
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     replicas: Option<u64>,
     /// Maximum number of tasks per node (0 = unlimited)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     replicas_max_per_node: Option<u64>,
     /// Reserve CPUs
     #[arg(long, value_parser = number::cpus, value_name = "CPUS")]
