@@ -234,7 +234,7 @@ impl Netd for Told {
     }
 }
 
-/// A network daemon at a socket; it dies with its runtime, connections and all.
+/// A network daemon at a socket, until it is killed.
 fn serve(socket: &Path) -> (Runtime, mpsc::UnboundedReceiver<String>) {
     let (sender, told) = mpsc::unbounded_channel();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -246,6 +246,11 @@ fn serve(socket: &Path) -> (Runtime, mpsc::UnboundedReceiver<String>) {
     let server = skep_identity::tls::server().add_service(NetdServer::new(Told(sender)));
     runtime.spawn(server.serve_with_incoming(incoming));
     (runtime, told)
+}
+
+/// Ends a network daemon as a kill of its process would: once this returns, nothing of it listens or is connected any more.
+async fn kill(daemon: Runtime) {
+    tokio::task::spawn_blocking(move || daemon.shutdown_timeout(WAIT_MAX)).await.unwrap();
 }
 
 async fn next<T>(receiver: &mut mpsc::UnboundedReceiver<T>) -> T {
@@ -293,7 +298,7 @@ async fn a_network_daemon_that_comes_late_or_again_is_told_everything() {
     assert_eq!(words, ["reset", "node port 4789", "peer", "task gateway true", "commit"]);
     let event = next(&mut events).await;
     assert!(matches!(event, Event::NetworkProgrammed { chain: 1, version: 1 }), "{event:?}");
-    daemon.shutdown_background();
+    kill(daemon).await;
     let lost = standing.wait_for(|standing| standing.trouble.is_some());
     tokio::time::timeout(WAIT_MAX, lost).await.expect("the loss is seen in time").unwrap();
     network.tell(1, 2, false, vec![peer(3)]);
@@ -315,7 +320,7 @@ async fn a_network_daemon_that_comes_late_or_again_is_told_everything() {
     words.retain(|word| !word.starts_with("removes"));
     assert_eq!(words, ["reset", "commit"]);
     stop.cancel();
-    daemon.shutdown_background();
+    kill(daemon).await;
 }
 
 #[tokio::test]
@@ -335,5 +340,5 @@ async fn what_keeps_a_task_from_its_network_is_named() {
     let (daemon, _told) = serve(&socket);
     let made = network.make_namespace(&task(7, &[1]), "web".into(), folder.path()).await;
     assert_eq!(made, Err("no bridge can be made".to_owned()));
-    daemon.shutdown_background();
+    kill(daemon).await;
 }
