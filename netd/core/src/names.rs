@@ -173,6 +173,13 @@ impl Names {
     /// An endpoint is new, or changed.
     pub fn put_endpoint(&mut self, endpoint: Endpoint) {
         let EndpointId { network, task } = endpoint.id;
+        // Most changes are of the publication, which is asked for and not indexed.
+        if let Some(known) = self.endpoints.get_mut(&endpoint.id)
+            && (known.service, &known.names, &known.addresses) == (endpoint.service, &endpoint.names, &endpoint.addresses)
+        {
+            *known = endpoint;
+            return;
+        }
         self.remove_endpoint(endpoint.id);
         let known = self.on.entry(network).or_default();
         for name in &endpoint.names {

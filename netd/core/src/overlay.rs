@@ -200,7 +200,9 @@ impl Overlay {
 
     /// Takes an object in place of the one with its key.
     pub(crate) fn put(&mut self, object: Object, touched: &mut Touched) {
-        self.remove(object.key(), touched);
+        if !self.is_indexed_as(&object) {
+            self.remove(object.key(), touched);
+        }
         match object {
             Object::Node(node) => self.node = Some(node),
             Object::Peer(peer) => drop(self.peers.insert(peer.node, peer)),
@@ -228,6 +230,13 @@ impl Overlay {
                 self.tasks.insert(task.id, task);
             }
         }
+    }
+
+    /// Whether an object takes the place of one that is found in the same ways. Most
+    /// changes of an endpoint are of its publication, and many come at once.
+    fn is_indexed_as(&self, object: &Object) -> bool {
+        let Object::Endpoint(new) = object else { return false };
+        self.endpoints.get(&new.id).is_some_and(|old| (old.service, old.node) == (new.service, new.node))
     }
 
     /// Forgets an object. The gateway's addresses of a task stay its own until
