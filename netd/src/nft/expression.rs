@@ -156,8 +156,12 @@ pub enum Tracked {
 
 /// [`Tracked::State`] of a connection's first packet.
 pub const STATE_NEW: u32 = 8;
+/// [`Tracked::State`] of packets of a connection that was answered, and of errors about one.
+pub const STATE_KNOWN: u32 = 2 | 4;
 /// [`Tracked::Status`] of a connection whose destination was rewritten.
 pub const STATUS_DNAT: u32 = 1 << 5;
+/// [`Expr::RouteKind`] of addresses elsewhere.
+pub const ROUTE_UNICAST: u32 = 1;
 /// [`Expr::RouteKind`] of the namespace's own addresses.
 pub const ROUTE_LOCAL: u32 = 2;
 
@@ -208,6 +212,8 @@ pub enum Expr {
     Dnat { family: Family, address: Option<Register>, port: Option<Register> },
     /// Rewrites the source to the address of the interface it leaves by.
     Masquerade,
+    /// Keeps the packet out of conntrack; only before it is there.
+    Untracked,
     /// Answers a TCP segment with a reset.
     RejectReset,
     /// Answers with "port unreachable" in the packet's own family.
@@ -231,6 +237,7 @@ impl Expr {
             Self::Turn { .. } => "numgen",
             Self::Dnat { .. } => "nat",
             Self::Masquerade => "masq",
+            Self::Untracked => "notrack",
             Self::RejectReset | Self::RejectUnreachable => "reject",
         }
     }
@@ -281,7 +288,7 @@ impl Expr {
                     data.be32(5, port.number());
                 }
             }
-            Self::Masquerade => {}
+            Self::Masquerade | Self::Untracked => {}
             Self::RejectReset => data.be32(1, 1).done(),
             Self::RejectUnreachable => data.be32(1, 2).bytes(2, &[1]).done(),
             Self::Verdict(verdict) => {

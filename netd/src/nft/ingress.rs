@@ -130,7 +130,8 @@ fn add_refusal(transaction: &mut Transaction, table: &Table) {
     for (name, hook) in [("refuse", Hook::Input), ("refuse_own", Hook::Output)] {
         transaction.push(Change::AddChain(table.clone(), Chain::base(name, ChainKind::Filter, hook, PRIORITY_FILTER)));
         for [which, reject] in [[transport_is(6), vec![Expr::RejectReset]], [vec![], vec![Expr::RejectUnreachable]]] {
-            let rule = Rule::new(name, [to_this_node(), protocol_and_port(), vec![is_vacant.clone()], which, reject]);
+            // Every packet of the node comes by: the look at its route is for those that it may concern.
+            let rule = Rule::new(name, [protocol_and_port(), vec![is_vacant.clone()], to_this_node(), which, reject]);
             transaction.push(Change::AddRule(table.clone(), rule));
         }
     }

@@ -42,6 +42,8 @@ pub enum ChainKind {
     Route,
 }
 
+/// Priority before conntrack.
+pub const PRIORITY_RAW: i32 = -300;
 /// Priority of mangling, before address rewriting.
 pub const PRIORITY_MANGLE: i32 = -150;
 /// Priority of rewriting destinations.

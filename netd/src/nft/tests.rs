@@ -499,6 +499,33 @@ fn the_overlays_port_hears_members_only() {
     socket.commit(&underlay::replace(4789, &addresses(&["203.0.113.9", "fd99::9"]))).expect("the rules are taken");
     assert!(heard(&outside, "203.0.113.1:4789") && heard(&outside, "[fd99::1]:4789"), "now members");
     assert!(silent(&task, "172.20.0.1:4789"), "no member any more");
+    outside.default_route("203.0.113.1");
+    answer(&outside, "203.0.113.9:4789", b'o');
+    assert!(heard(&task, "203.0.113.9:4789"), "who passes through is let alone");
+}
+
+#[test]
+fn the_overlays_packets_are_not_tracked() {
+    let (_, node, outside) = behind_a_node();
+    let subnet = EgressSubnet { bridge: link("tasks"), subnet: "172.20.0.0/24".parse().expect("a subnet") };
+    let mut socket = Socket::open_in(node.fd()).expect("a socket");
+    // Rewriting makes the kernel track connections here.
+    socket.commit(&egress::replace(&[subnet])).expect("the rules are taken");
+    socket.commit(&underlay::replace(4789, &addresses(&["203.0.113.9", "fd99::9"]))).expect("the rules are taken");
+    let ends = [(&outside, &node, "203.0.113.1"), (&outside, &node, "[fd99::1]"), (&node, &outside, "203.0.113.9")];
+    for (from, to, address) in ends {
+        for (port, is_tracked) in [(4789, false), (4790, true)] {
+            let before = conntrack::count(&mut socket).expect("a count");
+            let address = format!("{address}:{port}");
+            let receiver = udp(to, &address);
+            receiver.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+            let sender = udp(from, if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" });
+            sender.send_to(b"?", &address).expect("it is sent");
+            receiver.recv(&mut [0; 8]).expect("it comes");
+            let more = conntrack::count(&mut socket).expect("a count") - before;
+            assert_eq!(more, u32::from(is_tracked), "{address}");
+        }
+    }
 }
 
 /// A client, two ingress nodes, and a task (10.7.0.12) with a link to each; the rules of the mesh are in.

@@ -6,6 +6,7 @@ use anyhow::{Context as _, ensure};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::{BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -64,12 +65,18 @@ pub struct Send {
 }
 
 /// Sends as much as fits through in a time and prints how many bytes a second that were.
+///
+/// The sender's rate is Reno's: on a way that loses nothing it is what the way can carry. A control that paces by
+/// a model of the way, as BBR does, would be measured instead.
 #[derive(Debug, clap::Args)]
 pub struct Stream {
     /// ADDRESS:PORT or NAME:PORT.
     target: String,
     #[arg(long, default_value_t = 5)]
     seconds: u64,
+    /// How many at once.
+    #[arg(long, default_value_t = 1)]
+    connections: usize,
 }
 
 /// Prints the addresses of a name, one a line and sorted, as the C library finds them.
@@ -236,18 +243,32 @@ impl Stream {
     /// Sends.
     ///
     /// # Errors
-    /// If the connection breaks.
+    /// If a connection breaks.
     pub fn run(self) -> anyhow::Result<()> {
+        let streams: Vec<TcpStream> = (0..self.connections).map(|_| self.open()).collect::<Result<_, _>>()?;
+        let sent: anyhow::Result<Vec<f64>> = std::thread::scope(|scope| {
+            let senders: Vec<_> = streams.iter().map(|stream| scope.spawn(|| self.send(stream))).collect();
+            senders.into_iter().map(|sender| sender.join().expect("a sender does not panic")).collect()
+        });
+        println!("{:.0}", sent?.into_iter().sum::<f64>());
+        Ok(())
+    }
+
+    fn open(&self) -> anyhow::Result<TcpStream> {
         let stream = open(&self.target, None, Duration::from_secs(30))?;
-        let mut writer = &stream;
-        write!(writer, "POST /discard HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n", self.target, u64::MAX)?;
+        setsockopt(&stream, sockopt::TcpCongestion, &OsString::from("reno")).context("choosing Reno")?;
+        write!(&stream, "POST /discard HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n", self.target, u64::MAX)?;
+        Ok(stream)
+    }
+
+    /// Bytes a second.
+    fn send(&self, mut stream: &TcpStream) -> anyhow::Result<f64> {
         let piece = vec![0; PIECE];
         let (start, mut n_sent) = (Instant::now(), 0_u64);
         while start.elapsed().as_secs() < self.seconds {
-            n_sent += writer.write(&piece)? as u64;
+            n_sent += stream.write(&piece)? as u64;
         }
-        println!("{:.0}", n_sent as f64 / start.elapsed().as_secs_f64());
-        Ok(())
+        Ok(n_sent as f64 / start.elapsed().as_secs_f64())
     }
 }
 
