@@ -109,6 +109,39 @@ pub struct ContainerStatus {
     pub exit_code: i32,
 }
 
+impl TaskPlan {
+    /// A task that is to come to a state, on any node and at once.
+    pub fn new(desired: TaskState, since: Time) -> Self {
+        Self {
+            desired,
+            node: None,
+            start_at: None,
+            replaces: None,
+            is_restart: false,
+            desired_since: since,
+            endpoint: EndpointState::default(),
+        }
+    }
+}
+
+impl TaskStatus {
+    /// A task that is in a state, and nothing else is known of it.
+    pub fn new(state: TaskState, at: Time) -> Self {
+        Self {
+            state,
+            timestamp: at,
+            applied_at: at,
+            message: String::new(),
+            error: String::new(),
+            attempt: 0,
+            container: None,
+            log_tail: Vec::new(),
+            running_since: None,
+            ports: Vec::new(),
+        }
+    }
+}
+
 impl Task {
     /// The name as Swarm prints it: `service.slot.task` or `service.node.task`.
     pub fn name(&self) -> String {

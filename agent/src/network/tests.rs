@@ -3,7 +3,7 @@
 
 use super::*;
 use skep_model::container::DnsConfig;
-use skep_model::endpoint::{EndpointState, PublishMode, PublishedPort, Transport};
+use skep_model::endpoint::{PublishMode, PublishedPort, Transport};
 use skep_model::network::Attachment;
 use skep_model::overlay::{NodeNetwork, Peer};
 use skep_model::service::{NetworkMode, TaskSpec};
@@ -45,27 +45,6 @@ fn task(number: u8, networks: &[u8]) -> Arc<Task> {
         addresses: vec![IpAddr::from([10, *number, 0, 9])],
         aliases: Vec::new(),
     };
-    let plan = TaskPlan {
-        desired: TaskState::Running,
-        node: None,
-        start_at: None,
-        replaces: None,
-        is_restart: false,
-        desired_since: Time::ZERO,
-        endpoint: EndpointState::default(),
-    };
-    let status = TaskStatus {
-        state: TaskState::Assigned,
-        timestamp: Time::ZERO,
-        applied_at: Time::ZERO,
-        message: String::new(),
-        error: String::new(),
-        attempt: 0,
-        container: None,
-        log_tail: Vec::new(),
-        running_since: None,
-        ports: Vec::new(),
-    };
     Arc::new(Task {
         id: task_id(number),
         meta: Meta::default(),
@@ -76,8 +55,8 @@ fn task(number: u8, networks: &[u8]) -> Arc<Task> {
         spec_version: 1,
         networks: networks.iter().map(place).collect(),
         ports: Vec::new(),
-        plan: Section::new(plan),
-        status: Section::new(status),
+        plan: Section::new(TaskPlan::new(TaskState::Running, Time::ZERO)),
+        status: Section::new(TaskStatus::new(TaskState::Assigned, Time::ZERO)),
     })
 }
 

@@ -192,26 +192,12 @@ pub fn task() -> Task {
         spec_version: 2,
         networks: Vec::new(),
         ports: Vec::new(),
-        plan: section(TaskPlan {
-            desired: TaskState::Running,
-            node: Some(node().id),
-            start_at: None,
-            replaces: None,
-            is_restart: false,
-            desired_since: Time(SECOND),
-            endpoint: Default::default(),
-        }),
+        plan: section(TaskPlan { node: Some(node().id), ..TaskPlan::new(TaskState::Running, Time(SECOND)) }),
         status: section(TaskStatus {
-            state: TaskState::Running,
-            timestamp: Time(15 * SECOND),
-            applied_at: Time(15 * SECOND),
             message: "started".into(),
-            error: String::new(),
-            attempt: 0,
             container: Some(ContainerStatus { container_id: "c".into(), pid: 42, exit_code: 0 }),
-            log_tail: Vec::new(),
             running_since: Some(Time(15 * SECOND)),
-            ports: Vec::new(),
+            ..TaskStatus::new(TaskState::Running, Time(15 * SECOND))
         }),
     }
 }

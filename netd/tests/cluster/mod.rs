@@ -2,6 +2,8 @@
 //! on one overlay and on the ingress network. Everything is gone afterwards.
 
 use futures_util::StreamExt as _;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute};
@@ -17,6 +19,7 @@ use skep_proto::v1;
 use skep_proto::v1::netd_change::Change;
 use skep_proto::v1::netd_client::NetdClient;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -30,6 +33,9 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 pub type Event = (rtnetlink::packet_core::NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr);
+
+/// The socket's name in the run folder.
+const SOCKET: &str = "netd.sock";
 
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -200,15 +206,28 @@ async fn start(namespace: &OwnedFd, run: &Path) -> (Child, NetdClient<Channel>) 
             _ => Err(std::io::Error::last_os_error()),
         });
     }
+    let folder = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).unwrap();
+    folder.add_watch(run, AddWatchFlags::IN_ATTRIB).unwrap();
     let process = command.spawn().unwrap();
-    let client = NetdClient::new(skep_identity::unix::local_channel(&run.join("netd.sock")));
-    let ready = async {
-        while client.clone().status(v1::NetdStatusRequest {}).await.is_err() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, ready).await.expect("netd answers");
+    tokio::task::spawn_blocking(move || await_socket(&folder)).await.unwrap();
+    let mut client = NetdClient::new(skep_identity::unix::local_channel(&run.join(SOCKET)));
+    let answer = tokio::time::timeout(DEADLINE, client.status(v1::NetdStatusRequest {})).await;
+    answer.expect("netd answers in time").expect("netd answers");
     (process, client)
+}
+
+/// Waits until netd listens: only then its socket gets its mode.
+fn await_socket(folder: &Inotify) {
+    let start = Instant::now();
+    let is_socket = |event: &InotifyEvent| event.name.as_deref() == Some(OsStr::new(SOCKET));
+    loop {
+        let left = DEADLINE.checked_sub(start.elapsed()).expect("netd listens in time");
+        let mut sources = [PollFd::new(folder.as_fd(), PollFlags::POLLIN)];
+        let n_ready = poll(&mut sources, PollTimeout::try_from(left).unwrap()).unwrap();
+        if n_ready > 0 && folder.read_events().unwrap().iter().any(is_socket) {
+            return;
+        }
+    }
 }
 
 /// What netd owns in a node's namespace and its tasks', read by the test itself.

@@ -75,7 +75,7 @@ fn script() -> String {
 fn ensure_binaries() {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
-        if std::env::var_os("SKEP_BIN_DIR").is_some() {
+        if given_binaries().is_some() {
             return;
         }
         let built =
@@ -86,8 +86,12 @@ fn ensure_binaries() {
 
 /// Where a binary of the project is, after [`ensure_binaries`].
 fn binary(name: &str) -> PathBuf {
-    let folder = std::env::var_os("SKEP_BIN_DIR").map_or_else(|| project().join("target/debug"), PathBuf::from);
-    folder.join(name)
+    given_binaries().unwrap_or_else(|| project().join("target/debug")).join(name)
+}
+
+/// `SKEP_BIN_DIR`; empty is as good as unset, as `deploy/cluster` has it.
+fn given_binaries() -> Option<PathBuf> {
+    std::env::var_os("SKEP_BIN_DIR").filter(|folder| !folder.is_empty()).map(PathBuf::from)
 }
 
 fn kill(pid: i32) {

@@ -90,6 +90,8 @@ pub(super) enum Errand {
     Broken { session: SessionId, is_to_agent: bool },
     /// The network daemon has programmed its oldest link.
     Programmed { generation: u64 },
+    /// The network daemon is started again.
+    NetworkBack { generation: u64 },
     /// Time for an attempt at a session.
     Open { life: u64 },
     /// Time for a heartbeat.
@@ -167,12 +169,16 @@ impl Simulation {
         if let Errand::Programmed { generation } = errand {
             return self.programmed(number, generation);
         }
+        if let Errand::NetworkBack { generation } = errand {
+            self.network_is_back(number, generation);
+            return Ok(());
+        }
         if self.machines[number].is_paused {
             self.machines[number].held.push(Happening::Agent { machine: number, errand });
             return Ok(());
         }
         match errand {
-            Errand::Container { .. } | Errand::Programmed { .. } => Ok(()),
+            Errand::Container { .. } | Errand::Programmed { .. } | Errand::NetworkBack { .. } => Ok(()),
             Errand::Tell { life, event } if self.lives(number, life) => self.agent_event(number, event),
             Errand::Wake { life } if self.lives(number, life) => {
                 if let Some(daemon) = &mut self.machines[number].daemon {

@@ -139,6 +139,7 @@ pub const DEMANDED: &[&str] = &[
     "task: running to shutdown",
     "task: orphaned",
     "fault: slow netd",
+    "fault: netd killed",
     "barrier: Published passed",
     "barrier: Withdrawn passed",
     "barrier: opened without stragglers",

@@ -75,7 +75,7 @@ impl Simulation {
             Fault::Daemon => self.kill_daemon(),
             Fault::Shim => self.kill_some_shim(),
             Fault::Node => self.change_node(),
-            Fault::Netd => self.slow_some_network(),
+            Fault::Netd => self.disturb_some_network(),
         }
         if fault != Fault::Loss {
             self.schedule_fault(fault);

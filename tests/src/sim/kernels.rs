@@ -2,7 +2,9 @@
 //! holds of it. It outlives the node's daemon, not the machine.
 //!
 //! Links of the chain are programmed one after the other. Each takes a while, and
-//! under the fault "slow netd" a long while.
+//! under the fault "slow netd" a long while. Under the fault "netd killed" none is,
+//! until the network daemon is back and is told at once what it missed; what the
+//! kernel holds stays.
 
 use super::agents::Errand;
 use super::plant::Plant;
@@ -38,8 +40,23 @@ pub(super) struct Kernel {
     /// since the machine was started.
     pub(super) changed: Option<(Time, u64)>,
     queue: VecDeque<Link>,
+    /// Which life of the network daemon this is.
     generation: u64,
+    is_away: bool,
     slow_until: Option<Time>,
+}
+
+impl Link {
+    /// One link that holds what these hold, as a daemon is told that was away.
+    fn together(links: impl IntoIterator<Item = Self>) -> Option<Self> {
+        links.into_iter().reduce(|mut earlier, later| {
+            if !later.is_complete {
+                earlier.changes.extend(later.changes);
+                return Self { is_complete: earlier.is_complete, changes: earlier.changes, ..later };
+            }
+            later
+        })
+    }
 }
 
 impl Kernel {
@@ -50,7 +67,7 @@ impl Kernel {
 
     /// The node's daemon is gone: what it has not handed over yet it never will.
     pub(super) fn daemon_dies(&mut self) {
-        self.queue.truncate(1);
+        self.queue.truncate(if self.is_away { 0 } else { 1 });
     }
 
     /// Whether everything that it was handed is programmed.
@@ -105,7 +122,7 @@ impl Simulation {
 
     fn program_next(&mut self, number: usize) {
         let (now, kernel) = (self.now, &mut self.machines[number].kernel);
-        if kernel.queue.is_empty() {
+        if kernel.queue.is_empty() || kernel.is_away {
             return;
         }
         let is_slow = kernel.slow_until.is_some_and(|until| now < until) && self.healed_at.is_none();
@@ -133,12 +150,46 @@ impl Simulation {
         self.check_walks_from(number)
     }
 
-    /// A fault: a node's network daemon takes very long for a while.
-    pub(super) fn slow_some_network(&mut self) {
+    /// A fault: a node's network daemon takes very long for a while, or is away.
+    pub(super) fn disturb_some_network(&mut self) {
         let machine = self.dice.nets.below(self.machines.len());
         let length = self.dice.nets.between(MS * 1_000, MS * 15_000);
+        if self.dice.nets.chance(500_000) {
+            self.kill_network(machine, length);
+            return;
+        }
         self.coverage.count("fault: slow netd");
         self.note(format!("the network daemon of machine {machine} is slow for {length:?}"));
         self.machines[machine].kernel.slow_until = Some(self.now + length);
+    }
+
+    fn kill_network(&mut self, machine: usize, length: Duration) {
+        self.coverage.count("fault: netd killed");
+        self.note(format!("the network daemon of machine {machine} is away for {length:?}"));
+        let kernel = &mut self.machines[machine].kernel;
+        kernel.is_away = true;
+        kernel.generation += 1;
+        let errand = Errand::NetworkBack { generation: kernel.generation };
+        self.after(length, Happening::Agent { machine, errand });
+    }
+
+    /// The network daemon is back, unless it was killed again.
+    pub(super) fn network_is_back(&mut self, number: usize, generation: u64) {
+        if self.machines[number].kernel.generation == generation {
+            self.bring_back_network(number);
+        }
+    }
+
+    /// Starts the network daemon, if it is away.
+    pub(super) fn bring_back_network(&mut self, number: usize) {
+        let machine = &mut self.machines[number];
+        if !std::mem::take(&mut machine.kernel.is_away) {
+            return;
+        }
+        let life = machine.daemon.as_ref().map(|daemon| daemon.life_and_term().0);
+        // What a daemon of the node that is dead itself has told, nobody repeats.
+        let told = std::mem::take(&mut machine.kernel.queue).into_iter().filter(|link| Some(link.life) == life);
+        machine.kernel.queue.extend(Link::together(told));
+        self.program_next(number);
     }
 }

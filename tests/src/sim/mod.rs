@@ -365,6 +365,7 @@ impl Simulation {
             self.machines[machine].availability = Availability::Active;
             self.resume(machine)?;
             self.restart(machine)?;
+            self.bring_back_network(machine);
         }
         self.after(Duration::from_millis(500), Happening::Converge);
         Ok(())

@@ -14,27 +14,6 @@ use std::time::Duration;
 fn task(number: u8, desired: TaskState) -> Task {
     let mut spec = TaskSpec::default();
     spec.restart_policy.delay = Duration::from_secs(1);
-    let plan = TaskPlan {
-        desired,
-        node: None,
-        start_at: None,
-        replaces: None,
-        is_restart: false,
-        desired_since: Time::ZERO,
-        endpoint: Default::default(),
-    };
-    let status = TaskStatus {
-        state: TaskState::Assigned,
-        timestamp: Time::ZERO,
-        applied_at: Time::ZERO,
-        message: String::new(),
-        error: String::new(),
-        attempt: 0,
-        container: None,
-        log_tail: Vec::new(),
-        running_since: None,
-        ports: Vec::new(),
-    };
     Task {
         id: TaskId::from_random([number; 16]),
         meta: Meta::default(),
@@ -45,8 +24,8 @@ fn task(number: u8, desired: TaskState) -> Task {
         spec_version: 1,
         networks: Vec::new(),
         ports: Vec::new(),
-        plan: Section::new(plan),
-        status: Section::new(status),
+        plan: Section::new(TaskPlan::new(desired, Time::ZERO)),
+        status: Section::new(TaskStatus::new(TaskState::Assigned, Time::ZERO)),
     }
 }
 

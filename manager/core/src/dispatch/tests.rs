@@ -61,32 +61,13 @@ pub(super) fn task(n: u8, node: u8) -> Task {
         spec_version: 1,
         networks: Vec::new(),
         ports: Vec::new(),
-        plan: Section::new(TaskPlan {
-            desired: TaskState::Running,
-            node: Some(node_id(node)),
-            start_at: None,
-            replaces: None,
-            is_restart: false,
-            desired_since: START,
-            endpoint: Default::default(),
-        }),
+        plan: Section::new(TaskPlan { node: Some(node_id(node)), ..TaskPlan::new(TaskState::Running, START) }),
         status: Section::new(status(TaskState::Assigned)),
     }
 }
 
 pub(super) fn status(state: TaskState) -> TaskStatus {
-    TaskStatus {
-        state,
-        timestamp: START,
-        applied_at: START,
-        message: String::new(),
-        error: String::new(),
-        attempt: 0,
-        container: None,
-        log_tail: Vec::new(),
-        running_since: None,
-        ports: Vec::new(),
-    }
+    TaskStatus::new(state, START)
 }
 
 pub(super) fn update(n: u8, state: TaskState) -> StatusUpdate {

@@ -12,7 +12,7 @@ use super::slot::SlotKey;
 use crate::mint::Mint;
 use crate::store::Store;
 use skep_model::constraint::Constraint;
-use skep_model::endpoint::{EndpointState, PublishMode, PublishedPort};
+use skep_model::endpoint::{PublishMode, PublishedPort};
 use skep_model::network::{Attachment, Network};
 use skep_model::service::{Service, TaskSpec};
 use skep_model::task::{Task, TaskPlan, TaskStatus};
@@ -144,30 +144,17 @@ pub(crate) fn make(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted, slot
     let now = draft.now;
     let id = TaskId::from_random(mint.id());
     let plan = TaskPlan {
-        desired: cause.desired,
         node: slot.node,
         start_at: cause.start_at,
         replaces: cause.replaces,
         is_restart: cause.is_restart,
-        desired_since: now,
-        endpoint: EndpointState::default(),
+        ..TaskPlan::new(cause.desired, now)
     };
     let (networks, error) = match attachments(draft, &wanted.networks) {
         Ok(networks) => (networks, String::new()),
         Err(why) => (Vec::new(), why),
     };
-    let status = TaskStatus {
-        state: TaskState::Pending,
-        timestamp: now,
-        applied_at: now,
-        message: "pending task scheduling".into(),
-        error,
-        attempt: 0,
-        container: None,
-        log_tail: Vec::new(),
-        running_since: None,
-        ports: Vec::new(),
-    };
+    let status = TaskStatus { message: "pending task scheduling".into(), error, ..TaskStatus::new(TaskState::Pending, now) };
     draft.create(Task {
         id,
         meta: Meta { created_at: draft.made_at, updated_at: now, version: u64::MAX },
