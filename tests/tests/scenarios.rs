@@ -7,30 +7,17 @@ mod script;
 
 use cluster::{Behaviour, Cluster, Start};
 use proptest::prelude::*;
-use skep_manager_core::dispatch::Passage;
+use script::{add_node, new_spec, run, set_options, update_node};
 use skep_manager_core::{Transaction, Write};
-use skep_model::container::{FileTarget, SecretReference};
 use skep_model::deployment::DeploymentState;
-use skep_model::endpoint::{EndpointMode, PublishMode, PublishedPort, Transport};
-use skep_model::network::{Network, NetworkRequest, NetworkSpec, Pool};
-use skep_model::node::Availability;
 use skep_model::request::Mutation;
-use skep_model::resources::Resources;
-use skep_model::sealed::Sealed;
-use skep_model::secret::SecretVersion;
-use skep_model::service::{
-    Annotations, FailureAction, NetworkMode, Platform, RestartCondition, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
-    UpdateOrder,
-};
+use skep_model::service::{ServiceMode, ServiceSpec};
 use skep_model::task::Task;
-use skep_model::{NetworkId, NodeId, Object, Refusal, SecretId, TaskId, TaskState};
+use skep_model::{Object, TaskId, TaskState};
 use skep_tests::slots::Slots;
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use script::{add_node, new_spec, run, set_options, update_node};
 
 #[test]
 fn scenarios_give_their_golden_output() {

@@ -2,14 +2,10 @@
 
 mod show;
 
-use crate::cluster::{Behaviour, Cluster, Start};
-use proptest::prelude::*;
-use skep_manager_core::dispatch::Passage;
-use skep_manager_core::{Transaction, Write};
+use crate::cluster::{Cluster, Start};
 use skep_model::container::{FileTarget, SecretReference};
-use skep_model::deployment::DeploymentState;
 use skep_model::endpoint::{EndpointMode, PublishMode, PublishedPort, Transport};
-use skep_model::network::{Network, NetworkRequest, NetworkSpec, Pool};
+use skep_model::network::{NetworkRequest, NetworkSpec, Pool};
 use skep_model::node::Availability;
 use skep_model::request::Mutation;
 use skep_model::resources::Resources;
@@ -19,13 +15,8 @@ use skep_model::service::{
     Annotations, FailureAction, NetworkMode, Platform, RestartCondition, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
     UpdateOrder,
 };
-use skep_model::task::Task;
-use skep_model::{NetworkId, NodeId, Object, Refusal, SecretId, TaskId, TaskState};
-use skep_tests::slots::Slots;
+use skep_model::{Refusal, SecretId, TaskState};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Runs a script and returns it with the output of now.

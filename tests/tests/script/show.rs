@@ -1,30 +1,13 @@
 //! What a scenario prints of its cluster.
 
-use crate::cluster::{Behaviour, Cluster, Start};
-use proptest::prelude::*;
+use crate::cluster::Cluster;
 use skep_manager_core::dispatch::Passage;
-use skep_manager_core::{Transaction, Write};
-use skep_model::container::{FileTarget, SecretReference};
-use skep_model::deployment::DeploymentState;
-use skep_model::endpoint::{EndpointMode, PublishMode, PublishedPort, Transport};
-use skep_model::network::{Network, NetworkRequest, NetworkSpec, Pool};
-use skep_model::node::Availability;
-use skep_model::request::Mutation;
-use skep_model::resources::Resources;
-use skep_model::sealed::Sealed;
-use skep_model::secret::SecretVersion;
-use skep_model::service::{
-    Annotations, FailureAction, NetworkMode, Platform, RestartCondition, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
-    UpdateOrder,
-};
+use skep_model::network::{Network, Pool};
 use skep_model::task::Task;
-use skep_model::{NetworkId, NodeId, Object, Refusal, SecretId, TaskId, TaskState};
-use skep_tests::slots::Slots;
+use skep_model::{NetworkId, NodeId, Refusal};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub fn tasks(cluster: &Cluster, is_all: bool) -> String {
     let mut tasks: Vec<&Arc<Task>> = cluster.store.tasks().filter(|task| is_all || !task.status.state.is_final()).collect();
