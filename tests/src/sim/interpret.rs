@@ -155,7 +155,7 @@ impl Simulation {
             self.coverage.count(fault);
         }
         for delay in fate.arrivals {
-            let parcel = Parcel::Raft(Box::new(message.clone()));
+            let (delay, parcel) = (delay + self.lateness(&message), Parcel::Raft(Box::new(message.clone())));
             self.after(delay, Happening::Arrive { machine: to, parcel });
         }
     }

@@ -268,17 +268,32 @@ impl Simulation {
     }
 
     fn maybe_skip_term_check(&self, number: usize, mut message: Box<Message>) -> Box<Message> {
-        let is_answer = matches!(
-            message.get_msg_type(),
-            MessageType::MsgAppendResponse | MessageType::MsgRequestVoteResponse | MessageType::MsgAppend
-        );
-        if self.has_plant(Plant::SkipTermCheck)
-            && is_answer
+        if self.is_term_skipped(&message)
             && let Some(manager) = &self.machines[number].manager
         {
             message.term = message.term.max(manager.status().term);
         }
         message
+    }
+
+    /// An answer of an older term is rare: where one is taken for an answer of this
+    /// term, some come late.
+    pub(super) fn lateness(&mut self, message: &Message) -> Duration {
+        let per_million = match message.get_msg_type() {
+            MessageType::MsgRequestVoteResponse => 500_000,
+            MessageType::MsgAppendResponse => 20_000,
+            _ => 0,
+        };
+        if self.has_plant(Plant::SkipTermCheck) && self.dice.network.chance(per_million) {
+            return self.dice.network.between(Duration::ZERO, Duration::from_secs(3));
+        }
+        Duration::ZERO
+    }
+
+    fn is_term_skipped(&self, message: &Message) -> bool {
+        use MessageType::{MsgAppend, MsgAppendResponse, MsgRequestVoteResponse};
+        let is_answer = matches!(message.get_msg_type(), MsgAppendResponse | MsgRequestVoteResponse | MsgAppend);
+        is_answer && self.has_plant(Plant::SkipTermCheck)
     }
 
     fn snapshot_arrives(

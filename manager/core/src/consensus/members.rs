@@ -138,14 +138,14 @@ impl Directory {
         nodes()
             .find_map(|node| step_of_node(store, consensus, node, now))
             .or_else(|| consensus.learner_to_promote(now).map(|id| Step::Change(ConfChangeType::AddNode, id)))
-            .or_else(|| self.step_of_stranger(consensus, now))
+            .or_else(|| self.step_of_stranger(store, consensus, now))
     }
 
     /// A member of raft that no node claims any more is removed.
-    fn step_of_stranger(&self, consensus: &Consensus, now: Time) -> Option<Step> {
+    fn step_of_stranger(&self, store: &Store, consensus: &Consensus, now: Time) -> Option<Step> {
         let members = consensus.members();
         let stranger = members.voters.iter().chain(&members.learners).find(|id| !self.members.contains_key(id))?;
-        removal(consensus, *stranger, now)
+        removal(store, consensus, *stranger, now)
     }
 }
 
@@ -169,13 +169,13 @@ fn step_of_node(store: &Store, consensus: &Consensus, node: &Node, now: Time) ->
     match node.spec.desired_role {
         // A raft id whose removal has begun is never used again, even if the node
         // is promoted meanwhile: its log may be gone already.
-        _ if is_spent && is_member => removal(consensus, manager.raft_id, now),
+        _ if is_spent && is_member => removal(store, consensus, manager.raft_id, now),
         _ if is_spent => {
             let plan = NodePlan { role: Role::Worker, manager: None, unsealing_key: Vec::new(), ..plan() };
             Some(write_plan(store, node, plan, Some(cluster_without(store, node, &cluster.plan)), now))
         }
         Role::Manager => (!is_member).then_some(Step::Change(ConfChangeType::AddLearnerNode, manager.raft_id)),
-        Role::Worker if !consensus.can_remove(now, manager.raft_id) => None,
+        Role::Worker if !consensus.can_remove(now, manager.raft_id, 0) => None,
         Role::Worker => {
             let mut cluster = cluster.plan.value.clone();
             cluster.removed_raft_ids.push(manager.raft_id);
@@ -184,8 +184,12 @@ fn step_of_node(store: &Store, consensus: &Consensus, node: &Node, now: Time) ->
     }
 }
 
-fn removal(consensus: &Consensus, raft_id: u64, now: Time) -> Option<Step> {
-    if !consensus.can_remove(now, raft_id) {
+/// The removal of a member whose raft id is spent, once a quorum of those who stay
+/// has stored that it is. Whoever was lost just before the removal was decided would
+/// be missing afterwards, for good.
+fn removal(store: &Store, consensus: &Consensus, raft_id: u64, now: Time) -> Option<Step> {
+    let spent_at = store.cluster()?.plan.version;
+    if !consensus.can_remove(now, raft_id, spent_at) {
         return None;
     }
     let is_self = raft_id == consensus.raft_id();

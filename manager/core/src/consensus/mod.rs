@@ -339,8 +339,7 @@ impl Consensus {
         }
         let own = self.raw.raft.id;
         let candidates = self.membership.1.voters.iter().copied().filter(|id| *id != own && self.is_active(now, *id));
-        let best =
-            candidates.max_by_key(|id| (self.raw.raft.prs().get(*id).map_or(0, |progress| progress.matched), u64::MAX - id));
+        let best = candidates.max_by_key(|id| (self.stored(*id), u64::MAX - id));
         if let Some(best) = best {
             self.raw.transfer_leader(best);
         }
@@ -409,25 +408,33 @@ impl Consensus {
     pub(crate) fn learner_to_promote(&self, now: Time) -> Option<u64> {
         let last = self.raw.raft.raft_log.last_index();
         let is_ready = |id: &u64| {
-            let matched = self.raw.raft.prs().get(*id).map_or(0, |progress| progress.matched);
+            let matched = self.stored(*id);
             matched > 0 && matched + CAUGHT_UP_ENTRIES >= last && self.is_active(now, *id)
         };
         self.membership.1.learners.iter().copied().find(is_ready)
     }
 
-    /// Whether a quorum of the remaining voters is there once this one is gone.
-    pub(crate) fn can_remove(&self, now: Time, raft_id: u64) -> bool {
+    /// Whether a quorum of the remaining voters is there once this one is gone. One
+    /// that was heard of lately may be lost already; what it has stored of the log,
+    /// which is to be everything up to an index, says that it was there by then.
+    pub(crate) fn can_remove(&self, now: Time, raft_id: u64, stored_through: u64) -> bool {
         let voters = &self.membership.1.voters;
         if !voters.contains(&raft_id) {
             return true;
         }
         let remaining: Vec<u64> = voters.iter().copied().filter(|id| *id != raft_id).collect();
-        let active = remaining.iter().filter(|id| self.is_active(now, **id)).count();
+        let is_there = |id: &&u64| self.is_active(now, **id) && self.stored(**id) >= stored_through;
+        let active = remaining.iter().filter(is_there).count();
         !remaining.is_empty() && active > remaining.len() / 2
     }
 
     fn is_installing(&self) -> bool {
         self.in_flight.iter().any(|batch| batch.snapshot.is_some())
+    }
+
+    /// The last entry that a member is known by its leader to have stored; 0 = none.
+    fn stored(&self, raft_id: u64) -> u64 {
+        self.raw.raft.prs().get(raft_id).map_or(0, |progress| progress.matched)
     }
 
     fn is_active(&self, now: Time, raft_id: u64) -> bool {

@@ -42,7 +42,7 @@ impl Manager {
             return Err(Refusal::FailedPrecondition("attempting to demote the last manager of the swarm".into()));
         }
         let raft_id = node.plan.manager.as_ref().map(|manager| manager.raft_id);
-        if raft_id.is_some_and(|raft_id| !self.consensus.can_remove(self.now, raft_id)) {
+        if raft_id.is_some_and(|raft_id| !self.consensus.can_remove(self.now, raft_id, 0)) {
             let text = "can't remove member from the raft: this would result in a loss of quorum";
             return Err(Refusal::FailedPrecondition(text.into()));
         }
