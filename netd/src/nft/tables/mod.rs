@@ -272,6 +272,12 @@ impl Tables {
         if unwanted.is_empty() {
             return Ok(());
         }
+        // Most namespaces have no connection at all, and need no worker.
+        if let Some(scope) = self.scopes.get_mut(&namespace)
+            && matches!(scope.has_connections(), Ok(false))
+        {
+            return Ok(());
+        }
         match turn.namespace(namespace).map(|descriptor| descriptor.try_clone_to_owned()).transpose() {
             Ok(descriptor) => {
                 self.forgetting.order(namespace, descriptor, unwanted);

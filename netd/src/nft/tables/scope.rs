@@ -3,8 +3,8 @@
 
 use super::Services;
 use crate::nft::monitor::{Event, Monitor};
-use crate::nft::write;
 use crate::nft::{Error, Socket, Transaction};
+use crate::nft::{conntrack, write};
 use skep_model::{ServiceId, TaskId};
 use skep_netd_core::{
     Content, IngressPort, Namespace, Overlay, PortKey, ServiceKey, TableName, Vanished, VirtualService, ingress_ports,
@@ -73,6 +73,11 @@ impl Scope {
         };
         let unknown = TableName::of(namespace).iter().map(|table| (*table, None)).collect();
         Ok(Self { namespace, socket, monitor, seed, held: BTreeMap::new(), unknown, is_disputed: false })
+    }
+
+    /// Whether any connection is tracked in the namespace.
+    pub fn has_connections(&mut self) -> Result<bool, Error> {
+        Ok(conntrack::count(&mut self.socket)? > 0)
     }
 
     /// For events.
