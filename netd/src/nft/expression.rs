@@ -336,6 +336,15 @@ pub fn transport_is(protocol: u8) -> Vec<Expr> {
     ]
 }
 
+/// Holds for packets of whose connection any of these bits is true.
+pub fn tracked_as(key: Tracked, bits: u32) -> Vec<Expr> {
+    vec![
+        Expr::Tracked { to: Register::FIRST, key },
+        Expr::Mask { register: Register::FIRST, mask: bits.to_ne_bytes().to_vec() },
+        Expr::Differs { register: Register::FIRST, value: vec![0; 4] },
+    ]
+}
+
 /// The packet's source address, after [`family_is`].
 pub fn source(family: Family, to: Register) -> Expr {
     let offset = if family == Family::V4 { 12 } else { 8 };

@@ -10,7 +10,7 @@
 
 use super::expression::{
     Expr, Family, Meta, ROUTE_LOCAL, Register, STATUS_DNAT, Tracked, Verdict, destination, destination_port, family_is,
-    in_subnet, interface_name, source, transport_is,
+    in_subnet, interface_name, source, tracked_as, transport_is,
 };
 use super::object::{Chain, ChainKind, Element, Gives, Hook, Kind, Map, PRIORITY_DNAT, PRIORITY_FILTER, PRIORITY_SNAT};
 use super::object::{Rule, Table, Value};
@@ -166,11 +166,7 @@ pub(crate) fn postrouting() -> Chain {
 
 /// Holds for connections whose destination was rewritten.
 pub(crate) fn is_rewritten() -> Vec<Expr> {
-    vec![
-        Expr::Tracked { to: Register::FIRST, key: Tracked::Status },
-        Expr::Mask { register: Register::FIRST, mask: STATUS_DNAT.to_ne_bytes().to_vec() },
-        Expr::Differs { register: Register::FIRST, value: vec![0; 4] },
-    ]
+    tracked_as(Tracked::Status, STATUS_DNAT)
 }
 
 /// A connection of the node to itself by a loopback address must not leave with

@@ -19,7 +19,8 @@
 //! (conntrack picks one).
 
 use super::expression::{
-    Base, Expr, Family, Meta, Register, STATE_NEW, Tracked, destination_port, family_is, outside_subnet, source, transport_is,
+    Base, Expr, Family, Meta, Register, STATE_NEW, Tracked, destination_port, family_is, outside_subnet, source, tracked_as,
+    transport_is,
 };
 use super::ingress::port_key;
 use super::object::{Chain, ChainKind, Element, Gives, Hook, Kind, Map, PRIORITY_DNAT, PRIORITY_MANGLE, Rule, Table, Value};
@@ -53,16 +54,13 @@ fn add_marking(transaction: &mut Transaction, table: &Table) {
     let arrive = Chain::base("arrive", ChainKind::Filter, Hook::Prerouting, PRIORITY_MANGLE);
     transaction.push(Change::AddChain(table.clone(), arrive));
     let by_sender = vec![
-        Expr::Tracked { to: Register::FIRST, key: Tracked::State },
-        Expr::Mask { register: Register::FIRST, mask: STATE_NEW.to_ne_bytes().to_vec() },
-        Expr::Differs { register: Register::FIRST, value: vec![0; 4] },
         Expr::Meta { to: Register::FIRST, key: Meta::InputKind },
         Expr::Equal { register: Register::FIRST, value: ARPHRD_ETHER.to_ne_bytes().to_vec() },
         Expr::Payload { to: Register::FIRST, base: Base::Link, offset: 6, length: 6 },
         Expr::Lookup { map: "nodes".to_owned(), key: Register::FIRST, to: Some(Register::FIRST) },
         Expr::SetTrackedMark { from: Register::FIRST },
     ];
-    transaction.push(Change::AddRule(table.clone(), Rule::new("arrive", [by_sender])));
+    transaction.push(Change::AddRule(table.clone(), Rule::new("arrive", [tracked_as(Tracked::State, STATE_NEW), by_sender])));
     let only_requests = vec![
         Expr::Tracked { to: Register::FIRST, key: Tracked::Direction },
         Expr::Equal { register: Register::FIRST, value: vec![0] },

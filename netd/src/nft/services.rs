@@ -6,7 +6,9 @@
 //! arrive). Many namespaces must not all begin with the same backend: each takes the backends in an
 //! order of its own, a hash of its seed (the task id), which stays the same for those that stay.
 
-use super::expression::{Expr, Family, Register, STATE_KNOWN, Tracked, Verdict, destination, family_is, transport_is};
+use super::expression::{
+    Expr, Family, Register, STATE_KNOWN, Tracked, Verdict, destination, family_is, tracked_as, transport_is,
+};
 use super::object::Kind;
 use super::object::{Chain, ChainKind, Element, Gives, Hook, Map, PRIORITY_DNAT, PRIORITY_FILTER, Rule, Table, Value};
 use super::transaction::{Change, Transaction};
@@ -38,7 +40,9 @@ pub fn replace_all(seed: &str, services: &[Service]) -> Transaction {
         let chain = Chain::base(name, kind, Hook::Output, hook_priority);
         transaction.push(Change::AddChain(table.clone(), chain));
     }
-    transaction.push(Change::AddRule(table.clone(), Rule::new("refuse", [is_known(), vec![Expr::Verdict(Verdict::Accept)]])));
+    // Packets of connections that were answered are nearly all, and none of them is for a vacant address.
+    let pass = Rule::new("refuse", [tracked_as(Tracked::State, STATE_KNOWN), vec![Expr::Verdict(Verdict::Accept)]]);
+    transaction.push(Change::AddRule(table.clone(), pass));
     for family in [Family::V4, Family::V6] {
         add_family(&mut transaction, &table, family);
     }
@@ -46,15 +50,6 @@ pub fn replace_all(seed: &str, services: &[Service]) -> Transaction {
         transaction.append(add(seed, service));
     }
     transaction
-}
-
-/// Holds for packets of connections that were answered: nearly all, and none of them is for a vacant address.
-fn is_known() -> Vec<Expr> {
-    vec![
-        Expr::Tracked { to: Register::FIRST, key: Tracked::State },
-        Expr::Mask { register: Register::FIRST, mask: STATE_KNOWN.to_ne_bytes().to_vec() },
-        Expr::Differs { register: Register::FIRST, value: vec![0; 4] },
-    ]
 }
 
 /// The maps of one family and the rules that ask them.
