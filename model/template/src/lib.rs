@@ -16,7 +16,8 @@
 //!
 //! Data are JSON values. Where Go distinguishes a struct from a map, JSON
 //! cannot: a field that an object lacks is an error, as with Go's
-//! `missingkey=error`, except below the fields that [`Settings::maps`] names.
+//! `missingkey=error`, except below the fields that [`Settings::maps`] names, and
+//! except for those that [`Settings::shape`] knows: these are nil or zero.
 
 mod fields;
 mod format;
@@ -26,6 +27,7 @@ mod number;
 mod parse;
 mod printf;
 mod render;
+mod shape;
 mod tree;
 
 use std::fmt;
@@ -34,6 +36,7 @@ use serde_json::Value;
 
 pub use fields::FieldUse;
 pub use format::Format;
+pub use shape::{Known, Shape};
 
 /// The longest template, in bytes.
 pub const INPUT_MAX: usize = 1 << 20;
@@ -124,11 +127,14 @@ pub struct Settings {
     pub maps: &'static [&'static str],
     /// What a missing key of such a map gives.
     pub missing: Missing,
+    /// What the data may have beside what they have.
+    pub shape: Shape,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { maps: &["Labels", "Options"], missing: Missing::NoValue }
+        let maps = &["Labels", "Options", "Attributes", "Containers", "Services", "Sysctls", "DriverOpts"];
+        Self { maps, missing: Missing::NoValue, shape: &[] }
     }
 }
 
@@ -167,6 +173,14 @@ impl Template {
     /// A field the data lack, a call with wrong arguments, or a limit exceeded.
     pub fn render(&self, data: &Value) -> Result<String, TemplateError> {
         self.render_with(data, &mut NoFunctions, Settings::default())
+    }
+
+    /// Renders data of which more is known than they show: see [`Settings::shape`].
+    ///
+    /// # Errors
+    /// As [`Template::render`].
+    pub fn render_shaped(&self, data: &Value, shape: Shape) -> Result<String, TemplateError> {
+        self.render_with(data, &mut NoFunctions, Settings { shape, ..Settings::default() })
     }
 
     /// Renders with the caller's functions and settings.

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use serde_json::Value;
 
 use crate::function::{self, display, is_true, type_name};
+use crate::shape::{self, Known, Shapes};
 use crate::tree::{Branch, Command, Node, Operand, Pipeline, Term};
 use crate::{Functions, Missing, OUTPUT_MAX, STEPS_MAX, Settings, TemplateError};
 
@@ -27,7 +28,8 @@ pub(crate) fn render(
     mode: Mode,
 ) -> Result<String, TemplateError> {
     let variables = vec![("$", Cow::Borrowed(data))];
-    let mut renderer = Renderer { source, functions, settings, mode, variables, out: String::new(), steps: 0, at: 0 };
+    let shapes = Shapes::of(data, settings.shape);
+    let mut renderer = Renderer { source, functions, settings, shapes, mode, variables, out: String::new(), steps: 0, at: 0 };
     renderer.list(nodes, &Cow::Borrowed(data))?;
     Ok(renderer.out)
 }
@@ -36,6 +38,7 @@ struct Renderer<'t> {
     source: &'t str,
     functions: &'t mut dyn Functions,
     settings: Settings,
+    shapes: Shapes,
     mode: Mode,
     variables: Vec<(&'t str, Cow<'t, Value>)>,
     out: String,
@@ -122,10 +125,12 @@ impl<'t> Renderer<'t> {
         Ok(Flow::On)
     }
 
-    fn print(&mut self, value: &Value) -> Result<(), TemplateError> {
+    fn print(&mut self, value: &Dot<'t>) -> Result<(), TemplateError> {
         match value {
-            Value::Null => self.write("<no value>"),
-            Value::String(text) => self.write(text),
+            // A key that a map lacks; what is nil in the data is borrowed.
+            Cow::Owned(Value::Null) => self.write("<no value>"),
+            Cow::Borrowed(Value::String(text)) => self.write(text),
+            Cow::Owned(Value::String(text)) => self.write(text),
             _ => {
                 let mut text = String::new();
                 display(value, &mut text);
@@ -134,10 +139,20 @@ impl<'t> Renderer<'t> {
         }
     }
 
+    /// Go's truth of what an operand gave: an object is true even without fields,
+    /// unless it is a map.
+    fn is_true(&self, operand: Option<&Operand>, value: &Value) -> bool {
+        let is_struct = |name: &String| !self.settings.maps.contains(&name.as_str());
+        match (operand.and_then(|operand| operand.fields.last()), value) {
+            (Some(name), Value::Object(_)) if is_struct(name) => true,
+            _ => is_true(value),
+        }
+    }
+
     fn condition(&mut self, branch: &'t Branch, dot: &Dot<'t>, sets_dot: bool) -> Result<Flow, TemplateError> {
         let n_variables = self.variables.len();
         let value = self.pipeline(&branch.pipeline, dot)?;
-        let flow = match is_true(&value) {
+        let flow = match self.is_true(single(&branch.pipeline), &value) {
             true => self.list(&branch.body, if sets_dot { &value } else { dot }),
             false => self.list(&branch.otherwise, dot),
         };
@@ -305,6 +320,10 @@ impl<'t> Renderer<'t> {
         if matches!(name, "and" | "or") {
             return self.and_or(operand, name == "and", words, dot, last);
         }
+        if let ("not", [word], None) = (name, words, &last) {
+            let value = self.word(word, dot)?;
+            return Ok(Cow::Owned(Value::Bool(!self.is_true(Some(word), &value))));
+        }
         let arguments = self.arguments(words, dot, last)?;
         if self.mode == Mode::Header
             && matches!(name, "json" | "title" | "lower" | "upper" | "truncate" | "join" | "split")
@@ -341,7 +360,7 @@ impl<'t> Renderer<'t> {
         let mut value = None;
         for word in words {
             let argument = self.word(word, dot)?;
-            if is_true(&argument) != is_and {
+            if self.is_true(Some(word), &argument) != is_and {
                 return Ok(argument);
             }
             value = Some(argument);
@@ -372,10 +391,13 @@ impl<'t> Renderer<'t> {
             Term::Function(name) => self.function(operand, name, &[], dot, None)?,
         };
         let mut is_map = false;
+        let mut shape = self.shapes.get(&value);
         for (n, name) in operand.fields.iter().enumerate() {
             let is_last = n + 1 == operand.fields.len();
-            value = self.field(operand, value, name, if is_last { arguments } else { &[] }, is_map)?;
+            let known = shape.and_then(|shape| shape::field(shape, name));
+            value = self.field(operand, value, name, if is_last { arguments } else { &[] }, is_map, known)?;
             is_map = self.settings.maps.contains(&name.as_str());
+            shape = self.shapes.get(&value).or_else(|| known?.inner());
         }
         Ok(value)
     }
@@ -387,7 +409,9 @@ impl<'t> Renderer<'t> {
         name: &str,
         arguments: &[Value],
         is_map: bool,
+        known: Option<Known>,
     ) -> Result<Dot<'t>, TemplateError> {
+        let name = if let Some(Known::Same(other)) = known { other } else { name };
         let found = match &receiver {
             _ if !arguments.is_empty() => None,
             Cow::Borrowed(Value::Object(entries)) => entries.get(name).map(Cow::Borrowed),
@@ -405,6 +429,9 @@ impl<'t> Renderer<'t> {
         if !arguments.is_empty() && receiver.get(name).is_some() {
             return self.failed(operand, &format!("{name} is not a method but has arguments"));
         }
+        if let (Value::Object(_), Some(known), []) = (&*receiver, known, arguments) {
+            return Ok(known.absent());
+        }
         let lenient = self.mode == Mode::Header || is_map && self.settings.missing == Missing::NoValue;
         match &*receiver {
             Value::Object(_) if lenient && arguments.is_empty() => Ok(Cow::Owned(Value::Null)),
@@ -412,6 +439,14 @@ impl<'t> Renderer<'t> {
             Value::Null => self.failed(operand, &format!("nil pointer evaluating interface {{}}.{name}")),
             other => self.failed(operand, &format!("can't evaluate field {name} in type {}", type_name(other))),
         }
+    }
+}
+
+/// The operand that a pipeline is, if it is nothing else.
+fn single(pipeline: &Pipeline) -> Option<&Operand> {
+    match &pipeline.commands[..] {
+        [Command { words, .. }] if words.len() == 1 => words.first(),
+        _ => None,
     }
 }
 

@@ -34,7 +34,7 @@ fn text_fields_and_literals() {
     check("{{.Spec.Name}}", "inner");
     check("{{$.Spec.Name}}{{$.ID}}", "innerabc123");
     check("{{(index .Tasks 1).Node}}", "n2");
-    check("{{.Self}} {{.Replicas}} {{.Ratio}} {{.Nothing}}", "true 3 0.5 <no value>");
+    check("{{.Self}} {{.Replicas}} {{.Ratio}} {{.Nothing}}", "true 3 0.5 <nil>");
     check("{{.Spec.Args}} {{.Spec.Counts}}", "[x y z] map[a:1 b:2]");
     check(
         r#"{{"a\tb\"\u00e9\x41\101"}} {{`raw\n`}} {{'A'}} {{true}} {{0x10}} {{-3}} {{1.50}}"#,
@@ -162,6 +162,40 @@ fn a_missing_map_key_is_an_error_where_the_caller_says_so() {
     };
     assert_eq!(render("{{.Labels.zone}}").as_deref(), Ok("b"));
     assert!(render("{{.Labels.gone}}").is_err_and(|error| error.text.contains("no entry for key \"gone\"")));
+}
+
+const SHAPE: Shape = &[
+    ("Gone", Known::Pointer(&[("Name", Known::Text)])),
+    ("Name", Known::Text),
+    ("Title", Known::Same("Name")),
+    ("Since", Known::Nil),
+    ("Zero", Known::Struct(&[("Count", Known::Number), ("Inner", Known::Struct(&[("Flag", Known::Flag)]))])),
+    ("Spec", Known::Struct(&[("Mode", Known::Pointer(&[])), ("Labels", Known::Map), ("List", Known::List)])),
+    ("Tasks", Known::Items(&[("Err", Known::Text), ("Port", Known::Nil)])),
+];
+
+#[test]
+fn known_fields_that_are_absent_are_nil_or_zero() {
+    let mut data = data();
+    data["Set"] = json!({});
+    let check = |text: &str, expect: &str| {
+        let rendered = Template::parse(text).and_then(|template| template.render_shaped(&data, SHAPE));
+        assert_eq!(rendered.unwrap_or_else(|error| format!("ERROR {}", error.text)), expect, "{text}");
+    };
+    check("{{if .Gone}}a{{else}}b{{end}}{{with .Gone}}{{.Name}}{{end}}{{.Gone}} {{.Since}}", "b<nil> <nil>");
+    check("{{.Title}} {{.Zero.Count}} {{.Zero.Inner.Flag}}", "web 0 false");
+    check("{{with .Spec}}{{if .Mode}}a{{else}}b{{end}}{{len .List}}{{.Name}}{{end}}", "b0inner");
+    check("{{range .Tasks}}{{.Slot}}{{.Err}}{{if .Port}}x{{end}}{{end}}", "12");
+    check("{{range $t := .Tasks}}{{$t.Err}}{{$t.Node}}{{end}}{{$.Since}}", "n1n2<nil>");
+    // JSON is what it was.
+    check("{{json .Spec.Labels}}{{json .Gone}}", "{\"a\":\"1\"}null");
+    // An object without fields is there; an empty map is empty.
+    check("{{if .Set}}a{{end}}{{if not .Set}}b{{end}}{{if and .Set .Name}}c{{end}}{{with .Set}}d{{end}}", "acd");
+    // What nobody knows stays an error, also below what is nil.
+    check("{{.Nope}}", "ERROR executing \"\" at <.Nope>: map has no entry for key \"Nope\"");
+    check("{{.Spec.Nope}}", "ERROR executing \"\" at <.Spec.Nope>: map has no entry for key \"Nope\"");
+    check("{{.Gone.Name}}", "ERROR executing \"\" at <.Gone.Name>: nil pointer evaluating interface {}.Name");
+    check("{{with .Spec}}{{.Gone}}{{end}}", "ERROR executing \"\" at <.Gone>: map has no entry for key \"Gone\"");
 }
 
 struct Payload;
