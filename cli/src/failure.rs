@@ -1,9 +1,23 @@
 //! How a command ends when it does not end well: one line, one exit code.
+//!
+//! The codes stand in the help of `skep`, in `docs/decisions.md`, and here.
 
 use skep_model::Refusal;
 use skep_proto::Malformed;
 use std::fmt;
 use tonic::Status;
+
+/// What the help says of exit codes.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0    done; for a wait: the deployment converged, or Ctrl-C ended the wait and the deployment goes on
+  1    the request was refused and nothing changed; or one of several arguments failed
+  2    wrong usage, or something that this version does not support
+  3    the deployment failed, is paused, or was replaced by another change
+  4    the deployment failed and was rolled back
+  5    the deployment did not converge in time
+  6    no connection to the daemon, or it was lost
+  130  Ctrl-C before a change was decided: it may be carried out or not";
 
 /// The exit codes; 0 is success, and for a wait: converged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +34,10 @@ pub enum Exit {
     Deadline,
     /// There is no connection to the daemon, or it was lost.
     ConnectionLost,
-    /// Ctrl-C; what was asked for goes on.
+    /// Ctrl-C while a deployment was awaited, which goes on: a success.
     Detached,
+    /// Ctrl-C before a change was decided.
+    Interrupted,
 }
 
 impl Exit {
@@ -34,7 +50,8 @@ impl Exit {
             Self::RolledBack => 4,
             Self::Deadline => 5,
             Self::ConnectionLost => 6,
-            Self::Detached => 130,
+            Self::Detached => 0,
+            Self::Interrupted => 130,
         }
     }
 }
@@ -109,7 +126,7 @@ pub fn all(failures: Vec<Failure>) -> Result<(), Failure> {
     if let [only] = &failures[..] {
         return Err(only.clone());
     }
-    for failure in &failures {
+    for failure in failures.iter().filter(|failure| !failure.text.is_empty()) {
         eprintln!("skep: {}", failure.text);
     }
     Err(Failure::told(first.exit))

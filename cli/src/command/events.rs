@@ -9,7 +9,7 @@ use crate::client::{self, CALL_MAX, Client};
 use crate::command::task::ps::without_digest;
 use crate::failure::Failure;
 use crate::flags::{filter, time};
-use crate::render::{ago, json, output};
+use crate::render::{ago, json, output, shape};
 use prost::Message;
 use serde_json::{Value, json};
 use skep_model::node::Role;
@@ -192,7 +192,7 @@ impl Printer {
             }
             match &self.format {
                 Format::Json => output::line(told.json().to_string())?,
-                Format::Template(template) => output::line(template.render(&told.json())?)?,
+                Format::Template(template) => output::line(template.render_shaped(&told.json(), shape::EVENT)?)?,
                 _ => output::line(told.line())?,
             }
         }

@@ -3,6 +3,7 @@
 use crate::failure::Failure;
 use crate::render::{inspect, output};
 use serde_json::Value;
+use skep_template::Shape;
 
 /// The flags of an inspection.
 #[derive(Debug, clap::Args)]
@@ -16,10 +17,17 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// Prints what was found: each as `pretty` has it, or as `json` under the format.
+    /// Whether the text for people is asked for.
+    pub fn is_pretty(&self) -> bool {
+        self.pretty
+    }
+
+    /// Prints what was found: each as `pretty` has it, or as `json` under the format, in
+    /// which a template may name whatever `shape` knows.
     pub fn write<T>(
         &self,
         found: &[T],
+        shape: Shape,
         pretty: impl Fn(&T) -> String,
         json: impl Fn(&T) -> Result<Value, Failure>,
     ) -> Result<(), Failure> {
@@ -28,6 +36,6 @@ impl Flags {
             return output::write(&texts.join("\n"));
         }
         let objects = found.iter().map(json).collect::<Result<Vec<_>, _>>()?;
-        output::write(&inspect::render(&objects, self.format.as_deref())?)
+        output::write(&inspect::render(&objects, shape, self.format.as_deref())?)
     }
 }

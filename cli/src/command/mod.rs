@@ -9,7 +9,7 @@ mod input;
 mod inspect;
 mod list;
 pub mod network;
-mod node;
+pub mod node;
 mod remove;
 mod secret;
 pub mod service;
@@ -27,7 +27,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 /// Run services on a cluster of machines.
 #[derive(Debug, Parser)]
 #[command(name = "skep", version = skep_model::version::RELEASE, max_term_width = 100)]
-#[command(subcommand_required = true, arg_required_else_help = true)]
+#[command(subcommand_required = true, arg_required_else_help = true, after_help = crate::failure::EXIT_CODES)]
 pub struct Arguments {
     /// The daemon to ask, as unix:///PATH
     #[arg(long, short = 'H', env = "SKEP_HOST", value_name = "ADDRESS")]

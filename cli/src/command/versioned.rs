@@ -3,12 +3,13 @@
 use crate::failure::Failure;
 use crate::flags::label;
 use crate::render::listing::{Listing, row};
+use crate::render::pretty::Text;
 use crate::render::{ago, output};
 use skep_model::Time;
 use skep_model::request::Outcome;
 use skep_model::versioned::Versioned;
 use skep_proto::v1::Labels;
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 
 const ID: (&str, &str) = ("ID", "ID");
 const NAME: (&str, &str) = ("Name", "NAME");
@@ -48,21 +49,14 @@ pub fn listing<I: Display, const CONFIDENTIAL: bool>(mut objects: Vec<Versioned<
     }
 }
 
-/// One object for people, with what its kind says of its `versions` in the middle.
-pub fn pretty<I: Display, const C: bool>(object: &Versioned<I, C>, versions: &str) -> String {
-    let annotations = &object.spec.annotations;
-    let mut text = format!("ID:\t{}\nName:\t{}\n", object.id, annotations.name);
-    if !annotations.labels.is_empty() {
-        text.push_str("Labels:\n");
-        for (key, value) in &annotations.labels {
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, " - {key}={value}");
-        }
+/// The versions of an object for people, the current one marked.
+pub fn versions<I, const C: bool>(text: &mut Text, object: &Versioned<I, C>, now: Time) {
+    text.line("Versions:");
+    for version in &object.spec.versions {
+        let current = if version.n == object.spec.current { " (current)" } else { "" };
+        let age = ago::ago(version.created_at, now);
+        text.line(format!(" - {} {} {age}{current}", version.n, version.fingerprint));
     }
-    text.push_str(versions);
-    let (created, updated) = (ago::stamp(object.meta.created_at), ago::stamp(object.meta.updated_at));
-    let _ = writeln!(text, "Created at:\t{created}\nUpdated at:\t{updated}");
-    text
 }
 
 /// The labels of an update; none given leaves those it has.

@@ -33,6 +33,12 @@ pub fn stamp(time: Time) -> String {
     Timestamp::from_nanosecond(i128::from(time.0)).map_or_else(|_| "0001-01-01T00:00:00Z".into(), |stamp| stamp.to_string())
 }
 
+/// As docker prints a time for people: Go's form, in small letters.
+pub fn people(time: Time) -> String {
+    let stamp = stamp(time);
+    format!("{} +0000 utc", stamp.trim_end_matches('Z').replace('T', " "))
+}
+
 /// RFC 3339 in UTC, always with nine decimals, as logs and events print it.
 pub fn exact_stamp(time: Time) -> String {
     Timestamp::from_nanosecond(i128::from(time.0)).map_or_else(|_| "0001-01-01T00:00:00Z".into(), |stamp| format!("{stamp:.9}"))
@@ -68,6 +74,7 @@ mod tests {
     #[test]
     fn stamps_are_rfc_3339() {
         assert_eq!(stamp(Time(1_500_000_000)), "1970-01-01T00:00:01.5Z");
+        assert_eq!(people(Time(1_500_000_000)), "1970-01-01 00:00:01.5 +0000 utc");
         assert_eq!(exact_stamp(Time(1_500_000_000)), "1970-01-01T00:00:01.500000000Z");
     }
 }

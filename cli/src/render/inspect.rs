@@ -3,15 +3,15 @@
 use crate::failure::Failure;
 use serde::Serialize;
 use serde_json::Value;
-use skep_template::Format;
+use skep_template::{Format, Shape};
 
-/// The text for these objects, ending in a newline.
-pub fn render(objects: &[Value], format: Option<&str>) -> Result<String, Failure> {
+/// The text for these objects, ending in a newline; `shape` is what they may have.
+pub fn render(objects: &[Value], shape: Shape, format: Option<&str>) -> Result<String, Failure> {
     match Format::parse(format.unwrap_or(""))? {
         Format::Template(template) => {
             let mut text = String::new();
             for object in objects {
-                text.push_str(&template.render(object)?);
+                text.push_str(&template.render_shaped(object, shape)?);
                 text.push('\n');
             }
             Ok(text)
@@ -41,9 +41,9 @@ mod tests {
     #[test]
     fn objects_have_three_forms() {
         let objects = [json!({ "ID": "a" }), json!({ "ID": "b" })];
-        assert_eq!(render(&objects, Some("{{.ID}}")).expect("a template"), "a\nb\n");
-        assert_eq!(render(&objects, Some("json")).expect("json"), "[{\"ID\":\"a\"},{\"ID\":\"b\"}]\n");
-        assert_eq!(render(&objects[..1], None).expect("json"), "[\n    {\n        \"ID\": \"a\"\n    }\n]\n");
-        assert!(render(&objects, Some("{{.Missing}}")).is_err() && render(&objects, Some("table")).is_err());
+        assert_eq!(render(&objects, &[], Some("{{.ID}}")).expect("a template"), "a\nb\n");
+        assert_eq!(render(&objects, &[], Some("json")).expect("json"), "[{\"ID\":\"a\"},{\"ID\":\"b\"}]\n");
+        assert_eq!(render(&objects[..1], &[], None).expect("json"), "[\n    {\n        \"ID\": \"a\"\n    }\n]\n");
+        assert!(render(&objects, &[], Some("{{.Missing}}")).is_err() && render(&objects, &[], Some("table")).is_err());
     }
 }

@@ -1,7 +1,9 @@
 //! Objects as docker's JSON has them: what `inspect` prints and templates read.
 
 use super::ago::stamp;
+use super::trust::TrustRoot;
 use crate::command::network::known::Networks;
+use crate::command::node::ls::reachability;
 use crate::failure::Failure;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,7 +14,7 @@ use skep_model::config::Config;
 use skep_model::deployment::{Deployment, DeploymentKind, DeploymentState};
 use skep_model::endpoint::Publication;
 use skep_model::network::{Attachment, Network, Pool};
-use skep_model::node::{Node, NodeState, Underlay};
+use skep_model::node::{Node, Underlay};
 use skep_model::secret::Secret;
 use skep_model::service::Service;
 use skep_model::task::Task;
@@ -121,7 +123,7 @@ pub fn service(service: &Service, networks: &Networks) -> Result<Value, Failure>
             "PreviousSpec": record.previous.as_deref().map(plain).transpose()?,
             "SpecVersion": record.spec_version,
             "Endpoint": endpoint(service, networks)?,
-            "UpdateStatus": service.plan.deployment.as_ref().and_then(update_status),
+            "UpdateStatus": service.plan.deployment.as_ref().and_then(UpdateStatus::of).map(|status| status.json()),
             "Deployment": service.plan.deployment.as_ref().map(deployment),
         }),
     ))
@@ -140,20 +142,41 @@ pub fn update_state(deployment: &Deployment) -> Option<&'static str> {
     })
 }
 
-fn update_status(deployment: &Deployment) -> Option<Value> {
-    let state = update_state(deployment)?;
-    let message = match (deployment.cause.as_str(), state) {
-        ("", "updating") => "update in progress",
-        ("", "completed") => "update completed",
-        ("", "rollback_started") => "rollback in progress",
-        ("", "rollback_completed") => "rollback completed",
-        (cause, _) => cause,
-    };
-    let mut status = json!({ "State": state, "StartedAt": stamp(deployment.started_at), "Message": message });
-    if let Some(ended) = deployment.ended_at {
-        status["CompletedAt"] = json!(stamp(ended));
+/// Swarm's view of a deployment that is no first one.
+#[derive(Debug)]
+pub struct UpdateStatus<'a> {
+    /// Swarm's word.
+    pub state: &'static str,
+    /// When it began.
+    pub started_at: Time,
+    /// When it was completed; none for one that is paused.
+    pub completed_at: Option<Time>,
+    /// What happened.
+    pub message: &'a str,
+}
+
+impl<'a> UpdateStatus<'a> {
+    /// Of a deployment; `None` for the first of a service.
+    pub fn of(deployment: &'a Deployment) -> Option<Self> {
+        let state = update_state(deployment)?;
+        let message = match (deployment.cause.as_str(), state) {
+            ("", "updating") => "update in progress",
+            ("", "completed") => "update completed",
+            ("", "rollback_started") => "rollback in progress",
+            ("", "rollback_completed") => "rollback completed",
+            (cause, _) => cause,
+        };
+        let completed_at = deployment.ended_at.filter(|_| state.ends_with("completed"));
+        Some(Self { state, started_at: deployment.started_at, completed_at, message })
     }
-    Some(status)
+
+    fn json(&self) -> Value {
+        let mut status = json!({ "State": self.state, "StartedAt": stamp(self.started_at), "Message": self.message });
+        if let Some(completed) = self.completed_at {
+            status["CompletedAt"] = json!(stamp(completed));
+        }
+        status
+    }
 }
 
 /// The word for a deployment's state.
@@ -195,15 +218,25 @@ fn deployment(deployment: &Deployment) -> Value {
     })
 }
 
-/// A node; the leader's id comes with the reply.
-pub fn node(node: &Node, leader: &str) -> Result<Value, Failure> {
+/// The kinds of networks that a node can put a task on, by docker's names.
+pub const NETWORK_DRIVERS: [&str; 4] = ["bridge", "host", "null", "overlay"];
+
+/// A node; the leader's id comes with the reply, the root of trust with the cluster.
+pub fn node(node: &Node, leader: &str, trust: Option<&TrustRoot>) -> Result<Value, Failure> {
     let description = &node.description;
     let manager = node.plan.manager.as_ref().map(|manager| {
-        let is_gone = matches!(node.status.state, NodeState::Down | NodeState::Disconnected);
         json!({
             "Leader": node.id.as_str() == leader,
-            "Reachability": if is_gone { "unreachable" } else { "reachable" },
+            "Reachability": reachability(node).to_lowercase(),
             "Addr": manager.address,
+        })
+    });
+    let plugins = NETWORK_DRIVERS.map(|name| json!({ "Type": "Network", "Name": name }));
+    let trust = trust.map(|trust| {
+        json!({
+            "TrustRoot": trust.certificate,
+            "CertIssuerSubject": trust.subject,
+            "CertIssuerPublicKey": trust.public_key,
         })
     });
     Ok(object(
@@ -215,7 +248,12 @@ pub fn node(node: &Node, leader: &str) -> Result<Value, Failure> {
                 "Hostname": description.hostname,
                 "Platform": plain(&description.platform)?,
                 "Resources": plain(&description.resources)?,
-                "Engine": { "EngineVersion": description.engine_version, "Labels": description.engine_labels },
+                "Engine": {
+                    "EngineVersion": description.engine_version,
+                    "Labels": description.engine_labels,
+                    "Plugins": plugins,
+                },
+                "TLSInfo": trust,
                 "Underlay": description.underlay.as_ref().map(underlay),
             },
             "Status": {

@@ -1,6 +1,6 @@
 //! Lists of objects under `--format` and `--quiet`.
 
-use super::table;
+use super::{table, text};
 use crate::failure::Failure;
 use serde_json::{Map, Value};
 use skep_template::{Format, Template};
@@ -35,30 +35,42 @@ impl Listing {
                 Err(Failure::usage("this list has no format \"raw\"; use table, json or a template"))
             }
             Format::Raw => Ok(self.rows.iter().map(|row| self.raw(row, quiet)).collect()),
-            Format::Template(template) => self.lines(&template),
+            Format::Template(template) => lines(&self.rows, &template),
         }
     }
 
     fn columns(&self, template: &Template) -> Result<String, Failure> {
         let mut text = template.header(self.headers)?;
         text.push('\n');
-        text.push_str(&self.lines(template)?);
+        let cells: Vec<Value> = self.rows.iter().map(cells).collect();
+        text.push_str(&lines(&cells, template)?);
         Ok(table::align(&text))
-    }
-
-    fn lines(&self, template: &Template) -> Result<String, Failure> {
-        let mut text = String::new();
-        for row in &self.rows {
-            text.push_str(&template.render(row)?);
-            text.push('\n');
-        }
-        Ok(text)
     }
 
     fn raw(&self, row: &Value, quiet: bool) -> String {
         let shown = if quiet { &self.raw[..1] } else { self.raw };
         let text: String = shown.iter().map(|(label, field)| format!("{label}: {}\n", plain(&row[field]))).collect();
         if quiet { text } else { format!("{text}\n") }
+    }
+}
+
+/// A line for each row.
+fn lines(rows: &[Value], template: &Template) -> Result<String, Failure> {
+    let mut text = String::new();
+    for row in rows {
+        text.push_str(&template.render(row)?);
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// A row whose texts cannot break the table or move the cursor.
+fn cells(row: &Value) -> Value {
+    match row {
+        Value::String(text) => Value::String(text::cell(text)),
+        Value::Array(items) => items.iter().map(cells).collect(),
+        Value::Object(fields) => fields.iter().map(|(field, value)| (field.clone(), cells(value))).collect(),
+        other => other.clone(),
     }
 }
 
@@ -74,4 +86,27 @@ pub fn row<'a>(fields: impl IntoIterator<Item = (&'a str, Value)>) -> Value {
 /// The first twelve characters of an id.
 pub fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_shows_control_characters_and_a_template_gives_the_text() {
+        let listing = Listing {
+            columns: "{{.Name}}\t{{.Label \"tier\"}}\t{{.Ports}}",
+            headers: &[("Name", "NAME"), ("Ports", "PORTS")],
+            raw: &[],
+            rows: vec![row([
+                ("Name", "a\tb\n".into()),
+                ("Labels", serde_json::json!({ "tier": "\u{1b}[2J" })),
+                ("Ports", "80".into()),
+            ])],
+            quiet: Vec::new(),
+        };
+        let text = listing.render(None, false).expect("a table");
+        assert_eq!(text, "NAME      tier        PORTS\na\\tb\\n    \\u{1b}[2J   80\n");
+        assert_eq!(listing.render(Some("{{.Name}}"), false).expect("a text"), "a\tb\n\n");
+    }
 }

@@ -50,7 +50,7 @@ fn services_and_tasks_say_where_they_are_reached() {
     let inspected = fake.run(&["service", "inspect", "--format", format, "web"]);
     assert_eq!(inspected.stdout, "10.0.16.2/20 10.0.0.5/20 8080 9090 \n");
     let pretty = fake.run(&["service", "inspect", "--pretty", "web"]).stdout;
-    assert!(pretty.contains("\nNetworks:\tbackend\nEndpoint Mode:\tvip\n"), "{pretty}");
+    assert!(pretty.contains("\nNetworks: backend \nEndpoint Mode:\tvip\n"), "{pretty}");
 }
 
 #[test]

@@ -83,7 +83,8 @@ fn inspect_prints_dockers_names() {
     let ran = fake.run(&["secret", "inspect", "--format", "{{.Spec.Name}} {{.CreatedAt}} {{len .Versions}}", "password"]);
     assert_eq!(ran.stdout, "password 1970-01-01T00:00:10Z 2\n");
     let pretty = fake.run(&["service", "inspect", "--pretty", "web"]).stdout;
-    assert!(pretty.starts_with("ID:\t0000000000000000000000001\nName:\tweb\n") && pretty.contains(" Replicas:\t3\n"), "{pretty}");
+    assert!(pretty.starts_with("\nID:\t\t0000000000000000000000001\nName:\t\tweb\n"), "{pretty}");
+    assert!(pretty.contains(" Replicas:\t3\n") && pretty.contains(" Tasks:\t\t1 of 3 running\n"), "{pretty}");
 }
 
 #[test]

@@ -69,7 +69,7 @@ fn a_failure_is_explained() {
           node:  m1
           error: task: non-zero exit (1)
           last lines of its log:
-            cannot open �[31mconfig
+            cannot open \u{1b}[31mconfig
     "#]]
     .assert_eq(&fake.run(&UPDATE).stderr);
 }
@@ -119,11 +119,11 @@ fn a_silent_deployment_ends_at_the_users_timeout_or_not_at_all_when_detached() {
 }
 
 /// Presses Ctrl-C; how the command ended.
-fn interrupt(child: Child) -> Ran {
+fn interrupt(child: Child, code: i32) -> Ran {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("it lives");
     let ran = Ran::from(child.wait_with_output().expect("it ends"));
-    assert_eq!(ran.code, Some(130), "{ran:?}");
+    assert_eq!(ran.code, Some(code), "{ran:?}");
     ran
 }
 
@@ -133,8 +133,17 @@ fn ctrl_c_detaches() {
     let mut child = fake.command(&UPDATE).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("skep runs");
     let mut shown = BufReader::new(child.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
     assert!(shown.any(|line| line.starts_with("overall progress: ")), "it ended without a word");
-    let ran = interrupt(child);
-    assert!(ran.stderr.contains("Operation continuing in background."), "{ran:?}");
+    let ran = interrupt(child, 0);
+    assert_eq!(ran.stderr, "\nOperation continuing in background.\nUse `skep service ps web` to check progress.\n");
+}
+
+#[test]
+fn ctrl_c_ends_the_wait_for_every_service_that_is_scaled() {
+    let fake = daemon([vec![Step::Silence]]);
+    let words = ["service", "scale", "web=3", "web=4"];
+    let child = fake.command(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("skep runs");
+    fake.await_watch();
+    interrupt(child, 0);
 }
 
 #[test]
@@ -151,7 +160,7 @@ fn ctrl_c_while_a_change_is_asked_for_says_that_it_may_be_carried_out() {
         fake.state.lock().expect("unpoisoned").refusals = vec![Refusal::Unavailable("no leader".into()); 1000].into();
         let child = fake.command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("skep runs");
         fake.await_change();
-        let ran = interrupt(child);
+        let ran = interrupt(child, 130);
         assert!(
             ran.stdout.is_empty() && ran.stderr.contains("The change has been asked for, and may be carried out."),
             "{ran:?}"

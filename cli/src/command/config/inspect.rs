@@ -3,9 +3,11 @@
 use crate::client::{Client, objects};
 use crate::command::{inspect, versioned};
 use crate::failure::{self, Failure};
-use crate::render::json;
+use crate::flags::time;
+use crate::render::pretty::Text;
+use crate::render::{ago, json, shape};
 use skep_model::config::Config;
-use skep_model::{Kind, Object, Refusal};
+use skep_model::{Kind, Object, Refusal, Time};
 use skep_proto::request::Query;
 use std::collections::BTreeMap;
 
@@ -33,7 +35,8 @@ impl Inspect {
         }
         self.flags.write(
             &found,
-            |(config, values)| pretty(config, values),
+            shape::CONFIG,
+            |(config, values)| pretty(config, values, time::now()),
             |(config, values)| Ok(json::config(config, values)),
         )?;
         failure::all(failures)
@@ -49,11 +52,19 @@ async fn get(client: &Client, reference: &str) -> Result<(Config, Values), Failu
     }
 }
 
-fn pretty(config: &Config, values: &Values) -> String {
-    let current = config.spec.current;
-    let data = values.get(&current).map(|value| String::from_utf8_lossy(value)).unwrap_or_default();
-    let text = versioned::pretty(config, &format!("Version:\t{current}\n"));
-    format!("{text}Data:\n{}\n", data.trim_end_matches('\n'))
+fn pretty(config: &Config, values: &Values, now: Time) -> String {
+    let annotations = &config.spec.annotations;
+    let data = values.get(&config.spec.current).map(|value| String::from_utf8_lossy(value)).unwrap_or_default();
+    let mut text = Text::default();
+    text.line(format!("ID:\t\t\t{}", config.id));
+    text.line(format!("Name:\t\t\t{}", annotations.name));
+    text.map("Labels:", " - ", &annotations.labels);
+    text.line(format!("Created at:            \t{}", ago::people(config.meta.created_at)));
+    text.line(format!("Updated at:            \t{}", ago::people(config.meta.updated_at)));
+    text.line("Data:");
+    text.block(&data);
+    versioned::versions(&mut text, config, now);
+    text.finish()
 }
 
 #[cfg(test)]
@@ -66,16 +77,17 @@ mod tests {
     fn a_config_for_people_has_its_value() {
         let values = Values::from([(1, b"listen 80\n".to_vec())]);
         expect![[r#"
-            ID:	0000000000000000000000004
-            Name:	settings
+            ID:			0000000000000000000000004
+            Name:			settings
             Labels:
              - tier=front
-            Version:	1
-            Created at:	1970-01-01T00:00:10Z
-            Updated at:	1970-01-01T00:00:20Z
+            Created at:            	1970-01-01 00:00:10 +0000 utc
+            Updated at:            	1970-01-01 00:00:20 +0000 utc
             Data:
             listen 80
+            Versions:
+             - 1 f 59 seconds ago (current)
         "#]]
-        .assert_eq(&pretty(&sample::config(), &values));
+        .assert_eq(&pretty(&sample::config(), &values, Time(60_000_000_000)));
     }
 }

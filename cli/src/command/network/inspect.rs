@@ -6,7 +6,7 @@ use crate::client::Client;
 use crate::command::service;
 use crate::command::task::ps::tasks;
 use crate::failure::{self, Failure};
-use crate::render::{inspect, json, output};
+use crate::render::{inspect, json, output, shape};
 use serde_json::{Map, Value, json};
 use skep_model::network::Network;
 use skep_model::node::Node;
@@ -42,7 +42,7 @@ impl Inspect {
                 Err(failure) => failures.push(failure),
             }
         }
-        output::write(&inspect::render(&found, self.format.as_deref())?)?;
+        output::write(&inspect::render(&found, shape::NETWORK, self.format.as_deref())?)?;
         failure::all(failures)
     }
 }
@@ -174,7 +174,7 @@ mod tests {
             services: vec![sample::published_service()],
             nodes: BTreeMap::from([(sample::node().id, sample::node())]),
         };
-        let text = |network: &Network| inspect::render(&[cluster.json(network, true).expect("json")], None).expect("text");
+        let text = |network: &Network| inspect::render(&[cluster.json(network, true).expect("json")], &[], None).expect("text");
         expect![[r#"
             [
                 {

@@ -1,14 +1,16 @@
 //! `skep node inspect`.
 
-use super::ls::{availability, state};
+use super::ls::{availability, reachability, state};
 use crate::client::{Client, objects};
 use crate::command::inspect;
 use crate::failure::{self, Failure};
-use crate::render::{ago, json, size};
+use crate::render::json::NETWORK_DRIVERS;
+use crate::render::pretty::Text;
+use crate::render::trust::TrustRoot;
+use crate::render::{ago, json, shape, size};
 use skep_model::node::Node;
 use skep_model::{Kind, Object, Refusal};
 use skep_proto::request::Query;
-use std::fmt::Write as _;
 
 /// Display detailed information on one or more nodes
 #[derive(Debug, clap::Args)]
@@ -30,7 +32,13 @@ impl Inspect {
                 Err(failure) => failures.push(failure),
             }
         }
-        self.flags.write(&found, |(node, leader)| pretty(node, leader), |(node, leader)| json::node(node, leader))?;
+        let trust = if found.is_empty() { None } else { trust(client).await? };
+        self.flags.write(
+            &found,
+            shape::NODE,
+            |(node, leader)| pretty(node, leader, trust.as_ref()),
+            |(node, leader)| json::node(node, leader, trust.as_ref()),
+        )?;
         failure::all(failures)
     }
 }
@@ -46,42 +54,64 @@ async fn get(client: &Client, given: &str) -> Result<(Node, String), Failure> {
     }
 }
 
-fn pretty(node: &Node, leader: &str) -> String {
-    let mut text = String::new();
-    let mut line = |label: &str, value: &dyn std::fmt::Display| {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{label}:\t{value}");
-    };
-    let description = &node.description;
-    line("ID", &node.id);
-    for (key, value) in &node.spec.labels {
-        line("Label", &format!("{key}={value}"));
+/// Whom the nodes of the cluster trust.
+async fn trust(client: &Client) -> Result<Option<TrustRoot>, Failure> {
+    match client.get(Kind::Cluster, "").await? {
+        (Object::Cluster(cluster), _) => Ok(TrustRoot::of(&cluster.plan.root_ca)),
+        _ => Err(Failure::refused("the daemon answered with an object of another kind")),
     }
-    line("Hostname", &description.hostname);
-    line("Joined at", &ago::stamp(node.meta.created_at));
-    line("State", &state(node.status.state));
-    if !node.status.message.is_empty() {
-        line("Message", &node.status.message);
+}
+
+/// Docker's text, then what only this version knows of a node.
+fn pretty(node: &Node, leader: &str, trust: Option<&TrustRoot>) -> String {
+    let (description, status) = (&node.description, &node.status);
+    let mut text = Text::default();
+    text.line(format!("ID:\t\t\t{}", node.id));
+    text.map("Labels:", " - ", &node.spec.labels);
+    text.line(format!("Hostname:              \t{}", description.hostname));
+    text.line(format!("Joined at:             \t{}", ago::people(node.meta.created_at)));
+    text.line("Status:");
+    text.line(format!(" State:\t\t\t{}", state(status.state)));
+    text.some(" Message:\t\t", &status.message);
+    text.line(format!(" Availability:         \t{}", availability(node.spec.availability)));
+    text.some(" Address:\t\t", &status.address);
+    if let Some(manager) = &node.plan.manager {
+        text.line("Manager Status:");
+        text.line(format!(" Address:\t\t{}", manager.address));
+        text.line(format!(" Raft Status:\t\t{}", reachability(node)));
+        text.line(format!(" Leader:\t\t{}", if node.id.as_str() == leader { "Yes" } else { "No" }));
     }
-    line("Availability", &availability(node.spec.availability));
-    line("Address", &node.status.address);
-    if let Some(underlay) = &description.underlay {
-        line("Data path address", &underlay.address);
+    text.line("Platform:");
+    text.line(format!(" Operating System:\t{}", description.platform.os));
+    text.line(format!(" Architecture:\t\t{}", description.platform.architecture));
+    text.line("Resources:");
+    text.line(format!(" CPUs:\t\t\t{}", description.resources.nano_cpus / 1_000_000_000));
+    text.line(format!(" Memory:\t\t{}", size::binary(description.resources.memory_bytes)));
+    text.line("Plugins:");
+    text.line(format!(" Network:\t\t{}", NETWORK_DRIVERS.join(", ")));
+    text.line(format!("Engine Version:\t\t{}", description.engine_version));
+    text.map("Engine Labels:", " - ", &description.engine_labels);
+    if let Some(trust) = trust {
+        text.line("TLS Info:");
+        text.line(" TrustRoot:");
+        text.block(&trust.certificate);
+        text.line("");
+        text.line(format!(" Issuer Subject:\t{}", trust.subject));
+        text.line(format!(" Issuer Public Key:\t{}", trust.public_key));
+    }
+    network(&mut text, node);
+    text.finish()
+}
+
+/// Where the node is on the overlay networks.
+fn network(text: &mut Text, node: &Node) {
+    if let Some(underlay) = &node.description.underlay {
+        text.line(format!("Data Path Address:\t{}", underlay.address));
     }
     if let Some(ingress) = &node.plan.ingress {
         let addresses: Vec<String> = ingress.addresses.iter().map(ToString::to_string).collect();
-        line("Ingress", &format!("number {}, {}", ingress.number, addresses.join(" ")));
+        text.line(format!("Ingress:\t\tnumber {}, {}", ingress.number, addresses.join(" ")));
     }
-    if let Some(manager) = &node.plan.manager {
-        line("Manager address", &manager.address);
-        line("Manager status", &super::ls::manager_status(node, leader));
-    }
-    line("Operating System", &description.platform.os);
-    line("Architecture", &description.platform.architecture);
-    line("CPUs", &(description.resources.nano_cpus / 1_000_000_000));
-    line("Memory", &size::binary(description.resources.memory_bytes));
-    line("Engine Version", &description.engine_version);
-    text
 }
 
 #[cfg(test)]
@@ -92,24 +122,41 @@ mod tests {
 
     #[test]
     fn a_node_for_people() {
-        let node = sample::node();
+        let trust = TrustRoot { certificate: "PEM\n".into(), subject: "MA==".into(), public_key: "MQ==".into() };
+        let mut node = sample::node();
+        node.spec.value.labels.insert("zone".into(), "a\x1b[31m".into());
         expect![[r#"
-            ID:	0000000000000000000000002
-            Hostname:	m1
-            Joined at:	1970-01-01T00:00:10Z
-            State:	Ready
-            Availability:	Active
-            Address:	10.0.0.1
-            Data path address:	10.0.0.1
-            Ingress:	number 1, 10.0.0.2
-            Manager address:	10.0.0.1:2377
-            Manager status:	Leader
-            Operating System:	linux
-            Architecture:	amd64
-            CPUs:	2
-            Memory:	1GiB
-            Engine Version:	0.1.0
+            ID:			0000000000000000000000002
+            Labels:
+             - zone=a\u{1b}[31m
+            Hostname:              	m1
+            Joined at:             	1970-01-01 00:00:10 +0000 utc
+            Status:
+             State:			Ready
+             Availability:         	Active
+             Address:		10.0.0.1
+            Manager Status:
+             Address:		10.0.0.1:2377
+             Raft Status:		Reachable
+             Leader:		Yes
+            Platform:
+             Operating System:	linux
+             Architecture:		amd64
+            Resources:
+             CPUs:			2
+             Memory:		1GiB
+            Plugins:
+             Network:		bridge, host, null, overlay
+            Engine Version:		0.1.0
+            TLS Info:
+             TrustRoot:
+            PEM
+
+             Issuer Subject:	MA==
+             Issuer Public Key:	MQ==
+            Data Path Address:	10.0.0.1
+            Ingress:		number 1, 10.0.0.2
         "#]]
-        .assert_eq(&pretty(&node, node.id.as_str()));
+        .assert_eq(&pretty(&node, node.id.as_str(), Some(&trust)));
     }
 }

@@ -93,7 +93,11 @@ pub fn manager_status(node: &Node, leader: &str) -> &'static str {
     match &node.plan.manager {
         None => "",
         Some(_) if node.id.as_str() == leader => "Leader",
-        Some(_) if matches!(node.status.state, NodeState::Down | NodeState::Disconnected) => "Unreachable",
-        Some(_) => "Reachable",
+        Some(_) => reachability(node),
     }
+}
+
+/// `Reachable` or `Unreachable`, for a manager.
+pub fn reachability(node: &Node) -> &'static str {
+    if matches!(node.status.state, NodeState::Down | NodeState::Disconnected) { "Unreachable" } else { "Reachable" }
 }

@@ -4,10 +4,10 @@ use crate::client::Client;
 use crate::command::{inspect, versioned};
 use crate::failure::{self, Failure};
 use crate::flags::time;
-use crate::render::{ago, json};
+use crate::render::pretty::Text;
+use crate::render::{ago, json, shape};
 use skep_model::secret::Secret;
 use skep_model::{Kind, Object, Time};
-use std::fmt::Write as _;
 
 /// Display detailed information on one or more secrets
 #[derive(Debug, clap::Args)]
@@ -30,19 +30,22 @@ impl Inspect {
                 Err(failure) => failures.push(failure),
             }
         }
-        self.flags.write(&found, |secret| pretty(secret, time::now()), |secret| Ok(json::secret(secret)))?;
+        self.flags.write(&found, shape::SECRET, |secret| pretty(secret, time::now()), |secret| Ok(json::secret(secret)))?;
         failure::all(failures)
     }
 }
 
 fn pretty(secret: &Secret, now: Time) -> String {
-    let mut versions = String::from("Versions:\n");
-    for version in &secret.spec.versions {
-        let current = if version.n == secret.spec.current { " (current)" } else { "" };
-        // Writing to a string cannot fail.
-        let _ = writeln!(versions, " - {} {} {}{current}", version.n, version.fingerprint, ago::ago(version.created_at, now));
-    }
-    versioned::pretty(secret, &versions)
+    let annotations = &secret.spec.annotations;
+    let mut text = Text::default();
+    text.line(format!("ID:              {}", secret.id));
+    text.line(format!("Name:              {}", annotations.name));
+    text.map("Labels:", " - ", &annotations.labels);
+    text.line("Driver:            ");
+    text.line(format!("Created at:        {}", ago::people(secret.meta.created_at)));
+    text.line(format!("Updated at:        {}", ago::people(secret.meta.updated_at)));
+    versioned::versions(&mut text, secret, now);
+    text.finish()
 }
 
 #[cfg(test)]
@@ -54,15 +57,16 @@ mod tests {
     #[test]
     fn a_secret_for_people_has_versions_and_no_value() {
         expect![[r#"
-            ID:	0000000000000000000000003
-            Name:	password
+            ID:              0000000000000000000000003
+            Name:              password
             Labels:
              - tier=front
+            Driver:            
+            Created at:        1970-01-01 00:00:10 +0000 utc
+            Updated at:        1970-01-01 00:00:20 +0000 utc
             Versions:
              - 1 0000000000000001 59 seconds ago
              - 2 0000000000000002 58 seconds ago (current)
-            Created at:	1970-01-01T00:00:10Z
-            Updated at:	1970-01-01T00:00:20Z
         "#]]
         .assert_eq(&pretty(&sample::secret(), Time(60_000_000_000)));
     }

@@ -137,7 +137,7 @@ impl Create {
     fn container(&self, template: &mut TaskSpec) -> Result<(), Failure> {
         let (image, args) = self.words.split_first().ok_or_else(|| Failure::usage("an image must be given"))?;
         let container = &mut template.container_spec;
-        container.image = image.clone();
+        container.image = image::with_tag(image);
         container.args = args.to_vec();
         container.labels = label::map(&self.container_label);
         container.env = self.environment()?;

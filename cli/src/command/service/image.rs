@@ -30,6 +30,14 @@ pub async fn pin(client: &Client, spec: &mut ServiceSpec) -> Option<String> {
     }
 }
 
+/// The reference with the tag that it has if none is given, as docker's client sends it.
+pub fn with_tag(reference: &str) -> String {
+    let name = reference.rsplit('/').next().unwrap_or(reference);
+    // What is no reference is refused by the manager as it was given.
+    let is_plain = name.bytes().next_back().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    if reference.contains('@') || name.contains(':') || !is_plain { reference.to_owned() } else { format!("{reference}:latest") }
+}
+
 /// Swarm's words for an image whose digest could not be learned.
 fn warning(image: &str) -> String {
     [
@@ -39,4 +47,26 @@ fn warning(image: &str) -> String {
         "versions of the image.\n",
     ]
     .join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_without_a_tag_is_the_latest() {
+        let table = [
+            ("alpine", "alpine:latest"),
+            ("alpine:3", "alpine:3"),
+            ("registry:5000/team/app", "registry:5000/team/app:latest"),
+            ("registry:5000/team/app:1", "registry:5000/team/app:1"),
+            ("app@sha256:ab", "app@sha256:ab"),
+            ("", ""),
+            ("app:", "app:"),
+            ("app/", "app/"),
+        ];
+        for (given, expected) in table {
+            assert_eq!(with_tag(given), expected, "{given}");
+        }
+    }
 }

@@ -4,8 +4,11 @@ use super::pretty;
 use crate::client::Client;
 use crate::command::inspect;
 use crate::command::network::known::Networks;
+use crate::command::task::ps::tasks;
 use crate::failure::{self, Failure};
-use crate::render::json;
+use crate::flags::time;
+use crate::render::{json, shape};
+use skep_proto::request::Query;
 
 /// Display detailed information on one or more services
 #[derive(Debug, clap::Args)]
@@ -28,7 +31,19 @@ impl Inspect {
             }
         }
         let networks = if found.is_empty() { Networks::default() } else { Networks::of(client).await? };
-        self.flags.write(&found, |it| pretty::text(it, &networks), |it| json::service(it, &networks))?;
+        // Only the text for people counts tasks.
+        let (mut counted, now) = (Vec::new(), time::now());
+        for service in found {
+            let query = Query::TasksOfService(service.id.to_string(), Vec::new());
+            let tasks = if self.flags.is_pretty() { tasks(client.list(&query).await?) } else { Vec::new() };
+            counted.push((service, tasks));
+        }
+        self.flags.write(
+            &counted,
+            shape::SERVICE,
+            |(service, tasks)| pretty::text(service, tasks, &networks, now),
+            |(service, _)| json::service(service, &networks),
+        )?;
         failure::all(failures)
     }
 }

@@ -43,12 +43,17 @@ impl Scale {
                     output::line(format!("{service} scaled to {replicas}"))?;
                     outcomes.push(outcome);
                 }
-                Err(failure) if failure.exit == Exit::Detached => return Err(failure),
+                Err(failure) if failure.exit == Exit::Interrupted => return Err(failure),
                 Err(failure) => failures.push(failure),
             }
         }
         for outcome in outcomes {
-            failures.extend(wait.verdict(&outcome).await.err());
+            match wait.verdict(&outcome).await {
+                Ok(()) => {}
+                // Ctrl-C is for all of them.
+                Err(failure) if failure.exit == Exit::Detached => break,
+                Err(failure) => failures.push(failure),
+            }
         }
         failure::all(failures)
     }

@@ -203,7 +203,7 @@ impl Changes {
         if let Some(args) = &self.args {
             template.container_spec.args = words("--args", args)?;
         }
-        set(&mut template.container_spec.image, &self.image);
+        set(&mut template.container_spec.image, &self.image.as_deref().map(image::with_tag));
         template.force_update += u64::from(self.force);
         if self.timeout.is_some() {
             spec.deadline = self.timeout;

@@ -2,15 +2,17 @@
 //!
 //! Nothing is decided here: the leader stores the verdict in the service, and this
 //! only watches it, from the store version of the change on. When the stream
-//! drops, the service is read again and watched from there. Ctrl-C detaches; what
-//! was asked for goes on. It is heard from before the change is asked for, so that
-//! there is no moment at which it ends the program without a word.
+//! drops, the service is read again and watched from there. Ctrl-C detaches, which is
+//! a success, as in Swarm; what was asked for goes on. It is heard from before the
+//! change is asked for, so that there is no moment at which it ends the program without
+//! a word. Until the change is decided, Ctrl-C is no success: the outcome is unknown.
 
 use crate::client::Client;
 use crate::command::node;
 use crate::command::task::ps::tasks;
 use crate::failure::{Exit, Failure};
-use crate::render::progress::{BARS_MAX, Frame, Progress, task_line};
+use crate::render::progress::{BARS_MAX, Frame, Progress, TaskLine, Verify};
+use crate::render::text::printable;
 use skep_model::deployment::{Deployment, DeploymentKind, DeploymentState};
 use skep_model::endpoint::Publication;
 use skep_model::request::{Mutation, Outcome};
@@ -67,12 +69,13 @@ impl<'a> Wait<'a> {
             result = self.client.mutate(mutation) => result,
             () = interrupted(&mut self.interrupt) => {
                 eprintln!("\nThe change has been asked for, and may be carried out.\nUse `skep service ls` to check.");
-                Err(Failure::told(Exit::Detached))
+                Err(Failure::told(Exit::Interrupted))
             }
         }
     }
 
-    /// Waits for the deployment that a change began.
+    /// Waits for the deployment that a change began. Ctrl-C ends the wait with
+    /// [`Exit::Detached`].
     pub async fn verdict(&mut self, outcome: &Outcome) -> Result<(), Failure> {
         if self.options.detach {
             return Ok(());
@@ -81,23 +84,29 @@ impl<'a> Wait<'a> {
         let mut waiting = Waiting {
             client: self.client,
             id: id.clone(),
+            called: id,
             spec_version: outcome.number,
             progress: Progress::new(self.options.quiet),
             tasks: BTreeMap::new(),
             names: BTreeMap::new(),
             last_news: Instant::now(),
             latest: None,
+            stable_since: None,
         };
         let limit = self.options.timeout.map(|timeout| Instant::now() + timeout);
         tokio::select! {
             result = waiting.run() => result,
             () = interrupted(&mut self.interrupt) => {
-                eprintln!("\nOperation continuing in background.\nUse `skep service ps {id}` to check progress.");
+                let called = &waiting.called;
+                eprintln!("\nOperation continuing in background.\nUse `skep service ps {called}` to check progress.");
                 Err(Failure::told(Exit::Detached))
             }
             () = passed(limit) => Err(Failure {
                 exit: Exit::Deadline,
-                text: format!("service {id} did not converge within the timeout; the deployment goes on, `skep service ps {id}` shows it"),
+                text: format!(
+                    "service {0} did not converge within the timeout; the deployment goes on, `skep service ps {0}` shows it",
+                    waiting.called
+                ),
             }),
         }
     }
@@ -117,9 +126,25 @@ async fn passed(limit: Option<Instant>) {
     }
 }
 
+/// What people call a service in a command: its name, or its id if that is shorter.
+fn called(service: &Service) -> &str {
+    let (name, id) = (service.spec.spec.annotations.name.as_str(), service.id.as_str());
+    if name.len() <= id.len() { name } else { id }
+}
+
+/// The next whole second after `since`; never, if nothing is counted.
+async fn next_second(since: Option<Instant>) {
+    match since {
+        Some(since) => sleep_until(since + Duration::from_secs(since.elapsed().as_secs() + 1)).await,
+        None => std::future::pending().await,
+    }
+}
+
 struct Waiting<'a> {
     client: &'a Client,
     id: String,
+    /// The service in what is told; its id until it has been read.
+    called: String,
     spec_version: u64,
     progress: Progress,
     tasks: BTreeMap<TaskId, Task>,
@@ -127,6 +152,8 @@ struct Waiting<'a> {
     /// When the deployment last changed, by this side's clock.
     last_news: Instant,
     latest: Option<Deployment>,
+    /// Since when this side has seen all wanted tasks run.
+    stable_since: Option<Instant>,
 }
 
 impl Waiting<'_> {
@@ -167,7 +194,15 @@ impl Waiting<'_> {
         let watch = Watch { after: Some(version), kinds: vec![Kind::Service, Kind::Task], filters: Vec::new() };
         let Ok(mut stream) = self.client.watch(&watch).await else { return Ok(None) };
         loop {
-            let event = match timeout_at(self.end(&service), stream.message()).await {
+            let counting = self.stable_since.filter(|_| self.progress.is_live());
+            let next = tokio::select! {
+                next = timeout_at(self.end(&service), stream.message()) => next,
+                () = next_second(counting) => {
+                    self.progress.show(self.frame(&service))?;
+                    continue;
+                }
+            };
+            let event = match next {
                 Ok(Ok(Some(event))) if !event.resync => event,
                 Ok(_) => return Ok(None),
                 Err(_) => return Ok(Some(Err(self.no_verdict()))),
@@ -194,7 +229,7 @@ impl Waiting<'_> {
 
     fn no_verdict(&self) -> Failure {
         let text =
-            format!("the managers gave no verdict on service {} in time; `skep service ps {}` shows its tasks", self.id, self.id);
+            format!("the managers gave no verdict on service {0} in time; `skep service ps {0}` shows its tasks", self.called);
         Failure { exit: Exit::Deadline, text }
     }
 
@@ -226,10 +261,14 @@ impl Waiting<'_> {
         if has_stragglers && self.names.is_empty() {
             self.names = node::names(self.client).await?;
         }
+        self.called = called(service).to_owned();
         let verdict = verdict(service, self.spec_version);
-        let mut frame = frame(service, self.spec_version, &self.tasks, &self.names);
+        let is_stable =
+            self.latest.as_ref().is_some_and(|it| it.state == DeploymentState::Progressing && it.running >= it.wanted);
+        self.stable_since = if is_stable { self.stable_since.or_else(|| Some(Instant::now())) } else { None };
+        let mut frame = self.frame(service);
         if let Some(Verdict::Good) = &verdict {
-            frame.verify = format!("Service {} converged", service.id);
+            frame.verify = Verify::Words(format!("Service {} converged", self.called));
         }
         self.progress.show(frame)?;
         Ok(match verdict {
@@ -245,6 +284,11 @@ impl Waiting<'_> {
                 Some(Err(Failure { exit: Exit::Failed, text }))
             }
         })
+    }
+
+    fn frame(&self, service: &Service) -> Frame {
+        let stable_for = self.stable_since.map_or(Duration::ZERO, |since| since.elapsed());
+        frame(service, self.spec_version, &self.tasks, &self.names, stable_for)
     }
 
     /// The failure in full: cause, task, node, error and last lines.
@@ -334,12 +378,14 @@ fn explain(service: &Service, names: &BTreeMap<NodeId, String>) -> String {
     text
 }
 
-/// Without control characters, which a task may have written to play with the terminal.
-fn printable(line: &str) -> String {
-    line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
-}
-
-fn frame(service: &Service, spec_version: u64, tasks: &BTreeMap<TaskId, Task>, names: &BTreeMap<NodeId, String>) -> Frame {
+/// What is shown of a deployment; `stable_for` is how long all wanted tasks have run.
+fn frame(
+    service: &Service,
+    spec_version: u64,
+    tasks: &BTreeMap<TaskId, Task>,
+    names: &BTreeMap<NodeId, String>,
+    stable_for: Duration,
+) -> Frame {
     let deployment = service.plan.deployment.as_ref();
     let is_rolling_back = deployment
         .is_some_and(|deployment| deployment.kind == DeploymentKind::AutomaticRollback && deployment.spec_version > spec_version);
@@ -366,20 +412,34 @@ fn frame(service: &Service, spec_version: u64, tasks: &BTreeMap<TaskId, Task>, n
             Some(node) => names.get(node).cloned().unwrap_or_else(|| node.to_string()).chars().take(20).collect(),
             None => format!("{slot}/{wanted}"),
         };
-        frame.tasks = newest
-            .iter()
-            .map(|(place, task)| task_line(&label(place), Some(*task).filter(|task| task.spec_version == wanted_version)))
-            .collect();
+        let mut places: Vec<_> = newest.iter().map(|(place, task)| (place.0, label(place), *task)).collect();
+        // Slots by number, nodes by name.
+        places.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        let current = |task: &'_ Task| task.spec_version == wanted_version;
+        frame.tasks =
+            places.iter().map(|(_, label, task)| TaskLine::new(label, Some(*task).filter(|task| current(task)))).collect();
     }
     if running >= wanted && deployment.is_some_and(|deployment| deployment.state == DeploymentState::Progressing) {
         let hidden = newest.values().filter(|task| is_hidden(task)).count();
         frame.verify = match (deployment.map_or(&[][..], |deployment| &deployment.stragglers), hidden) {
-            ([], 0) => "Waiting to verify that tasks are stable...".into(),
-            ([], hidden) => format!("Waiting until {hidden} tasks can be reached..."),
-            (stragglers, _) => stragglers.iter().map(|node| straggler(*node, names)).collect::<Vec<_>>().join("; "),
+            ([], 0) => Verify::Stable(seconds_left(service, stable_for)),
+            ([], 1) => Verify::Words("Waiting until 1 task can be reached...".into()),
+            ([], hidden) => Verify::Words(format!("Waiting until {hidden} tasks can be reached...")),
+            (stragglers, _) => {
+                Verify::Words(stragglers.iter().map(|node| straggler(*node, names)).collect::<Vec<_>>().join("; "))
+            }
         };
     }
     frame
+}
+
+/// What is left of the monitor period, in whole seconds, by this side's clock. The leader
+/// may know that it is over earlier, from health checks.
+fn seconds_left(service: &Service, stable_for: Duration) -> u64 {
+    let spec = &service.spec.spec;
+    let is_rollback = service.plan.deployment.as_ref().is_some_and(|deployment| deployment.kind.is_rollback());
+    let monitor = if is_rollback { spec.rollback_config.monitor } else { spec.update_config.monitor };
+    monitor.saturating_sub(stable_for).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
 }
 
 /// Whether a task runs on a network of the cluster and is not to be found there yet.
@@ -436,7 +496,7 @@ mod tests {
               node:  m1
               error: task: non-zero exit (1)
               last lines of its log:
-                cannot open �[31mconfig"#]]
+                cannot open \u{1b}[31mconfig"#]]
         .assert_eq(&explain(&service, &names));
     }
 
@@ -449,18 +509,15 @@ mod tests {
         let mut task = sample::published_task();
         let verify = |service: &Service, task: &Task| {
             let tasks = BTreeMap::from([(task.id, task.clone())]);
-            frame(service, 2, &tasks, &names).verify
+            frame(service, 2, &tasks, &names, Duration::from_millis(1500)).verify
         };
-        assert_eq!(verify(&service, &task), "Waiting to verify that tasks are stable...");
+        assert_eq!(verify(&service, &task), Verify::Stable(4));
         task.plan.value.endpoint.publication = Publication::Unpublished;
-        assert_eq!(verify(&service, &task), "Waiting until 1 tasks can be reached...");
-        assert_eq!(
-            verify(&service, &Task { networks: Vec::new(), ..task.clone() }),
-            "Waiting to verify that tasks are stable..."
-        );
+        assert_eq!(verify(&service, &task), Verify::Words("Waiting until 1 task can be reached...".into()));
+        assert_eq!(verify(&service, &Task { networks: Vec::new(), ..task.clone() }), Verify::Stable(4));
         let straggler = "opened without node m1: it has not programmed the endpoints in time";
         service.plan.value.deployment.as_mut().expect("the sample has one").stragglers.push(sample::node().id);
-        assert_eq!(verify(&service, &task), straggler);
+        assert_eq!(verify(&service, &task), Verify::Words(straggler.into()));
         assert!(explain(&service, &names).contains(&format!("\n  network: {straggler}")));
     }
 
@@ -468,10 +525,35 @@ mod tests {
     fn the_view_has_a_bar_for_each_slot() {
         let service = sample::service();
         let tasks = BTreeMap::from([(sample::task().id, sample::task())]);
-        let frame = frame(&service, 2, &tasks, &BTreeMap::new());
-        expect_test::expect![[r#"
-            overall progress: 1 out of 3 tasks
-            1/3: running   [==================================================>]"#]]
-        .assert_eq(&format!("{}\n{}", frame.overall, frame.tasks.join("\n")));
+        let frame = frame(&service, 2, &tasks, &BTreeMap::new(), Duration::ZERO);
+        assert_eq!(frame.overall, "overall progress: 1 out of 3 tasks");
+        assert_eq!(frame.tasks, [TaskLine::new("1/3", Some(&sample::task()))]);
+    }
+
+    #[test]
+    fn the_bars_of_a_global_service_are_sorted_by_node() {
+        let mut service = sample::service();
+        service.spec.value.spec.mode = ServiceMode::Global {};
+        let on = |n: u8| Task {
+            id: TaskId::from_random([n; 16]),
+            slot: 0,
+            plan: skep_model::Section {
+                version: 1,
+                value: skep_model::task::TaskPlan { node: Some(NodeId::from_random([n; 16])), ..sample::task().plan.value },
+            },
+            ..sample::task()
+        };
+        let tasks: BTreeMap<TaskId, Task> = (1..=3).map(|n| (on(n).id, on(n))).collect();
+        let names = [(1, "m3"), (2, "m1"), (3, "m2")].map(|(n, name)| (NodeId::from_random([n; 16]), name.to_owned())).into();
+        let frame = frame(&service, 2, &tasks, &names, Duration::ZERO);
+        assert_eq!(frame.tasks, ["m1", "m2", "m3"].map(|label| TaskLine::new(label, Some(&on(1)))));
+    }
+
+    #[test]
+    fn a_service_is_called_by_its_name_unless_that_is_long() {
+        let mut service = sample::service();
+        assert_eq!(called(&service), "web");
+        service.spec.value.spec.annotations.name = "a-service-with-a-name-longer-than-an-id".into();
+        assert_eq!(called(&service), service.id.as_str());
     }
 }

@@ -3,7 +3,7 @@
 use crate::client::Client;
 use crate::command::network::known::Networks;
 use crate::failure::{self, Failure};
-use crate::render::{inspect, json, output};
+use crate::render::{inspect, json, output, shape};
 use skep_model::{Kind, Object};
 
 /// Display detailed information on one or more tasks
@@ -29,7 +29,7 @@ impl Inspect {
                 Err(failure) => failures.push(failure),
             }
         }
-        output::write(&inspect::render(&found, self.format.as_deref())?)?;
+        output::write(&inspect::render(&found, shape::TASK, self.format.as_deref())?)?;
         failure::all(failures)
     }
 }

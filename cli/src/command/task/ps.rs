@@ -96,7 +96,7 @@ impl Flags {
 
     fn row(&self, task: &Task, is_history: bool, known: &Known, now: Time) -> serde_json::Value {
         let names = &known.nodes;
-        let name = if self.no_resolve { bare_id_name(task) } else { name(task, names) };
+        let name = if self.no_resolve { place_of(task.service_id.as_str(), task) } else { name(task) };
         let state = title(task.status.state.name());
         row([
             ("ID", self.id(task).into()),
@@ -135,18 +135,15 @@ impl Flags {
     }
 }
 
-/// `service.slot`, or `service.node` for a global service.
-pub fn name(task: &Task, names: &BTreeMap<NodeId, String>) -> String {
-    match (task.slot, task.plan.node) {
-        (0, Some(node)) => format!("{}.{}", task.service_name, names.get(&node).map_or(node.as_str(), String::as_str)),
-        (slot, _) => format!("{}.{slot}", task.service_name),
-    }
+/// `service.slot`, or `service.node` with the node's id for a global service.
+pub fn name(task: &Task) -> String {
+    place_of(&task.service_name, task)
 }
 
-fn bare_id_name(task: &Task) -> String {
+fn place_of(service: &str, task: &Task) -> String {
     match (task.slot, task.plan.node) {
-        (0, Some(node)) => format!("{}.{node}", task.service_id),
-        (slot, _) => format!("{}.{slot}", task.service_id),
+        (0, Some(node)) => format!("{service}.{node}"),
+        (slot, _) => format!("{service}.{slot}"),
     }
 }
 
