@@ -1,4 +1,5 @@
-//! A task's cgroup in every hierarchy of this machine: version 1, version 2, or both at once.
+//! A task's cgroup in every hierarchy of this machine: version 1, version 2, or both at once. The container library makes
+//! it, with the limits; what that leaves out is added by [`confine`].
 //!
 //! A task has the same path in every hierarchy. Removal first kills, then removes the folders from the deepest up;
 //! a folder may stay busy for some milliseconds after its last process died, so removal waits for it, with a deadline.
@@ -8,6 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::devices;
 
 /// Why a cgroup could not be read or removed.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +24,18 @@ pub enum CgroupError {
         /// What was tried.
         verb: &'static str,
         /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Nothing would keep the task from the devices of the node.
+    #[error(
+        "this node cannot control devices: no cgroup hierarchy of version 1 has the devices controller, and {path} takes no \
+         device program"
+    )]
+    NoDeviceControl {
+        /// The task's folder in the unified hierarchy, or where that should be.
         path: PathBuf,
         /// Why not.
         #[source]
@@ -105,6 +120,63 @@ pub fn checked(cgroups_path: &str) -> Result<&Path, CgroupError> {
         return Err(bad());
     }
     Ok(relative)
+}
+
+/// Completes the cgroup of a container that was created and has not started: what the container library leaves out.
+///
+/// - Devices. Version 1 has its controller, in every version of the unified hierarchy there is a program of our own. The
+///   list is the same. Where neither takes it, this is an error, and the container must not start.
+/// - Swap. As Docker has it, a task with a memory limit may swap as much again, no more.
+/// - The unified hierarchy of a hybrid machine, which the process joins.
+pub fn confine(cgroups_path: &str, process: i32, memory_bytes: u64) -> Result<(), CgroupError> {
+    confine_in(&hierarchies()?, checked(cgroups_path)?, process, memory_bytes)
+}
+
+fn confine_in(hierarchies: &[Hierarchy], relative: &Path, process: i32, memory_bytes: u64) -> Result<(), CgroupError> {
+    let mut has_devices = false;
+    let mut refused = None;
+    for hierarchy in hierarchies {
+        let folder = hierarchy.mount_point.join(relative);
+        let has = |controller: &str| hierarchy.controllers.iter().any(|c| c == controller);
+        if hierarchy.unified {
+            fs::create_dir_all(&folder).map_err(file("create", &folder))?;
+            match devices::attach(&folder) {
+                Ok(()) => has_devices = true,
+                Err(error) => refused = Some((folder.clone(), error)),
+            }
+            write(&folder.join("cgroup.procs"), process)?;
+            limit_swap(&folder.join("memory.swap.max"), memory_bytes, memory_bytes)?;
+        } else if has("devices") {
+            // The library's list has one device more than Docker's: tun.
+            write(&folder.join("devices.deny"), "c 10:200 rwm")?;
+            has_devices = true;
+        } else if has("memory") {
+            limit_swap(&folder.join("memory.memsw.limit_in_bytes"), memory_bytes, memory_bytes.saturating_mul(2))?;
+        }
+    }
+    if has_devices {
+        return Ok(());
+    }
+    let (path, source) =
+        refused.unwrap_or_else(|| (Path::new("/sys/fs/cgroup").join(relative), io::Error::from(io::ErrorKind::NotFound)));
+    Err(CgroupError::NoDeviceControl { path, source })
+}
+
+/// Without a memory limit there is none of swap either; a kernel without swap accounting has no such file.
+fn limit_swap(path: &Path, memory_bytes: u64, limit: u64) -> Result<(), CgroupError> {
+    if memory_bytes == 0 || !path.exists() {
+        return Ok(());
+    }
+    write(path, limit.min(i64::MAX as u64))
+}
+
+fn write(path: &Path, value: impl ToString) -> Result<(), CgroupError> {
+    fs::write(path, value.to_string()).map_err(file("write", path))
+}
+
+fn file(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
+    let path = path.to_owned();
+    move |source| CgroupError::File { verb, path, source }
 }
 
 /// How many processes of the task the kernel killed for lack of memory.
@@ -220,6 +292,42 @@ mod tests {
         assert_eq!(found[0].controllers, ["rw", "cpu", "cpuacct"]);
         assert!(!found[0].unified && found[1].unified);
         assert_eq!(found[1].mount_point, Path::new("/sys/fs/cgroup/uni fied"));
+    }
+
+    #[test]
+    fn a_machine_that_controls_no_devices_starts_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str, unified, controllers: &[&str]| {
+            let mount_point = folder.path().join(name);
+            fs::create_dir_all(mount_point.join("task")).unwrap();
+            Hierarchy { mount_point, unified, controllers: controllers.iter().map(|c| c.to_string()).collect() }
+        };
+        let confine = |hierarchies: &[Hierarchy]| confine_in(hierarchies, Path::new("task"), 1, 0).map_err(|e| e.to_string());
+        // A plain folder takes no program, so it stands for a kernel that has none.
+        let (unified, memory, devices) =
+            (at("unified", true, &[]), at("memory", false, &["memory"]), at("devices", false, &["devices"]));
+        for refused in [vec![], vec![memory.clone()], vec![unified.clone(), memory.clone()]] {
+            let error = confine(&refused).unwrap_err();
+            assert!(error.starts_with("this node cannot control devices"), "{error}");
+        }
+        for enough in [vec![devices.clone()], vec![unified, memory, devices]] {
+            assert_eq!(confine(&enough), Ok(()));
+        }
+        assert_eq!(fs::read_to_string(folder.path().join("devices/task/devices.deny")).unwrap(), "c 10:200 rwm");
+    }
+
+    #[test]
+    fn swap_is_as_much_again_as_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("memory.memsw.limit_in_bytes");
+        // No such file is a kernel that does not count swap.
+        limit_swap(&path, 100, 200).unwrap();
+        assert!(!path.exists());
+        for (memory, limit, expect) in [(0, 0, "-1"), (100, 200, "200"), (u64::MAX, u64::MAX, "9223372036854775807")] {
+            fs::write(&path, "-1").unwrap();
+            limit_swap(&path, memory, limit).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), expect);
+        }
     }
 
     #[test]

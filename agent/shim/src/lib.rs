@@ -14,6 +14,7 @@
 
 pub mod cgroup;
 pub mod client;
+pub mod devices;
 pub mod file;
 pub mod log;
 pub mod process;

@@ -12,8 +12,6 @@ use serde::{Deserialize, Serialize};
 use crate::sensitive::Sensitive;
 use crate::state::ExitRecord;
 
-/// The most processes a task may have when its spec names no limit.
-pub const PIDS_DEFAULT: u64 = 4096;
 /// Bytes of a health probe's output that are kept.
 pub const HEALTH_OUTPUT_MAX: usize = 4096;
 /// Version of this protocol, sent with every [`Status`].
@@ -63,7 +61,7 @@ pub struct TaskSpec {
     pub init: bool,
     /// A terminal: refused by name until it exists.
     pub tty: bool,
-    /// Resource limits of the process, clamped to what this machine allows.
+    /// Resource limits of the process; the start fails where this machine does not allow one.
     pub ulimits: Vec<Ulimit>,
     /// Kernel parameters of the task's namespaces.
     pub sysctls: BTreeMap<String, String>,
@@ -90,7 +88,7 @@ pub struct TaskSpec {
     pub secrets: Vec<FileSpec>,
     /// Config files; relative targets are under `/`.
     pub configs: Vec<FileSpec>,
-    /// Preference of the kernel's out-of-memory killer, -1000 to 1000; clamped to what this machine allows.
+    /// Preference of the kernel's out-of-memory killer, -1000 to 1000; the start fails where this machine does not allow it.
     pub oom_score_adj: Option<i32>,
 }
 
@@ -112,7 +110,7 @@ impl Default for LogSpec {
     }
 }
 
-/// Limits of a task; 0 means none, except for `pids`.
+/// Limits of a task; 0 means none. With a memory limit, swap is limited to as much again.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, Default)]
 #[serde(default)]
 pub struct Resources {
@@ -120,7 +118,7 @@ pub struct Resources {
     pub nano_cpus: i64,
     /// Bytes of memory.
     pub memory_bytes: i64,
-    /// Processes and threads; 0 means [`PIDS_DEFAULT`], there is no unlimited.
+    /// Processes and threads.
     pub pids: u64,
 }
 
@@ -146,7 +144,8 @@ pub enum Mount {
         target: String,
         /// Read-only, the mounts below it included.
         read_only: bool,
-        /// `rprivate` (default when empty), `rslave`, `rshared`, `private`, `slave`, `shared`.
+        /// `rprivate` (default when empty), `rslave`, `private` or `slave`. What would carry the task's mounts to the node
+        /// (`shared`) is refused.
         propagation: String,
     },
     /// Memory that vanishes with the container.

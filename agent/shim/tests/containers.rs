@@ -1,226 +1,21 @@
 //! Real containers under real shims: what the issue promises of a task, asked from inside it and from the node.
 //!
-//! Needs root and `busybox-static`; every container has a pids limit. Each test has its own folder, cgroup and shim,
-//! and removes them even when it fails.
+//! Needs root and `busybox-static`; every container has a pids limit.
+
+mod harness;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use skep_shim::client;
-use skep_shim::log::{LogReader, Position};
-use skep_shim::protocol::{
-    Event, FileSpec, FromShim, Health, HealthState, LogSpec, Mount, Network, Phase, Request, Resources, Status, TaskSpec, ToShim,
-};
+use harness::{DEADLINE, Task, secret};
+use skep_shim::protocol::{FromShim, Health, HealthState, Mount, Network, Phase, Request, TaskSpec};
 use skep_shim::state::{ExitRecord, ShimState, cleanup_orphan};
-use skep_shim::{cgroup, wire};
-
-const DEADLINE: Duration = Duration::from_secs(30);
-
-/// One image for all tests: busybox, passwd and group, a set-uid program.
-struct Image {
-    _folder: tempfile::TempDir,
-    root: PathBuf,
-}
-
-static IMAGE: LazyLock<Image> = LazyLock::new(|| {
-    let folder = tempfile::tempdir().unwrap();
-    let root = folder.path().join("root");
-    for name in ["bin", "etc", "tmp", "root"] {
-        fs::create_dir_all(root.join(name)).unwrap();
-    }
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find(|path| Path::new(path).exists());
-    let busybox = busybox.expect("these tests need Debian's busybox-static: apt-get install busybox-static");
-    fs::copy(busybox, root.join("bin/busybox")).unwrap();
-    for applet in ["sh", "cat", "sleep", "id", "ls", "stat", "touch", "seq", "grep", "echo", "ulimit", "hostname", "mount", "ip"]
-    {
-        symlink("busybox", root.join("bin").join(applet)).unwrap();
-    }
-    fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n").unwrap();
-    fs::write(root.join("etc/group"), "root:x:0:\nuser:x:1000:\nextra:x:77:user\n").unwrap();
-    fs::write(root.join("etc/not-a-program"), "x").unwrap();
-    let probe = root.join("bin/probe");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inside/probe.rs");
-    let built = Command::new("rustc")
-        .args(["--edition", "2024", "-C", "target-feature=+crt-static", "-C", "panic=abort", "-o"])
-        .arg(&probe)
-        .arg(source)
-        .status()
-        .unwrap();
-    assert!(built.success(), "the program to run inside cannot be compiled");
-    fs::copy(&probe, root.join("bin/probe-suid")).unwrap();
-    fs::set_permissions(root.join("bin/probe-suid"), fs::Permissions::from_mode(0o4755)).unwrap();
-    Image { root, _folder: folder }
-});
-
-/// A shim and its task; ends both, and everything of them, when dropped.
-struct Task {
-    folder: tempfile::TempDir,
-    spec: TaskSpec,
-    child: Child,
-    stream: UnixStream,
-    next_id: u64,
-    events: Vec<Event>,
-    status: Option<Status>,
-}
-
-impl Task {
-    fn new(name: &str, args: &[&str], change: impl FnOnce(&mut TaskSpec)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        fs::create_dir(at("state")).unwrap();
-        let mut spec = TaskSpec {
-            task_id: name.into(),
-            attempt: 1,
-            args: args.iter().map(|arg| arg.to_string()).collect(),
-            lower_dirs: vec![IMAGE.root.clone()],
-            upper_dir: at("upper"),
-            work_dir: at("work"),
-            log: LogSpec { dir: at("log"), ..LogSpec::default() },
-            cgroups_path: format!("/skep-shim-test/{}/{name}", std::process::id()),
-            resources: Resources { pids: 64, memory_bytes: 64 << 20, nano_cpus: 0 },
-            stop_grace_ms: 10_000,
-            ..TaskSpec::default()
-        };
-        change(&mut spec);
-        let spawned = client::spawn(Path::new(env!("CARGO_BIN_EXE_skep-shim")), &at("state")).unwrap();
-        spawned.stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        Self { folder, spec, child: spawned.child, stream: spawned.stream, next_id: 0, events: Vec::new(), status: None }
-    }
-
-    fn started(name: &str, args: &[&str], change: impl FnOnce(&mut TaskSpec)) -> Self {
-        let mut task = Self::new(name, args, change);
-        task.start().unwrap();
-        task
-    }
-
-    fn sh(name: &str, script: &str, change: impl FnOnce(&mut TaskSpec)) -> Self {
-        Self::started(name, &["sh", "-c", script], change)
-    }
-
-    fn start(&mut self) -> Result<(), String> {
-        self.ask(Request::Start(Box::new(self.spec.clone())))
-    }
-
-    fn state(&self) -> PathBuf {
-        self.folder.path().join("state")
-    }
-
-    fn next(&mut self) -> FromShim {
-        let message = wire::receive(&mut self.stream).unwrap();
-        match &message {
-            FromShim::Event(event) => self.events.push(event.clone()),
-            FromShim::Status(status) => self.status = Some((**status).clone()),
-            FromShim::Reply(_) => {}
-        }
-        message
-    }
-
-    fn ask(&mut self, request: Request) -> Result<(), String> {
-        self.next_id += 1;
-        let id = self.next_id;
-        wire::send(&mut self.stream, &ToShim { id, request }).unwrap();
-        loop {
-            if let FromShim::Reply(reply) = self.next() {
-                assert_eq!(reply.id, id);
-                return reply.result;
-            }
-        }
-    }
-
-    fn status(&mut self) -> Status {
-        self.ask(Request::Status).unwrap();
-        self.status.clone().unwrap()
-    }
-
-    /// The first event, past or to come, that the question has an answer to.
-    fn await_event<T>(&mut self, question: impl Fn(&Event) -> Option<T>) -> T {
-        let mut seen = 0;
-        loop {
-            if let Some(answer) = self.events[seen..].iter().find_map(&question) {
-                return answer;
-            }
-            seen = self.events.len();
-            self.next();
-        }
-    }
-
-    fn exit(&mut self, attempt: u32) -> ExitRecord {
-        self.await_event(|event| match event {
-            Event::Exited(record) if record.attempt == attempt => Some(record.clone()),
-            _ => None,
-        })
-    }
-
-    fn health(&mut self, state: HealthState) -> skep_shim::protocol::HealthReport {
-        self.await_event(|event| match event {
-            Event::Health { report, .. } if report.state == state => Some(report.clone()),
-            _ => None,
-        })
-    }
-
-    fn log(&self) -> Vec<String> {
-        let reader = LogReader::new(&self.spec.log.dir);
-        let (mut at, mut lines) = (Position::default(), Vec::new());
-        loop {
-            let batch = reader.read(at, 10_000).unwrap();
-            assert_eq!(batch.n_damaged, 0);
-            if batch.next == at {
-                return lines;
-            }
-            at = batch.next;
-            lines.extend(batch.records.iter().map(|r| String::from_utf8(r.text.clone()).unwrap()));
-        }
-    }
-
-    /// Waits for a line that the task prints; the task's word is the only clock.
-    fn await_line(&self, wanted: &str) {
-        let begin = Instant::now();
-        while !self.log().iter().any(|line| line == wanted) {
-            assert!(begin.elapsed() < DEADLINE, "no line {wanted:?} in {:?}", self.log());
-            std::thread::yield_now();
-        }
-    }
-
-    /// The output of a script that ends.
-    fn output(mut self) -> Vec<String> {
-        let record = self.exit(1);
-        let log = self.log();
-        assert_eq!(record.code, 0, "{log:?}");
-        log
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if let Err(error) = cleanup_orphan(&self.state(), &self.spec.cgroups_path, DEADLINE)
-            && !std::thread::panicking()
-        {
-            panic!("cleanup: {error}");
-        }
-        let parent = format!("/skep-shim-test/{}", std::process::id());
-        for folder in cgroup::folders(&parent).unwrap_or_default() {
-            // Other tests of this process may still have theirs in it.
-            let _ = fs::remove_dir(folder);
-        }
-        let root = "/skep-shim-test";
-        for folder in cgroup::folders(root).unwrap_or_default() {
-            let _ = fs::remove_dir(folder);
-        }
-    }
-}
-
-fn secret(target: &str, uid: u32, mode: u32, value: &str) -> FileSpec {
-    FileSpec { name: target.into(), version: 3, target: target.into(), uid, gid: uid, mode, bytes: value.into() }
-}
+use skep_shim::{cgroup, client};
 
 const STATUS: &str = "grep -E '^(CapPrm|CapEff|CapBnd|CapInh|CapAmb|NoNewPrivs|Seccomp|Uid|Groups):' /proc/1/status";
 
@@ -314,7 +109,7 @@ fn the_world_inside_is_the_specs() {
         s.read_only = true;
         s.user = "user".into();
         s.oom_score_adj = Some(500);
-        s.ulimits = vec![skep_shim::protocol::Ulimit { name: "nofile".into(), soft: 333, hard: 1 << 40 }];
+        s.ulimits = vec![skep_shim::protocol::Ulimit { name: "nofile".into(), soft: 333, hard: 333 }];
         s.extra_hosts = vec![skep_shim::protocol::HostEntry { host: "db".into(), address: "10.1.2.3".into() }];
         s.mounts = vec![Mount::Tmpfs { target: "/data".into(), size_bytes: 1 << 20, mode: 0 }];
     })

@@ -4,7 +4,8 @@
 //! on a folder. No member reaches outside the layer's folder: every parent is opened with
 //! `openat2(RESOLVE_IN_ROOT)`, names with `..` are refused, and the last component is never
 //! followed. A folder that the layer only implies takes its mode and owner from the layers below,
-//! because overlayfs shows the topmost folder's attributes.
+//! because overlayfs shows the topmost folder's attributes. Devices that no task may open are not made: a whiteout takes
+//! their place.
 //!
 //! Nothing else writes to the folder meanwhile; the caller gives a fresh one and drops it on error.
 
@@ -140,6 +141,10 @@ impl Unpacker<'_> {
             EntryType::Symlink => symlinkat(OsStr::from_bytes(&member.link), parent, name)?,
             // A hard link has no attributes of its own: it is the file it names.
             EntryType::Link => return self.hard_link(parent, name, &member.link),
+            EntryType::Char | EntryType::Block if !is_for_tasks(member) => {
+                // No task may open it, and on the node it must not lie about: it is as if it had been deleted.
+                return Ok(node(SFlag::S_IFCHR, 0)?);
+            }
             EntryType::Char => node(SFlag::S_IFCHR, device())?,
             EntryType::Block => node(SFlag::S_IFBLK, device())?,
             EntryType::Fifo => node(SFlag::S_IFIFO, 0)?,
@@ -246,6 +251,12 @@ impl Unpacker<'_> {
         tracing::debug!(folder = %self.target.display(), "layer unpacked");
         Ok(nix::unistd::syncfs(&self.root)?)
     }
+}
+
+/// Whether a member is a device that the device list of tasks has.
+fn is_for_tasks(member: &Member) -> bool {
+    let (major, minor) = member.device;
+    skep_shim::devices::is_allowed(member.kind == EntryType::Block, major, minor)
 }
 
 /// A path inside the layer, with no way up: leading slashes and dots are dropped.

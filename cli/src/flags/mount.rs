@@ -3,7 +3,7 @@
 use super::{bytes, csv, number};
 use skep_model::container::{Mount, MountKind};
 
-const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
+const PROPAGATIONS: [&str; 4] = ["private", "rprivate", "slave", "rslave"];
 
 /// Parses one mount.
 pub fn parse(text: &str) -> Result<Mount, String> {
@@ -61,6 +61,11 @@ fn set(mount: &mut Mount, key: &str, value: Option<String>) -> Result<(), String
         "bind-propagation" => {
             only(MountKind::Bind, "bind")?;
             let value = needed(value)?;
+            if ["shared", "rshared"].contains(&value.as_str()) {
+                return Err(format!(
+                    "mount option bind-propagation={value:?} is not supported: mounts of a task do not reach its node"
+                ));
+            }
             if !PROPAGATIONS.contains(&value.as_str()) {
                 return Err(format!("mount option bind-propagation={value:?}: expected one of {}", PROPAGATIONS.join(", ")));
             }
@@ -122,6 +127,8 @@ mod tests {
             ("type=bind,source=/a,destination=/b,readonly=false", Ok(("/a", "/b", false))),
             ("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=700", Ok(("", "/t", false))),
             ("type=bind,source=/a,target=/b,bind-recursive=enabled", Ok(("/a", "/b", false))),
+            ("type=bind,source=/a,target=/b,bind-propagation=rslave", Ok(("/a", "/b", false))),
+            ("type=bind,source=/a,target=/b,bind-propagation=rshared", Err("do not reach its node")),
             ("target=/b", Err("mount type=volume is not supported by this version of skep")),
             ("type=image,target=/b", Err("mount type=image is not supported")),
             ("type=cat,target=/b", Err("is not known")),

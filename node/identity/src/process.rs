@@ -2,7 +2,7 @@
 
 use std::io;
 
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// A step of hardening that the kernel refused.
 #[derive(Debug, thiserror::Error)]
@@ -25,13 +25,15 @@ pub fn install_crypto_provider() {
 }
 
 /// Forbids core dumps, and reading this process's memory by others of its user.
-/// A child that executes another program is dumpable again, but has no core limit.
+/// A child that executes another program is dumpable again, but its own core limit is 0 as well. The hard limit stays: a
+/// task may ask for cores of its own.
 ///
 /// # Errors
 /// Says which step the kernel refused.
 pub fn harden() -> Result<(), HardenError> {
     nix::sys::prctl::set_dumpable(false).map_err(|errno| HardenError::Dumpable(errno.into()))?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|errno| HardenError::CoreLimit(errno.into()))
+    let set = getrlimit(Resource::RLIMIT_CORE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_CORE, 0, hard));
+    set.map_err(|errno| HardenError::CoreLimit(errno.into()))
 }
 
 #[cfg(test)]
@@ -40,9 +42,10 @@ mod tests {
 
     #[test]
     fn a_hardened_process_leaves_no_core() {
+        let (_, hard) = getrlimit(Resource::RLIMIT_CORE).unwrap();
         harden().unwrap();
         assert!(!nix::sys::prctl::get_dumpable().unwrap());
-        assert_eq!(nix::sys::resource::getrlimit(Resource::RLIMIT_CORE).unwrap(), (0, 0));
+        assert_eq!(getrlimit(Resource::RLIMIT_CORE).unwrap(), (0, hard));
     }
 
     #[test]

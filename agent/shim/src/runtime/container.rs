@@ -17,6 +17,8 @@ use skep_shim::protocol::TaskSpec;
 
 use super::entry::{Credentials, Entry, MESSAGE_MAX};
 use super::inside::{Root, pipe};
+use super::inside_mounts::Mounts;
+use super::limits::{self, Limit};
 use super::poll::{self, ReadOutcome};
 use super::probe::{Probe, Target, pidfd_open};
 use super::rootfs::Layout;
@@ -56,7 +58,7 @@ pub struct Running {
     outputs: [Output; 2],
     credentials: Rc<Credentials>,
     cgroups: Vec<PathBuf>,
-    rlimits: Vec<(u32, u64, u64)>,
+    rlimits: Vec<Limit>,
 }
 
 /// How the first process ended.
@@ -65,7 +67,7 @@ pub struct Ended {
     pub code: i32,
     /// The signal.
     pub signal: Option<i32>,
-    /// Whether memory ran out.
+    /// Whether the kernel killed a process of it for lack of memory; the exit may be a success all the same.
     pub oom_killed: bool,
 }
 
@@ -97,15 +99,13 @@ fn start_inner(spec: &TaskSpec, layout: &Layout, created: impl FnOnce()) -> Resu
         filter: seccomp::compile(set),
         capabilities: set,
         no_new_privileges: spec.no_new_privileges,
-        oom_score_adj: spec.oom_score_adj,
         identity,
     });
-    let rlimits = bundle::rlimits(spec).map_err(StartFailure::new)?;
     write_bundle(spec, layout, set, held)?;
     let container = layout.container_state();
     let _ = fs::remove_dir_all(&container);
     fs::create_dir_all(&container).map_err(|error| say(&error))?;
-    let (process, outputs, report) = launch(spec, layout, &credentials, created)?;
+    let (process, outputs, report, rlimits) = launch(spec, layout, &credentials, created)?;
     let pidfd = pidfd_open(process.pid).map_err(|error| say(&error))?;
     let running = Running {
         process,
@@ -136,7 +136,7 @@ fn write_bundle(spec: &TaskSpec, layout: &Layout, set: u64, held: u64) -> Result
     fs::write(layout.bundle().join("config.json"), config).map_err(|error| say(&error))
 }
 
-type Launched = (ProcessId, [Output; 2], OwnedFd);
+type Launched = (ProcessId, [Output; 2], OwnedFd, Vec<Limit>);
 
 fn launch(
     spec: &TaskSpec,
@@ -160,18 +160,14 @@ fn launch(
         poll::set_nonblocking(end.as_raw_fd()).map_err(|error| say(&error))?;
     }
     let null = fs::File::open("/dev/null").map_err(|error| say(&error))?;
-    let entry = Entry { credentials: credentials.clone(), args: Rc::new(spec.args.clone()), report: report_write.as_raw_fd() };
+    let entry = Entry {
+        credentials: credentials.clone(),
+        args: Rc::new(spec.args.clone()),
+        mounts: Rc::new(Mounts::of(spec)),
+        report: report_write.as_raw_fd(),
+    };
     let explain = |error: libcontainer::error::LibcontainerError| {
-        let mut text = error.to_string();
-        let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(&error);
-        while let Some(error) = cause {
-            let part = error.to_string();
-            if !text.contains(&part) {
-                text = format!("{text}: {part}");
-            }
-            cause = error.source();
-        }
-        StartFailure::new(format!("cannot create the container: {text}"))
+        StartFailure::new(format!("cannot create the container: {}", chain(&error)))
     };
     // Ids of libcontainer are its own affair; the attempt keeps them apart.
     let mut container = ContainerBuilder::new(format!("{}.{}", spec.task_id, spec.attempt), SyscallType::default())
@@ -188,11 +184,34 @@ fn launch(
         .map_err(explain)?;
     let pid = container.pid().map(|pid| pid.as_raw()).ok_or_else(|| StartFailure::new("the container has no process"))?;
     let process = ProcessId::of(pid).map_err(|error| say(&error))?;
+    let rlimits = confine(spec, pid).map_err(StartFailure::new)?;
     created();
     container.start().map_err(explain)?;
     drop(report_write);
     let output = |end, stream| Output { end, cutter: LineCutter::new(stream), open: true };
-    Ok((process, [output(out, Stream::Stdout), output(err, Stream::Stderr)], report))
+    Ok((process, [output(out, Stream::Stdout), output(err, Stream::Stderr)], report, rlimits))
+}
+
+/// Everything that holds the task in and is set from outside, between its creation and its start.
+fn confine(spec: &TaskSpec, pid: i32) -> Result<Vec<Limit>, String> {
+    let memory_bytes = u64::try_from(spec.resources.memory_bytes).unwrap_or(0);
+    cgroup::confine(&spec.cgroups_path, pid, memory_bytes).map_err(|error| chain(&error))?;
+    limits::set_oom_score(pid, spec.oom_score_adj)?;
+    limits::set(pid, spec)
+}
+
+/// An error and its causes in one line, none said twice.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text = format!("{text}: {part}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// None once the program runs: exec closed the pipe. Otherwise the reason that was written to it.
@@ -299,6 +318,7 @@ impl Running {
             cgroups: &self.cgroups,
             credentials: &self.credentials,
             rlimits: &self.rlimits,
+            oom_score_adj: spec.oom_score_adj,
             cwd: &spec.cwd,
         };
         Probe::start(&target, command, timeout_ns)

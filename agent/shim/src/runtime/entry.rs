@@ -16,6 +16,8 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, Exec
 use skep_shim::sensitive::Sensitive;
 use zeroize::Zeroizing;
 
+use super::inside_mounts::Mounts;
+use super::limits::UMASK;
 use super::seccomp::Instruction;
 use super::user::Identity;
 
@@ -34,8 +36,6 @@ pub struct Credentials {
     pub no_new_privileges: bool,
     /// The filter.
     pub filter: Vec<Instruction>,
-    /// For the kernel's out-of-memory killer.
-    pub oom_score_adj: Option<i32>,
     /// Complete, `KEY=VALUE`.
     pub env: Vec<Sensitive>,
 }
@@ -62,7 +62,8 @@ fn become_task(credentials: &Credentials) -> Result<(), (&'static str, io::Error
         _ => Ok(()),
     };
     restore_signals();
-    set_oom_score(credentials.oom_score_adj);
+    // SAFETY: a call on a number.
+    unsafe { libc::umask(UMASK) };
     let identity = &credentials.identity;
     let program = libc::sock_fprog { len: credentials.filter.len() as u16, filter: credentials.filter.as_ptr().cast_mut() };
     // SAFETY: the program outlives the call; the kernel copies it.
@@ -105,13 +106,6 @@ fn restore_signals() {
         let mut none = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
-    }
-}
-
-/// Lowering needs a capability that a node may lack; then the inherited value stays, which is the clamp.
-fn set_oom_score(score: Option<i32>) {
-    if let Some(score) = score {
-        let _ = std::fs::write("/proc/self/oom_score_adj", score.clamp(-1000, 1000).to_string());
     }
 }
 
@@ -191,13 +185,18 @@ pub struct Entry {
     pub credentials: Rc<Credentials>,
     /// The program and its arguments.
     pub args: Rc<Vec<String>>,
+    /// What is left to do on the task's mounts.
+    pub mounts: Rc<Mounts>,
     /// Closes on exec; gets `CODE MESSAGE` when there is no exec.
     pub report: RawFd,
 }
 
 impl Executor for Entry {
     fn exec(&self, _spec: &Spec) -> Result<(), ExecutorError> {
-        let failure = run(&self.credentials, &self.args);
+        let failure = match self.mounts.settle() {
+            Ok(()) => run(&self.credentials, &self.args),
+            Err(message) => ExecFailure { code: 128, message },
+        };
         let mut report = format!("{} {}", failure.code, failure.message).into_bytes();
         report.truncate(MESSAGE_MAX);
         // SAFETY: the buffer is valid, and after the report nothing is left to do or to unwind in this child.

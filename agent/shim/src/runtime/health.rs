@@ -1,8 +1,9 @@
 //! When to probe and what the answers mean: Docker's rules as a small machine without clock or process.
 //!
-//! Times are nanoseconds of one clock that never goes back. The first probe comes one interval after the start (one
-//! start interval inside the start period), every next one an interval after the end of the former. Failures inside
-//! the start period do not count; a success ends it.
+//! Times are nanoseconds of one clock that never goes back. The first probe comes one start interval after the start, or
+//! one interval where that is shorter: a long interval must not keep a container that is well from being known to be. Every
+//! next one comes an interval (inside the start period a start interval) after the end of the former. Failures inside the
+//! start period do not count; a success ends it.
 
 use skep_shim::protocol::{Health, HealthReport, HealthState};
 
@@ -55,7 +56,11 @@ impl Monitor {
             due_ns: None,
             report: HealthReport { state: HealthState::Starting, failing_streak: 0, exit_code: 0, output: String::new(), at_ns },
         };
-        monitor.due_ns = Some(now_ns.saturating_add(monitor.pause(now_ns)));
+        let first = match monitor.start_period_ns {
+            0 => monitor.start_interval_ns.min(monitor.interval_ns),
+            _ => monitor.start_interval_ns,
+        };
+        monitor.due_ns = Some(now_ns.saturating_add(first));
         Ok(Some(monitor))
     }
 
@@ -114,11 +119,23 @@ mod tests {
 
     #[test]
     fn the_rules_are_dockers() {
-        assert_eq!(story(check(), &[1, 1, 1, 0]), [(30, Starting), (60, Starting), (90, Unhealthy), (120, Healthy)]);
-        assert_eq!(story(check(), &[0, 1, 1, 0, 1]).last(), Some(&(150, Healthy)));
+        assert_eq!(story(check(), &[1, 1, 1, 0]), [(5, Starting), (35, Starting), (65, Unhealthy), (95, Healthy)]);
+        assert_eq!(story(check(), &[0, 1, 1, 0, 1]).last(), Some(&(125, Healthy)));
         let patient = Health { start_period_ms: 12_000, retries: 1, interval_ms: 60_000, ..check() };
         assert_eq!(story(patient.clone(), &[1, 1, 1]), [(5, Starting), (10, Starting), (15, Unhealthy)]);
         assert_eq!(story(patient, &[1, 0, 1]), [(5, Starting), (10, Healthy), (70, Unhealthy)]);
+    }
+
+    #[test]
+    fn the_first_probe_does_not_wait_for_a_long_interval() {
+        let first = |interval_ms, start_interval_ms, start_period_ms| {
+            story(Health { interval_ms, start_interval_ms, start_period_ms, ..check() }, &[0])[0].0
+        };
+        assert_eq!(first(45_000, 0, 0), 5);
+        assert_eq!(first(2_000, 0, 0), 2);
+        assert_eq!(first(45_000, 1_000, 0), 1);
+        assert_eq!(first(2_000, 0, 60_000), 5);
+        assert_eq!(first(3_600_000, 7_000, 60_000), 7);
     }
 
     #[test]

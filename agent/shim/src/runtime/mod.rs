@@ -5,6 +5,8 @@ pub mod container;
 pub mod entry;
 pub mod health;
 pub mod inside;
+pub mod inside_mounts;
+pub mod limits;
 pub mod network;
 pub mod peers;
 pub mod poll;

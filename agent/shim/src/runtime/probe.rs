@@ -10,6 +10,7 @@ use skep_shim::protocol::HEALTH_OUTPUT_MAX;
 use super::entry::{self, Credentials};
 use super::health::Outcome;
 use super::inside::pipe;
+use super::limits::{self, Limit};
 use super::poll::{self, ReadOutcome};
 
 /// A probe that runs.
@@ -35,7 +36,9 @@ pub struct Target<'a> {
     /// What to become.
     pub credentials: &'a Credentials,
     /// (resource, soft, hard).
-    pub rlimits: &'a [(u32, u64, u64)],
+    pub rlimits: &'a [Limit],
+    /// For the kernel's out-of-memory killer.
+    pub oom_score_adj: Option<i32>,
     /// Working directory.
     pub cwd: &'a str,
 }
@@ -162,6 +165,8 @@ fn enter_container(target: &Target, output: RawFd) -> Result<(), (&'static str, 
     for folder in target.cgroups {
         std::fs::write(folder.join("cgroup.procs"), "0").map_err(|error| ("join the task's cgroup", error))?;
     }
+    limits::set_oom_score(std::process::id() as i32, target.oom_score_adj)
+        .map_err(|error| ("set its oom score", io::Error::other(error)))?;
     for (resource, soft, hard) in target.rlimits {
         let limit = libc::rlimit { rlim_cur: *soft, rlim_max: *hard };
         // SAFETY: the kernel reads the structure that is passed.

@@ -175,6 +175,7 @@ impl Layout {
         }
         for file in spec.secrets.iter().filter(|file| !file.target.starts_with('/')) {
             let path = files.join("secrets").join(&file.target);
+            // The process's own umask lets every user in: see `main`.
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent).map_err(fail("create", parent))?;
             }

@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use skep_shim::cgroup;
-use skep_shim::protocol::{Mount, Network, PIDS_DEFAULT, TaskSpec};
+use skep_shim::protocol::{Mount, Network, TaskSpec};
 use skep_shim::sensitive::Sensitive;
 
 use super::capabilities::{self, FOR_ENTRY};
 use super::entry::PATH_DEFAULT;
+use super::limits;
 use super::user::Identity;
 
 const MASKED: [&str; 12] = [
@@ -68,7 +69,7 @@ pub fn check(spec: &TaskSpec) -> Result<(), String> {
     signal(&spec.stop_signal)?;
     spec.mounts.iter().try_for_each(check_mount)?;
     check_files(spec)?;
-    spec.ulimits.iter().try_for_each(|limit| rlimit_number(&limit.name).map(|_| ()))?;
+    spec.ulimits.iter().try_for_each(limits::check)?;
     if let Network::Path(path) = &spec.network
         && !path.exists()
     {
@@ -108,7 +109,10 @@ fn check_mount(mount: &Mount) -> Result<(), String> {
         if !source.exists() {
             return Err(format!("invalid mount config for type \"bind\": bind source path does not exist: {}", source.display()));
         }
-        if !["", "rprivate", "private", "rslave", "slave", "rshared", "shared"].contains(&propagation.as_str()) {
+        if ["rshared", "shared"].contains(&propagation.as_str()) {
+            return Err(format!("bind propagation {propagation:?} is not supported: mounts of a task do not reach its node"));
+        }
+        if !["", "rprivate", "private", "rslave", "slave"].contains(&propagation.as_str()) {
             return Err(format!("unknown bind propagation {propagation:?}"));
         }
     }
@@ -191,49 +195,6 @@ pub fn environment(spec: &TaskSpec, identity: &Identity) -> Vec<Sensitive> {
     missing.chain(spec.env.iter().cloned()).collect()
 }
 
-fn rlimit_number(name: &str) -> Result<u32, String> {
-    let known = [
-        ("cpu", libc::RLIMIT_CPU),
-        ("fsize", libc::RLIMIT_FSIZE),
-        ("data", libc::RLIMIT_DATA),
-        ("stack", libc::RLIMIT_STACK),
-        ("core", libc::RLIMIT_CORE),
-        ("rss", libc::RLIMIT_RSS),
-        ("nproc", libc::RLIMIT_NPROC),
-        ("nofile", libc::RLIMIT_NOFILE),
-        ("memlock", libc::RLIMIT_MEMLOCK),
-        ("as", libc::RLIMIT_AS),
-        ("locks", libc::RLIMIT_LOCKS),
-        ("sigpending", libc::RLIMIT_SIGPENDING),
-        ("msgqueue", libc::RLIMIT_MSGQUEUE),
-        ("nice", libc::RLIMIT_NICE),
-        ("rtprio", libc::RLIMIT_RTPRIO),
-        ("rttime", libc::RLIMIT_RTTIME),
-    ];
-    known
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, number)| *number)
-        .ok_or_else(|| format!("invalid ulimit type: {name}"))
-}
-
-/// (resource, soft, hard), clamped to this process's own hard limits: raising them may be forbidden here.
-pub fn rlimits(spec: &TaskSpec) -> Result<Vec<(u32, u64, u64)>, String> {
-    let mut found = Vec::new();
-    for limit in &spec.ulimits {
-        let number = rlimit_number(&limit.name)?;
-        let mut own = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: the kernel fills the structure that is passed.
-        if unsafe { libc::getrlimit(number, &mut own) } != 0 {
-            return Err(format!("cannot read ulimit {}", limit.name));
-        }
-        let value = |wanted: i64| if wanted < 0 { u64::MAX } else { wanted as u64 };
-        let hard = value(limit.hard).min(own.rlim_max);
-        found.push((number, value(limit.soft).min(hard), hard));
-    }
-    Ok(found)
-}
-
 /// The bundle's `config.json`. `network` is the namespace to join; `binds` are (source, target, read-only) of files the shim itself made.
 pub fn oci(
     spec: &TaskSpec,
@@ -253,15 +214,6 @@ pub fn oci(
     if let Some(path) = network {
         namespaces.push(json!({"type": "network", "path": path}));
     }
-    let rlimits = rlimits(spec).unwrap_or_default();
-    let rlimits: Vec<Value> = spec
-        .ulimits
-        .iter()
-        .zip(rlimits)
-        .map(|(limit, (_, soft, hard))| {
-            json!({"type": format!("RLIMIT_{}", limit.name.to_ascii_uppercase()), "soft": soft, "hard": hard})
-        })
-        .collect();
     let cwd = if spec.cwd.is_empty() { "/" } else { &spec.cwd };
     json!({
         "ociVersion": "1.0.2",
@@ -274,7 +226,6 @@ pub fn oci(
             "env": [format!("PATH={PATH_DEFAULT}")],
             "cwd": cwd,
             "capabilities": {"bounding": names, "effective": names, "permitted": names},
-            "rlimits": rlimits,
         },
         "mounts": mounts(spec, binds),
         "linux": {
@@ -291,11 +242,11 @@ pub fn oci(
 fn resources(spec: &TaskSpec) -> Value {
     let limits = &spec.resources;
     let pids = match limits.pids {
-        0 => PIDS_DEFAULT,
-        some => some,
+        0 => -1,
+        some => i64::try_from(some).unwrap_or(i64::MAX),
     };
     let mut resources = json!({
-        "pids": {"limit": pids.min(i64::MAX as u64)},
+        "pids": {"limit": pids},
         "devices": [{"allow": false, "access": "rwm"}],
     });
     if limits.memory_bytes > 0 {
@@ -328,9 +279,9 @@ fn mounts(spec: &TaskSpec, binds: &[(String, String, bool)]) -> Vec<Value> {
     }
     for wanted in &spec.mounts {
         let value = match wanted {
-            Mount::Bind { source, target, read_only, propagation } => {
-                let propagation = if propagation.is_empty() { "rprivate" } else { propagation };
-                let mut options = vec!["rbind", propagation];
+            // The library takes no word of propagation: see `entry`.
+            Mount::Bind { source, target, read_only, .. } => {
+                let mut options = vec!["rbind"];
                 options.extend(read_only.then_some("rro"));
                 mount(target, "bind", &source.to_string_lossy(), &options)
             }

@@ -58,8 +58,8 @@ const SIGNALS: [&str; 31] = [
     "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
 ];
 
-/// Bind propagations that the kernel knows.
-const PROPAGATIONS: [&str; 7] = ["", "rprivate", "private", "rshared", "shared", "rslave", "slave"];
+/// Bind propagations. The kernel knows `shared` and `rshared` as well: they would carry a task's mounts to its node.
+const PROPAGATIONS: [&str; 5] = ["", "rprivate", "private", "rslave", "slave"];
 
 /// The shortest duration of a health check.
 const HEALTH_MIN: Duration = Duration::from_millis(1);
@@ -184,7 +184,8 @@ fn check_mount(mount: &Mount) -> Result<(), Refusal> {
                 text::check_absolute("mount source", &mount.source)?;
             }
             if !PROPAGATIONS.contains(&mount.propagation.as_str()) {
-                let reason = format!("it is one of {}", PROPAGATIONS[1..].join(", "));
+                let why = if mount.propagation.ends_with("shared") { "mounts of a task do not reach its node; " } else { "" };
+                let reason = format!("{why}it is one of {}", PROPAGATIONS[1..].join(", "));
                 return Err(Refusal::invalid("bind-propagation", &mount.propagation, reason));
             }
             if mount.tmpfs_size != 0 || mount.tmpfs_mode != 0 {
