@@ -325,9 +325,10 @@ impl TaskMachine {
         let cause = self.stop_cause.take();
         self.status.error = match (&cause, code, exit.oom_killed) {
             (Some(cause), _, _) => cut(&format!("task: non-zero exit ({code}): {cause}")),
-            (None, _, true) => format!("task: non-zero exit ({code}): out of memory"),
+            // The exit decides: a process whose child was killed may have coped.
             (None, 0, _) => String::new(),
-            (None, _, _) => format!("task: non-zero exit ({code})"),
+            (None, _, true) => format!("task: non-zero exit ({code}): out of memory"),
+            (None, _, false) => format!("task: non-zero exit ({code})"),
         };
         if !is_wanted {
             self.status.error.clear();
@@ -338,6 +339,9 @@ impl TaskMachine {
             Some(at) if !has_session && can_restart => {
                 self.phase = Phase::Waiting(at);
                 self.touch(now, "ended; restarts in place, as no manager can be reached");
+            }
+            _ if exit.oom_killed && !is_failure => {
+                self.end(TaskState::Complete, now, "finished; one of its processes was killed for lack of memory");
             }
             _ => self.end_as_exited(now),
         }

@@ -19,6 +19,7 @@ fn task(number: u8, desired: TaskState) -> Task {
         meta: Meta::default(),
         service_id: ServiceId::from_random([9; 16]),
         service_name: "web".into(),
+        service_labels: Default::default(),
         slot: 1,
         spec: Arc::new(spec),
         spec_version: 1,
@@ -89,6 +90,21 @@ fn with_a_session_only_the_manager_restarts() {
     let status = &agent.tasks[&id].status;
     assert_eq!((status.error.as_str(), status.log_tail.len()), ("task: non-zero exit (3)", 1));
     assert!(agent.take_actions().contains(&Action::Release { task: id }));
+}
+
+#[test]
+fn the_exit_decides_and_a_lack_of_memory_is_said_beside_it() {
+    for (code, desired, expected) in [
+        (0, TaskState::Complete, ("", "finished; one of its processes was killed for lack of memory")),
+        (1, TaskState::Failed, ("task: non-zero exit (1): out of memory", "failed")),
+        (137, TaskState::Failed, ("task: non-zero exit (137): out of memory", "failed")),
+    ] {
+        let (mut agent, id) = running();
+        agent.handle(at(2), Event::Exited { task: id, exit: Exit { oom_killed: true, ..exit(0, code) } });
+        assert_eq!(state(&agent, id), desired);
+        let status = &agent.tasks[&id].status;
+        assert_eq!((status.error.as_str(), status.message.as_str()), expected);
+    }
 }
 
 #[test]
