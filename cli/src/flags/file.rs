@@ -63,16 +63,33 @@ fn set(file: &mut File, key: &str, value: String) -> Result<(), String> {
     Ok(())
 }
 
-/// As Go reads numbers: octal after `0`, hexadecimal after `0x`, else decimal.
+/// A mode is octal, with or without a 0 in front. Docker reads one without as a decimal number (its `256` is 0400); what
+/// could be meant so is refused, with the fix, rather than taken for another mode.
 fn mode(text: &str) -> Result<u32, String> {
-    let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(hex) => u32::from_str_radix(hex, 16),
-        None => match text.strip_prefix("0o").or_else(|| text.strip_prefix('0')).filter(|rest| !rest.is_empty()) {
-            Some(octal) => u32::from_str_radix(octal, 8),
-            None => text.parse(),
-        },
+    let invalid = |reason: String| format!("invalid mode {text:?}: {reason}");
+    let (digits, is_plain) = match text.strip_prefix("0o").or_else(|| text.strip_prefix('0')) {
+        Some(digits) => (digits, false),
+        None => (text, true),
     };
-    parsed.ok().filter(|mode| *mode <= 0o7777).ok_or_else(|| format!("invalid mode {text:?}: write it as 0444"))
+    let is_octal = |digits: &str| !digits.is_empty() && digits.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+    if text == "0" {
+        return Ok(0);
+    }
+    let mode = Some(digits).filter(|digits| is_octal(digits)).and_then(|digits| u32::from_str_radix(digits, 8).ok());
+    let is_number = !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+    let decimal = || text.parse::<u32>().ok().filter(|mode| is_number && *mode <= 0o777);
+    let meant = |mode: Option<u32>| match mode {
+        Some(mode) => format!("a mode is octal: write {mode:04o} if that is meant"),
+        None => "a mode is octal: write it as 0444".to_owned(),
+    };
+    match mode {
+        // Three digits, each of which lets somebody read or nobody do anything.
+        Some(mode) if is_plain && digits.len() == 3 && digits.bytes().all(|digit| b"04567".contains(&digit)) => Ok(mode),
+        Some(_) if is_plain => Err(invalid(meant(decimal()))),
+        Some(mode) if mode <= 0o7777 => Ok(mode),
+        Some(_) => Err(invalid("the highest is 07777".into())),
+        None => Err(invalid(meant(decimal()))),
+    }
 }
 
 #[cfg(test)]
@@ -86,7 +103,7 @@ mod tests {
             ("db", Some(("db", None, "db", 0, 0, 0o444))),
             ("source=db,target=pw,uid=5,gid=6,mode=0400", Some(("db", None, "pw", 5, 6, 0o400))),
             ("src=db,version=3", Some(("db", Some(3), "db", 0, 0, 0o444))),
-            ("src=db,mode=256", Some(("db", None, "db", 0, 0, 0o400))),
+            ("src=db,mode=400", Some(("db", None, "db", 0, 0, 0o400))),
             ("src=db,target=/etc/pw", Some(("db", None, "/etc/pw", 0, 0, 0o444))),
             ("", None),
             ("target=x", None),
@@ -102,5 +119,47 @@ mod tests {
             assert_eq!(secret(text).ok().map(row), expected, "{text}");
         }
         assert_eq!(config("app").expect("a config").target.name, "/app");
+    }
+
+    #[test]
+    fn a_mode_is_octal_and_an_odd_one_is_refused_with_the_fix() {
+        for (text, expected) in [
+            ("0400", 0o400),
+            ("400", 0o400),
+            ("0o400", 0o400),
+            ("00400", 0o400),
+            ("444", 0o444),
+            ("440", 0o440),
+            ("600", 0o600),
+            ("755", 0o755),
+            ("0111", 0o111),
+            ("04755", 0o4755),
+            ("0", 0),
+            ("0000", 0),
+        ] {
+            assert_eq!(mode(text), Ok(expected), "{text}");
+        }
+        for (text, fix) in [
+            ("256", "write 0400 if"),
+            ("292", "write 0444 if"),
+            ("288", "write 0440 if"),
+            ("420", "write 0644 if"),
+            ("511", "write 0777 if"),
+            ("4", "write 0004 if"),
+            ("44", "write 0054 if"),
+            ("0x100", "write it as 0444"),
+            ("0888", "write it as 0444"),
+            ("04 0", "write it as 0444"),
+            ("-400", "write it as 0444"),
+            ("+400", "write it as 0444"),
+            ("4444", "write it as 0444"),
+            ("u=r", "write it as 0444"),
+            ("", "write it as 0444"),
+            ("0o", "write it as 0444"),
+            ("017777", "the highest is 07777"),
+        ] {
+            let error = mode(text).expect_err(text);
+            assert!(error.contains(fix) && error.contains(&format!("{text:?}")), "{text}: {error}");
+        }
     }
 }
