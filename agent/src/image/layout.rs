@@ -10,7 +10,7 @@
 //! tmp/                 what is being made; emptied when the store is opened
 //! ```
 //! Everything is made in `tmp` and renamed to its place after an fsync, so a name that exists is
-//! whole. The root is 0700: layers hold set-id programs and devices.
+//! whole. The root is 0700: layers hold set-id programs.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -21,6 +21,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::digest::Digest;
 use super::document::DOCUMENT_MAX;
 use super::error::{ImageError, Result};
+
+/// Begins the name of a part of a blob.
+const PARTIAL: &str = "partial-";
 
 /// The store's folders.
 #[derive(Debug)]
@@ -89,6 +92,16 @@ impl Layout {
     pub(super) fn temporary(&self, what: &str) -> PathBuf {
         let n = self.n_temporary.fetch_add(1, Ordering::Relaxed);
         self.tmp().join(format!("{what}-{n}"))
+    }
+
+    /// Where what has come of a blob is until it is whole.
+    pub(super) fn partial(&self, digest: &Digest) -> PathBuf {
+        self.tmp().join(format!("{PARTIAL}{}", digest.hex()))
+    }
+
+    /// The blob of which a file in `tmp` is a part.
+    pub(super) fn digest_of_partial(path: &Path) -> Option<Digest> {
+        Digest::from_hex(path.file_name()?.to_str()?.strip_prefix(PARTIAL)?)
     }
 
     /// Moves a whole, synced file or folder from `tmp` to its place and syncs the folder it is in.

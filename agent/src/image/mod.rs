@@ -18,6 +18,7 @@ mod archive;
 mod compression;
 mod digest;
 mod document;
+mod download;
 mod error;
 mod export;
 mod layout;

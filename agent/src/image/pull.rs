@@ -4,6 +4,7 @@
 //! and layers the digests and sizes that the manifest gives. Every wait has a deadline: connecting,
 //! each answer, and each pause between two pieces of a body. Plain HTTP is used only with a registry
 //! on this machine's loopback or one that was named insecure, and only if it does not speak TLS.
+//! What came before a pull failed is kept for a while, so that the next one goes on there.
 
 use std::fmt;
 use std::fs;
@@ -16,8 +17,6 @@ use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientP
 use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, RegistryOperation};
-use sha2::{Digest as _, Sha256};
-use tokio::io::AsyncWriteExt;
 use zeroize::Zeroizing;
 
 use super::digest::Digest;
@@ -30,8 +29,9 @@ use super::store::{Image, ImageStore, Lease, blocking};
 
 /// Layers fetched at once.
 const N_DOWNLOADS: usize = 3;
-/// Bytes gathered before a write to disk.
-const WRITE_BUFFER: usize = 256 << 10;
+/// Pauses between tries of a manifest. A registry that cannot be reached at all is not asked again: a task may have to
+/// start from what is here.
+const MANIFEST_PAUSES: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(1)];
 
 /// How to prove to a registry who is asking.
 #[derive(Clone, Default)]
@@ -83,6 +83,8 @@ pub struct RegistryOptions {
     pub idle_timeout: Duration,
     /// For one manifest as a whole.
     pub manifest_timeout: Duration,
+    /// Between tries of a blob that bring nothing; a try that brings something begins them anew.
+    pub pauses: Vec<Duration>,
 }
 
 impl Default for RegistryOptions {
@@ -93,6 +95,7 @@ impl Default for RegistryOptions {
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(30),
             manifest_timeout: Duration::from_secs(60),
+            pauses: [200, 500, 1000, 2000, 4000].map(Duration::from_millis).into(),
         }
     }
 }
@@ -144,12 +147,12 @@ pub async fn resolve(reference: &Reference, auth: &Auth, options: &RegistryOptio
 type Watcher<'a> = dyn Fn(Progress) + Send + Sync + 'a;
 
 /// One pull's connection to its registry.
-struct Session {
-    client: Client,
+pub(super) struct Session {
+    pub(super) client: Client,
     auth: RegistryAuth,
     reference: Reference,
-    remote: oci_client::Reference,
-    options: RegistryOptions,
+    pub(super) remote: oci_client::Reference,
+    pub(super) options: RegistryOptions,
 }
 
 impl ImageStore {
@@ -175,10 +178,12 @@ impl ImageStore {
         }
         let session = Session::open(reference, auth, options).await?;
         let mut lease = self.shared.lease();
+        // What came is kept for a while if the pull breaks off: the next try begins there.
+        lease.is_kept = true;
         let result = self.pull_leased(&session, platform, progress, &mut lease).await;
+        lease.is_kept = result.as_ref().is_err_and(ImageError::is_temporary);
         drop(lease);
         if result.is_err() {
-            // Layers that did come stay out of reach of names; do not keep them.
             let shared = self.shared.clone();
             blocking(move || shared.sweep()).await?;
         }
@@ -280,30 +285,20 @@ impl ImageStore {
             return Err(ImageError::TooLarge { object, limit, unit: "bytes" });
         }
         let path = self.shared.layout.blob(&blob.digest);
-        let _only = self.shared.work_on(format!("blob {}", blob.digest)).await;
+        let only = self.shared.work_on(format!("blob {}", blob.digest)).await;
         if fs::exists(&path).map_err(ImageError::store("look for", &path))? {
             return Ok(false);
         }
-        let making = Partial(self.shared.layout.temporary("blob"));
-        session.download(blob, &object, &making.0, came).await?;
+        let making = self.shared.layout.partial(&blob.digest);
+        session.download(blob, &object, &making, came).await?;
         let shared = self.shared.clone();
-        blocking(move || shared.layout.settle(&making.0, &path)).await?;
+        blocking(move || {
+            // Held by the work, which goes on when nobody waits for it any more.
+            let _only = only;
+            shared.layout.settle(&making, &path)
+        })
+        .await?;
         Ok(true)
-    }
-}
-
-/// A file that goes away unless it was moved to its place: also when a download is
-/// given up because another of its image failed, or nobody waits for it any more.
-struct Partial(PathBuf);
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        match fs::remove_file(&self.0) {
-            Err(left) if left.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(file = %self.0.display(), %left, "a partial download stays until the store is opened again");
-            }
-            _ => {}
-        }
     }
 }
 
@@ -382,8 +377,14 @@ impl Session {
 
     async fn manifest(&self, remote: &oci_client::Reference, expected: Option<&Digest>) -> Result<(Digest, Vec<u8>)> {
         let kinds = [OCI_MANIFEST, DOCKER_MANIFEST, OCI_INDEX, DOCKER_LIST];
-        let (bytes, claimed) =
-            self.in_time("reading the manifest", self.client.pull_manifest_raw(remote, &self.auth, &kinds)).await?;
+        let mut pauses = MANIFEST_PAUSES.iter();
+        let (bytes, claimed) = loop {
+            let asked = self.client.pull_manifest_raw(remote, &self.auth, &kinds);
+            match (self.in_time("reading the manifest", asked).await, pauses.next()) {
+                (Err(error), Some(pause)) if error.is_temporary() => tokio::time::sleep(*pause).await,
+                (result, _) => break result?,
+            }
+        };
         if bytes.len() as u64 > DOCUMENT_MAX {
             return Err(ImageError::TooLarge {
                 object: format!("the manifest of {}", self.reference.familiar()),
@@ -403,52 +404,7 @@ impl Session {
         Ok((actual, bytes.to_vec()))
     }
 
-    async fn download(
-        &self,
-        blob: &Descriptor,
-        object: &str,
-        to: &std::path::Path,
-        came: &(dyn Fn(u64) + Send + Sync),
-    ) -> Result<()> {
-        let wanted = blob.digest.to_string();
-        // Asked for as a range from zero, because that way the client leaves the digest to us.
-        let asked = self.client.pull_blob_stream_partial(&self.remote, wanted.as_str(), 0, None);
-        let mut stream = match self.in_time(object, asked).await? {
-            oci_client::client::BlobResponse::Full(stream) | oci_client::client::BlobResponse::Partial(stream) => stream.stream,
-        };
-        // Made at once: a thread that made it later could do so after this was given up.
-        let file = fs::File::create_new(to).map_err(ImageError::store("make", to))?;
-        let mut file = tokio::io::BufWriter::with_capacity(WRITE_BUFFER, tokio::fs::File::from_std(file));
-        let mut hasher = Sha256::new();
-        let mut done: u64 = 0;
-        loop {
-            let next = tokio::time::timeout(self.options.idle_timeout, stream.next()).await;
-            let bytes = match next.map_err(|_| self.timed_out(object))? {
-                None => break,
-                Some(Ok(bytes)) => bytes,
-                Some(Err(error)) => return Err(self.unreachable(&error)),
-            };
-            done += bytes.len() as u64;
-            if done > blob.size {
-                return Err(ImageError::SizeMismatch { object: object.to_owned(), expected: blob.size, actual: done });
-            }
-            hasher.update(&bytes);
-            file.write_all(&bytes).await.map_err(ImageError::store("write", to))?;
-            came(done);
-        }
-        file.flush().await.map_err(ImageError::store("write", to))?;
-        file.get_ref().sync_all().await.map_err(ImageError::store("sync", to))?;
-        if done != blob.size {
-            return Err(ImageError::SizeMismatch { object: object.to_owned(), expected: blob.size, actual: done });
-        }
-        let actual = Digest::from_hasher(hasher);
-        if actual != blob.digest {
-            return Err(ImageError::DigestMismatch { object: object.to_owned(), expected: wanted, actual: actual.to_string() });
-        }
-        Ok(())
-    }
-
-    async fn in_time<T>(
+    pub(super) async fn in_time<T>(
         &self,
         doing: &str,
         work: impl Future<Output = std::result::Result<T, OciDistributionError>>,
@@ -459,11 +415,17 @@ impl Session {
         }
     }
 
-    fn timed_out(&self, doing: &str) -> ImageError {
+    /// An answer that ended before all of it had come.
+    pub(super) fn broken_off(&self, object: &str, done: u64, total: u64) -> ImageError {
+        let reason = format!("the connection ended after {done} of {total} bytes of {object}");
+        ImageError::Unreachable { registry: self.reference.registry().to_owned(), reason }
+    }
+
+    pub(super) fn timed_out(&self, doing: &str) -> ImageError {
         ImageError::TimedOut { registry: self.reference.registry().to_owned(), doing: doing.to_owned() }
     }
 
-    fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> ImageError {
+    pub(super) fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> ImageError {
         ImageError::Unreachable { registry: self.reference.registry().to_owned(), reason: chain_of(error) }
     }
 

@@ -6,7 +6,7 @@ use std::io::{self, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,8 @@ use super::unpack::{LayerLimits, unpack_layer};
 
 /// Bytes a name's file may have.
 const NAME_FILE_MAX: u64 = 64 << 10;
+/// How long what a failed pull brought is kept without a name.
+const KEPT: Duration = Duration::from_secs(3600);
 /// Bytes sled may cache.
 const INDEX_CACHE: u64 = 4 << 20;
 
@@ -140,12 +142,16 @@ pub(super) struct State {
     pub names: BTreeMap<String, Name>,
     /// Digests (blobs) and chain ids that running work counts on, with how many do.
     pub leases: HashMap<Digest, usize>,
+    /// What failed pulls brought, and until when it is kept.
+    pub kept: HashMap<Digest, Instant>,
 }
 
 /// Keeps content from being swept while it is alive.
 pub(super) struct Lease {
     shared: Arc<Shared>,
     digests: Vec<Digest>,
+    /// What it was on is kept for a while when it ends, also when nobody waits for the work any more.
+    pub is_kept: bool,
 }
 
 impl Lease {
@@ -158,6 +164,13 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut state = self.shared.state();
+        if self.is_kept {
+            let until = Instant::now() + KEPT;
+            state.kept.extend(self.digests.iter().map(|digest| (digest.clone(), until)));
+        } else {
+            // What it made has its name now, or never will.
+            state.kept.retain(|digest, _| !self.digests.contains(digest));
+        }
         for digest in &self.digests {
             if let Some(n) = state.leases.get_mut(digest) {
                 *n -= 1;
@@ -188,9 +201,12 @@ impl ImageStore {
             let layout = Layout::open(&dir)?;
             let names = read_names(&layout)?;
             let db = open_index(&dir.join("index"), &names)?;
-            let state = Mutex::new(State { names, leases: HashMap::new() });
+            let state = Mutex::new(State { names, leases: HashMap::new(), kept: HashMap::new() });
             let shared = Shared { layout, limits, db, state, working: Mutex::default(), _lock: lock };
-            shared.sweep()?;
+            if let Err(error) = shared.sweep() {
+                // It takes room, and nothing else.
+                tracing::warn!(%error, "what no image needs could not all be removed");
+            }
             Ok(Self { shared: Arc::new(shared) })
         })
         .await
@@ -254,7 +270,7 @@ impl Shared {
     }
 
     pub(super) fn lease(self: &Arc<Self>) -> Lease {
-        Lease { shared: self.clone(), digests: Vec::new() }
+        Lease { shared: self.clone(), digests: Vec::new(), is_kept: false }
     }
 
     /// Waits until nobody else makes `key`.
@@ -320,7 +336,7 @@ impl Shared {
             lease.add(id);
         }
         for (i, (layer, id)) in manifest.layers.iter().zip(&chain).enumerate() {
-            let _only = self.work_on(format!("layer {id}")).await;
+            let only = self.work_on(format!("layer {id}")).await;
             if self.layout.layer(id).exists() {
                 continue;
             }
@@ -329,7 +345,12 @@ impl Shared {
             let (blob, diff_id) = (layer.digest.clone(), diff_ids[i].clone());
             let below: Vec<PathBuf> = chain[..i].iter().rev().map(|id| self.layout.layer(id).join("diff")).collect();
             let id = id.clone();
-            blocking(move || shared.unpack(&blob, &diff_id, &id, &below)).await?;
+            blocking(move || {
+                // Held by the work, which goes on when nobody waits for it any more: the next one must not meet it.
+                let _only = only;
+                shared.unpack(&blob, &diff_id, &id, &below)
+            })
+            .await?;
         }
         Ok(chain)
     }
@@ -568,28 +589,44 @@ fn lock(dir: &Path) -> Result<Flock<File>> {
     })
 }
 
+/// The names that are sound. One that is not, or whose content is not all there, is dropped, and the others stand.
 fn read_names(layout: &Layout) -> Result<BTreeMap<String, Name>> {
     let folder = layout.references();
     let mut names = BTreeMap::new();
     for entry in fs::read_dir(&folder).map_err(ImageError::store("read", &folder))? {
         let path = entry.map_err(ImageError::store("read", &folder))?.path();
-        let bytes = read_small(&path, NAME_FILE_MAX)?;
-        let name: Name = serde_json::from_slice(&bytes)
-            .map_err(|error| ImageError::BadDocument { object: path.display().to_string(), reason: error.to_string() })?;
-        let whole = name
-            .blobs
-            .iter()
-            .filter(|digest| **digest != name.target || **digest == name.manifest)
-            .all(|digest| layout.blob(digest).exists())
-            && name.chain.iter().all(|chain| layout.layer(chain).join("diff").exists());
-        if whole {
-            names.insert(name.name.clone(), name);
-        } else {
-            tracing::warn!(image = %name.name, "an image lost content on disk; its name is dropped, pull or load it again");
-            fs::remove_file(&path).map_err(ImageError::store("remove", &path))?;
+        match read_name(layout, &path) {
+            Ok(name) => {
+                names.insert(name.name.clone(), name);
+            }
+            Err(reason) => {
+                tracing::warn!(file = %path.display(), reason, "the name of an image is dropped; pull or load it again");
+                let removed =
+                    if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                if let Err(error) = removed {
+                    tracing::warn!(file = %path.display(), %error, "the file of a dropped name stays");
+                }
+            }
         }
     }
     Ok(names)
+}
+
+fn read_name(layout: &Layout, path: &Path) -> std::result::Result<Name, String> {
+    if !fs::symlink_metadata(path).map_err(|error| error.to_string())?.is_file() {
+        return Err("it is no file".into());
+    }
+    let bytes = read_small(path, NAME_FILE_MAX).map_err(|error| error.to_string())?;
+    let name: Name = serde_json::from_slice(&bytes).map_err(|error| format!("it does not parse: {error}"))?;
+    if layout.reference(&name.name) != path {
+        return Err(format!("it is the file of another name than {:?}", name.name));
+    }
+    let blobs = name.blobs.iter().filter(|digest| **digest != name.target || **digest == name.manifest);
+    let lost = blobs.map(|digest| layout.blob(digest)).chain(name.chain.iter().map(|chain| layout.layer(chain).join("diff")));
+    match lost.into_iter().find(|path| !path.exists()) {
+        Some(lost) => Err(format!("{} of image {} is lost", lost.display(), name.name)),
+        None => Ok(name),
+    }
 }
 
 /// Opens the index and makes it say what the files say. One that cannot be opened is made anew.

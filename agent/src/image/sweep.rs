@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use super::digest::Digest;
 use super::error::{ImageError, Result};
+use super::layout::Layout;
 use super::store::{Shared, remove_tree};
 
 impl Shared {
@@ -24,8 +26,11 @@ impl Shared {
     }
 
     fn set_aside(&self) -> Result<Vec<PathBuf>> {
-        let state = self.state();
-        let mut kept: HashSet<&Digest> = state.leases.keys().collect();
+        let mut state = self.state();
+        let now = Instant::now();
+        state.kept.retain(|_, until| *until > now);
+        let state = &*state;
+        let mut kept: HashSet<&Digest> = state.leases.keys().chain(state.kept.keys()).collect();
         for name in state.names.values() {
             kept.extend(&name.blobs);
             kept.extend(&name.chain);
@@ -40,6 +45,11 @@ impl Shared {
                 let aside = self.layout.temporary("swept");
                 fs::rename(&path, &aside).map_err(ImageError::store("remove", &path))?;
                 doomed.push(aside);
+            }
+        }
+        for path in entries(&self.layout.tmp())? {
+            if Layout::digest_of_partial(&path).is_some_and(|digest| !kept.contains(&digest)) {
+                doomed.push(path);
             }
         }
         // A link is made just before its layer gets its name, so one without a layer counts as

@@ -2,5 +2,6 @@
 
 mod fixture;
 mod loading;
+mod pulling;
 mod registry;
 mod removing;

@@ -25,7 +25,15 @@ pub(super) async fn store() -> (TempDir, ImageStore) {
 pub(super) struct Layer(Vec<u8>);
 
 impl Layer {
-    pub(super) fn entry(mut self, kind: EntryType, path: &str, mode: u32, link: &str, content: &[u8]) -> Self {
+    pub(super) fn entry(self, kind: EntryType, path: &str, mode: u32, link: &str, content: &[u8]) -> Self {
+        self.node(kind, path, mode, link, content, (0, 0))
+    }
+
+    pub(super) fn device(self, kind: EntryType, path: &str, device: (u32, u32)) -> Self {
+        self.node(kind, path, 0o666, "", b"", device)
+    }
+
+    fn node(mut self, kind: EntryType, path: &str, mode: u32, link: &str, content: &[u8], device: (u32, u32)) -> Self {
         let mut header = Header::new_gnu();
         header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
         header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
@@ -35,8 +43,8 @@ impl Layer {
         header.set_gid(2000);
         header.set_mtime(1_000_000_000);
         header.set_size(content.len() as u64);
-        header.set_device_major(0).expect("a GNU header");
-        header.set_device_minor(0).expect("a GNU header");
+        header.set_device_major(device.0).expect("a GNU header");
+        header.set_device_minor(device.1).expect("a GNU header");
         header.set_cksum();
         self.0.extend_from_slice(header.as_bytes());
         self.0.extend_from_slice(content);
