@@ -21,6 +21,8 @@ fn main() -> ExitCode {
         eprintln!("skep-shim: the state folder must be an absolute path");
         return ExitCode::from(2);
     }
+    // The task's environment stays here as long as the task does. Where memory may not be locked, skepd has said so.
+    let _ = skep_shim::process::lock_memory();
     let result = detach().and_then(|stream| runtime::shim::Shim::new(state, stream)?.run());
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -31,12 +33,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Leaves the starter's session, forbids core dumps and takes the socket away from standard input, so that no child
+/// Leaves the starter's session and mask, forbids core dumps and takes the socket away from standard input, so that no child
 /// can inherit it.
 fn detach() -> io::Result<UnixStream> {
     // SAFETY: calls on numbers, in a process with one thread; the duplicated descriptor is owned by nobody else.
     let stream = unsafe {
         libc::setsid();
+        // What is made for the task, the folders of its secrets too, is for its own user to enter, whatever the daemon's mask.
+        libc::umask(0o022);
         libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
         let mut core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // The hard limit stays: a task may ask for cores of its own.

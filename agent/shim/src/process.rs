@@ -29,6 +29,29 @@ impl ProcessId {
     }
 }
 
+/// Whether this process may lock whatever memory it uses. Locking under a limit could fail in the middle of the work.
+pub fn may_lock_memory() -> bool {
+    const IPC_LOCK: u64 = 1 << 14;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel fills the structure that is passed.
+    let is_unlimited = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) } == 0 && limit.rlim_cur == libc::RLIM_INFINITY;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
+    is_unlimited || effective.is_some_and(|set| set & IPC_LOCK != 0)
+}
+
+/// Keeps all memory of this process, what it will use later too, from being swapped out. Children have their own.
+pub fn lock_memory() -> io::Result<()> {
+    if !may_lock_memory() {
+        return Err(io::Error::from(io::ErrorKind::PermissionDenied));
+    }
+    // SAFETY: a call on numbers.
+    match unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }

@@ -10,7 +10,7 @@ mod folders;
 mod recover;
 mod spec;
 
-pub use folders::Folders;
+pub use folders::{Folders, TaskFolder};
 
 use crate::drive::Inbox;
 use crate::image::{Auth, Image, ImageStore, Platform, Reference, RegistryOptions};
@@ -76,6 +76,12 @@ impl Runtime {
         network: Arc<Network>,
         inbox: Inbox,
     ) -> Arc<Self> {
+        if !skep_shim::process::may_lock_memory() {
+            tracing::warn!(
+                "environments of tasks on this node may be swapped out: skepd has neither CAP_IPC_LOCK nor an unlimited \
+                 RLIMIT_MEMLOCK (LimitMEMLOCK=infinity)"
+            );
+        }
         Arc::new(Self { settings, folders, images, values, network, inbox, tasks: Mutex::default() })
     }
 

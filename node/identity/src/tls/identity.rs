@@ -4,10 +4,12 @@ use std::sync::{Arc, RwLock};
 
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 
 use crate::certificate::{CertificateError, all_certificates};
 use crate::clock::WallClock;
@@ -90,7 +92,7 @@ impl Current {
         let chain = all_certificates(material.chain_pem.as_bytes()).map_err(TlsError::Certificate)?;
         let node = NodeIdentity::from_der(&chain[0]).map_err(TlsError::Certificate)?;
         let roots = Arc::new(root_store(material.roots_pem)?);
-        let key = || PrivateKeyDer::from(PrivatePkcs8KeyDer::from(material.key_pkcs8.to_vec()));
+        let key = Arc::new(SingleCertAndKey::from(certified(&chain, material.key_pkcs8).map_err(TlsError::Config)?));
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider())
             .allow_unauthenticated()
             .build()
@@ -99,8 +101,7 @@ impl Current {
             .with_protocol_versions(&[&TLS13, &TLS12])
             .map_err(TlsError::Config)?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(chain.clone(), key())
-            .map_err(TlsError::Config)?;
+            .with_cert_resolver(key.clone());
         server.alpn_protocols = vec![b"h2".to_vec()];
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
@@ -108,9 +109,19 @@ impl Current {
             .with_protocol_versions(&[&TLS13, &TLS12])
             .map_err(TlsError::Config)?
             .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key())
-            .map_err(TlsError::Config)?;
+            .with_client_cert_resolver(key);
         Ok(Self { node, server: Arc::new(server), client: Arc::new(client_settings(client)) })
+    }
+}
+
+/// Chain and key, which must belong together. The key is read from its locked pages, without a copy of its bytes; what the
+/// library makes of it, a number of its own, is in ordinary memory of this process, which forbids dumps and tracing.
+fn certified(chain: &[CertificateDer<'static>], key: &SecretBytes) -> Result<CertifiedKey, rustls::Error> {
+    let key = any_supported_type(&PrivateKeyDer::from(PrivatePkcs8KeyDer::from(&key[..])))?;
+    let certified = CertifiedKey::new(chain.to_vec(), key);
+    match certified.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
+        Err(error) => Err(error),
     }
 }
 
