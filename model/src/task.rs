@@ -36,6 +36,8 @@ pub struct Task {
     pub service_id: ServiceId,
     /// The service's name when it was made.
     pub service_name: String,
+    /// The service's labels when it was made, for the placeholders of its container.
+    pub service_labels: std::collections::BTreeMap<String, String>,
     /// 1…replicas; 0 for a global service.
     pub slot: u64,
     /// What it runs; every secret and config reference has a version.

@@ -210,7 +210,7 @@ message!(FileTarget { name, uid, gid, mode });
 message!(SecretReference { id, name, version, file });
 message!(ConfigReference { id, name, version, file });
 
-message!(Task { id, meta, service_id, service_name, slot, spec, spec_version, networks, ports, plan, status });
+message!(Task { id, meta, service_id, service_name, service_labels, slot, spec, spec_version, networks, ports, plan, status });
 section!(TaskPlan, TaskPlanSection);
 section!(TaskStatus, TaskStatusSection);
 message!(TaskPlan { desired, node, start_at, replaces, is_restart, desired_since, endpoint });

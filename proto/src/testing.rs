@@ -366,7 +366,7 @@ fields!(Ulimit { name, soft, hard });
 fields!(FileTarget { name, uid, gid, mode });
 fields!(SecretReference { id, name, version, file });
 fields!(ConfigReference { id, name, version, file });
-fields!(Task { id, meta, service_id, service_name, slot, spec, spec_version, networks, ports, plan, status });
+fields!(Task { id, meta, service_id, service_name, service_labels, slot, spec, spec_version, networks, ports, plan, status });
 fields!(TaskPlan { desired, node, start_at, replaces, is_restart, desired_since, endpoint });
 fields!(TaskStatus { state, timestamp, applied_at, message, error, attempt, container, log_tail, running_since, ports });
 fields!(ContainerStatus { container_id, pid, exit_code });

@@ -50,6 +50,7 @@ fn task(number: u8, networks: &[u8]) -> Arc<Task> {
         meta: Meta::default(),
         service_id: ServiceId::from_random([9; 16]),
         service_name: "web".into(),
+        service_labels: Default::default(),
         slot: 1,
         spec: Arc::new(TaskSpec { network: NetworkMode::Bridge, ..TaskSpec::default() }),
         spec_version: 1,

@@ -155,7 +155,7 @@ fn mount_of(mount: &Mount, fill: impl Fn(&str) -> Result<String, String>) -> Res
         MountKind::Bind => {
             let source = fill(&mount.source)?;
             if mount.create_source {
-                std::fs::create_dir_all(&source)
+                make_source(std::path::Path::new(&source))
                     .map_err(|error| format!("could not make the bind mount source {source}: {error}"))?;
             }
             if !std::path::Path::new(&source).exists() {
@@ -165,6 +165,23 @@ fn mount_of(mount: &Mount, fill: impl Fn(&str) -> Result<String, String>) -> Res
             Ok(protocol::Mount::Bind { source: source.into(), target, read_only: mount.read_only, propagation })
         }
     }
+}
+
+/// Makes a folder and those above it that are missing, for every user to enter as Docker makes them, whatever the mask of
+/// this process.
+fn make_source(path: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    if path.exists() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent() {
+        make_source(above)?;
+    }
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
+        other => other?,
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
 }
 
 fn secrets(task: &Task, values: &Values) -> Result<Vec<FileSpec>, String> {
@@ -238,7 +255,7 @@ fn labels(settings: &Settings, task: &Task) -> std::collections::BTreeMap<String
 fn context(settings: &Settings, task: &Task) -> Value {
     let slot = if task.slot == 0 { settings.node.to_string() } else { task.slot.to_string() };
     json!({
-        "Service": { "ID": task.service_id, "Name": task.service_name, "Labels": task.spec.container_spec.labels },
+        "Service": { "ID": task.service_id, "Name": task.service_name, "Labels": task.service_labels },
         "Node": {
             "ID": settings.node,
             "Hostname": settings.hostname,
@@ -291,6 +308,49 @@ mod tests {
         for (command, own, config, expected) in table {
             assert_eq!(args(&strings(command), &strings(own), config).ok(), expected.map(strings), "{command:?} {own:?}");
         }
+    }
+
+    #[test]
+    fn placeholders_are_swarms() {
+        use skep_model::task::{TaskPlan, TaskStatus};
+        use skep_model::{Meta, NodeId, Section, ServiceId, TaskId, TaskState, Time};
+        let settings = Settings {
+            node: NodeId::from_random([1; 16]),
+            hostname: "box".into(),
+            shim: Default::default(),
+            cgroup_parent: "/skep".into(),
+            registries: Default::default(),
+        };
+        let mut spec = skep_model::service::TaskSpec::default();
+        spec.container_spec.labels = [("tier".to_owned(), "of the container".to_owned())].into();
+        let mut task = Task {
+            id: TaskId::from_random([2; 16]),
+            meta: Meta::default(),
+            service_id: ServiceId::from_random([3; 16]),
+            service_name: "web".into(),
+            service_labels: [("tier", "front"), ("com.example.a", "dotted")].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            slot: 4,
+            spec: std::sync::Arc::new(spec),
+            spec_version: 1,
+            networks: Vec::new(),
+            ports: Vec::new(),
+            plan: Section::new(TaskPlan::new(TaskState::Running, Time::ZERO)),
+            status: Section::new(TaskStatus::new(TaskState::Assigned, Time::ZERO)),
+        };
+        let filled = |task: &Task, text: &str| fill(text, &context(&settings, task)).expect("a placeholder");
+        for (text, expected) in [
+            ("{{.Service.Labels.tier}}", "front".to_owned()),
+            ("{{index .Service.Labels \"com.example.a\"}}", "dotted".to_owned()),
+            ("{{.Service.Labels.other}}", "<no value>".to_owned()),
+            ("{{.Service.ID}}/{{.Service.Name}}", format!("{}/web", task.service_id)),
+            ("{{.Node.ID}}/{{.Node.Hostname}}", format!("{}/box", settings.node)),
+            ("{{.Node.Platform.OS}}/{{.Node.Platform.Architecture}}", format!("linux/{}", std::env::consts::ARCH)),
+            ("{{.Task.ID}}/{{.Task.Name}}/{{.Task.Slot}}", format!("{}/{}/4", task.id, task.name())),
+        ] {
+            assert_eq!(filled(&task, text), expected, "{text}");
+        }
+        task.slot = 0;
+        assert_eq!(filled(&task, "{{.Task.Slot}}"), settings.node.to_string());
     }
 
     #[test]

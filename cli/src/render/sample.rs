@@ -187,6 +187,7 @@ pub fn task() -> Task {
         meta: meta(),
         service_id: service.id,
         service_name: "web".into(),
+        service_labels: Default::default(),
         slot: 1,
         spec: Arc::new(service.spec.value.spec.task_template),
         spec_version: 2,

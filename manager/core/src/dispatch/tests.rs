@@ -56,6 +56,7 @@ pub(super) fn task(n: u8, node: u8) -> Task {
         meta: Meta::default(),
         service_id: ServiceId::from_random([1; 16]),
         service_name: "web".into(),
+        service_labels: Default::default(),
         slot: u64::from(n),
         spec: Arc::new(TaskSpec::default()),
         spec_version: 1,

@@ -160,6 +160,7 @@ pub(crate) fn make(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted, slot
         meta: Meta { created_at: draft.made_at, updated_at: now, version: u64::MAX },
         service_id: wanted.service.id,
         service_name: wanted.service.spec.spec.annotations.name.clone(),
+        service_labels: wanted.service.spec.spec.annotations.labels.clone(),
         slot: slot.number,
         spec: wanted.template.clone(),
         spec_version: wanted.spec_version(),
