@@ -237,6 +237,54 @@ impl LineCutter {
     }
 }
 
+/// The longest line that is put together; a longer one leaves in pieces of this size.
+pub const LINE_MAX: usize = 1 << 20;
+
+/// A whole line of one output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// When its last part was written, in nanoseconds since the Unix epoch: the order of lines is that of their ends.
+    pub at_ns: u64,
+    /// Where it was written.
+    pub stream: Stream,
+    /// A piece of a line longer than [`LINE_MAX`], which goes on in the stream's next one.
+    pub partial: bool,
+    /// Without the newline.
+    pub text: Vec<u8>,
+}
+
+/// Puts the records of a log together to lines again.
+#[derive(Debug, Default)]
+pub struct LineJoiner {
+    rest: [Vec<u8>; 2],
+    at_ns: u64,
+}
+
+impl LineJoiner {
+    /// Takes the next record; the line that it ends, or fills.
+    pub fn push(&mut self, record: Record) -> Option<Line> {
+        let Record { at_ns, stream, partial, text } = record;
+        let rest = &mut self.rest[usize::from(stream == Stream::Stderr)];
+        self.at_ns = at_ns;
+        if rest.is_empty() && !partial {
+            return Some(Line { at_ns, stream, partial, text });
+        }
+        rest.extend_from_slice(&text);
+        if partial && rest.len() < LINE_MAX {
+            return None;
+        }
+        Some(Line { at_ns, stream, partial, text: std::mem::take(rest) })
+    }
+
+    /// At the end of a log: what has no end is a line all the same.
+    pub fn finish(&mut self) -> Vec<Line> {
+        let at_ns = self.at_ns;
+        let streams = [Stream::Stdout, Stream::Stderr].into_iter().zip(self.rest.iter_mut());
+        let open = streams.filter(|(_, rest)| !rest.is_empty());
+        open.map(|(stream, rest)| Line { at_ns, stream, partial: false, text: std::mem::take(rest) }).collect()
+    }
+}
+
 /// What one read found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Batch {
@@ -262,17 +310,19 @@ impl LogReader {
         Self { dir: dir.to_owned() }
     }
 
-    /// At most `max_records` (and some 1 MiB) from `from` on, over file borders. A line still being written is left
+    /// At most `max_records` (and some 256 KiB) from `from` on, over file borders. A line still being written is left
     /// for the next read.
     pub fn read(&self, from: Position, max_records: usize) -> Result<Batch, LogError> {
-        const BYTES_MAX: usize = 1 << 20;
+        const BYTES_MAX: usize = 256 << 10;
         let mut batch = Batch { next: from, ..Batch::default() };
-        let mut n_bytes = 0;
+        let (mut n_bytes, mut has_begun) = (0, false);
         for number in numbers(&self.dir)?.into_iter().filter(|number| *number >= from.file) {
             if number != batch.next.file {
-                batch.gap |= batch.next.file != 0 && number > batch.next.file + 1;
+                // Either the file that was being read is gone, with what was not read of it, or one after it is.
+                batch.gap |= batch.next.file != 0 && (number > batch.next.file + 1 || !has_begun);
                 batch.next = Position { file: number, offset: 0 };
             }
+            has_begun = true;
             let Some(mut lines) = self.lines(batch.next)? else { continue };
             while let Some((line, next)) = lines.next_line()? {
                 n_bytes += line.len();
@@ -289,37 +339,115 @@ impl LogReader {
         Ok(batch)
     }
 
-    /// Where the last `n` whole lines of the task begin; 0 means the end of the log.
-    pub fn tail(&self, n: usize) -> Result<Position, LogError> {
-        let mut wanted = n;
+    /// Where the last `n` whole lines begin, and how many whole lines of the log end after that place and before the first
+    /// of them (of a stream whose line was being written meanwhile). 0 means the end of the log.
+    pub fn tail_lines(&self, n: usize) -> Result<(Position, usize), LogError> {
         let numbers = numbers(&self.dir)?;
-        let mut first = Position::default();
-        for number in numbers.into_iter().rev() {
-            let mut starts = VecDeque::new();
-            let mut at = Position { file: number, offset: 0 };
-            let mut begins = Some(at);
-            let Some(mut lines) = self.lines(at)? else { continue };
-            while let Some((line, next)) = lines.next_line()? {
-                let start = *begins.get_or_insert(at);
-                at = next;
-                if parse(&line).is_some_and(|record| !record.partial) {
-                    starts.push_back(start);
-                    begins = None;
-                    if starts.len() > wanted {
-                        starts.pop_front();
-                    }
-                }
+        if n == 0 {
+            return Ok((self.end(&numbers)?, 0));
+        }
+        let (mut n_ends, mut first) = (0, 0);
+        for (at, number) in numbers.iter().enumerate().rev() {
+            first = at;
+            let Some(mut lines) = self.lines(Position { file: *number, offset: 0 })? else { continue };
+            while let Some((line, _)) = lines.next_line()? {
+                n_ends += usize::from(parse(&line).is_some_and(|record| !record.partial));
             }
-            if wanted == 0 {
-                return Ok(at);
-            }
-            wanted -= starts.len();
-            first = starts.front().copied().unwrap_or(first);
-            if wanted == 0 {
-                return Ok(first);
+            if n_ends >= n {
+                break;
             }
         }
-        Ok(Position::default())
+        match self.window(&numbers[first..], n, first == 0)? {
+            Some(window) => Ok(window),
+            // One of them began before these files.
+            None => Ok(self.window(&numbers, n, true)?.unwrap_or_default()),
+        }
+    }
+
+    /// The beginning of the last `n` lines of some files, and how many others end within; none when one of them may have
+    /// begun before these files.
+    fn window(&self, numbers: &[u64], n: usize, is_all: bool) -> Result<Option<(Position, usize)>, LogError> {
+        // Where each line begins and where it ends.
+        let mut window: VecDeque<(Position, Position)> = VecDeque::new();
+        // The end of each stream's first line: its beginning is not known.
+        let mut first_ends: [Option<Position>; 2] = [None; 2];
+        let mut begun: [Option<Position>; 2] = [None; 2];
+        for number in numbers {
+            let mut at = Position { file: *number, offset: 0 };
+            let Some(mut lines) = self.lines(at)? else { continue };
+            while let Some((line, next)) = lines.next_line()? {
+                if let Some(record) = parse(&line) {
+                    let stream = usize::from(record.stream == Stream::Stderr);
+                    let begun = &mut begun[stream];
+                    let begin = *begun.get_or_insert(at);
+                    if !record.partial {
+                        *begun = None;
+                        first_ends[stream].get_or_insert(at);
+                        window.push_back((begin, at));
+                    }
+                }
+                at = next;
+                if window.len() > n {
+                    window.pop_front();
+                }
+            }
+        }
+        if !is_all && window.iter().any(|(_, end)| first_ends.contains(&Some(*end))) {
+            return Ok(None);
+        }
+        let first = window.iter().map(|(begin, _)| *begin).min();
+        let (Some(first), Some((_, first_end))) = (first, window.front().copied()) else {
+            return Ok(Some((Position::default(), 0)));
+        };
+        Ok(Some((first, self.n_ends_between(numbers, first, first_end)?)))
+    }
+
+    fn n_ends_between(&self, numbers: &[u64], from: Position, to: Position) -> Result<usize, LogError> {
+        let mut n_ends = 0;
+        for number in numbers.iter().filter(|number| (from.file..=to.file).contains(number)) {
+            let offset = if *number == from.file { from.offset } else { 0 };
+            let mut at = Position { file: *number, offset };
+            let Some(mut lines) = self.lines(at)? else { continue };
+            while let Some((line, next)) = lines.next_line()?.filter(|_| at < to) {
+                n_ends += usize::from(parse(&line).is_some_and(|record| !record.partial));
+                at = next;
+            }
+        }
+        Ok(n_ends)
+    }
+
+    fn end(&self, numbers: &[u64]) -> Result<Position, LogError> {
+        let Some(last) = numbers.last() else { return Ok(Position::default()) };
+        let mut at = Position { file: *last, offset: 0 };
+        if let Some(mut lines) = self.lines(at)? {
+            while let Some((_, next)) = lines.next_line()? {
+                at = next;
+            }
+        }
+        Ok(at)
+    }
+
+    /// The texts of the last `n` records, at most some 256 KiB from the end of the newest file: what a failed task says of
+    /// itself, read in one short step whatever the size of the log.
+    pub fn last_texts(&self, n: usize) -> Result<Vec<Vec<u8>>, LogError> {
+        const BYTES_MAX: u64 = 256 << 10;
+        let mut texts = VecDeque::new();
+        for number in numbers(&self.dir)?.into_iter().rev() {
+            let path = file_path(&self.dir, number);
+            let size = fs::metadata(&path).map_or(0, |metadata| metadata.len());
+            let at = Position { file: number, offset: size.saturating_sub(BYTES_MAX) };
+            let Some(mut lines) = self.lines(at)? else { continue };
+            let mut found = Vec::new();
+            while let Some((line, _)) = lines.next_line()? {
+                // The first is cut off in front, most likely, and then no record.
+                found.extend(parse(&line).map(|record| record.text));
+            }
+            found.into_iter().rev().for_each(|text| texts.push_front(text));
+            if texts.len() >= n || size > BYTES_MAX {
+                break;
+            }
+        }
+        Ok(texts.split_off(texts.len().saturating_sub(n)).into())
     }
 
     /// Where the first record at or after a time begins; the end of the log when there is none.
@@ -453,11 +581,64 @@ mod tests {
             let from = |at| reader.read(at, 1000).unwrap().records;
             let n_whole = |records: &[Record]| records.iter().filter(|r| !r.partial).count();
             let whole = n_whole(&from(Position::default()));
-            let tail = from(reader.tail(n).unwrap());
-            prop_assert_eq!(n_whole(&tail), n.min(whole));
+            let (tail, n_before) = reader.tail_lines(n).unwrap();
+            prop_assert_eq!((n_whole(&from(tail)), n_before), (n.min(whole), 0));
             let since = from(reader.since(95).unwrap());
             prop_assert_eq!(since.len() as u64, n_lines.saturating_sub(10));
         }
+    }
+
+    proptest! {
+        #[test]
+        fn the_last_lines_are_whole_whatever_the_streams_and_files(
+            parts in proptest::collection::vec((any::<bool>(), any::<bool>()), 0..60),
+            n in 1usize..70,
+            max_file_bytes in 1u64..300,
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut writer = LogWriter::open(dir.path(), max_file_bytes, 100_000).unwrap();
+            for (at, (is_error, partial)) in parts.iter().enumerate() {
+                let stream = if *is_error { Stream::Stderr } else { Stream::Stdout };
+                writer.push(at as u64, stream, *partial, format!("{at},").as_bytes());
+                writer.flush().unwrap();
+            }
+            let reader = LogReader::new(dir.path());
+            let lines = |at, n_skipped: usize| {
+                let mut joiner = LineJoiner::default();
+                let records = reader.read(at, 1000).unwrap().records;
+                records.into_iter().filter_map(|record| joiner.push(record)).skip(n_skipped).collect::<Vec<_>>()
+            };
+            let all = lines(Position::default(), 0);
+            let (at, n_skipped) = reader.tail_lines(n).unwrap();
+            prop_assert_eq!(lines(at, n_skipped), all[all.len().saturating_sub(n)..].to_vec());
+        }
+    }
+
+    #[test]
+    fn a_line_is_put_together_and_an_endless_one_leaves_in_pieces() {
+        let mut joiner = LineJoiner::default();
+        let record = |stream, partial, text: &[u8]| Record { at_ns: 1, stream, partial, text: text.to_vec() };
+        assert_eq!(joiner.push(record(Stream::Stdout, true, b"a")), None);
+        assert_eq!(joiner.push(record(Stream::Stderr, false, b"b")).unwrap().text, b"b");
+        assert_eq!(joiner.push(record(Stream::Stdout, false, b"c")).unwrap().text, b"ac");
+        let piece = vec![b'x'; TEXT_MAX];
+        let lines: Vec<Line> = (0..130).filter_map(|_| joiner.push(record(Stream::Stdout, true, &piece))).collect();
+        assert!(lines.iter().all(|line| line.partial && line.text.len() == LINE_MAX) && lines.len() == 2);
+        assert_eq!(joiner.finish()[0].text.len(), 2 * TEXT_MAX);
+        assert_eq!(joiner.finish(), []);
+    }
+
+    #[test]
+    fn the_last_texts_come_in_order_from_the_newest_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = LogWriter::open(dir.path(), 1, 100).unwrap();
+        let reader = LogReader::new(dir.path());
+        assert_eq!(reader.last_texts(3).unwrap(), Vec::<Vec<u8>>::new());
+        for line in 0..6u8 {
+            writer.push(1, Stream::Stdout, false, &[b'0' + line]);
+            writer.flush().unwrap();
+        }
+        assert_eq!(reader.last_texts(3).unwrap(), [b"3", b"4", b"5"]);
     }
 
     #[test]

@@ -250,12 +250,10 @@ pub(super) fn exit(record: &ExitRecord, log: &std::path::Path) -> Exit {
 }
 
 fn tail(folder: &std::path::Path) -> Vec<String> {
-    let reader = log::LogReader::new(folder);
-    let read = reader.tail(LOG_TAIL_LINES_MAX).and_then(|from| reader.read(from, LOG_TAIL_LINES_MAX));
-    match read {
-        Ok(batch) => {
-            let text = |record: &log::Record| String::from_utf8_lossy(&record.text).chars().take(TAIL_LINE_MAX).collect();
-            batch.records.iter().map(text).collect()
+    match log::LogReader::new(folder).last_texts(LOG_TAIL_LINES_MAX) {
+        Ok(texts) => {
+            let text = |text: &Vec<u8>| String::from_utf8_lossy(text).chars().take(TAIL_LINE_MAX).collect();
+            texts.iter().map(text).collect()
         }
         Err(error) => {
             tracing::warn!(%error, "could not read the last lines of a log");

@@ -4,20 +4,22 @@
 //! new as the call; changes, logs and image transfers go on to the leader, with
 //! the same request id, until they are decided or the deadline is over.
 
+use crate::api::log_stream::LogStream;
 use crate::api::query::{self, Filters};
 use crate::api::verify::verify;
-use crate::api::{Leadership, Shared, deadline};
+use crate::api::{Gone, Leadership, Shared, deadline};
 use crate::sealing::Kind as SealedKind;
 use crate::status::{from_refusal, to_refusal};
 use crate::waiting::WatchItem;
 use futures_util::Stream;
 use skep_identity::clock;
 use skep_manager_core::event::Consistency;
-use skep_manager_core::{Event, Store, Ticket};
+use skep_manager_core::{Event, Store};
 use skep_model::config::{CONFIG_MAX, ConfigVersion};
 use skep_model::request::{Mutation, Outcome};
 use skep_model::secret::{SECRET_MAX, SecretVersion};
-use skep_model::{ConfigId, Id, Kind, NodeId, Object, Refusal, RequestId, SecretId, TaskId, TaskState};
+use skep_model::task::Task;
+use skep_model::{ConfigId, Id, Kind, Object, Refusal, RequestId, SecretId, ServiceId};
 use skep_proto::request::{Asked, decode_mutation};
 use skep_proto::v1::control_client::ControlClient;
 use skep_proto::v1::control_server::Control;
@@ -91,19 +93,15 @@ impl Control for ControlApi {
             return Ok(Response::new(Box::pin(stream)));
         }
         let store = self.0.read(Consistency::Linearizable).await.map_err(|refusal| from_refusal(&refusal))?;
-        let tasks = tasks_of_logs(&store, request.of)?;
-        let mut nodes = BTreeMap::<NodeId, Vec<TaskId>>::new();
-        for task in tasks {
-            if let Some(node) = task.plan.node.filter(|_| task.status.state >= TaskState::Assigned) {
-                nodes.entry(node).or_default().push(task.id);
-            }
-        }
-        let id = self.0.random_id();
-        let receiver = self.0.logs.subscribe(id, nodes, request.options.unwrap_or_default());
-        let guard = Unsubscribe { shared: self.0.clone(), id };
-        let stream = futures_util::stream::unfold((receiver, guard), |(mut receiver, guard)| async move {
-            receiver.recv().await.map(|chunk| (Ok(chunk), (receiver, guard)))
-        });
+        let options = request.options.unwrap_or_default();
+        let (tasks, service) = tasks_of_logs(&store, request.of)?;
+        let follow = service.filter(|_| options.follow).map(|service| (service, store.version));
+        let stream = LogStream::open(self.0.clone(), &tasks, options, follow);
+        let stream =
+            futures_util::stream::unfold(
+                stream,
+                |mut stream| async move { stream.next().await.map(|chunk| (Ok(chunk), stream)) },
+            );
         Ok(Response::new(Box::pin(stream)))
     }
 
@@ -328,31 +326,6 @@ impl ControlApi {
     }
 }
 
-/// Tells the core that a watcher is gone.
-struct Gone {
-    shared: Arc<Shared>,
-    ticket: Ticket,
-}
-
-impl Drop for Gone {
-    fn drop(&mut self) {
-        self.shared.waiting.forget(self.ticket);
-        self.shared.inbox.put(Event::Gone { ticket: self.ticket });
-    }
-}
-
-/// Tells the nodes that nobody reads their logs any more.
-struct Unsubscribe {
-    shared: Arc<Shared>,
-    id: Id,
-}
-
-impl Drop for Unsubscribe {
-    fn drop(&mut self) {
-        self.shared.logs.unsubscribe(self.id);
-    }
-}
-
 /// Removes a spooled archive.
 struct EndTransfer {
     shared: Arc<Shared>,
@@ -395,15 +368,16 @@ fn change(change: &skep_manager_core::store::Change) -> v1::Change {
     v1::Change { action: action.into(), object, old: old.filter(|_| change.new.is_some()) }
 }
 
-fn tasks_of_logs(store: &Store, of: Option<logs_request::Of>) -> Result<Vec<Arc<skep_model::task::Task>>, Status> {
+/// The tasks that are asked for and, if it is all of a service, the service.
+fn tasks_of_logs(store: &Store, of: Option<logs_request::Of>) -> Result<(Vec<Arc<Task>>, Option<ServiceId>), Status> {
     match of.ok_or_else(|| Status::invalid_argument("the request names neither service nor task"))? {
         logs_request::Of::Service(reference) => {
             let service = store.resolve_service(&reference).map_err(|refusal| from_refusal(&refusal))?;
-            Ok(store.tasks_of_service(service.id).cloned().collect())
+            Ok((store.tasks_of_service(service.id).cloned().collect(), Some(service.id)))
         }
         logs_request::Of::Task(reference) => {
             let task = store.resolve_task(&reference).map_err(|refusal| from_refusal(&refusal))?;
-            Ok(vec![task.clone()])
+            Ok((vec![task.clone()], None))
         }
     }
 }

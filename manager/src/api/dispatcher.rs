@@ -4,6 +4,7 @@
 //! is, which must be what its certificate says.
 
 use crate::api::{Shared, caller};
+use crate::logs;
 use crate::sessions::QUEUE_MAX;
 use crate::status::from_refusal;
 use futures_util::Stream;
@@ -55,27 +56,14 @@ impl Dispatcher for DispatcherApi {
 
     async fn publish_logs(&self, request: Request<Streaming<LogPublish>>) -> Result<Response<PublishDone>, Status> {
         let (node, _) = caller(&request)?;
-        let mut messages = request.into_inner();
         let mut subscription = None;
-        while let Some(message) = messages.message().await? {
-            let id = *subscription.get_or_insert(parse_id(&message.subscription_id)?);
-            for mut chunk in message.chunks {
-                if !self.0.logs.was_asked(id, node, &chunk.task_id) {
-                    return Err(Status::permission_denied("the node was not asked for the log of that task"));
-                }
-                chunk.node_id = node.to_string();
-                let Some(sender) = self.0.logs.sender(id, node) else {
-                    return Err(Status::cancelled("nobody reads these logs any more"));
-                };
-                if sender.send(chunk).await.is_err() {
-                    return Err(Status::cancelled("nobody reads these logs any more"));
-                }
-            }
+        let published = self.take_logs(node, &mut subscription, request.into_inner()).await;
+        match (subscription, &published) {
+            (Some(id), Ok(())) => self.0.logs.finished(id, node),
+            (Some(id), Err(status)) => self.0.logs.broken(id, node, &format!("broke off: {}", status.message())),
+            (None, _) => {}
         }
-        if let Some(id) = subscription {
-            self.0.logs.finished(id, node);
-        }
-        Ok(Response::new(PublishDone {}))
+        published.map(|()| Response::new(PublishDone {}))
     }
 
     type FetchImageStream = Replies<v1::ImageChunk>;
@@ -100,6 +88,37 @@ impl Dispatcher for DispatcherApi {
             }
         });
         Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+impl DispatcherApi {
+    /// Hands what a node publishes to whoever asked, until its stream ends.
+    async fn take_logs(
+        &self,
+        node: NodeId,
+        subscription: &mut Option<Id>,
+        mut messages: Streaming<LogPublish>,
+    ) -> Result<(), Status> {
+        let gone = || Status::cancelled("nobody reads these logs any more");
+        while let Some(message) = messages.message().await? {
+            let id = match *subscription {
+                Some(id) => id,
+                None => *subscription.insert(parse_id(&message.subscription_id)?),
+            };
+            for mut chunk in message.chunks {
+                if !self.0.logs.was_asked(id, node, &chunk.task_id) {
+                    return Err(Status::permission_denied("the node was not asked for the log of that task"));
+                }
+                chunk.node_id = node.to_string();
+                let sender = self.0.logs.sender(id, node).ok_or_else(gone)?;
+                sender.send(logs::Item::Chunk(chunk)).await.map_err(|_| gone())?;
+            }
+            if message.caught_up {
+                let sender = self.0.logs.sender(id, node).ok_or_else(gone)?;
+                sender.send(logs::Item::CaughtUp).await.map_err(|_| gone())?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@ pub mod authorise;
 pub mod ca;
 pub mod control;
 pub mod dispatcher;
+mod log_stream;
 pub mod query;
 pub mod raft;
 pub mod roles;
@@ -20,7 +21,7 @@ use crate::sessions::Sessions;
 use crate::waiting::Waiting;
 use skep_identity::tls::PeerInfo;
 use skep_manager_core::event::Consistency;
-use skep_manager_core::{Event, Store};
+use skep_manager_core::{Event, Store, Ticket};
 use skep_model::request::{Mutation, Outcome};
 use skep_model::{Id, NodeId, Refusal, RequestId};
 use std::sync::Arc;
@@ -117,4 +118,17 @@ fn late(what: &str) -> Refusal {
 
 fn stopping() -> Refusal {
     Refusal::Unavailable("the manager is stopping".into())
+}
+
+/// Tells the core that a watcher is gone.
+pub(crate) struct Gone {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) ticket: Ticket,
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.shared.waiting.forget(self.ticket);
+        self.shared.inbox.put(Event::Gone { ticket: self.ticket });
+    }
 }

@@ -8,7 +8,7 @@ use crate::render::listing::short;
 use crate::render::{ago, output};
 use skep_model::{Kind, NodeId, Object, Refusal, Time};
 use skep_proto::v1::{LogChunk, LogOptions, LogStream, LogsRequest, logs_request};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Write;
 
 /// Fetch the logs of a service or task
@@ -63,7 +63,7 @@ impl Logs {
         };
         let request = LogsRequest { of: Some(of), options: Some(options) };
         let mut stream = client::call(CALL_MAX, client.control().logs(request)).await?;
-        let mut printer = Printer { flags: &self, names, width, unfinished: BTreeSet::new() };
+        let mut printer = Printer { flags: &self, names, width, unfinished: BTreeMap::new() };
         while let Some(chunk) = client::next(&mut stream).await? {
             printer.print(&chunk)?;
         }
@@ -100,12 +100,15 @@ fn tail(text: &str) -> Result<i64, String> {
     }
 }
 
+/// The longest line that is kept until it is whole, in bytes; a longer one is printed as several.
+const LINE_MAX: usize = 1 << 20;
+
 struct Printer<'a> {
     flags: &'a Logs,
     names: BTreeMap<NodeId, String>,
     width: usize,
-    /// Tasks and streams whose last chunk was a part of a line.
-    unfinished: BTreeSet<(String, i32)>,
+    /// What has come of lines that are not whole yet, by task and stream.
+    unfinished: BTreeMap<(String, i32), Vec<u8>>,
 }
 
 impl Printer<'_> {
@@ -114,24 +117,27 @@ impl Printer<'_> {
             eprintln!("skep: warning: {}", chunk.warning);
             return Ok(());
         }
-        let place = (chunk.task_id.clone(), chunk.stream);
-        let goes_on = self.unfinished.contains(&place);
-        let mut line = Vec::new();
-        if !goes_on {
-            line.extend_from_slice(self.prefix(chunk).as_bytes());
-        }
-        line.extend_from_slice(chunk.data.strip_suffix(b"\n").unwrap_or(&chunk.data));
-        if chunk.partial {
-            self.unfinished.insert(place);
-        } else {
-            self.unfinished.remove(&place);
-            line.push(b'\n');
-        }
+        let Some(line) = self.line(chunk) else { return Ok(()) };
         if chunk.stream() == LogStream::Stderr {
             let written = std::io::stderr().write_all(&line);
             return written.map_err(|error| Failure::refused(format!("cannot write to standard error: {error}")));
         }
         output::write_bytes(&line)
+    }
+
+    /// The line that a chunk completes, with its prefix: lines of several tasks are never mixed.
+    fn line(&mut self, chunk: &LogChunk) -> Option<Vec<u8>> {
+        let place = (chunk.task_id.clone(), chunk.stream);
+        let mut text = self.unfinished.remove(&place).unwrap_or_default();
+        text.extend_from_slice(chunk.data.strip_suffix(b"\n").unwrap_or(&chunk.data));
+        if chunk.partial && text.len() < LINE_MAX {
+            self.unfinished.insert(place, text);
+            return None;
+        }
+        let mut line = self.prefix(chunk).into_bytes();
+        line.append(&mut text);
+        line.push(b'\n');
+        Some(line)
     }
 
     fn prefix(&self, chunk: &LogChunk) -> String {
@@ -145,7 +151,8 @@ impl Printer<'_> {
             prefix.push_str("    | ");
         }
         if self.flags.details && !chunk.details.is_empty() {
-            let details: Vec<String> = chunk.details.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let mut details: Vec<String> = chunk.details.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            details.sort();
             prefix.push_str(&details.join(","));
             prefix.push(' ');
         }
@@ -166,5 +173,43 @@ impl Printer<'_> {
         let digits = chunk.slot.max(1).ilog10() as usize + 1;
         let padding = " ".repeat(self.width.saturating_sub(digits));
         format!("{name}@{node}{padding}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        logs: Logs,
+    }
+
+    #[test]
+    fn lines_of_two_writers_leave_whole() {
+        for raw in [&["logs", "--raw", "web"][..], &["logs", "web"]] {
+            let flags = Line::parse_from(raw).logs;
+            let mut printer = Printer { flags: &flags, names: BTreeMap::new(), width: 1, unfinished: BTreeMap::new() };
+            let mut lines = Vec::new();
+            // 70,000 characters in pieces, each of one writer between those of the other.
+            for (n, last) in [(0, false), (1, false), (2, false), (3, false), (4, true)] {
+                for (task, text) in [("a", "x"), ("b", "y")] {
+                    for stream in [LogStream::Stdout, LogStream::Stderr] {
+                        let data = text.repeat(14_000).into_bytes();
+                        let mut chunk =
+                            LogChunk { task_id: task.into(), data, partial: !last, timestamp: n, ..LogChunk::default() };
+                        chunk.set_stream(stream);
+                        lines.extend(printer.line(&chunk));
+                    }
+                }
+            }
+            assert_eq!(lines.len(), 4);
+            for (line, text) in lines.iter().zip(["x", "x", "y", "y"]) {
+                assert!(String::from_utf8_lossy(line).ends_with(&format!("{}\n", text.repeat(70_000))));
+                assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+            }
+        }
     }
 }
