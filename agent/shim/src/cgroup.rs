@@ -127,6 +127,7 @@ pub fn checked(cgroups_path: &str) -> Result<&Path, CgroupError> {
 /// - Devices. Version 1 has its controller, in every version of the unified hierarchy there is a program of our own. The
 ///   list is the same. Where neither takes it, this is an error, and the container must not start.
 /// - Swap. As Docker has it, a task with a memory limit may swap as much again, no more.
+/// - Processes. A task has no limit that nobody asked for, but all tasks of the node together leave it a tenth.
 /// - The unified hierarchy of a hybrid machine, which the process joins.
 pub fn confine(cgroups_path: &str, process: i32, memory_bytes: u64) -> Result<(), CgroupError> {
     confine_in(&hierarchies()?, checked(cgroups_path)?, process, memory_bytes)
@@ -146,10 +147,13 @@ fn confine_in(hierarchies: &[Hierarchy], relative: &Path, process: i32, memory_b
             }
             write(&folder.join("cgroup.procs"), process)?;
             limit_swap(&folder.join("memory.swap.max"), memory_bytes, memory_bytes)?;
+            leave_processes(&folder)?;
         } else if has("devices") {
             // The library's list has one device more than Docker's: tun.
             write(&folder.join("devices.deny"), "c 10:200 rwm")?;
             has_devices = true;
+        } else if has("pids") {
+            leave_processes(&folder)?;
         } else if has("memory") {
             limit_swap(&folder.join("memory.memsw.limit_in_bytes"), memory_bytes, memory_bytes.saturating_mul(2))?;
         }
@@ -160,6 +164,19 @@ fn confine_in(hierarchies: &[Hierarchy], relative: &Path, process: i32, memory_b
     let (path, source) =
         refused.unwrap_or_else(|| (Path::new("/sys/fs/cgroup").join(relative), io::Error::from(io::ErrorKind::NotFound)));
     Err(CgroupError::NoDeviceControl { path, source })
+}
+
+/// Limits the cgroup above the task's, that of all tasks of the node, where it has no limit yet.
+fn leave_processes(folder: &Path) -> Result<(), CgroupError> {
+    let Some(path) = folder.parent().map(|above| above.join("pids.max")) else { return Ok(()) };
+    if fs::read_to_string(&path).is_ok_and(|limit| limit.trim() == "max") {
+        let number = |name: &str| fs::read_to_string(name).ok()?.trim().parse::<u64>().ok();
+        let most = ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"].into_iter().filter_map(number).min();
+        if let Some(most) = most {
+            write(&path, (most / 10 * 9).max(1))?;
+        }
+    }
+    Ok(())
 }
 
 /// Without a memory limit there is none of swap either; a kernel without swap accounting has no such file.

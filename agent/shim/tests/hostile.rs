@@ -180,6 +180,11 @@ fn limits_of_memory_swap_and_processes_are_dockers() {
     free.await_line("ready");
     assert_eq!(read(&free, "pids.max").as_deref(), Some("max"));
     assert_ne!(read(&free, "memory.memsw.limit_in_bytes").as_deref(), Some("0"));
+    // All tasks of a node together leave it some processes.
+    let above = cgroup::folders(free.spec.cgroups_path.rsplit_once('/').unwrap().0).unwrap();
+    let most = above.iter().find_map(|folder| fs::read_to_string(folder.join("pids.max")).ok()).unwrap();
+    let all: u64 = fs::read_to_string("/proc/sys/kernel/threads-max").unwrap().trim().parse().unwrap();
+    assert!(most.trim().parse::<u64>().unwrap() < all, "{most}");
 }
 
 /// The shim as a daemon starts it that has an odd umask, limits and preference of its own.
