@@ -20,6 +20,7 @@ use crate::values::Values;
 use skep_agent_core::{Agent, Event};
 use skep_model::assignment::{Assignments, SessionInfo, StatusUpdate};
 use skep_model::node::NodeDescription;
+use skep_model::place::PlaceFaults;
 use skep_model::version::{PROTOCOL_MAX, PROTOCOL_MIN};
 use skep_model::{NodeId, SessionId, Time};
 use skep_proto::SESSION_MESSAGE_MAX;
@@ -209,6 +210,9 @@ impl Sessions {
     ) -> Ended {
         let session = SessionId::from_random(random());
         let (mut heartbeat, mut term) = (tokio::time::interval(Duration::from_millis(500)), 0);
+        // A new session says it anew.
+        let mut faults = self.network.faults();
+        faults.mark_changed();
         let mut assembler = Assembler::default();
         loop {
             tokio::select! {
@@ -224,6 +228,12 @@ impl Sessions {
                         return "heartbeats cannot be sent".into();
                     }
                 }
+                // Never `None` in vain: the network outlives every session.
+                Ok(()) = faults.changed() => {
+                    if say_faults(&mut faults, &sender).await.is_err() {
+                        return "what does not work of the network cannot be sent".into();
+                    }
+                }
                 next = outgoing.recv() => match next {
                     Some(Outgoing::Reset(reason)) => return reason,
                     Some(Outgoing::Report(updates)) => {
@@ -235,6 +245,10 @@ impl Sessions {
                     // What was said of another session's chain is not true of this one's.
                     Some(Outgoing::Programmed(of, _)) if of != session => {}
                     Some(Outgoing::Programmed(_, version)) => {
+                        // A version counts but for the faults that were said before it.
+                        if faults.has_changed().unwrap_or(false) && say_faults(&mut faults, &sender).await.is_err() {
+                            return "what does not work of the network cannot be sent".into();
+                        }
                         let programmed = v1::Programmed { version };
                         if sender.send(agent_message(agent_message::Message::Programmed(programmed))).await.is_err() {
                             return "the network's progress cannot be sent".into();
@@ -314,6 +328,18 @@ impl Sessions {
         message.protocol_min = PROTOCOL_MIN;
         message.protocol_max = PROTOCOL_MAX;
         message
+    }
+}
+
+/// Says what of the node's network does not work, once that is known.
+async fn say_faults(
+    faults: &mut watch::Receiver<Option<PlaceFaults>>,
+    sender: &mpsc::Sender<AgentMessage>,
+) -> Result<(), mpsc::error::SendError<AgentMessage>> {
+    let known = faults.borrow_and_update().as_ref().map(v1::PlaceFaults::from);
+    match known {
+        Some(known) => sender.send(agent_message(agent_message::Message::Faults(known))).await,
+        None => Ok(()),
     }
 }
 

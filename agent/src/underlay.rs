@@ -26,7 +26,35 @@ pub fn of(address: IpAddr) -> Underlay {
     if occupied.len() > OCCUPIED_MAX {
         tracing::warn!(networks = occupied.len(), "this node uses more networks than it can tell of");
     }
-    Underlay { address, occupied: occupied.into_iter().take(OCCUPIED_MAX).collect() }
+    Underlay {
+        address,
+        occupied: occupied.into_iter().take(OCCUPIED_MAX).collect(),
+        lacks_ipv6: lacks_ipv6(address).unwrap_or_default(),
+    }
+}
+
+/// Why tasks of this node have no IPv6 over VXLAN, if they have none: by the same rules
+/// as the network daemon's, so that no node is told of addresses that are not there.
+fn lacks_ipv6(address: IpAddr) -> Option<String> {
+    let read = |path: String| std::fs::read_to_string(path).ok();
+    let of_node = skep_model::node::lacks_ipv6(|setting| read(format!("/proc/sys/net/ipv6/conf/{setting}")));
+    of_node.or_else(|| {
+        let link = link_of(address)?;
+        // Too small a link has no such file: the kernel took its IPv6 away.
+        let mtu = read(format!("/proc/sys/net/ipv6/conf/{link}/mtu")).and_then(|text| text.trim().parse().ok());
+        skep_model::node::lacks_room(address, mtu.unwrap_or(0))
+    })
+}
+
+/// The link with an address.
+fn link_of(address: IpAddr) -> Option<String> {
+    let mut links = nix::ifaddrs::getifaddrs().ok()?;
+    links.find(|entry| entry.address.as_ref().and_then(ip) == Some(address)).map(|entry| entry.interface_name)
+}
+
+fn ip(address: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
 }
 
 /// Overlays are never cut from these anyway.
@@ -50,11 +78,7 @@ fn addresses() -> Vec<IpNet> {
         if is_own(&entry.interface_name) {
             return None;
         }
-        let ip = |address: nix::sys::socket::SockaddrStorage| {
-            let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
-        };
-        let (address, mask) = (entry.address.and_then(ip)?, entry.netmask.and_then(ip)?);
+        let (address, mask) = (entry.address.as_ref().and_then(ip)?, entry.netmask.as_ref().and_then(ip)?);
         IpNet::with_netmask(address, mask).ok().map(|network| network.trunc())
     };
     found.filter_map(subnet).collect()

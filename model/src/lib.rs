@@ -22,6 +22,7 @@ pub mod network;
 pub mod node;
 pub mod object;
 pub mod overlay;
+pub mod place;
 pub mod refusal;
 pub mod request;
 pub mod resources;

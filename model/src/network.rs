@@ -5,11 +5,13 @@
 //! or an address, no two owners share an address of one network.
 
 use crate::service::Annotations;
-use crate::{Meta, NetworkId, Section};
+use crate::{Meta, NetworkId, Refusal, Section};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 /// The first number on the wire (VNI) that a network gets, as Swarm's.
 pub const VNI_FIRST: u32 = 4096;
@@ -19,6 +21,92 @@ pub const VNI_LAST: u32 = 0xff_ffff;
 pub const INGRESS_NAME: &str = "ingress";
 /// The option that sets the largest packet of a network, in bytes.
 pub const MTU_OPTION: &str = "com.docker.network.driver.mtu";
+/// The least MTU of a network, in bytes: what every IPv4 host can take (RFC 791).
+pub const MTU_MIN: u32 = 576;
+/// The least MTU of a link that carries IPv6, in bytes (RFC 8200).
+pub const MTU_MIN_IPV6: u32 = 1_280;
+/// The largest MTU, in bytes: an IP packet has no more, and no link of the kernel.
+pub const MTU_MAX: u32 = 65_535;
+/// The most networks of one task, the ingress network included: its interfaces are
+/// numbered in one byte, and the gateway's is the last.
+pub const ATTACHMENTS_MAX: usize = 255;
+/// The most networks that a service may ask for: one place is the ingress network's.
+pub const SERVICE_NETWORKS_MAX: usize = ATTACHMENTS_MAX - 1;
+/// The prefix lengths of an IPv4 subnet. A longer one has no room for a task; in a
+/// shorter one a task's place does not fit the 24 bits that its link's name has for it.
+pub const IPV4_PREFIXES: RangeInclusive<u8> = 8..=30;
+/// The prefix lengths of an IPv6 subnet; see [`IPV4_PREFIXES`].
+pub const IPV6_PREFIXES: RangeInclusive<u8> = 1..=124;
+
+/// Checks an MTU that was asked for.
+///
+/// # Errors
+/// Names the range.
+pub fn check_mtu(mtu: u32, has_ipv6: bool) -> Result<(), InvalidField> {
+    let least = if has_ipv6 { MTU_MIN_IPV6 } else { MTU_MIN };
+    if (least..=MTU_MAX).contains(&mtu) {
+        return Ok(());
+    }
+    let of_family = if has_ipv6 { " for a network with IPv6" } else { "" };
+    Err(InvalidField::new("MTU", mtu, format!("it is a number of bytes between {least} and {MTU_MAX}{of_family}")))
+}
+
+/// Checks the number of a network on the wire. Clusters give [`VNI_FIRST`] to
+/// [`VNI_LAST`]; the field has 24 bits, and 0 is none.
+///
+/// # Errors
+/// Names the range.
+pub fn check_vni(vni: u32) -> Result<(), InvalidField> {
+    let is_valid = (1..=VNI_LAST).contains(&vni);
+    is_valid.then_some(()).ok_or_else(|| InvalidField::new("network number (VNI)", vni, format!("it is 1 to {VNI_LAST}")))
+}
+
+/// Checks an address that an interface of a task or service shall have.
+///
+/// # Errors
+/// Says what kind of address it is.
+pub fn check_address(address: IpAddr) -> Result<(), InvalidField> {
+    let kind = match address {
+        _ if address.is_unspecified() => "the unspecified address",
+        _ if address.is_multicast() => "a multicast address",
+        _ if address.is_loopback() => "a loopback address",
+        IpAddr::V4(Ipv4Addr::BROADCAST) => "the broadcast address",
+        _ => return Ok(()),
+    };
+    Err(InvalidField::new("address", address, format!("{kind} cannot be an interface's")))
+}
+
+/// A field that has a value which it cannot have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidField {
+    /// The field, as users know it.
+    pub field: &'static str,
+    /// The value.
+    pub value: String,
+    /// What is wrong, and what would be right.
+    pub reason: String,
+}
+
+impl InvalidField {
+    /// A value that the field cannot have.
+    pub fn new(field: &'static str, value: impl fmt::Display, reason: impl Into<String>) -> Self {
+        Self { field, value: value.to_string(), reason: reason.into() }
+    }
+}
+
+impl fmt::Display for InvalidField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invalid {} {:?}: {}", self.field, self.value, self.reason)
+    }
+}
+
+impl std::error::Error for InvalidField {}
+
+impl From<InvalidField> for Refusal {
+    fn from(invalid: InvalidField) -> Self {
+        Self::invalid(invalid.field, invalid.value, invalid.reason)
+    }
+}
 
 /// A network. Writers: users (`spec`), the leader (`plan`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +163,83 @@ pub struct Pool {
     pub range: Option<IpNet>,
     /// Never given to a task; in a plan always there.
     pub gateway: Option<IpAddr>,
+}
+
+impl Pool {
+    /// The pool without host bits and with its gateway: the one given, or the first
+    /// address that a host may have.
+    ///
+    /// # Errors
+    /// Names the field, and what would be right.
+    pub fn checked(&self) -> Result<Self, InvalidField> {
+        let subnet = self.subnet.trunc();
+        let lengths = if matches!(subnet, IpNet::V4(_)) { IPV4_PREFIXES } else { IPV6_PREFIXES };
+        if !lengths.contains(&subnet.prefix_len()) {
+            let reason = format!("its prefix length must be between {} and {}", lengths.start(), lengths.end());
+            return Err(InvalidField::new("subnet", subnet, reason));
+        }
+        if is_special(subnet) {
+            let reason = "loopback, link-local, multicast and reserved addresses cannot be given to tasks";
+            return Err(InvalidField::new("subnet", subnet, reason));
+        }
+        let (first, last) = hosts(subnet);
+        let gateway = self.gateway.unwrap_or(first);
+        if !subnet.contains(&gateway) {
+            return Err(InvalidField::new("gateway", gateway, format!("subnet {subnet} does not contain it")));
+        }
+        if gateway < first || gateway > last {
+            return Err(InvalidField::new("gateway", gateway, format!("it is no host's address in {subnet}")));
+        }
+        let range = self.range.map(|range| range.trunc());
+        if let Some(range) = range {
+            if !subnet.contains(&range) {
+                return Err(InvalidField::new("ip-range", range, format!("subnet {subnet} does not contain it")));
+            }
+            let (low, high) = (range.network().max(first), range.broadcast().min(last));
+            if low > high || (low == high && low == gateway) {
+                return Err(InvalidField::new("ip-range", range, "it has no address for a task"));
+            }
+        }
+        Ok(Self { subnet, range, gateway: Some(gateway) })
+    }
+}
+
+/// Checks a pool that the subnets of networks are taken from, each of them by the rules
+/// of [`Pool::checked`].
+///
+/// # Errors
+/// Says why no subnet of it could be a network's.
+pub fn check_address_pool(pool: IpNet) -> Result<(), InvalidField> {
+    let (first, last) = match pool {
+        // A subnet of IPv6 has 64 bits.
+        IpNet::V6(_) => (*IPV6_PREFIXES.start(), 64),
+        IpNet::V4(_) => (*IPV4_PREFIXES.start(), *IPV4_PREFIXES.end()),
+    };
+    if !(first..=last).contains(&pool.prefix_len()) {
+        return Err(InvalidField::new("address pool", pool, format!("its prefix length must be between {first} and {last}")));
+    }
+    if is_special(pool) {
+        let reason = "loopback, link-local, multicast and reserved addresses cannot be given to tasks";
+        return Err(InvalidField::new("address pool", pool, reason));
+    }
+    Ok(())
+}
+
+/// The first and the last address that a host may have.
+pub fn hosts(subnet: IpNet) -> (IpAddr, IpAddr) {
+    match subnet {
+        IpNet::V4(net) => {
+            let (first, last) = (u32::from(net.network()), u32::from(net.broadcast()));
+            (Ipv4Addr::from(first.saturating_add(1)).into(), Ipv4Addr::from(last.saturating_sub(1)).into())
+        }
+        // IPv6 has no broadcast address; its first one is every router's.
+        IpNet::V6(net) => (Ipv6Addr::from(u128::from(net.network()).saturating_add(1)).into(), net.broadcast().into()),
+    }
+}
+
+fn is_special(subnet: IpNet) -> bool {
+    let special = ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/8", "fe80::/10", "ff00::/8"];
+    special.iter().filter_map(|net| net.parse::<IpNet>().ok()).any(|net| net.contains(&subnet) || subnet.contains(&net))
 }
 
 /// The section that the leader writes.

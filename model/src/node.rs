@@ -1,13 +1,15 @@
 //! Nodes: the machines of the cluster.
 
 use crate::endpoint::NodeIngress;
+use crate::network::{InvalidField, MTU_MIN_IPV6};
+use crate::place::PlaceFaults;
 use crate::resources::Resources;
 use crate::service::Platform;
 use crate::{Meta, NodeId, Section, Time};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// A node. Writers: users (`spec`), its agent (`description`), the leader
 /// (`status`, `plan`).
@@ -91,6 +93,64 @@ pub struct Underlay {
     /// Networks that it uses itself (addresses, routes, resolvers): no overlay may
     /// overlap one that the cluster chose.
     pub occupied: Vec<IpNet>,
+    /// Why its tasks are reached over IPv4 only; empty if they have IPv6 as well.
+    #[serde(default)]
+    pub lacks_ipv6: String,
+}
+
+/// Checks an address at which a node shall carry overlay traffic. A loopback address is
+/// one for a cluster of one node; who joins others refuses it as well
+/// ([`check_underlay_of_several`]).
+///
+/// # Errors
+/// Says what kind of address it is.
+pub fn check_underlay(address: IpAddr) -> Result<(), InvalidField> {
+    let kind = match address {
+        _ if address.is_unspecified() => "it is the unspecified address",
+        _ if address.is_multicast() => "it is a multicast address",
+        IpAddr::V4(Ipv4Addr::BROADCAST) => "it is the broadcast address",
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => "it is a link-local address, which means nothing without its link",
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => "it is an IPv4 address in IPv6 form: write it as IPv4",
+        _ => return Ok(()),
+    };
+    Err(InvalidField::new("data path address", address, format!("{kind}; name an address of this node that other nodes reach")))
+}
+
+/// As [`check_underlay`], for a node that has others to reach.
+///
+/// # Errors
+/// Says what kind of address it is.
+pub fn check_underlay_of_several(address: IpAddr) -> Result<(), InvalidField> {
+    check_underlay(address)?;
+    if !address.is_loopback() {
+        return Ok(());
+    }
+    let reason = "it is a loopback address, at which no other node reaches this one; name an address that they do";
+    Err(InvalidField::new("data path address", address, reason))
+}
+
+/// Bytes that VXLAN adds to a packet on an IPv4 underlay.
+pub const VXLAN_OVERHEAD_V4: u32 = 50;
+/// Bytes that VXLAN adds to a packet on an IPv6 underlay.
+pub const VXLAN_OVERHEAD_V6: u32 = 70;
+
+/// Why the link with an underlay address is too small for IPv6 inside VXLAN, if it is.
+pub fn lacks_room(underlay: IpAddr, mtu: u32) -> Option<String> {
+    let overhead = if underlay.is_ipv4() { VXLAN_OVERHEAD_V4 } else { VXLAN_OVERHEAD_V6 };
+    let least = MTU_MIN_IPV6 + overhead;
+    (mtu < least).then(|| format!("the link with the address {underlay} carries {mtu} bytes, and IPv6 needs {least} there"))
+}
+
+/// Why a namespace of a node has no IPv6, if it has none, by its settings; `read` gives
+/// a file below `/proc/sys/net/ipv6/conf`.
+pub fn lacks_ipv6(read: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let is_off = |setting: &str| read(setting).map(|text| text.trim() != "0");
+    match (is_off("all/disable_ipv6"), is_off("default/disable_ipv6")) {
+        (None, _) => Some("the kernel was started without IPv6 (ipv6.disable=1)".into()),
+        (Some(true), _) => Some("IPv6 is switched off (net.ipv6.conf.all.disable_ipv6=1)".into()),
+        (_, Some(true)) => Some("IPv6 is switched off for new links (net.ipv6.conf.default.disable_ipv6=1)".into()),
+        _ => None,
+    }
 }
 
 /// Whether a node is there.
@@ -119,6 +179,8 @@ pub struct NodeStatus {
     pub address: String,
     /// Since when it is in this state.
     pub since: Time,
+    /// What of its network does not work, as its newest session said.
+    pub faults: PlaceFaults,
 }
 
 /// The section that the leader writes for the node's part in the cluster.

@@ -8,7 +8,8 @@
 
 use crate::container::DnsConfig;
 use crate::endpoint::{NodeIngress, PublishedPort};
-use crate::network::{Attachment, Pool};
+use crate::network::{ATTACHMENTS_MAX, Attachment, InvalidField, Pool, check_address, check_mtu, check_vni};
+use crate::node::check_underlay;
 use crate::{NetworkId, NodeId, ServiceId, TaskId};
 use std::net::IpAddr;
 
@@ -37,6 +38,18 @@ pub struct Peer {
     pub ingress: Option<NodeIngress>,
 }
 
+impl Peer {
+    /// Whether it makes sense by itself. A peer with a loopback address is one that only
+    /// itself reaches: its own node can work with that, no other one can.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn check(&self) -> Result<(), InvalidField> {
+        check_underlay(self.address)?;
+        self.ingress.iter().flat_map(|ingress| &ingress.addresses).copied().try_for_each(check_address)
+    }
+}
+
 /// A network that the node takes part in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeNetwork {
@@ -56,6 +69,18 @@ pub struct NodeNetwork {
     pub ingress: bool,
 }
 
+impl NodeNetwork {
+    /// Whether it makes sense by itself.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn check(&self) -> Result<(), InvalidField> {
+        check_vni(self.vni)?;
+        self.pools.iter().try_for_each(|pool| pool.checked().map(drop))?;
+        self.mtu.map_or(Ok(()), |mtu| check_mtu(mtu, self.pools.iter().any(|pool| pool.subnet.addr().is_ipv6())))
+    }
+}
+
 /// A service, as it is on the node's networks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeService {
@@ -68,6 +93,16 @@ pub struct NodeService {
     /// Its ports in ingress mode, in the order of the spec: the place of a port is
     /// the `index` of its wire port.
     pub ingress_ports: Vec<PublishedPort>,
+}
+
+impl NodeService {
+    /// Whether it makes sense by itself.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn check(&self) -> Result<(), InvalidField> {
+        self.networks.iter().flat_map(|on| &on.virtual_addresses).copied().try_for_each(check_address)
+    }
 }
 
 /// A service on one network.
@@ -109,6 +144,16 @@ pub struct Endpoint {
     pub is_published: bool,
 }
 
+impl Endpoint {
+    /// Whether it makes sense by itself.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn check(&self) -> Result<(), InvalidField> {
+        self.addresses.iter().copied().try_for_each(check_address)
+    }
+}
+
 /// A task of this node with a network namespace of its own: between agent and
 /// network daemon only.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,4 +174,18 @@ pub struct LocalTask {
     /// Servers to forward to, instead of the node's own; search domains and
     /// options are in its `resolv.conf`.
     pub dns: DnsConfig,
+}
+
+impl LocalTask {
+    /// Whether it makes sense by itself.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn check(&self) -> Result<(), InvalidField> {
+        let count = self.attachments.len();
+        if count > ATTACHMENTS_MAX {
+            return Err(InvalidField::new("number of networks", count, format!("a task has at most {ATTACHMENTS_MAX}")));
+        }
+        self.attachments.iter().flat_map(|attachment| &attachment.addresses).copied().try_for_each(check_address)
+    }
 }

@@ -81,7 +81,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     let namespaces = Namespaces::open(&args.run_dir.join("netns"))?;
     let engine = Engine::adopt(Kernel::open(namespaces)?).await?;
     let (commands, received) = tokio::sync::mpsc::channel(COMMANDS_MAX);
-    let service = server::service(commands, engine.programmed(), engine.taken());
+    let service = server::service(commands, engine.programmed(), engine.taken(), engine.faults());
     let serving =
         skep_identity::tls::server().add_service(service).serve_with_incoming(skep_identity::unix::LocalIncoming(listener));
     tokio::select! {

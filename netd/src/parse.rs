@@ -1,7 +1,8 @@
 //! From messages to objects: parsed once, believed from then on.
 
-use crate::engine::Change;
+use crate::engine::{Change, owner};
 use skep_model::overlay::{LocalTask, OverlayChange};
+use skep_model::place::{Place, PlaceFault};
 use skep_model::{NetworkId, NodeId, TaskId};
 use skep_netd_core::{Node, Object, ObjectKey};
 use skep_proto::{Malformed, v1};
@@ -31,19 +32,58 @@ pub enum Step {
     Commit(u64),
 }
 
-/// Reads one message of a stream.
-///
-/// # Errors
-/// Names the field that does not fit.
-pub fn step(message: v1::NetdChange) -> Result<Step, Unfit> {
+/// Reads one message of a stream. An object that does not fit becomes one that is left
+/// out, under its key and with the field that does not.
+pub fn step(message: v1::NetdChange) -> Step {
     use v1::netd_change::Change as Wire;
-    match message.change.ok_or_else(|| unfit("change")("it is empty".to_owned()))? {
-        Wire::Reset(_) => Ok(Step::Reset),
-        Wire::Commit(0) => Err(unfit("commit")("versions begin at 1".to_owned())),
-        Wire::Commit(version) => Ok(Step::Commit(version)),
+    let change = match message.change {
+        Some(Wire::Reset(_)) => return Step::Reset,
+        Some(Wire::Commit(version)) => return Step::Commit(version),
+        Some(change) => change,
+        None => return left_out(None, &unfit("change")("it is of a kind that this skep-netd does not know".to_owned())),
+    };
+    let key = key(&change);
+    change_of(change).map_or_else(|error| left_out(key, &error), Step::Change)
+}
+
+/// What the change is about, as far as that can be read.
+fn key(change: &v1::netd_change::Change) -> Option<ObjectKey> {
+    use v1::netd_change::Change as Wire;
+    use v1::overlay_change::Change as Overlay;
+    Some(match change {
+        Wire::Reset(_) | Wire::Commit(_) => return None,
+        Wire::Node(_) => ObjectKey::Node,
+        Wire::PutTask(task) => ObjectKey::Task(task.id.parse().ok()?),
+        Wire::RemoveTask(id) => ObjectKey::Task(id.parse().ok()?),
+        Wire::Overlay(change) => match change.change.as_ref()? {
+            Overlay::PutPeer(peer) => ObjectKey::Peer(peer.node.parse().ok()?),
+            Overlay::PutNetwork(network) => ObjectKey::Network(network.id.parse().ok()?),
+            Overlay::PutService(service) => ObjectKey::Service(service.id.parse().ok()?),
+            Overlay::PutEndpoint(v1::Endpoint { id, .. }) => ObjectKey::Endpoint(id.clone()?.try_into().ok()?),
+            Overlay::RemovePeer(id) => ObjectKey::Peer(id.parse().ok()?),
+            Overlay::RemoveNetwork(id) => ObjectKey::Network(id.parse().ok()?),
+            Overlay::RemoveService(id) => ObjectKey::Service(id.parse().ok()?),
+            Overlay::RemoveEndpoint(id) => ObjectKey::Endpoint(id.clone().try_into().ok()?),
+        },
+    })
+}
+
+fn left_out(key: Option<ObjectKey>, error: &Unfit) -> Step {
+    let reason = match key {
+        // A node's faults are its own; whose address it is that does not fit is said.
+        Some(ObjectKey::Peer(node)) => format!("the node {node} is left out: {error}"),
+        _ => format!("it is left out: {error}"),
+    };
+    Step::Change(Change::LeaveOut(key, PlaceFault::blocking(key.map_or(Place::Node, owner), reason)))
+}
+
+fn change_of(change: v1::netd_change::Change) -> Result<Change, Unfit> {
+    use v1::netd_change::Change as Wire;
+    match change {
+        Wire::Reset(_) | Wire::Commit(_) => Err(unfit("change")("it is none".to_owned())),
         Wire::Node(message) => put(Object::Node(node(&message)?)),
         Wire::PutTask(message) => put(Object::Task(task(message)?)),
-        Wire::RemoveTask(id) => Ok(Step::Change(Change::RemoveNamespace(task_id(&id)?))),
+        Wire::RemoveTask(id) => Ok(Change::RemoveNamespace(task_id(&id)?)),
         Wire::Overlay(message) => match OverlayChange::try_from(message).map_err(|error| malformed("overlay", &error))? {
             OverlayChange::PutPeer(peer) => put(Object::Peer(peer)),
             OverlayChange::PutNetwork(network) => put(Object::Network(network)),
@@ -57,15 +97,15 @@ pub fn step(message: v1::NetdChange) -> Result<Step, Unfit> {
     }
 }
 
-fn put(object: Object) -> Result<Step, Unfit> {
+fn put(object: Object) -> Result<Change, Unfit> {
     match object.check() {
-        Ok(()) => Ok(Step::Change(Change::Put(object))),
+        Ok(()) => Ok(Change::Put(object)),
         Err(error) => Err(unfit("object")(error.to_string())),
     }
 }
 
-fn remove(key: ObjectKey) -> Result<Step, Unfit> {
-    Ok(Step::Change(Change::Remove(key)))
+fn remove(key: ObjectKey) -> Result<Change, Unfit> {
+    Ok(Change::Remove(key))
 }
 
 fn malformed(field: &'static str, error: &Malformed) -> Unfit {
@@ -112,8 +152,10 @@ mod tests {
 
     fn check(change: Option<Wire>, expected: &str) {
         let said = match step(v1::NetdChange { change }) {
-            Ok(step) => format!("{step:?}"),
-            Err(error) => error.to_string(),
+            Step::Change(Change::LeaveOut(key, fault)) => {
+                format!("{} of {}: {}", key.map_or("an object", |_| "the object"), fault.place, fault.reason)
+            }
+            step => format!("{step:?}"),
         };
         assert_eq!(said, expected);
     }

@@ -7,9 +7,11 @@ use crate::engine::{Change, Command, Programmed, Status};
 use crate::parse::{self, Step};
 use crate::probe;
 use skep_identity::unix::LocalPeer;
+use skep_model::place::PlaceFaults;
 use skep_proto::v1;
 use skep_proto::v1::netd_server::{Netd, NetdServer};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -29,6 +31,7 @@ pub struct Service {
     commands: mpsc::Sender<Command>,
     programmed: watch::Receiver<Programmed>,
     taken: watch::Receiver<Programmed>,
+    faults: watch::Receiver<Arc<PlaceFaults>>,
     streams: AtomicU64,
 }
 
@@ -39,8 +42,9 @@ pub fn service(
     commands: mpsc::Sender<Command>,
     programmed: watch::Receiver<Programmed>,
     taken: watch::Receiver<Programmed>,
+    faults: watch::Receiver<Arc<PlaceFaults>>,
 ) -> InterceptedService<NetdServer<Service>, Checked> {
-    let service = Service { commands, programmed, taken, streams: AtomicU64::new(0) };
+    let service = Service { commands, programmed, taken, faults, streams: AtomicU64::new(0) };
     InterceptedService::new(NetdServer::new(service).max_decoding_message_size(skep_proto::MESSAGE_MAX), only_root as Checked)
 }
 
@@ -96,12 +100,12 @@ impl Netd for Service {
     async fn apply(&self, request: Request<Streaming<v1::NetdChange>>) -> Result<Response<Progress>, Refusal> {
         let stream = self.streams.fetch_add(1, Ordering::Relaxed) + 1;
         let (sender, receiver) = mpsc::channel(16);
-        let (commands, programmed) = (self.commands.clone(), self.programmed.clone());
+        let (commands, programmed, faults) = (self.commands.clone(), self.programmed.clone(), self.faults.clone());
         let changes = request.into_inner();
         tokio::spawn(async move {
             let result = tokio::select! {
                 result = feed(stream, changes, commands) => result,
-                result = tell(stream, programmed, &sender) => result,
+                result = tell(stream, programmed, faults, &sender) => result,
             };
             if let Err(refusal) = result {
                 // The other side may have gone, and then needs no reason.
@@ -159,14 +163,16 @@ fn message(status: Status) -> v1::NetdStatus {
         operations: status.operations,
         overruns: status.overruns,
         failures: status.failures,
+        faults: Some((&*status.faults).into()),
     }
 }
 
-/// Collects changes up to each commit, and hands them on as one.
+/// Collects changes up to each commit, and hands them on as one. An object that cannot
+/// be taken is left out and named; the stream ends only for a breach of its order.
 async fn feed(stream: u64, mut messages: Streaming<v1::NetdChange>, commands: mpsc::Sender<Command>) -> Result<(), Refusal> {
     let (mut changes, mut is_complete, mut last) = (Vec::<Change>::new(), false, 0);
     while let Some(message) = messages.next().await {
-        match parse::step(message?).map_err(|error| unfit(&error))? {
+        match parse::step(message?) {
             Step::Reset if last == 0 && changes.is_empty() => is_complete = true,
             Step::Reset => return Err(Refusal::invalid_argument("a reset comes first on its stream")),
             _ if last == 0 && !is_complete => return Err(Refusal::failed_precondition("a stream begins with a reset")),
@@ -192,25 +198,33 @@ async fn feed(stream: u64, mut messages: Streaming<v1::NetdChange>, commands: mp
     Ok(())
 }
 
-/// Says how far the kernel is, for this stream only.
+/// Says how far the kernel is and what does not work, for this stream only.
 async fn tell(
     stream: u64,
     mut programmed: watch::Receiver<Programmed>,
+    mut faults: watch::Receiver<Arc<PlaceFaults>>,
     sender: &mpsc::Sender<Result<v1::NetdProgress, Refusal>>,
 ) -> Result<(), Refusal> {
-    let mut last = 0;
+    let (mut last, mut said) = (0, None);
     loop {
+        // In this order: faults are published before the version that they hold for.
         let current = *programmed.borrow_and_update();
         if current.stream > stream {
             return Err(Refusal::aborted("another stream is in charge now"));
         }
-        if current.stream == stream && current.version > last {
+        let current_faults = faults.borrow_and_update().clone();
+        let is_news = current.version > last || said.as_ref() != Some(&current_faults);
+        if current.stream == stream && is_news {
             last = current.version;
-            let message = v1::NetdProgress { programmed_through: last };
+            let message = v1::NetdProgress { programmed_through: last, faults: Some((&*current_faults).into()) };
+            said = Some(current_faults);
             if sender.send(Ok(message)).await.is_err() {
                 return Ok(());
             }
         }
-        programmed.changed().await.map_err(|_| ended())?;
+        tokio::select! {
+            changed = programmed.changed() => changed.map_err(|_| ended())?,
+            changed = faults.changed() => changed.map_err(|_| ended())?,
+        }
     }
 }

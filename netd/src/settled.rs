@@ -5,10 +5,12 @@
 //! `settle` is called when the rows are in place, with what was touched since the
 //! last call that the engine made. It brings everything in line, and keeps what it
 //! could not do for the next call, which comes after a second at the latest, also
-//! when nothing was touched. A version counts as programmed when nobody is left
-//! with a failure, and the connections that were to be forgotten by then are.
+//! when nothing was touched. A version counts as programmed when everybody has looked
+//! at it and the connections that were to be forgotten by then are; a failure is named
+//! at its place, and only what needs that place waits for it.
 
 use crate::kernel::Kernel;
+use skep_model::place::PlaceFault;
 use skep_netd_core::{Namespace, Overlay, Touched};
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
@@ -46,6 +48,9 @@ pub struct Settled {
     /// What could not be done, a sentence for each namespace where something could
     /// not.
     pub failures: BTreeMap<Namespace, String>,
+    /// What does not work for another reason than a failure that is tried again: the
+    /// complete list, each time (a port that somebody else has, a firewall in the way).
+    pub faults: Vec<PlaceFault>,
     /// What others had changed and was put right.
     pub repairs: Vec<Repair>,
 }

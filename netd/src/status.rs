@@ -1,6 +1,7 @@
 //! `skep-netd status`: what the running one says of itself, for people and for tests.
 
 use anyhow::Context as _;
+use skep_model::place::PlaceFaults;
 use skep_proto::v1::NetdStatusRequest;
 use skep_proto::v1::netd_client::NetdClient;
 use std::path::Path;
@@ -22,5 +23,8 @@ pub async fn print(socket: &Path) -> anyhow::Result<()> {
     println!("found-by-audit {}", status.repaired_by_audit);
     status.repairs.iter().for_each(|repair| println!("repair {repair}"));
     status.failures.iter().for_each(|failure| println!("failure {failure}"));
+    for fault in PlaceFaults::from(status.faults.unwrap_or_default()).faults {
+        println!("fault {}: {}", fault.place, fault.reason);
+    }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! a restart changes nothing, and what is removed leaves nothing.
 
 mod cluster;
+mod faults;
 
 use cluster::*;
 use futures_util::StreamExt as _;

@@ -3,6 +3,7 @@
 //! Pure: the machine's interfaces are an argument, so that a table tests it.
 
 use skep_model::Refusal;
+use skep_model::node::{check_underlay, check_underlay_of_several};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 /// The port of every RPC.
@@ -79,6 +80,7 @@ pub fn advertise(given: &str, listen: SocketAddr, interfaces: &[Interface]) -> R
         Ok(address) => address,
         Err(_) => of_interface(&host, interfaces)?.ok_or_else(wrong)?,
     };
+    check_underlay(address).map_err(|invalid| Refusal::invalid("--advertise-addr", given, invalid.reason))?;
     Ok(SocketAddr::new(address, port.unwrap_or(listen.port())))
 }
 
@@ -95,9 +97,25 @@ pub fn data_path(given: &str, interfaces: &[Interface]) -> Result<Option<IpAddr>
         || Refusal::invalid("--data-path-addr", given, "it must be a non-zero IP address or network interface, without a port");
     match given.parse::<IpAddr>() {
         Ok(address) if address.is_unspecified() || address.is_multicast() => Err(wrong()),
-        Ok(address) => Ok(Some(address)),
+        Ok(address) => {
+            check_underlay(address).map_err(|invalid| Refusal::invalid("--data-path-addr", given, invalid.reason))?;
+            Ok(Some(address))
+        }
         Err(_) => of_interface(given, interfaces)?.map(Some).ok_or_else(wrong),
     }
+}
+
+/// Checks where a node that joins others will carry overlay traffic: they must reach it
+/// there. Who joins over loopback is on their machine.
+///
+/// # Errors
+/// Names the flag that chose the address.
+pub fn check_joining(data_path: Option<IpAddr>, advertise: IpAddr, remote: IpAddr) -> Result<(), Refusal> {
+    let (flag, address) = data_path.map_or(("--advertise-addr", advertise), |address| ("--data-path-addr", address));
+    if remote.is_loopback() {
+        return Ok(());
+    }
+    check_underlay_of_several(address).map_err(|invalid| Refusal::invalid(flag, address.to_string(), invalid.reason))
 }
 
 /// The address of a manager to join: `host[:port]`, where the host may be a name.
@@ -251,6 +269,11 @@ mod tests {
             ("eth9", Err("--data-path-addr")),
             ("0.0.0.0", Err("non-zero IP address")),
             ("10.0.0.1:4789", Err("without a port")),
+            // A cluster of one node may be on loopback.
+            ("127.0.0.1", Ok(Some("127.0.0.1"))),
+            ("255.255.255.255", Err("it is the broadcast address")),
+            ("fe80::1", Err("it is a link-local address")),
+            ("::ffff:10.0.0.1", Err("write it as IPv4")),
         ];
         for (given, expected) in table {
             match (data_path(given, &interfaces), expected) {
@@ -258,6 +281,24 @@ mod tests {
                 (Err(found), Err(expected)) => assert!(found.to_string().contains(expected), "{given:?}: {found}"),
                 (found, _) => panic!("{given:?}: {found:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_node_that_joins_others_is_reached_by_them() {
+        let table = [
+            (Some("127.0.0.1"), "10.0.0.2", "10.0.0.1", "invalid --data-path-addr \"127.0.0.1\": it is a loopback address"),
+            (None, "127.0.0.1", "10.0.0.1", "invalid --advertise-addr \"127.0.0.1\": it is a loopback address"),
+            (Some("::1"), "10.0.0.2", "10.0.0.1", "invalid --data-path-addr \"::1\": it is a loopback address"),
+            (Some("10.1.0.2"), "127.0.0.1", "10.0.0.1", ""),
+            (None, "10.0.0.2", "10.0.0.1", ""),
+            (None, "127.0.0.1", "127.0.0.1", ""),
+        ];
+        for (data_path, advertise, remote, expected) in table {
+            let data_path = data_path.map(|address| address.parse().unwrap());
+            let found = check_joining(data_path, advertise.parse().unwrap(), remote.parse().unwrap());
+            let found = found.err().map(|refusal| refusal.to_string()).unwrap_or_default();
+            assert!(found.starts_with(expected) && found.is_empty() == expected.is_empty(), "{found}, not {expected}");
         }
     }
 

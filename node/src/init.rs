@@ -18,6 +18,7 @@ use skep_identity::certificate::NodeIdentity;
 use skep_identity::keystore::UnlockKey;
 use skep_manager::{Founding, Manager, NewCluster};
 use skep_model::cluster::{BARRIER_TIMEOUTS, ClusterSpec};
+use skep_model::network::check_address_pool;
 use skep_model::node::{Availability, ManagerStatus, Node as NodeObject, NodePlan, NodeSpec, NodeStatus, Role};
 use skep_model::version::FORMAT_MAX;
 use skep_model::{ClusterId, Meta, NodeId, Refusal, Section};
@@ -129,6 +130,7 @@ fn pools(request: &InitRequest, default: &ClusterSpec) -> Result<(Vec<IpNet>, u3
     for given in &request.default_addr_pool {
         let pool: IpNet = given.parse().map_err(|_| Refusal::invalid(flag, given, "it must be a subnet such as 10.0.0.0/8"))?;
         let pool = pool.trunc();
+        check_address_pool(pool).map_err(|invalid| Refusal::invalid(flag, given, invalid.reason))?;
         if let Some(other) = pools.iter().find(|other| other.contains(&pool) || pool.contains(*other)) {
             return Err(Refusal::invalid(flag, given, format!("it overlaps {other}")));
         }
@@ -301,6 +303,12 @@ mod tests {
             (
                 InitRequest { default_addr_pool: vec!["10.0.0.0/8".into(), "10.1.0.0/16".into()], ..Default::default() },
                 Some("overlaps 10.0.0.0/8"),
+            ),
+            (InitRequest { default_addr_pool: vec!["127.0.0.0/8".into()], ..Default::default() }, Some("loopback, link-local")),
+            (InitRequest { default_addr_pool: vec!["0.0.0.0/0".into()], ..Default::default() }, Some("between 8 and 30")),
+            (
+                InitRequest { default_addr_pool: vec!["10.0.0.0/8".into(), "fd00::/65".into()], ..Default::default() },
+                Some("between 1 and 64"),
             ),
             (InitRequest { default_addr_pool_mask_length: 30, ..Default::default() }, Some("at most 29")),
             (InitRequest { default_addr_pool: vec!["10.0.0.0/24".into()], ..Default::default() }, Some("10.0.0.0/24 is smaller")),

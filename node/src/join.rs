@@ -149,6 +149,7 @@ async fn admit(node: &Node, plan: &Plan) -> Result<Admitted, Failure> {
 async fn admit_by(node: &Node, plan: &Plan, remote: &str) -> Result<Admitted, Failure> {
     let at = remote_address(remote).await?;
     let advertise = advertised(plan, at)?;
+    address::check_joining(plan.data_path, advertise.ip(), at.ip())?;
     let unreachable = |source| Failure::Unreachable { address: remote.to_owned(), source };
     let channel = RootFetch::connect(remote).await.map_err(unreachable)?.channel();
     let root = CaClient::new(channel).get_root(GetRootRequest {}).await.map_err(Failure::Answered)?.into_inner();

@@ -16,6 +16,7 @@ use skep_model::network::{Attachment, Network, NetworkPlan, NetworkRequest, Netw
 use skep_model::node::{
     Availability, ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus, Role, Underlay,
 };
+use skep_model::place::{Place, PlaceFault, PlaceFaults};
 use skep_model::request::Outcome;
 use skep_model::resources::{Limits, ResourceRequirements, Resources};
 use skep_model::sealed::Sealed;
@@ -85,8 +86,62 @@ choice!(Availability { Active, Pause, Drain });
 choice!(NodeState { Unknown, Down, Ready, Disconnected });
 message!(NodeSpec { labels, desired_role, availability });
 message!(NodeDescription { hostname, platform, resources, engine_version, engine_labels, underlay });
-message!(Underlay { address, occupied });
-message!(NodeStatus { state, message, address, since });
+message!(Underlay { address, occupied, lacks_ipv6 });
+message!(NodeStatus { state, message, address, since, faults });
+
+/// What a node says of its places is cut to its limits, and a place that cannot be
+/// read is one that is not named: it must not cost the node its session, nor a manager
+/// its store. What was written before there were any has none.
+impl Wire<Option<v1::PlaceFaults>> for PlaceFaults {
+    fn encode(&self) -> Option<v1::PlaceFaults> {
+        (!self.is_empty()).then(|| self.into())
+    }
+
+    fn decode(wire: Option<v1::PlaceFaults>) -> Result<Self, Malformed> {
+        Ok(wire.map(Self::from).unwrap_or_default())
+    }
+}
+
+impl From<&PlaceFaults> for v1::PlaceFaults {
+    fn from(faults: &PlaceFaults) -> Self {
+        Self { faults: faults.faults.iter().map(place_fault).collect(), n_more: faults.n_more }
+    }
+}
+
+impl From<v1::PlaceFaults> for PlaceFaults {
+    fn from(wire: v1::PlaceFaults) -> Self {
+        let n_named = wire.faults.len();
+        let read =
+            |fault: v1::PlaceFault| Some(PlaceFault { place: place(fault.place?)?, reason: fault.reason, blocks: fault.blocks });
+        let faults = Self::new(wire.faults.into_iter().filter_map(read));
+        let n_cut = (n_named - faults.faults.len()) as u64;
+        Self { n_more: wire.n_more.saturating_add(n_cut), ..faults }
+    }
+}
+
+fn place_fault(fault: &PlaceFault) -> v1::PlaceFault {
+    let place = match fault.place {
+        Place::Node => v1::place_fault::Place::Node(v1::NodePlace {}),
+        Place::Network(id) => v1::place_fault::Place::Network(id.encode()),
+        Place::Service(id) => v1::place_fault::Place::Service(id.encode()),
+        Place::Task(id) => v1::place_fault::Place::Task(id.encode()),
+        Place::Port(transport, port) => {
+            v1::place_fault::Place::Port(v1::PortPlace { transport: transport.encode(), port: port.into() })
+        }
+    };
+    v1::PlaceFault { place: Some(place), reason: fault.reason.clone(), blocks: fault.blocks }
+}
+
+fn place(wire: v1::place_fault::Place) -> Option<Place> {
+    Some(match wire {
+        v1::place_fault::Place::Node(_) => Place::Node,
+        v1::place_fault::Place::Network(id) => Place::Network(id.parse().ok()?),
+        v1::place_fault::Place::Service(id) => Place::Service(id.parse().ok()?),
+        v1::place_fault::Place::Task(id) => Place::Task(id.parse().ok()?),
+        v1::place_fault::Place::Port(port) => Place::Port(Wire::decode(port.transport).ok()?, u16::try_from(port.port).ok()?),
+    })
+}
+
 message!(NodePlan { role, manager, unsealing_key, certificate_expires, ingress });
 message!(NodeIngress { number, addresses });
 message!(ManagerStatus { raft_id, address, format_max });

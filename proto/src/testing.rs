@@ -22,6 +22,7 @@ use skep_model::node::{
     Availability, ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus, Role, Underlay,
 };
 use skep_model::overlay::{Endpoint, EndpointId, LocalTask, NodeNetwork, NodeService, OverlayChange, Peer, ServiceNetwork};
+use skep_model::place::{Place, PlaceFault, PlaceFaults};
 use skep_model::request::Outcome;
 use skep_model::resources::{Limits, ResourceRequirements, Resources};
 use skep_model::sealed::Sealed;
@@ -272,8 +273,30 @@ fields!(SealingSlot { generation, bytes });
 fields!(Node { id, meta, spec, description, status, plan });
 fields!(NodeSpec { labels, desired_role, availability });
 fields!(NodeDescription { hostname, platform, resources, engine_version, engine_labels, underlay });
-fields!(Underlay { address, occupied });
-fields!(NodeStatus { state, message, address, since });
+fields!(Underlay { address, occupied, lacks_ipv6 });
+fields!(NodeStatus { state, message, address, since, faults });
+
+impl Draw for Place {
+    fn draw(source: &mut Source) -> Self {
+        match source.below(5) {
+            0 => Self::Node,
+            1 => Self::Network(Draw::draw(source)),
+            2 => Self::Service(Draw::draw(source)),
+            3 => Self::Port(Draw::draw(source), Draw::draw(source)),
+            _ => Self::Task(Draw::draw(source)),
+        }
+    }
+}
+
+fields!(PlaceFault { place, reason, blocks });
+
+impl Draw for PlaceFaults {
+    fn draw(source: &mut Source) -> Self {
+        let faults = Self::new(Vec::draw(source));
+        Self { n_more: u64::from(u16::draw(source)), ..faults }
+    }
+}
+
 fields!(NodePlan { role, manager, unsealing_key, certificate_expires, ingress });
 fields!(NodeIngress { number, addresses });
 fields!(ManagerStatus { raft_id, address, format_max });

@@ -20,6 +20,7 @@ use skep_agent_core::Event;
 use skep_identity::clock;
 use skep_model::endpoint::PublishedPort;
 use skep_model::overlay::OverlayChange;
+use skep_model::place::PlaceFaults;
 use skep_model::task::Task;
 use skep_model::{NodeId, TaskId};
 use skep_proto::v1;
@@ -78,6 +79,9 @@ pub(crate) struct Network {
     /// Something is new in `desired`.
     changed: Notify,
     standing: watch::Sender<Standing>,
+    /// What of the network does not work, as the network daemon said last; `None`
+    /// until it said it once.
+    faults: watch::Sender<Option<PlaceFaults>>,
 }
 
 impl Network {
@@ -92,12 +96,18 @@ impl Network {
             inbox,
             changed: Notify::new(),
             standing: watch::Sender::new(Standing { has_answered: false, trouble }),
+            faults: watch::Sender::new(None),
         })
     }
 
     /// How it stands with the network daemon.
     pub fn standing(&self) -> watch::Receiver<Standing> {
         self.standing.subscribe()
+    }
+
+    /// What of the network does not work.
+    pub fn faults(&self) -> watch::Receiver<Option<PlaceFaults>> {
+        self.faults.subscribe()
     }
 
     /// The manager said which UDP port overlay traffic has.

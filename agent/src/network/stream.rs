@@ -4,6 +4,7 @@
 use super::{Network, Standing};
 use skep_agent_core::Event;
 use skep_model::TaskId;
+use skep_model::place::PlaceFaults;
 use skep_proto::v1::{self, netd_change::Change};
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,6 +129,9 @@ impl Network {
         loop {
             match progress.message().await {
                 Ok(Some(progress)) => {
+                    // Before the version that they hold for.
+                    let faults = PlaceFaults::from(progress.faults.unwrap_or_default());
+                    self.faults.send_if_modified(|known| known.replace(faults.clone()) != Some(faults));
                     if let Some(link) = self.lock().programmed(progress.programmed_through) {
                         self.inbox.put(Event::NetworkProgrammed { chain: link.chain, version: link.version });
                     }

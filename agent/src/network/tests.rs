@@ -180,7 +180,7 @@ impl Netd for Told {
             let change = change.ok()?;
             let _ = told.send(words(std::slice::from_ref(&change)).remove(0).split(" 1").next().unwrap_or_default().to_owned());
             match change.change {
-                Some(Change::Commit(programmed_through)) => Some(Ok(v1::NetdProgress { programmed_through })),
+                Some(Change::Commit(programmed_through)) => Some(Ok(v1::NetdProgress { programmed_through, faults: None })),
                 _ => None,
             }
         });

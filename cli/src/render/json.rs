@@ -15,6 +15,7 @@ use skep_model::deployment::{Deployment, DeploymentKind, DeploymentState};
 use skep_model::endpoint::Publication;
 use skep_model::network::{Attachment, Network, Pool};
 use skep_model::node::{Node, Underlay};
+use skep_model::place::PlaceFault;
 use skep_model::secret::Secret;
 use skep_model::service::Service;
 use skep_model::task::Task;
@@ -261,6 +262,8 @@ pub fn node(node: &Node, leader: &str, trust: Option<&TrustRoot>) -> Result<Valu
                 "Message": node.status.message,
                 "Addr": node.status.address,
                 "Since": time_or_null(node.status.since),
+                "Faults": node.status.faults.faults.iter().map(fault).collect::<Vec<_>>(),
+                "MoreFaults": node.status.faults.n_more,
             },
             "Role": plain(&node.plan.role)?,
             "CertificateExpires": time_or_null(node.plan.certificate_expires),
@@ -268,6 +271,11 @@ pub fn node(node: &Node, leader: &str, trust: Option<&TrustRoot>) -> Result<Valu
             "Ingress": node.plan.ingress.as_ref().map(|it| json!({ "Number": it.number, "Addresses": it.addresses })),
         }),
     ))
+}
+
+/// A place of a node's network that does not work.
+fn fault(fault: &PlaceFault) -> Value {
+    json!({ "Place": fault.place.to_string(), "Reason": fault.reason, "Blocks": fault.blocks })
 }
 
 /// Where other nodes reach a node, and what no network of the cluster may overlap.

@@ -152,7 +152,11 @@ pub fn node() -> Node {
             resources: Resources { nano_cpus: 2 * SECOND, memory_bytes: 1 << 30 },
             engine_version: "0.1.0".into(),
             engine_labels: BTreeMap::new(),
-            underlay: Some(Underlay { address: [10, 0, 0, 1].into(), occupied: vec!["10.0.0.0/24".parse().expect("a subnet")] }),
+            underlay: Some(Underlay {
+                address: [10, 0, 0, 1].into(),
+                occupied: vec!["10.0.0.0/24".parse().expect("a subnet")],
+                lacks_ipv6: String::new(),
+            }),
         }),
         status: section(NodeStatus { state: NodeState::Ready, address: "10.0.0.1".into(), ..NodeStatus::default() }),
         plan: section(NodePlan {

@@ -3,6 +3,7 @@
 use crate::store::SnapshotContent;
 use raft::eraftpb;
 use skep_model::assignment::{Hello, StatusUpdate};
+use skep_model::place::PlaceFaults;
 use skep_model::request::Mutation;
 use skep_model::{NodeId, RequestId, SessionId};
 
@@ -96,12 +97,20 @@ pub enum Event {
         /// Its session.
         session: SessionId,
     },
-    /// A node's network holds every link of its session's chain up to this one.
+    /// A node's network holds every link of its session's chain up to this one, but
+    /// for the places that failed.
     Programmed {
         /// Its session.
         session: SessionId,
         /// The version of the link.
         version: u64,
+    },
+    /// Which places of a node's network do not work, all of them.
+    PlacesFailed {
+        /// Its session.
+        session: SessionId,
+        /// Complete; empty = all work.
+        faults: PlaceFaults,
     },
     /// An agent observed something.
     Status {

@@ -266,7 +266,10 @@ impl Manager {
             Event::Gone { ticket } => self.gone(ticket),
             Event::SessionOpened { session, hello } => self.session_opened(session, *hello),
             Event::Programmed { session, version } => {
-                self.with_leading(|leading, _, _| leading.dispatcher.programmed(session, version))
+                self.with_leading(|leading, _, store| leading.dispatcher.programmed(store, session, version))
+            }
+            Event::PlacesFailed { session, faults } => {
+                self.with_leading(|leading, _, store| leading.dispatcher.places_failed(store, session, faults));
             }
             Event::Heartbeat { session } => self.with_leading(|leading, now, _| leading.dispatcher.heartbeat(now, session)),
             Event::Status { session, updates } => {

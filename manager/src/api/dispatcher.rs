@@ -132,6 +132,9 @@ async fn listen(shared: Arc<Shared>, node: NodeId, session: SessionId, mut messa
                 agent_message::Message::Programmed(programmed) => {
                     shared.inbox.put(Event::Programmed { session, version: programmed.version });
                 }
+                agent_message::Message::Faults(faults) => {
+                    shared.inbox.put(Event::PlacesFailed { session, faults: faults.into() });
+                }
                 agent_message::Message::Statuses(statuses) => match updates(statuses) {
                     Ok(updates) => shared.inbox.put(Event::Status { session, updates }),
                     Err(status) => {

@@ -8,7 +8,8 @@ use crate::probes::Answer;
 use crate::status::from_refusal;
 use skep_manager_core::Store;
 use skep_manager_core::event::Consistency;
-use skep_model::node::NodeState;
+use skep_model::node::{Node, NodeState};
+use skep_model::place::Place;
 use skep_model::{Id, NetworkId, NodeId};
 use skep_proto::v1::{NetdProbeRow, VerifyNetworksReply, VerifyNetworksRequest, VerifyRow};
 use std::collections::BTreeSet;
@@ -47,6 +48,9 @@ pub async fn verify(shared: &Arc<Shared>, request: VerifyNetworksRequest) -> Res
             add(&mut rows, &store, (node, Err(format!("it did not answer within {} s", (timeout + WAY).as_secs()))));
         }
     }
+    rows.extend(
+        store.nodes().filter(|node| node.status.state == NodeState::Ready).flat_map(|node| faults(&store, node, &networks)),
+    );
     let key = |row: &VerifyRow| (name(&store, &row.node_id), row.network.clone(), row.question.clone(), row.about.clone());
     rows.sort_by_cached_key(key);
     Ok(VerifyNetworksReply { rows })
@@ -57,6 +61,41 @@ fn add(rows: &mut Vec<VerifyRow>, store: &Store, (node, said): Answer) {
         Ok(answered) => rows.extend(answered.into_iter().map(|row| verified(store, node, row))),
         Err(error) => rows.push(VerifyRow { node_id: node.to_string(), error, ..VerifyRow::default() }),
     }
+}
+
+/// What a node says of the places of its network that do not work, as far as it is
+/// about the networks that were asked for; none = all.
+fn faults<'a>(store: &'a Store, node: &'a Node, networks: &'a [NetworkId]) -> impl Iterator<Item = VerifyRow> + 'a {
+    let is_asked = |id: NetworkId| networks.is_empty() || networks.contains(&id);
+    let faults = &node.status.faults;
+    let more =
+        (faults.n_more > 0).then(|| (None, Place::Node.to_string(), format!("and {} more places do not work", faults.n_more)));
+    let named = faults.faults.iter().filter_map(move |fault| {
+        let (network, about) = match fault.place {
+            Place::Network(id) if !is_asked(id) => return None,
+            Place::Network(id) => (store.network(id), "network".to_owned()),
+            Place::Service(id) => {
+                (None, store.service(id).map_or_else(|| id.to_string(), |it| it.spec.spec.annotations.name.clone()))
+            }
+            Place::Task(id) => match store.task(id) {
+                Some(task) if !task.networks.iter().any(|attachment| is_asked(attachment.network)) && !networks.is_empty() => {
+                    return None;
+                }
+                Some(task) => (None, task.name()),
+                None => (None, id.to_string()),
+            },
+            Place::Node | Place::Port(..) => (None, fault.place.to_string()),
+        };
+        Some((network, about, fault.reason.clone()))
+    });
+    named.chain(more).map(|(network, about, error)| VerifyRow {
+        node_id: node.id.to_string(),
+        network: network.map(|network| network.spec.annotations.name.clone()).unwrap_or_default(),
+        question: "place".into(),
+        about,
+        error,
+        micros: 0,
+    })
 }
 
 /// A node names others by id; users know them by name.

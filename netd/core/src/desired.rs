@@ -7,13 +7,15 @@
 
 use crate::gateway::Gateway;
 use crate::ingress_rows;
-use crate::name::Name;
-use crate::object::{InvalidObject, Object, ObjectKey};
+use crate::name::{Name, gateway_bridge_name};
+use crate::object::{Object, ObjectKey};
 use crate::object_rows::{self, Row};
 use crate::overlay::Overlay;
 use crate::row::{Key, Link, Namespace, Place, Value};
 use crate::rows::Rows;
 use crate::touched::Touched;
+use skep_model::network::InvalidField;
+use skep_model::place::Place as Owner;
 use skep_model::{NodeId, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -46,6 +48,8 @@ pub struct Desired {
     /// Tasks with a namespace; what is to be in it may not be known yet.
     namespaces: BTreeSet<TaskId>,
     claims: BTreeMap<Claimant, Vec<Place>>,
+    /// Links on which somebody switched IPv6 off.
+    without_ipv6: BTreeSet<(Namespace, Name)>,
     rows: Rows<BTreeMap<Claimant, Value>>,
 }
 
@@ -85,6 +89,35 @@ impl Desired {
         self.derive(ObjectKey::Node, Touched { node: true, ..Touched::default() })
     }
 
+    /// Notes why this node has no IPv6, or that it has it.
+    pub fn set_lacks_ipv6(&mut self, why: Option<String>) -> Change {
+        if self.overlay.lacks_ipv6() == why.as_deref() {
+            return Change::default();
+        }
+        self.overlay.set_lacks_ipv6(why);
+        let claimants = self.claims.keys().copied().collect();
+        self.derive_all(ObjectKey::Node, claimants, Touched { node: true, ..Touched::default() })
+    }
+
+    /// Notes whether somebody switched IPv6 off on a link: what needs it is not wanted
+    /// there until it is back.
+    pub fn set_without_ipv6(&mut self, namespace: Namespace, link: Name, is_off: bool) -> Change {
+        let key = (namespace, link);
+        let is_news = if is_off { self.without_ipv6.insert(key) } else { self.without_ipv6.remove(&key) };
+        let mut places = BTreeSet::new();
+        if is_news {
+            let on_link: Vec<Place> = self.rows.under_link(namespace, link).collect();
+            let claimants: BTreeSet<Claimant> = on_link.iter().flat_map(|place| self.claimants(place)).collect();
+            claimants.into_iter().for_each(|claimant| self.derive_one(claimant, &mut places));
+        }
+        Change { places, touched: Touched::default() }
+    }
+
+    /// Links on which somebody switched IPv6 off.
+    pub fn without_ipv6(&self) -> &BTreeSet<(Namespace, Name)> {
+        &self.without_ipv6
+    }
+
     /// Wants a namespace for a task.
     pub fn put_namespace(&mut self, task: TaskId) -> Change {
         self.namespaces.insert(task);
@@ -104,7 +137,7 @@ impl Desired {
     ///
     /// # Errors
     /// If the object makes no sense; then nothing has changed.
-    pub fn put(&mut self, object: Object) -> Result<Change, InvalidObject> {
+    pub fn put(&mut self, object: Object) -> Result<Change, InvalidField> {
         object.check()?;
         let (key, mut touched) = (object.key(), Touched::default());
         if let ObjectKey::Task(task) = key {
@@ -139,6 +172,27 @@ impl Desired {
     pub fn get(&self, place: &Place) -> Option<&Value> {
         let value = self.strongest(place)?;
         place.key.link().is_none_or(|link| self.is_paired(place.namespace, link)).then_some(value)
+    }
+
+    /// Whom a place belongs to, as users know it: whom it fails if it cannot be brought
+    /// in line. What many share, and what nobody asks for any more, is the node's.
+    pub fn owner(&self, place: &Place) -> Owner {
+        if let Namespace::Task(task) = place.namespace {
+            return Owner::Task(task);
+        }
+        if place.key.link().is_none_or(|link| link == gateway_bridge_name()) {
+            return Owner::Node;
+        }
+        match self.claimants(place).next() {
+            Some(Claimant::Object(ObjectKey::Network(id))) => Owner::Network(id),
+            Some(Claimant::Object(ObjectKey::Endpoint(id))) => Owner::Network(id.network),
+            Some(Claimant::Object(ObjectKey::Service(id))) => Owner::Service(id),
+            Some(Claimant::Object(ObjectKey::Task(id)) | Claimant::Namespace(id) | Claimant::WayBack(id, _)) => Owner::Task(id),
+            Some(Claimant::Object(ObjectKey::Peer(_))) => {
+                self.overlay.ingress().map_or(Owner::Node, |network| Owner::Network(network.id))
+            }
+            Some(Claimant::Object(ObjectKey::Node)) | None => Owner::Node,
+        }
     }
 
     fn strongest(&self, place: &Place) -> Option<&Value> {
@@ -256,7 +310,14 @@ impl Desired {
     }
 
     fn rows_of(&self, claimant: Claimant) -> Vec<Row> {
-        self.rows_if_known(claimant).unwrap_or_default()
+        let mut rows = self.rows_if_known(claimant).unwrap_or_default();
+        rows.retain(|(place, _)| !place.key.needs_ipv6() || self.has_ipv6(place));
+        rows
+    }
+
+    fn has_ipv6(&self, place: &Place) -> bool {
+        let is_on = |link: Name| !self.without_ipv6.contains(&(place.namespace, link));
+        self.overlay.lacks_ipv6().is_none() && place.key.link().is_none_or(is_on)
     }
 
     /// None = something that it refers to is not known.
@@ -278,8 +339,8 @@ impl Desired {
                     if overlay.node()?.id == endpoint.node {
                         return None;
                     }
-                    overlay.mtu(network)?;
-                    object_rows::remote(network, endpoint, overlay.peer(endpoint.node)?.address)
+                    let peer = overlay.peer(endpoint.node).filter(|peer| overlay.why_unreachable(peer).is_none())?;
+                    object_rows::remote(network, endpoint, peer.address, overlay.mtu(network)?)
                 }
             },
         })

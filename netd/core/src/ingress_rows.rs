@@ -9,7 +9,9 @@
 
 use crate::mark::ingress_mark;
 use crate::name::{Mac, Name, interface_name};
-use crate::object_rows::{Row, bridge_with_addresses, everything, far, is_attachable, number, subnet_of, with_prefix_of};
+use crate::object_rows::{
+    Row, bridge_with_addresses, carries, everything, far, is_attachable, number, subnet_of, with_prefix_of,
+};
 use crate::overlay::Overlay;
 use crate::row::{Family, Key, Place, Setting, Sysctl, Value};
 use ipnet::IpNet;
@@ -26,8 +28,11 @@ pub fn own_gateway(network: &NodeNetwork, addresses: &[IpAddr], bridge: Name, mt
 
 /// The rows that lead to another node's gateway.
 pub fn far_gateway(overlay: &Overlay, peer: &Peer) -> Vec<Row> {
-    match (overlay.ingress(), &peer.ingress) {
-        (Some(network), Some(ingress)) => far(network, &ingress.addresses, peer.address),
+    let place = overlay.ingress().and_then(|network| Some((network, peer.ingress.as_ref()?, overlay.mtu(network)?)));
+    match place {
+        Some((network, ingress, mtu)) if overlay.why_unreachable(peer).is_none() => {
+            far(network, &ingress.addresses, peer.address, mtu)
+        }
         _ => Vec::new(),
     }
 }
@@ -53,11 +58,9 @@ pub fn way_back(overlay: &Overlay, task: &LocalTask, peer: &Peer) -> Vec<Row> {
     let Some(mac) = ingress.addresses.first().map(|first| Mac::of(*first)) else { return Vec::new() };
     let inside = |key, value| (Place::task(task.id, key), value);
     // The interface must be there, and have an address beside the gateway's.
-    if overlay.mtu(network).is_none() || !is_attachable(network, attachment) {
-        return Vec::new();
-    }
+    let Some(mtu) = overlay.mtu(network).filter(|_| is_attachable(network, attachment)) else { return Vec::new() };
     let is_usable = |address: &&IpAddr| {
-        let subnet = subnet_of(network, **address);
+        let subnet = subnet_of(network, **address).filter(|_| carries(mtu, **address));
         subnet.is_some_and(|subnet| attachment.addresses.iter().any(|own| subnet.contains(own)))
     };
     let mut rows = Vec::new();

@@ -46,7 +46,7 @@ pub use name::{
     veth_name, vxlan_name,
 };
 pub use names::{NameAnswer, NameQuestion, Names};
-pub use object::{InvalidObject, Node, Object, ObjectKey, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6};
+pub use object::{Node, Object, ObjectKey, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6};
 pub use overlay::Overlay;
 pub use plan::{Op, plan};
 pub use probe::{Probe, ProbeQuestion, probes};

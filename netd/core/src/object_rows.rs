@@ -8,7 +8,7 @@ use crate::overlay::Overlay;
 use crate::row::{FdbTable, FdbTarget, Key, Link, Namespace, Place, Port, Setting, Sysctl, TABLE_MAIN, Value};
 use ipnet::IpNet;
 use skep_model::TaskId;
-use skep_model::network::Attachment;
+use skep_model::network::{Attachment, MTU_MIN_IPV6};
 use skep_model::overlay::{Endpoint, LocalTask, NodeNetwork};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -40,19 +40,25 @@ pub fn network(overlay: &Overlay, node: &Node, network: &NodeNetwork) -> Vec<Row
 }
 
 /// The rows that lead to an endpoint on another node.
-pub fn remote(network: &NodeNetwork, endpoint: &Endpoint, at: IpAddr) -> Vec<Row> {
-    far(network, &endpoint.addresses, at)
+pub fn remote(network: &NodeNetwork, endpoint: &Endpoint, at: IpAddr, mtu: u32) -> Vec<Row> {
+    far(network, &endpoint.addresses, at, mtu)
+}
+
+/// Whether links with this MTU carry the family of an address: the kernel takes IPv6
+/// away from a link that is too small for it.
+pub fn carries(mtu: u32, address: IpAddr) -> bool {
+    address.is_ipv4() || mtu >= MTU_MIN_IPV6
 }
 
 /// The rows that lead to an interface with these addresses on another node.
-pub fn far(network: &NodeNetwork, addresses: &[IpAddr], at: IpAddr) -> Vec<Row> {
+pub fn far(network: &NodeNetwork, addresses: &[IpAddr], at: IpAddr, mtu: u32) -> Vec<Row> {
     let vxlan = vxlan_name(network.vni);
     let Some(mac) = addresses.first().map(|first| Mac::of(*first)) else { return Vec::new() };
     let mut rows = vec![
         (Place::node(Key::Fdb(vxlan, mac, FdbTable::Vxlan)), Value::Fdb(FdbTarget::Node(at))),
         (Place::node(Key::Fdb(vxlan, mac, FdbTable::Bridge)), Value::Fdb(FdbTarget::Here)),
     ];
-    let reachable = addresses.iter().filter(|address| subnet_of(network, **address).is_some());
+    let reachable = addresses.iter().filter(|address| carries(mtu, **address) && subnet_of(network, **address).is_some());
     rows.extend(reachable.map(|address| (Place::node(Key::Neighbour(vxlan, *address)), Value::Mac(mac))));
     rows
 }
@@ -99,12 +105,13 @@ fn bridged_unshown() -> [Row; 2] {
 }
 
 /// A link of the node that has no address.
-fn link_of_node(link: Name, mtu: u32) -> [Row; 3] {
-    [
-        (Place::node(Key::Mtu(link)), Value::Mtu(mtu)),
-        (Place::node(Key::Setting(link, Setting::AddressGeneration)), Value::Setting(1)),
-        (Place::node(Key::Up(link)), Value::Present),
-    ]
+fn link_of_node(link: Name, mtu: u32) -> Vec<Row> {
+    let mut rows = vec![(Place::node(Key::Mtu(link)), Value::Mtu(mtu)), (Place::node(Key::Up(link)), Value::Present)];
+    // A link without IPv6 has no settings of it.
+    if mtu >= MTU_MIN_IPV6 {
+        rows.push((Place::node(Key::Setting(link, Setting::AddressGeneration)), Value::Setting(1)));
+    }
+    rows
 }
 
 /// A bridge by which the node itself is reached. It asks for its neighbours' v6
@@ -112,15 +119,17 @@ fn link_of_node(link: Name, mtu: u32) -> [Row; 3] {
 pub fn bridge_with_addresses(bridge: Name, addresses: &[IpNet], mtu: u32) -> Vec<Row> {
     let mut rows = vec![
         (Place::node(Key::Mtu(bridge)), Value::Mtu(mtu)),
-        (Place::node(Key::Setting(bridge, Setting::AddressGeneration)), Value::Setting(0)),
-        (Place::node(Key::Setting(bridge, Setting::DuplicateDetection)), Value::Setting(0)),
         (Place::node(Key::Setting(bridge, Setting::LoopbackRouted)), Value::Setting(1)),
         (Place::node(Key::Up(bridge)), Value::Present),
     ];
+    if mtu >= MTU_MIN_IPV6 {
+        rows.push((Place::node(Key::Setting(bridge, Setting::AddressGeneration)), Value::Setting(0)));
+        rows.push((Place::node(Key::Setting(bridge, Setting::DuplicateDetection)), Value::Setting(0)));
+    }
     if let Some(first) = addresses.first() {
         rows.push((Place::node(Key::Mac(bridge)), Value::Mac(Mac::of(first.addr()))));
     }
-    for address in addresses {
+    for address in addresses.iter().filter(|address| carries(mtu, address.addr())) {
         rows.push((Place::node(Key::Address(bridge, *address)), Value::Present));
         rows.push((Place::node(Key::Route(bridge, address.trunc())), Value::Present));
         let forward = if address.addr().is_ipv4() { Sysctl::Forward4 } else { Sysctl::Forward6 };
@@ -148,7 +157,7 @@ fn behind_gateway(gateway: &Gateway, task: &LocalTask, mtu: u32) -> Vec<Row> {
     rows.extend(bridged_unshown());
     rows.extend(bridge_with_addresses(gateway.bridge(), &own, mtu));
     rows.extend(pair(task.id, (outer, inner), (gateway.bridge(), true), mac, &addresses, mtu));
-    rows.extend(own.iter().map(|hop| {
+    rows.extend(own.iter().filter(|hop| carries(mtu, hop.addr())).map(|hop| {
         let everything = everything(hop.addr());
         (Place::task(task.id, Key::Via(inner, TABLE_MAIN, everything)), Value::Hop(hop.addr()))
     }));
@@ -179,11 +188,13 @@ fn pair(
         (Place::node(Key::Fdb(outer, mac, FdbTable::Bridge)), Value::Fdb(FdbTarget::Here)),
         (inside(Key::Mtu(inner)), Value::Mtu(mtu)),
         (inside(Key::Mac(inner)), Value::Mac(mac)),
-        (inside(Key::Setting(inner, Setting::AcceptAdvertisements)), Value::Setting(0)),
         (inside(Key::Up(inner)), Value::Present),
     ];
+    if mtu >= MTU_MIN_IPV6 {
+        rows.push((inside(Key::Setting(inner, Setting::AcceptAdvertisements)), Value::Setting(0)));
+    }
     rows.extend(link_of_node(outer, mtu));
-    for address in addresses {
+    for address in addresses.iter().filter(|address| carries(mtu, address.addr())) {
         rows.push((inside(Key::Address(inner, *address)), Value::Present));
         rows.push((inside(Key::Route(inner, address.trunc())), Value::Present));
     }

@@ -10,15 +10,19 @@ use crate::gateway::Gateway;
 use crate::object::{Node, Object, ObjectKey, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6};
 use crate::touched::Touched;
 use skep_model::network::Attachment;
+use skep_model::node::check_underlay_of_several;
 use skep_model::overlay::{Endpoint, EndpointId, LocalTask, NodeNetwork, NodeService, Peer, ServiceNetwork};
 use skep_model::{Id, NetworkId, NodeId, ServiceId, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 /// All objects.
 #[derive(Clone, Debug, Default)]
 pub struct Overlay {
     node: Option<Node>,
     underlay_mtu: Option<u32>,
+    /// Why this node has no IPv6, if it has none.
+    lacks_ipv6: Option<String>,
     gateway: Option<Gateway>,
     peers: BTreeMap<NodeId, Peer>,
     networks: BTreeMap<NetworkId, NodeNetwork>,
@@ -54,6 +58,30 @@ impl Overlay {
         let overhead = if self.node.as_ref()?.address.is_ipv4() { VXLAN_OVERHEAD_V4 } else { VXLAN_OVERHEAD_V6 };
         let left = self.underlay_mtu?.checked_sub(overhead)?;
         Some(network.mtu.map_or(left, |wish| wish.min(left)))
+    }
+
+    /// Why this node has no IPv6, if it has none: then nothing of IPv6 becomes a row.
+    pub fn lacks_ipv6(&self) -> Option<&str> {
+        self.lacks_ipv6.as_deref()
+    }
+
+    /// Nodes that this one cannot reach over its underlay, each with why: nothing leads
+    /// there.
+    pub fn unreachable(&self) -> impl Iterator<Item = (NodeId, String)> + '_ {
+        let others = self.node.iter().flat_map(|node| self.peers.values().filter(|peer| peer.node != node.id));
+        others.filter_map(|peer| Some((peer.node, self.why_unreachable(peer)?)))
+    }
+
+    /// Why this node cannot reach another one over its underlay, if it cannot.
+    pub fn why_unreachable(&self, peer: &Peer) -> Option<String> {
+        let node = self.node.as_ref().filter(|node| node.id != peer.node)?;
+        if let Err(invalid) = check_underlay_of_several(peer.address) {
+            return Some(invalid.to_string());
+        }
+        let family = |address: IpAddr| if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        let (here, there) = (family(node.address), family(peer.address));
+        (here != there)
+            .then(|| format!("its data path address {} is of {there}, this node's {} of {here}", peer.address, node.address))
     }
 
     /// The gateway bridge, once its subnets are chosen.
@@ -192,6 +220,10 @@ impl Overlay {
         debug_assert!(self.tasks.is_empty(), "addresses behind the gateway are never taken away from tasks");
         self.gateway = gateway;
         touched.node = true;
+    }
+
+    pub(crate) fn set_lacks_ipv6(&mut self, why: Option<String>) {
+        self.lacks_ipv6 = why;
     }
 
     pub(crate) fn set_underlay_mtu(&mut self, mtu: Option<u32>) {

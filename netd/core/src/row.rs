@@ -40,12 +40,20 @@ pub enum Setting {
     ReversePath,
     /// Whether the node's own connections from 127.0.0.0/8 may be led over it.
     LoopbackRouted,
+    /// Whether somebody switched IPv6 off on it. It is read and never written.
+    Ipv6Disabled,
 }
 
 impl Setting {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::AddressGeneration, Self::AcceptAdvertisements, Self::DuplicateDetection, Self::ReversePath, Self::LoopbackRouted];
+    pub const ALL: [Self; 6] = [
+        Self::AddressGeneration,
+        Self::AcceptAdvertisements,
+        Self::DuplicateDetection,
+        Self::ReversePath,
+        Self::LoopbackRouted,
+        Self::Ipv6Disabled,
+    ];
 }
 
 /// A setting of a whole namespace, under `/proc/sys/net`. It is never taken back:
@@ -128,6 +136,7 @@ impl Setting {
             Self::DuplicateDetection => format!("ipv6/conf/{link}/accept_dad"),
             Self::ReversePath => format!("ipv4/conf/{link}/rp_filter"),
             Self::LoopbackRouted => format!("ipv4/conf/{link}/route_localnet"),
+            Self::Ipv6Disabled => format!("ipv6/conf/{link}/disable_ipv6"),
         }
     }
 }
@@ -179,6 +188,20 @@ impl Key {
     /// Whether it always has some value, so that it cannot be removed by itself.
     pub fn is_property(&self) -> bool {
         matches!(self, Self::Sysctl(_) | Self::Mtu(_) | Self::Mac(_) | Self::Setting(..))
+    }
+
+    /// Whether there can be such a row only where there is IPv6.
+    pub fn needs_ipv6(&self) -> bool {
+        match self {
+            Self::Address(_, net) | Self::Route(_, net) | Self::Via(_, _, net) => matches!(net, IpNet::V6(_)),
+            Self::Neighbour(_, address) => address.is_ipv6(),
+            Self::Rule(family, _) => *family == Family::V6,
+            Self::Setting(_, setting) => {
+                matches!(setting, Setting::AddressGeneration | Setting::AcceptAdvertisements | Setting::DuplicateDetection)
+            }
+            Self::Sysctl(sysctl) => matches!(sysctl, Sysctl::Forward6 | Sysctl::MarkReflected6),
+            _ => false,
+        }
     }
 
     /// Whether the kernel drops the row when its link goes down.

@@ -5,9 +5,10 @@
 //! from what is known. Whoever asked may have gone: then nobody hears the answer,
 //! and what was done stays.
 
-use super::{Change, Command, Engine, Programmed, Status, describe};
+use super::{Change, Command, Engine, Programmed, Status, describe, owner};
 use crate::drain::Drain;
 use crate::probe::Plan;
+use skep_model::place::{Place as Owner, PlaceFault};
 use skep_model::{NetworkId, TaskId};
 use skep_netd_core::{Change as Derived, Key, Namespace, Object, ObjectKey, Place, Touched, Value, probes};
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,11 +103,12 @@ impl Engine {
 
     fn take_changes(&mut self, is_complete: bool, changes: Vec<Change>) {
         if is_complete {
+            self.left_out.clear();
             let kept: BTreeSet<ObjectKey> = changes
                 .iter()
                 .filter_map(|change| match change {
                     Change::Put(object) => Some(object.key()),
-                    Change::Remove(_) | Change::RemoveNamespace(_) => None,
+                    Change::Remove(_) | Change::RemoveNamespace(_) | Change::LeaveOut(..) => None,
                 })
                 .collect();
             for key in self.desired.overlay().keys().difference(&kept) {
@@ -125,13 +127,36 @@ impl Engine {
     }
 
     fn change(&mut self, change: Change) {
+        let key = match &change {
+            Change::Put(object) => Some(object.key()),
+            Change::Remove(key) => Some(*key),
+            Change::RemoveNamespace(task) => Some(ObjectKey::Task(*task)),
+            Change::LeaveOut(key, _) => *key,
+        };
+        self.left_out.remove(&key);
         let derived = match change {
-            // What came over the border was checked there.
-            Change::Put(object) => self.desired.put(object).unwrap_or_default(),
+            Change::Put(object) => match self.desired.put(object) {
+                Ok(derived) => derived,
+                // One object that makes no sense costs nobody else anything.
+                Err(error) => {
+                    return self.leave_out(key, PlaceFault::blocking(key.map_or(Owner::Node, owner), error.to_string()));
+                }
+            },
             Change::Remove(key) => self.desired.remove(key),
             Change::RemoveNamespace(task) => self.desired.remove_namespace(task),
+            Change::LeaveOut(key, fault) => return self.leave_out(key, fault),
         };
         self.ask(derived);
+    }
+
+    /// Goes on without an object, and names it.
+    fn leave_out(&mut self, key: Option<ObjectKey>, fault: PlaceFault) {
+        tracing::warn!(place = %fault.place, reason = fault.reason, "an object is left out");
+        self.left_out.insert(key, fault);
+        if let Some(key) = key {
+            let derived = self.desired.remove(key);
+            self.ask(derived);
+        }
     }
 
     pub(super) fn ask(&mut self, derived: Derived) {
@@ -189,12 +214,15 @@ impl Engine {
 
     fn report(&self) -> Status {
         let failures = self.failures.values().chain(self.failures_after.values()).cloned();
-        let failures = failures.chain(self.tables.failures()).chain(self.underlay_failure());
+        let failures = failures.chain(self.unreadable.values().cloned());
+        let connections = self.tables.failures().map(|(namespace, text)| format!("{namespace}: {text}"));
+        let failures = failures.chain(connections).chain(self.underlay_failure());
         Status {
             programmed_through: self.programmed.borrow().version,
             tasks: self.desired.namespaces().iter().copied().collect(),
             overruns: self.kernel.overruns,
             failures: failures.collect(),
+            faults: self.published_faults.borrow().clone(),
             ..self.status.clone()
         }
     }

@@ -10,6 +10,7 @@
 //! how the kernel is brought in line in `settling`.
 
 mod commands;
+mod faults;
 mod repairs;
 mod settling;
 
@@ -17,12 +18,16 @@ use crate::dns::Resolvers;
 use crate::kernel::{Kernel, KernelError};
 use crate::nft::tables::{News, Tables};
 use crate::probe::Plan;
+use faults::Faults;
+pub(crate) use faults::owner;
 use ipnet::IpNet;
 use skep_model::overlay::LocalTask;
+use skep_model::place::{PlaceFault, PlaceFaults};
 use skep_model::{NetworkId, TaskId};
 use skep_netd_core::{Desired, Gateway, Key, Mirror, Namespace, Object, ObjectKey, Place, Touched, gateway_bridge_name};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -46,6 +51,9 @@ pub enum Change {
     Remove(ObjectKey),
     /// A task that is gone with its namespace.
     RemoveNamespace(TaskId),
+    /// An object that cannot be taken; whatever was under its key is gone. `None` = its
+    /// key is not known.
+    LeaveOut(Option<ObjectKey>, PlaceFault),
 }
 
 /// What the engine can be told.
@@ -94,6 +102,8 @@ pub struct Status {
     pub overruns: u64,
     /// What failed and is tried again.
     pub failures: Vec<String>,
+    /// What does not work, by place.
+    pub faults: Arc<PlaceFaults>,
 }
 
 /// The engine.
@@ -114,10 +124,17 @@ pub struct Engine {
     failures: BTreeMap<Place, String>,
     /// What names and tables could not do.
     failures_after: BTreeMap<Namespace, String>,
+    /// Namespaces of tasks that could not be read; what is known of them may be wrong.
+    unreadable: BTreeMap<Namespace, String>,
+    /// Objects that could not be taken.
+    left_out: BTreeMap<Option<ObjectKey>, PlaceFault>,
+    /// What rooms named beside all these.
+    faults: Faults,
+    published_faults: watch::Sender<Arc<PlaceFaults>>,
     is_complete: bool,
     taken: watch::Sender<Programmed>,
     programmed: watch::Sender<Programmed>,
-    /// Versions whose rows, names and tables are in place, each under the last
+    /// Versions whose rows, names and tables were looked at, each under the last
     /// order to forget connections that it brought about.
     in_place: BTreeMap<u64, Programmed>,
     status: Status,
@@ -150,6 +167,10 @@ impl Engine {
             touched,
             failures: BTreeMap::new(),
             failures_after: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+            left_out: BTreeMap::new(),
+            faults: Faults::default(),
+            published_faults: watch::Sender::new(Arc::default()),
             is_complete: false,
             taken: watch::Sender::new(Programmed::default()),
             programmed: watch::Sender::new(Programmed::default()),
@@ -160,8 +181,14 @@ impl Engine {
         })
     }
 
-    /// The version that everything up to is in place: rows, tables and names, and no
-    /// connection goes on to whoever was gone by then.
+    /// What does not work, by place.
+    pub fn faults(&self) -> watch::Receiver<Arc<PlaceFaults>> {
+        self.published_faults.subscribe()
+    }
+
+    /// The version that everything up to was looked at, and is in place but for the
+    /// faults: rows, tables and names, and no connection goes on to whoever was gone by
+    /// then.
     pub fn programmed(&self) -> watch::Receiver<Programmed> {
         self.programmed.subscribe()
     }

@@ -3,12 +3,14 @@
 //!
 //! It is called for every reason alike, and each time it looks at all that is dirty:
 //! what failed is dirty again after a second, and every namespace in turn for an
-//! audit. Only a turn without failures puts a version in place.
+//! audit. A turn that looked at everything puts a version in place; what it could not
+//! do is named by place ([`super::faults`]), and holds nobody else up.
 
 use super::{Engine, describe};
 use crate::kernel::KernelError;
 use crate::settled::{Repair, Settled, Turn};
-use skep_netd_core::{Change as Derived, Op, Touched, plan};
+use skep_netd_core::{Change as Derived, Key, Namespace, Op, Place, Setting, Touched, Value, plan};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -50,15 +52,17 @@ impl Engine {
     /// Brings everything in line, rows first: what names and tables lead to is
     /// there before they do.
     pub(super) async fn settle(&mut self, is_audit: bool) {
-        let mut is_settled = self.settle_rows(is_audit).await;
+        let has_looked = self.settle_rows(is_audit).await;
         // Before the first complete set, what is in the kernel knows more than we.
         if self.is_complete {
-            is_settled &= self.settle_rest().await;
+            self.settle_rest().await;
         }
-        if is_settled && self.failures.is_empty() && self.underlay_failure().is_none() {
-            self.asked.clear();
+        if has_looked {
+            self.asked.retain(|place| self.failures.contains_key(place));
             self.in_place.insert(self.tables.n_ordered(), *self.taken.borrow());
-        } else {
+        }
+        let has_failures = !(self.failures.is_empty() && self.failures_after.is_empty() && self.unreadable.is_empty());
+        if !has_looked || has_failures || self.underlay_failure().is_some() {
             self.retry_later();
         }
         self.acknowledge();
@@ -66,6 +70,7 @@ impl Engine {
 
     /// Tells of versions that are in place and whose connections are forgotten.
     pub(super) fn acknowledge(&mut self) {
+        self.publish_faults();
         let later = self.in_place.split_off(&(self.tables.forgotten_through() + 1));
         let reached = std::mem::replace(&mut self.in_place, later);
         if let Some(reached) = reached.into_values().next_back() {
@@ -80,11 +85,15 @@ impl Engine {
         self.next_retry.get_or_insert_with(|| Instant::now() + RETRY_PERIOD);
     }
 
-    /// Plans and carries out until nothing is left to do; whether that was reached.
+    /// Plans and carries out until nothing is left to do, or what is left is named.
+    /// False = the node's own namespace could not be read, and nothing was looked at.
     async fn settle_rows(&mut self, is_audit: bool) -> bool {
+        let (mut left, before) = (Vec::new(), self.failures.clone());
         for round in 0..ROUNDS_MAX {
             if let Err(error) = self.look(round == 0).await {
-                tracing::warn!(%error, "the kernel could not be read; it is tried again");
+                let text = describe(&error);
+                tracing::warn!(error = text, "the kernel could not be read; it is tried again");
+                self.unreadable.insert(Namespace::Node, text);
                 return false;
             }
             if !self.is_complete {
@@ -96,17 +105,34 @@ impl Engine {
             if ops.is_empty() {
                 return true;
             }
-            for op in ops {
-                self.execute(&op, is_audit && round == 0).await;
+            for op in &ops {
+                self.execute(op, is_audit && round == 0, &before).await;
             }
+            left = ops;
         }
-        false
+        for op in left {
+            let place = op.place();
+            self.asked.insert(place);
+            self.failures.entry(place).or_insert_with(|| format!("cannot {op}: somebody else changes it again and again"));
+        }
+        true
     }
 
     /// Takes what the kernel told, and what it has to be asked.
     async fn look(&mut self, is_first: bool) -> Result<(), KernelError> {
-        let seen = self.kernel.catch_up(&mut self.mirror).await?;
-        self.dirty.extend(seen);
+        let (seen, unreadable) = self.kernel.catch_up(&mut self.mirror).await?;
+        self.dirty.extend(&seen);
+        self.unreadable = unreadable.into_iter().map(|(namespace, error)| (namespace, describe(&error))).collect();
+        for place in seen.iter().copied().filter(|place| matches!(place.key, Key::Setting(_, Setting::Ipv6Disabled))) {
+            let is_off = self.mirror.get(&place).is_some_and(|value| *value != Value::Setting(0));
+            let link = place.key.link().expect("a setting is of a link");
+            let derived = self.desired.set_without_ipv6(place.namespace, link, is_off);
+            self.ask(derived);
+        }
+        if is_first {
+            let derived = self.desired.set_lacks_ipv6(crate::kernel::lacks_ipv6());
+            self.ask(derived);
+        }
         let is_unknown = is_first && self.desired.overlay().underlay_mtu().is_none();
         if self.kernel.take_hint() || is_unknown || self.touched.node {
             let address = self.desired.overlay().node().map(|node| node.address);
@@ -121,25 +147,28 @@ impl Engine {
     }
 
     /// Names before tables: the tables lead to where names are answered.
-    async fn settle_rest(&mut self) -> bool {
+    async fn settle_rest(&mut self) {
         let touched = std::mem::take(&mut self.touched);
         let turn = Turn::new(self.desired.overlay(), &touched, &self.kernel);
         let of_names = self.names.settle(&turn).await;
         let of_tables = self.tables.settle(&turn, self.names.listeners()).await;
-        self.failures_after.clear();
-        for Settled { failures, repairs } in [of_names, of_tables] {
+        let before = std::mem::take(&mut self.failures_after);
+        for (room, settled) in [("names", of_names), ("tables", of_tables)] {
+            let Settled { failures, faults, repairs } = settled;
+            self.faults.replace(room, faults);
             for (namespace, failure) in failures {
-                tracing::warn!(%namespace, failure, "something could not be done; it is tried again");
+                if before.get(&namespace) != Some(&failure) {
+                    tracing::warn!(%namespace, failure, "something could not be done; it is tried again");
+                }
                 self.failures_after.insert(namespace, failure);
             }
             for Repair { kind, text, by_audit } in repairs {
                 self.status.count(kind, text, by_audit);
             }
         }
-        self.failures_after.is_empty()
     }
 
-    async fn execute(&mut self, op: &Op, is_audit: bool) {
+    async fn execute(&mut self, op: &Op, is_audit: bool, before: &BTreeMap<Place, String>) {
         let place = op.place();
         if !self.asked.contains(&place) {
             self.status.count(place.key.kind(), op.to_string(), is_audit);
@@ -149,7 +178,9 @@ impl Engine {
             Ok(()) => tracing::debug!(%op, "done"),
             Err(error) => {
                 let text = describe(&error);
-                tracing::warn!(error = text, "an operation failed; it is tried again");
+                if before.get(&place) != Some(&text) {
+                    tracing::warn!(error = text, "an operation failed; it is tried again");
+                }
                 // Perhaps the mirror was wrong.
                 self.kernel.mark_stale(place.namespace);
                 self.failures.insert(place, text);

@@ -14,6 +14,7 @@ mod underlay;
 
 pub use execute::ExecuteError;
 pub use scope::ScopeError;
+pub use underlay::lacks_ipv6;
 
 use crate::namespace::{NamespaceError, Namespaces};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -30,6 +31,13 @@ use tokio::io::unix::AsyncFd;
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// How many namespaces are looked up per call of the poller.
 const READY_MAX: usize = 64;
+
+/// How often events and stale namespaces are looked at in one call, if more come
+/// meanwhile.
+const PASSES_MAX: usize = 64;
+
+/// Places that changed, and namespaces that could not be read.
+pub type Seen = (BTreeSet<Place>, BTreeMap<Namespace, KernelError>);
 
 /// Why the kernel could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -148,23 +156,61 @@ impl Kernel {
     }
 
     /// Takes all events that have arrived into the mirror, and reads anew what is
-    /// stale; answers with the places that changed.
+    /// stale; answers with the places that changed, and with the namespaces of tasks
+    /// that could not be read: they stay stale, and all others are read.
     ///
     /// # Errors
-    /// If a namespace cannot be read; it stays stale.
-    pub async fn catch_up(&mut self, mirror: &mut Mirror) -> Result<BTreeSet<Place>, KernelError> {
-        let mut touched = BTreeSet::new();
-        loop {
-            for namespace in self.ready()? {
-                touched.extend(self.take_events(namespace, mirror).await?);
+    /// If the node's own namespace cannot be read; it stays stale.
+    pub async fn catch_up(&mut self, mirror: &mut Mirror) -> Result<Seen, KernelError> {
+        let (mut touched, mut unreadable) = (BTreeSet::new(), BTreeMap::new());
+        for _ in 0..PASSES_MAX {
+            // One call of the poller names a part of them only.
+            loop {
+                let ready = self.ready()?;
+                if ready.is_empty() {
+                    break;
+                }
+                for namespace in ready {
+                    match self.take_events(namespace, mirror).await {
+                        Ok(places) => touched.extend(places),
+                        Err(error) => self.note_unreadable(namespace, error, &mut unreadable)?,
+                    }
+                }
             }
-            let Some(namespace) = self.stale.first().copied() else {
+            let stale: Vec<Namespace> =
+                self.stale.iter().filter(|namespace| !unreadable.contains_key(*namespace)).copied().collect();
+            if stale.is_empty() {
                 touched.extend(self.match_pairs(mirror).await?);
-                return Ok(touched);
-            };
-            touched.extend(self.read_anew(namespace, mirror).await?);
-            self.stale.remove(&namespace);
+                return Ok((touched, unreadable));
+            }
+            for namespace in stale {
+                match self.read_anew(namespace, mirror).await {
+                    Ok(places) => {
+                        touched.extend(places);
+                        self.stale.remove(&namespace);
+                    }
+                    Err(error) => self.note_unreadable(namespace, error, &mut unreadable)?,
+                }
+            }
         }
+        // Somebody changes something all the time; the next call goes on with it.
+        touched.extend(self.match_pairs(mirror).await?);
+        Ok((touched, unreadable))
+    }
+
+    /// Without its own namespace netd can do nothing; a task's is that task's affair.
+    fn note_unreadable(
+        &mut self,
+        namespace: Namespace,
+        error: KernelError,
+        unreadable: &mut BTreeMap<Namespace, KernelError>,
+    ) -> Result<(), KernelError> {
+        self.stale.insert(namespace);
+        if namespace == Namespace::Node {
+            return Err(error);
+        }
+        unreadable.insert(namespace, error);
+        Ok(())
     }
 
     async fn read_anew(&mut self, namespace: Namespace, mirror: &mut Mirror) -> Result<BTreeSet<Place>, KernelError> {

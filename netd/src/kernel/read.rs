@@ -5,7 +5,9 @@ use super::scope::Scope;
 use super::{ANSWER_DEADLINE, KernelError};
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use ipnet::IpNet;
+use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
@@ -13,7 +15,7 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
-use rtnetlink::{Error, IpVersion, RouteMessageBuilder};
+use rtnetlink::{Error, RouteMessageBuilder};
 use skep_netd_core::{
     Family, FdbTable, FdbTarget, Key, Link, Mac, Name, Namespace, Port, Setting, Sysctl, TABLE_MAIN, Value, is_ingress_mark,
     is_of_node, is_of_task,
@@ -23,6 +25,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 type Names = BTreeMap<u32, Name>;
 
+/// How often a table is read that changes meanwhile.
+const DUMPS_MAX: usize = 8;
+
 /// Everything that netd owns in a namespace.
 ///
 /// # Errors
@@ -30,13 +35,13 @@ type Names = BTreeMap<u32, Name>;
 pub async fn dump(namespace: Namespace, scope: &mut Scope) -> Result<BTreeMap<Key, Value>, KernelError> {
     let failed = |what| move |cause: String| KernelError::Read { what, namespace, cause };
     let mut rows = BTreeMap::new();
-    let links = all(scope.handle.link().get().execute()).await.map_err(failed("links"))?;
+    let links = links(scope).await.map_err(failed("links"))?;
     scope.names = links.iter().filter_map(|link| Some((link.header.index, own_name(namespace, link)?))).collect();
     scope.ends = links.iter().filter_map(|link| Some((own_name(namespace, link)?, end(link)?))).collect();
     for link in &links {
         rows.extend(link_rows(namespace, link, &scope.names));
     }
-    let addresses = all(scope.handle.address().get().execute()).await.map_err(failed("addresses"))?;
+    let addresses = address_table(scope).await.map_err(failed("addresses"))?;
     rows.extend(addresses.iter().filter_map(|address| address_row(address, &scope.names)).map(|key| (key, Value::Present)));
     rows.extend(routes(namespace, scope).await?.iter().filter_map(|route| route_row(route, &scope.names)));
     let families: &[AddressFamily] = match namespace {
@@ -44,14 +49,13 @@ pub async fn dump(namespace: Namespace, scope: &mut Scope) -> Result<BTreeMap<Ke
         Namespace::Task(_) => &[AddressFamily::Inet, AddressFamily::Inet6],
     };
     for family in families {
-        let request = scope.handle.neighbours().get().set_address_family(*family).execute();
-        let found = all(request).await.map_err(failed("neighbours"))?;
+        let found = neighbours(scope, *family).await.map_err(failed("neighbours"))?;
         let of_row = |row| Some(neighbour_row(namespace, row, &scope.names)?).and_then(|(key, value)| Some((key, value?)));
         rows.extend(found.iter().filter_map(of_row));
     }
     if namespace != Namespace::Node {
-        for version in [IpVersion::V4, IpVersion::V6] {
-            let found = all(scope.handle.rule().get(version).execute()).await.map_err(failed("rules"))?;
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let found = rules(scope, family).await.map_err(failed("rules"))?;
             rows.extend(found.iter().filter_map(rule_row));
         }
         rows.insert(Key::Namespace, Value::Present);
@@ -63,7 +67,11 @@ pub async fn dump(namespace: Namespace, scope: &mut Scope) -> Result<BTreeMap<Ke
 async fn routes(namespace: Namespace, scope: &Scope) -> Result<Vec<RouteMessage>, KernelError> {
     let mut found = Vec::new();
     for message in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()] {
-        let of_family = all(scope.handle.route().get(message).execute()).await;
+        let of_family = table(scope, RouteNetlinkMessage::GetRoute(message), |message| match message {
+            RouteNetlinkMessage::NewRoute(route) => Some(route),
+            _ => None,
+        });
+        let of_family = of_family.await;
         found.extend(of_family.map_err(|cause| KernelError::Read { what: "routes", namespace, cause })?);
     }
     Ok(found)
@@ -74,8 +82,7 @@ async fn routes(namespace: Namespace, scope: &Scope) -> Result<Vec<RouteMessage>
 /// # Errors
 /// If the kernel does not say.
 pub async fn addresses(namespace: Namespace, scope: &Scope) -> Result<Vec<(u32, IpNet)>, KernelError> {
-    let found = all(scope.handle.address().get().execute()).await;
-    let found = found.map_err(|cause| KernelError::Read { what: "addresses", namespace, cause })?;
+    let found = address_table(scope).await.map_err(|cause| KernelError::Read { what: "addresses", namespace, cause })?;
     Ok(found.iter().filter_map(|message| Some((message.header.index, address_net(message)?))).collect())
 }
 
@@ -102,6 +109,64 @@ pub async fn link(namespace: Namespace, scope: &Scope, index: u32) -> Result<Opt
         Err(cause) if cause.contains("No such device") => Ok(None),
         Err(cause) => Err(KernelError::Read { what: "a link", namespace, cause }),
     }
+}
+
+async fn links(scope: &Scope) -> Result<Vec<LinkMessage>, String> {
+    let read = |message| if let RouteNetlinkMessage::NewLink(link) = message { Some(link) } else { None };
+    table(scope, RouteNetlinkMessage::GetLink(LinkMessage::default()), read).await
+}
+
+async fn address_table(scope: &Scope) -> Result<Vec<AddressMessage>, String> {
+    let read = |message| if let RouteNetlinkMessage::NewAddress(address) = message { Some(address) } else { None };
+    table(scope, RouteNetlinkMessage::GetAddress(AddressMessage::default()), read).await
+}
+
+async fn neighbours(scope: &Scope, family: AddressFamily) -> Result<Vec<NeighbourMessage>, String> {
+    let mut request = NeighbourMessage::default();
+    request.header.family = family;
+    let read = |message| if let RouteNetlinkMessage::NewNeighbour(row) = message { Some(row) } else { None };
+    table(scope, RouteNetlinkMessage::GetNeighbour(request), read).await
+}
+
+async fn rules(scope: &Scope, family: AddressFamily) -> Result<Vec<RuleMessage>, String> {
+    let mut request = RuleMessage::default();
+    request.header.family = family;
+    let read = |message| if let RouteNetlinkMessage::NewRule(rule) = message { Some(rule) } else { None };
+    table(scope, RouteNetlinkMessage::GetRule(request), read).await
+}
+
+/// A whole table of the kernel. One that changed while it was read (`NLM_F_DUMP_INTR`) may
+/// lack what was there all the time, so it is read again; where it changes without end,
+/// as routes of a router, the last reading counts, and the next audit sees the rest.
+async fn table<T>(
+    scope: &Scope,
+    request: RouteNetlinkMessage,
+    read: impl Fn(RouteNetlinkMessage) -> Option<T>,
+) -> Result<Vec<T>, String> {
+    let mut found = Vec::new();
+    for _ in 0..DUMPS_MAX {
+        let mut message = NetlinkMessage::from(request.clone());
+        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let mut answers = scope.handle.clone().request(message).map_err(|error| error.to_string())?.boxed_local();
+        let (mut is_interrupted, mut dump) = (false, Vec::new());
+        let taken = tokio::time::timeout(ANSWER_DEADLINE, async {
+            while let Some(answer) = answers.next().await {
+                is_interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+                match answer.payload {
+                    NetlinkPayload::InnerMessage(message) => dump.extend(read(message)),
+                    NetlinkPayload::Error(error) => return Err(error.to_io().to_string()),
+                    _ => {}
+                }
+            }
+            Ok(())
+        });
+        taken.await.map_err(|_| "no answer in time".to_owned())??;
+        found = dump;
+        if !is_interrupted {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 async fn all<T>(stream: impl Stream<Item = Result<T, Error>>) -> Result<Vec<T>, String> {

@@ -4,8 +4,14 @@
 use super::{Kernel, KernelError, read};
 use ipnet::IpNet;
 use rtnetlink::packet_route::link::LinkAttribute;
+use skep_model::network::MTU_MAX;
 use skep_netd_core::Namespace;
 use std::net::IpAddr;
+
+/// Why this node's namespace has no IPv6, if it has none.
+pub fn lacks_ipv6() -> Option<String> {
+    skep_model::node::lacks_ipv6(|setting| std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{setting}")).ok())
+}
 
 impl Kernel {
     /// Whether links or addresses that are not ours changed since the last call.
@@ -25,7 +31,8 @@ impl Kernel {
         let link = read::link(Namespace::Node, scope, index).await?;
         Ok(link.and_then(|link| {
             link.attributes.iter().find_map(|attribute| match attribute {
-                LinkAttribute::Mtu(bytes) => Some(*bytes),
+                // No link of ours can have more, and loopback has.
+                LinkAttribute::Mtu(bytes) => Some((*bytes).min(MTU_MAX)),
                 _ => None,
             })
         }))

@@ -394,6 +394,11 @@ impl Node {
 
 /// Two nodes that see each other, each with one task.
 pub async fn cluster(pins: &Pins, underlay: Underlay) -> [Node; 2] {
+    prepared(pins, underlay, |_| ()).await
+}
+
+/// The same; `prepare` is called in each node's namespace before its netd is started.
+pub async fn prepared(pins: &Pins, underlay: Underlay, prepare: impl Fn(usize) + Sync) -> [Node; 2] {
     let namespaces = [0, 1].map(|number| {
         pins.namespaces.make(task(number)).unwrap();
         pins.namespaces.get(task(number)).unwrap()
@@ -414,6 +419,7 @@ pub async fn cluster(pins: &Pins, underlay: Underlay) -> [Node; 2] {
         address.execute().await.unwrap();
         handle.link().set(LinkUnspec::new_with_index(1).up().build()).execute().await.unwrap();
         handle.link().set(LinkUnspec::new_with_index(index).mtu(underlay.mtu).up().build()).execute().await.unwrap();
+        inside(namespace.as_fd(), || prepare(number)).unwrap();
         let run = pins.folder.path().join(format!("run{number}"));
         let (process, client) = start(&namespace, &run).await;
         let mut node = Node { number, underlay, namespace, handle, run, process, client, changes: None };

@@ -29,7 +29,7 @@ impl Netd for Taker {
     async fn apply(&self, request: Request<Streaming<NetdChange>>) -> Result<Response<Self::ApplyStream>, Status> {
         let progress = request.into_inner().filter_map(|change| match change {
             Ok(NetdChange { change: Some(netd_change::Change::Commit(version)) }) => {
-                Some(Ok(NetdProgress { programmed_through: version }))
+                Some(Ok(NetdProgress { programmed_through: version, faults: None }))
             }
             Ok(_) => None,
             Err(status) => Some(Err(status)),

@@ -255,7 +255,11 @@ impl Simulation {
             resources: Resources { nano_cpus: 2_000_000_000, memory_bytes: 1 << 30 },
             engine_version: "1".into(),
             engine_labels: BTreeMap::new(),
-            underlay: Some(Underlay { address: [10, 0, 0, number as u8].into(), occupied: Vec::new() }),
+            underlay: Some(Underlay {
+                address: [10, 0, 0, number as u8].into(),
+                occupied: Vec::new(),
+                lacks_ipv6: String::new(),
+            }),
         };
         let address = format!("10.0.0.{number}");
         let (certificate_expires, not_ready) = (Time::ZERO, String::new());

@@ -162,7 +162,7 @@ impl Cluster {
         self.request(mutation).expect("a node may join");
         let address = [192, 0, 2, self.agents.len() as u8].into();
         let description = NodeDescription {
-            underlay: Some(Underlay { address, occupied: Vec::new() }),
+            underlay: Some(Underlay { address, occupied: Vec::new(), lacks_ipv6: String::new() }),
             hostname: name.into(),
             platform,
             resources,
@@ -419,7 +419,7 @@ impl Cluster {
             if !agent.is_slow && agent.programmed < agent.chain {
                 has_moved = true;
                 agent.programmed = agent.chain;
-                self.dispatcher.programmed(session, agent.chain);
+                self.dispatcher.programmed(&self.store, session, agent.chain);
             }
             let mut updates = Vec::new();
             for (task, status) in agent.tasks.values_mut() {

@@ -100,6 +100,7 @@ fn pretty(node: &Node, leader: &str, trust: Option<&TrustRoot>) -> String {
         text.line(format!(" Issuer Public Key:\t{}", trust.public_key));
     }
     network(&mut text, node);
+    faults(&mut text, node);
     text.finish()
 }
 
@@ -111,6 +112,19 @@ fn network(text: &mut Text, node: &Node) {
     if let Some(ingress) = &node.plan.ingress {
         let addresses: Vec<String> = ingress.addresses.iter().map(ToString::to_string).collect();
         text.line(format!("Ingress:\t\tnumber {}, {}", ingress.number, addresses.join(" ")));
+    }
+}
+
+/// The places of its network that do not work.
+fn faults(text: &mut Text, node: &Node) {
+    let faults = &node.status.faults;
+    if faults.is_empty() {
+        return;
+    }
+    text.line("Faults:");
+    faults.faults.iter().for_each(|fault| text.line(format!(" {}:\t{}", fault.place, fault.reason)));
+    if faults.n_more > 0 {
+        text.line(format!(" and {} more", faults.n_more));
     }
 }
 
@@ -158,5 +172,23 @@ mod tests {
             Ingress:		number 1, 10.0.0.2
         "#]]
         .assert_eq(&pretty(&node, node.id.as_str(), Some(&trust)));
+    }
+
+    #[test]
+    fn what_does_not_work_of_a_node_is_said() {
+        use skep_model::place::{Place, PlaceFault, PlaceFaults};
+        let mut node = sample::node();
+        let faults = [
+            PlaceFault::lasting(Place::Node, "networks work over IPv4 only"),
+            PlaceFault::blocking(Place::Task(sample::task().id), "its tables cannot be written"),
+        ];
+        node.status.value.faults = PlaceFaults { n_more: 3, ..PlaceFaults::new(faults) };
+        let text = pretty(&node, "", None);
+        let task = format!(" task {}:\tits tables cannot be written\n", sample::task().id);
+        let expected = format!("Faults:\n node:\tnetworks work over IPv4 only\n{task} and 3 more\n");
+        assert!(text.ends_with(&expected), "{text}");
+        let json = json::node(&node, "", None).expect("JSON");
+        assert_eq!(json["Status"]["Faults"][0]["Reason"], "networks work over IPv4 only");
+        assert_eq!(json["Status"]["MoreFaults"], 3);
     }
 }

@@ -78,7 +78,11 @@ pub async fn get(client: &Client, given: &str) -> Result<Node, Failure> {
 
 /// The host names of all nodes.
 pub async fn names(client: &Client) -> Result<BTreeMap<NodeId, String>, Failure> {
+    Ok(all(client).await?.into_iter().map(|node| (node.id, node.description.value.hostname)).collect())
+}
+
+/// All nodes.
+pub async fn all(client: &Client) -> Result<Vec<Node>, Failure> {
     let objects = client.list(&Query::List(Kind::Node, Vec::new())).await?;
-    let name = |object| if let Object::Node(node) = object { Some((node.id, node.description.value.hostname)) } else { None };
-    Ok(objects.into_iter().filter_map(name).collect())
+    Ok(objects.into_iter().filter_map(|object| if let Object::Node(node) = object { Some(*node) } else { None }).collect())
 }

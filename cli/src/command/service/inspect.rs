@@ -4,11 +4,13 @@ use super::pretty;
 use crate::client::Client;
 use crate::command::inspect;
 use crate::command::network::known::Networks;
+use crate::command::node;
 use crate::command::task::ps::tasks;
 use crate::failure::{self, Failure};
 use crate::flags::time;
 use crate::render::{json, shape};
 use skep_proto::request::Query;
+use std::collections::BTreeMap;
 
 /// Display detailed information on one or more services
 #[derive(Debug, clap::Args)]
@@ -38,10 +40,12 @@ impl Inspect {
             let tasks = if self.flags.is_pretty() { tasks(client.list(&query).await?) } else { Vec::new() };
             counted.push((service, tasks));
         }
+        let has_stragglers = counted.iter().any(|(it, _)| it.plan.deployment.iter().any(|it| !it.stragglers.is_empty()));
+        let nodes = if has_stragglers { node::names(client).await? } else { BTreeMap::new() };
         self.flags.write(
             &counted,
             shape::SERVICE,
-            |(service, tasks)| pretty::text(service, tasks, &networks, now),
+            |(service, tasks)| pretty::text(service, tasks, &networks, &nodes, now),
             |(service, _)| json::service(service, &networks),
         )?;
         failure::all(failures)

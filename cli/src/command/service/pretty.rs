@@ -11,11 +11,12 @@ use serde::Serialize;
 use skep_model::container::{ContainerSpec, HealthConfig};
 use skep_model::service::{Service, ServiceMode, TaskSpec, UpdateConfig};
 use skep_model::task::Task;
-use skep_model::{TaskState, Time};
+use skep_model::{NodeId, TaskState, Time};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The text of a service and its tasks.
-pub fn text(service: &Service, tasks: &[Task], networks: &Networks, now: Time) -> String {
+pub fn text(service: &Service, tasks: &[Task], networks: &Networks, nodes: &BTreeMap<NodeId, String>, now: Time) -> String {
     let spec = &service.spec.spec;
     let (template, container) = (&spec.task_template, &spec.task_template.container_spec);
     let mut text = Text::default();
@@ -38,7 +39,7 @@ pub fn text(service: &Service, tasks: &[Task], networks: &Networks, now: Time) -
     resources(&mut text, template);
     endpoint(&mut text, service, networks);
     container.healthcheck.iter().for_each(|check| health(&mut text, check));
-    deployment(&mut text, service, tasks);
+    deployment(&mut text, service, tasks, nodes);
     addresses(&mut text, service, networks);
     more(&mut text, container);
     text.line("");
@@ -192,14 +193,14 @@ fn health(text: &mut Text, check: &HealthConfig) {
 }
 
 /// The verdict of the managers, and the tasks as they are now.
-fn deployment(text: &mut Text, service: &Service, tasks: &[Task]) {
+fn deployment(text: &mut Text, service: &Service, tasks: &[Task], nodes: &BTreeMap<NodeId, String>) {
     let Some(deployment) = &service.plan.deployment else { return };
     text.line("Deployment:");
     text.line(format!(" State:\t\t{}", json::deployment_state(deployment.state)));
     text.some(" Message:\t", &deployment.cause);
     text.line(format!(" Tasks:\t\t{}", count(service, tasks)));
     for straggler in &deployment.stragglers {
-        text.line(format!(" Straggler:\t{straggler}"));
+        text.line(format!(" Straggler:\t{}", nodes.get(straggler).map_or(straggler.as_str(), String::as_str)));
     }
 }
 
@@ -329,7 +330,7 @@ mod tests {
              10.0.0.5/20 on ingress
 
         "#]]
-        .assert_eq(&text(&sample::published_service(), &[sample::task()], &networks(), Time(60_000_000_000)));
+        .assert_eq(&text(&sample::published_service(), &[sample::task()], &networks(), &BTreeMap::new(), Time(60_000_000_000)));
     }
 
     #[test]
@@ -429,7 +430,7 @@ mod tests {
              Stop grace period:	3s
 
         "#]]
-        .assert_eq(&text(&service, &[], &networks(), Time(0)));
+        .assert_eq(&text(&service, &[], &networks(), &BTreeMap::new(), Time(0)));
     }
 
     #[test]
@@ -442,7 +443,7 @@ mod tests {
         let old = Task { spec_version: 1, ..sample::task() };
         let mut failed = sample::task();
         failed.status.value.state = TaskState::Failed;
-        let text = text(&service, &[old.clone(), old, failed], &networks(), Time(90_000_000_000));
+        let text = text(&service, &[old.clone(), old, failed], &networks(), &BTreeMap::new(), Time(90_000_000_000));
         assert!(text.contains("\n Tasks:\t\t2 of 3 running, 2 of them with an earlier version of the service\n"), "{text}");
         let status = "UpdateStatus:\n State:\t\tpaused\n Started:\tAbout a minute ago\n Message:\tupdate paused due to failure\n";
         assert!(text.contains(status), "{text}");
@@ -453,7 +454,7 @@ mod tests {
         let mut service = sample::service();
         let deployment = service.plan.value.deployment.as_mut().expect("the sample has one");
         (deployment.state, deployment.ended_at) = (DeploymentState::Converged, Some(Time(50_000_000_000)));
-        let text = text(&service, &[], &networks(), Time(60_000_000_000));
+        let text = text(&service, &[], &networks(), &BTreeMap::new(), Time(60_000_000_000));
         let status =
             " State:\t\tcompleted\n Started:\t40 seconds ago\n Completed:\t10 seconds ago\n Message:\tupdate completed\n";
         assert!(text.contains(status), "{text}");

@@ -15,6 +15,7 @@ use crate::render::progress::{BARS_MAX, Frame, Progress, TaskLine, Verify};
 use crate::render::text::printable;
 use skep_model::deployment::{Deployment, DeploymentKind, DeploymentState};
 use skep_model::endpoint::Publication;
+use skep_model::place::PlaceFaults;
 use skep_model::request::{Mutation, Outcome};
 use skep_model::service::{Service, ServiceMode};
 use skep_model::task::Task;
@@ -274,7 +275,7 @@ impl Waiting<'_> {
         Ok(match verdict {
             None => None,
             Some(Verdict::Good) => {
-                warn_of_stragglers(service, &self.names);
+                self.warn_of_stragglers(service).await;
                 Some(Ok(()))
             }
             Some(Verdict::Bad(exit)) => Some(Err(self.bad(service, exit).await)),
@@ -284,6 +285,23 @@ impl Waiting<'_> {
                 Some(Err(Failure { exit: Exit::Failed, text }))
             }
         })
+    }
+
+    /// A service converges without a node that does not say what it has programmed,
+    /// but not without a word, and with the node's reason where it gave one.
+    async fn warn_of_stragglers(&self, service: &Service) {
+        let stragglers: Vec<NodeId> =
+            service.plan.deployment.iter().flat_map(|deployment| &deployment.stragglers).copied().collect();
+        if stragglers.is_empty() {
+            return;
+        }
+        // The warning is given without reasons, too.
+        let nodes = node::all(self.client).await.unwrap_or_default();
+        for id in stragglers {
+            let node = nodes.iter().find(|node| node.id == id);
+            let reason = node.and_then(|node| reason(&node.status.faults, self.tasks.values()));
+            eprintln!("skep: warning: {}{}", straggler(id, &self.names), reason.unwrap_or_default());
+        }
     }
 
     fn frame(&self, service: &Service) -> Frame {
@@ -299,12 +317,10 @@ impl Waiting<'_> {
     }
 }
 
-/// A service converges without a node that does not say what it has programmed,
-/// but not without a word.
-fn warn_of_stragglers(service: &Service, names: &BTreeMap<NodeId, String>) {
-    for node in service.plan.deployment.iter().flat_map(|deployment| &deployment.stragglers) {
-        eprintln!("skep: warning: {}", straggler(*node, names));
-    }
+/// Why a node has not programmed the endpoints of these tasks, if it says so.
+fn reason<'a>(faults: &PlaceFaults, mut tasks: impl Iterator<Item = &'a Task>) -> Option<String> {
+    let fault = tasks.find_map(|task| faults.of_task(task).find(|fault| fault.blocks))?;
+    Some(format!(" ({}: {})", fault.place, fault.reason))
 }
 
 fn straggler(node: NodeId, names: &BTreeMap<NodeId, String>) -> String {
@@ -555,5 +571,17 @@ mod tests {
         assert_eq!(called(&service), "web");
         service.spec.value.spec.annotations.name = "a-service-with-a-name-longer-than-an-id".into();
         assert_eq!(called(&service), service.id.as_str());
+    }
+
+    #[test]
+    fn a_straggler_says_what_keeps_it() {
+        use skep_model::place::{Place, PlaceFault};
+        let task = sample::published_task();
+        let network = task.networks[0].network;
+        let faults =
+            [PlaceFault::lasting(Place::Task(task.id), "no IPv6"), PlaceFault::blocking(Place::Network(network), "no link")];
+        let said = reason(&PlaceFaults::new(faults), [&task].into_iter());
+        assert_eq!(said, Some(format!(" (network {network}: no link)")));
+        assert_eq!(reason(&PlaceFaults::default(), [&task].into_iter()), None);
     }
 }

@@ -1,5 +1,6 @@
 //! `skep task inspect`.
 
+use super::ps::Known;
 use crate::client::Client;
 use crate::command::network::known::Networks;
 use crate::failure::{self, Failure};
@@ -20,11 +21,16 @@ pub struct Inspect {
 impl Inspect {
     /// Prints those that exist, and an error for each other.
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
-        let networks = Networks::of(client).await?;
+        let (networks, known) = (Networks::of(client).await?, Known::of(client).await?);
         let (mut found, mut failures) = (Vec::new(), Vec::new());
         for task in &self.tasks {
             match client.get(Kind::Task, task).await {
-                Ok((Object::Task(task), _)) => found.push(json::task(&task, &networks)?),
+                Ok((Object::Task(task), _)) => {
+                    let mut task_json = json::task(&task, &networks)?;
+                    // What of its network does not work, as its node says.
+                    task_json["Status"]["Faults"] = known.faults(&task).into();
+                    found.push(task_json);
+                }
                 Ok(_) => failures.push(Failure::refused("the daemon answered with an object of another kind")),
                 Err(failure) => failures.push(failure),
             }

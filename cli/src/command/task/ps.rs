@@ -6,6 +6,8 @@ use crate::failure::Failure;
 use crate::flags::filter;
 use crate::render::listing::{Listing, row, short};
 use crate::render::{ago, json, ports};
+use skep_model::node::Node;
+use skep_model::place::{Place, PlaceFaults};
 use skep_model::task::Task;
 use skep_model::{Kind, NodeId, Object, Time};
 use std::cmp::Ordering;
@@ -35,12 +37,36 @@ pub struct Flags {
 #[derive(Debug, Default)]
 pub struct Known {
     nodes: BTreeMap<NodeId, String>,
+    /// What of the nodes' networks does not work.
+    faults: BTreeMap<NodeId, PlaceFaults>,
 }
 
 impl Known {
-    /// The nodes' names.
+    /// The nodes' names, and what of their networks does not work.
     pub async fn of(client: &Client) -> Result<Self, Failure> {
-        Ok(Self { nodes: node::names(client).await? })
+        let mut known = Self::default();
+        for node in node::all(client).await? {
+            let Node { id, description, status, .. } = node;
+            known.nodes.insert(id, description.value.hostname);
+            known.faults.insert(id, status.value.faults);
+        }
+        Ok(known)
+    }
+
+    /// What does not work for a task that has not ended: on its own node, or for it
+    /// elsewhere. One sentence for each.
+    pub fn faults(&self, task: &Task) -> Vec<String> {
+        if task.status.state.is_final() {
+            return Vec::new();
+        }
+        let own = task.plan.node.and_then(|node| self.faults.get(&node));
+        let own = own.into_iter().flat_map(|faults| faults.of_task(task)).map(|fault| fault.reason.clone());
+        let others = self.faults.iter().filter(|(node, _)| Some(**node) != task.plan.node);
+        let elsewhere = others.flat_map(|(node, faults)| {
+            let of_it = faults.faults.iter().filter(|fault| fault.place == Place::Task(task.id));
+            of_it.map(|fault| format!("on node {}: {}", self.nodes.get(node).map_or(node.as_str(), String::as_str), fault.reason))
+        });
+        own.chain(elsewhere).collect()
     }
 }
 
@@ -113,7 +139,7 @@ impl Flags {
             ("Node", node_name(task, names, self.no_resolve).into()),
             ("DesiredState", title(task.plan.desired.name()).into()),
             ("CurrentState", format!("{state} {}", lower(&ago::ago(task.status.timestamp, now))).into()),
-            ("Error", self.error(&task.status.error).into()),
+            ("Error", self.error(&error(task, known)).into()),
             ("Ports", ports::of_task(task).into()),
             ("Publication", json::publication(task).into()),
         ])
@@ -133,6 +159,11 @@ impl Flags {
         }
         format!("\"{}…\"", line.chars().take(29).collect::<String>())
     }
+}
+
+/// Why a task failed, or what of its network does not work.
+fn error(task: &Task, known: &Known) -> String {
+    if task.status.error.is_empty() { known.faults(task).join("; ") } else { task.status.error.clone() }
 }
 
 /// `service.slot`, or `service.node` with the node's id for a global service.
@@ -196,7 +227,26 @@ mod tests {
     }
 
     fn known() -> Known {
-        Known { nodes: BTreeMap::from([(sample::node().id, "m1".to_owned())]) }
+        Known { nodes: BTreeMap::from([(sample::node().id, "m1".to_owned())]), faults: BTreeMap::new() }
+    }
+
+    #[test]
+    fn a_task_shows_what_of_its_network_does_not_work() {
+        use skep_model::place::PlaceFault;
+        let (task, mut known) = (sample::published_task(), known());
+        let network = task.networks[0].network;
+        let of_network = PlaceFault::blocking(Place::Network(network), "no link has the address");
+        known.faults.insert(sample::node().id, PlaceFaults::new([PlaceFault::lasting(Place::Node, "no IPv6"), of_network]));
+        assert_eq!(known.faults(&task), ["no link has the address"]);
+        let elsewhere = NodeId::from_random([8; 16]);
+        known.faults.insert(elsewhere, PlaceFaults::new([PlaceFault::blocking(Place::Task(task.id), "it is left out")]));
+        assert_eq!(known.faults(&task)[1..], [format!("on node {elsewhere}: it is left out")]);
+        let format = Some("{{.Error}}".to_owned());
+        let text = Flags { no_trunc: true, format, ..flags() }.render(vec![task.clone()], &known, Time(0)).expect("a list");
+        assert!(text.starts_with("\"no link has the address; on node "), "{text}");
+        let mut ended = task;
+        ended.status.value.state = TaskState::Failed;
+        assert!(known.faults(&ended).is_empty(), "one that ended has its own error");
     }
 
     /// A slot with a running task and the one it replaced, oldest first.

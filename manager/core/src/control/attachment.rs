@@ -5,7 +5,7 @@ use crate::store::Store;
 use crate::transaction::Precondition;
 use skep_model::endpoint::{EndpointSpec, PublishMode};
 use skep_model::name::check_name;
-use skep_model::network::NetworkRequest;
+use skep_model::network::{NetworkRequest, SERVICE_NETWORKS_MAX};
 use skep_model::service::{NetworkMode, ServiceSpec};
 use skep_model::{Kind, NetworkId, Refusal};
 use std::collections::BTreeSet;
@@ -21,6 +21,11 @@ pub(super) fn resolve(store: &Store, spec: &mut ServiceSpec) -> Result<(), Refus
     {
         let reason = "a service with the node's own network, or none, is on no other";
         return Err(Refusal::invalid("network", &first.target, reason));
+    }
+    let count = template.networks.len();
+    if count > SERVICE_NETWORKS_MAX {
+        let reason = format!("a service is on at most {SERVICE_NETWORKS_MAX} networks");
+        return Err(Refusal::invalid("number of networks", count.to_string(), reason));
     }
     let mut seen = BTreeSet::new();
     for request in &mut template.networks {

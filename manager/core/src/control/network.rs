@@ -7,7 +7,7 @@ use crate::store::Store;
 use crate::transaction::{SectionName, Write};
 use skep_model::cluster::ClusterSpec;
 use skep_model::name::check_name;
-use skep_model::network::{INGRESS_NAME, MTU_OPTION, Network, NetworkPlan, NetworkSpec};
+use skep_model::network::{INGRESS_NAME, MTU_OPTION, Network, NetworkPlan, NetworkSpec, check_mtu};
 use skep_model::service::Annotations;
 use skep_model::{Kind, Meta, NetworkId, Object, ObjectRef, Refusal, Section, Time};
 
@@ -15,11 +15,6 @@ use skep_model::{Kind, Meta, NetworkId, Object, ObjectRef, Refusal, Section, Tim
 const PREDEFINED: [&str; 4] = ["host", "none", "bridge", "docker_gwbridge"];
 /// Labels that Swarm keeps for itself.
 const INTERNAL_LABEL: &str = "com.docker.swarm.internal";
-/// What every IP host can take (RFC 791), and the most that a packet can have.
-const MTU_MIN: u32 = 576;
-const MTU_MAX: u32 = 65_535;
-/// What every IPv6 link can take (RFC 8200).
-const MTU_MIN_IPV6: u32 = 1_280;
 
 pub(super) fn create(store: &Store, now: Time, mint: &mut Mint, spec: NetworkSpec) -> Result<Admitted, Refusal> {
     check(&spec)?;
@@ -96,10 +91,9 @@ fn check(spec: &NetworkSpec) -> Result<(), Refusal> {
 fn check_option(spec: &NetworkSpec, option: &str, value: &str) -> Result<(), Refusal> {
     match option {
         MTU_OPTION => {
-            let least = if spec.ipv6 { MTU_MIN_IPV6 } else { MTU_MIN };
-            let is_valid = value.parse().is_ok_and(|mtu: u32| (least..=MTU_MAX).contains(&mtu));
-            let reason = || format!("it is a number of bytes between {least} and {MTU_MAX}");
-            if is_valid { Ok(()) } else { Err(Refusal::invalid(MTU_OPTION, value, reason())) }
+            // What is no number is as far out of range as the largest.
+            let mtu = value.parse().unwrap_or(u32::MAX);
+            check_mtu(mtu, spec.ipv6).map_err(|invalid| Refusal::invalid(MTU_OPTION, value, invalid.reason))
         }
         "encrypted" => Err(Refusal::Unsupported { what: "the network option encrypted".into() }),
         other => Err(Refusal::Unsupported { what: format!("the network option {:.128}", other) }),

@@ -1,12 +1,16 @@
 //! The rules of networks, of services on them and of published ports, as tables.
 
 use super::tests::{Desk, spec};
+use ipnet::IpNet;
+use proptest::prelude::*;
 use skep_model::endpoint::{EndpointMode, PublishMode, PublishedPort, Transport};
-use skep_model::network::{NetworkRequest, NetworkSpec, Pool, VNI_FIRST};
+use skep_model::network::{MTU_OPTION, NetworkRequest, NetworkSpec, Pool, VNI_FIRST};
 use skep_model::node::Underlay;
+use skep_model::overlay::NodeNetwork;
 use skep_model::request::{Mutation, Outcome};
 use skep_model::service::{NetworkMode, ServiceSpec};
 use skep_model::{NodeId, Refusal};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 impl Desk {
     fn network(&mut self, name: &str, change: impl FnOnce(&mut NetworkSpec)) -> Result<Outcome, Refusal> {
@@ -93,6 +97,17 @@ fn every_field_of_a_network_is_checked() {
             "label com.docker.swarm.internal is for predefined internal networks",
         ),
         ("net", option("com.docker.network.driver.mtu", "1400"), ""),
+        ("net", option("com.docker.network.driver.mtu", "576"), ""),
+        ("net", option("com.docker.network.driver.mtu", "65535"), ""),
+        ("net", option("com.docker.network.driver.mtu", "65536"), "invalid com.docker.network.driver.mtu \"65536\""),
+        // As in Docker's documents.
+        ("net", pools(vec![pool("10.0.9.0/24", None, None)]), ""),
+        ("net", pools(vec![pool("10.0.0.0/16", None, None)]), ""),
+        (
+            "net",
+            pools(vec![pool("64.0.0.0/7", None, None)]),
+            "invalid subnet \"64.0.0.0/7\": its prefix length must be between 8",
+        ),
         ("net", option("com.docker.network.driver.mtu", "575"), "invalid com.docker.network.driver.mtu \"575\""),
         ("net", option("com.docker.network.driver.mtu", "big"), "invalid com.docker.network.driver.mtu \"big\""),
         ("net", option("encrypted", ""), "the network option encrypted is not supported"),
@@ -103,8 +118,8 @@ fn every_field_of_a_network_is_checked() {
         ("net", pools(vec![pool("127.1.0.0/16", None, None)]), "invalid subnet \"127.1.0.0/16\": loopback"),
         (
             "net",
-            pools(vec![pool("10.0.7.0/24", None, None)]),
-            "invalid subnet \"10.0.7.0/24\": Pool overlaps with other one on this address space: network ingress has 10.0.0.0/20",
+            pools(vec![pool("10.64.7.0/24", None, None)]),
+            "invalid subnet \"10.64.7.0/24\": Pool overlaps with other one on this address space: network ingress has 10.64.0.0/20",
         ),
         (
             "net",
@@ -148,22 +163,22 @@ fn every_field_of_a_network_is_checked() {
 #[test]
 fn subnets_and_numbers_are_given_in_turn() {
     let mut desk = Desk::new();
-    assert_eq!(desk.subnets("ingress"), ["10.0.0.0/20", "fd53:6b65:7000::/64"]);
+    assert_eq!(desk.subnets("ingress"), ["10.64.0.0/20", "fd53:6b65:7000::/64"]);
     desk.network("a", |_| {}).expect("a network");
     desk.network("b", |spec| spec.ipv6 = true).expect("a network");
-    assert_eq!(desk.subnets("a"), ["10.0.16.0/20"]);
-    assert_eq!(desk.subnets("b"), ["10.0.32.0/20", "fd53:6b65:7000:1::/64"]);
+    assert_eq!(desk.subnets("a"), ["10.64.16.0/20"]);
+    assert_eq!(desk.subnets("b"), ["10.64.32.0/20", "fd53:6b65:7000:1::/64"]);
     desk.remove_network("b").expect("nobody uses it");
     desk.network("c", |spec| spec.ipv6 = true).expect("a network");
-    assert_eq!(desk.subnets("c"), ["10.0.48.0/20", "fd53:6b65:7000:2::/64"]);
+    assert_eq!(desk.subnets("c"), ["10.64.48.0/20", "fd53:6b65:7000:2::/64"]);
     // What was asked for does not move the turn.
     desk.network("d", |spec| spec.pools = vec![pool("10.99.0.0/24", None, None)]).expect("a network");
     desk.network("e", |_| {}).expect("a network");
-    assert_eq!(desk.subnets("e"), ["10.0.64.0/20"]);
+    assert_eq!(desk.subnets("e"), ["10.64.64.0/20"]);
     let vni = |desk: &Desk, name: &str| desk.store.resolve_network(name).expect("a network").plan.vni;
     assert_eq!(["ingress", "a", "c", "d", "e"].map(|name| vni(&desk, name) - VNI_FIRST), [0, 1, 3, 4, 5]);
     let gateway = |name: &str| desk.store.resolve_network(name).expect("a network").plan.pools[0].gateway;
-    assert_eq!(gateway("a"), "10.0.16.1".parse().ok());
+    assert_eq!(gateway("a"), "10.64.16.1".parse().ok());
 }
 
 #[test]
@@ -172,18 +187,39 @@ fn subnets_that_a_node_uses_are_skipped_and_a_full_pool_says_so() {
     desk.shrink_pools(&["10.0.0.0/16"], 18);
     let id = NodeId::from_random([1; 16]);
     let occupied = vec!["10.0.80.0/24".parse().expect("a network"), "0.0.0.0/0".parse().expect("a network")];
-    desk.occupy(id, Underlay { address: "10.0.130.9".parse().expect("an address"), occupied });
+    desk.occupy(id, Underlay { address: "10.0.130.9".parse().expect("an address"), occupied, lacks_ipv6: String::new() });
     // 10.0.0.0/18 overlaps the ingress network, the next one a route, the third the node's address.
     desk.network("a", |_| {}).expect("a network");
     assert_eq!(desk.subnets("a"), ["10.0.192.0/18"]);
-    let refused = desk.network("b", |_| {});
+    // Better one that a node has a route to than none; never a node's address.
+    desk.network("b", |_| {}).expect("a network");
+    assert_eq!(desk.subnets("b"), ["10.0.64.0/18"]);
+    let refused = desk.network("c", |_| {});
     assert!(matches!(refused, Err(Refusal::Exhausted(_))), "{refused:?}");
     let text =
-        "could not find an available, non-overlapping IPv4 address pool of size /18 among 10.0.0.0/16 to assign to network b";
-    assert_eq!(told(refused), text);
+        "could not find an available, non-overlapping IPv4 address pool of size /18 among 10.0.0.0/16 to assign to network c";
+    assert!(told(refused).starts_with(text));
     desk.remove_network("a").expect("nobody uses it");
-    desk.network("b", |_| {}).expect("room again");
-    assert_eq!(desk.subnets("b"), ["10.0.192.0/18"]);
+    desk.network("c", |_| {}).expect("room again");
+    assert_eq!(desk.subnets("c"), ["10.0.192.0/18"]);
+}
+
+#[test]
+fn one_nodes_wide_route_keeps_only_the_ingress_network_away_and_is_named() {
+    let mut desk = Desk::new();
+    let id = NodeId::from_random([1; 16]);
+    let occupied = vec!["10.0.0.0/8".parse().expect("a network")];
+    desk.occupy(id, Underlay { address: "192.0.2.9".parse().expect("an address"), occupied, lacks_ipv6: String::new() });
+    desk.network("a", |_| {}).expect("a network of tasks alone");
+    assert_eq!(desk.subnets("a"), ["10.64.16.0/20"]);
+    desk.remove_network("ingress").expect("nobody uses it");
+    let refused = told(desk.network("mesh", |spec| spec.ingress = true));
+    assert!(
+        refused.contains("to assign to network mesh: node ") && refused.contains(" has a route to 10.0.0.0/8; "),
+        "{refused}"
+    );
+    desk.network("mesh", |spec| (spec.ingress, spec.pools) = (true, vec![pool("192.168.0.0/24", None, None)]))
+        .expect("a named one");
 }
 
 #[test]
@@ -294,4 +330,75 @@ fn ports_that_are_chosen_stay_and_are_freed() {
     desk.publish("other", &[tcp(30_003, 80)]).expect("it is free");
     desk.ask(Mutation::RollbackService { service: "api".into(), expect: None }).expect("another is chosen");
     assert_eq!(desk.ports("api"), [81, 0], "what it has for this target stays");
+}
+
+/// An MTU as text: around its bounds, and what is none.
+fn mtus() -> impl Strategy<Value = Option<String>> {
+    let near = [0, 1, 575, 576, 577, 1279, 1280, 1281, 1500, 65_534, 65_535, 65_536, u64::from(u32::MAX), u64::MAX];
+    let number = prop::sample::select(near.to_vec()).prop_map(|mtu| mtu.to_string());
+    let other = prop::sample::select(vec!["", "+576", "-1", "0x600", "1500 ", "big"]).prop_map(str::to_owned);
+    prop::option::of(prop_oneof![3 => number, 1 => other])
+}
+
+/// Any subnet, mostly of a length near a bound, and a gateway that is mostly in it.
+fn any_pools() -> impl Strategy<Value = Vec<Pool>> {
+    let v4 = (any::<u32>(), prop::sample::select(vec![0_u8, 1, 7, 8, 16, 24, 29, 30, 31, 32]))
+        .prop_map(|(address, length)| IpNet::new(Ipv4Addr::from(address).into(), length).expect("a length of IPv4"));
+    let v6 = (any::<u128>(), prop::sample::select(vec![0_u8, 1, 48, 64, 123, 124, 125, 128]))
+        .prop_map(|(address, length)| IpNet::new(Ipv6Addr::from(address).into(), length).expect("a length of IPv6"));
+    let pool =
+        (prop_oneof![v4, v6], 0..5_u128, any::<bool>(), any::<bool>()).prop_map(|(subnet, offset, has_gateway, has_range)| {
+            let at =
+                super::subnet::address(super::subnet::number(subnet.network()).saturating_add(offset), subnet.addr().is_ipv4());
+            let range = IpNet::new(at, subnet.prefix_len().midpoint(subnet.max_prefix_len())).ok();
+            Pool { subnet, range: range.filter(|_| has_range), gateway: has_gateway.then_some(at) }
+        });
+    prop::collection::vec(pool, 0..3)
+}
+
+proptest! {
+    /// Whatever this side of the border to a node accepts, the other side accepts as well:
+    /// the message, and the network daemon's own check.
+    #[test]
+    fn what_admission_takes_a_node_takes(mtu in mtus(), pools in any_pools(), ipv6 in any::<bool>(), ingress in any::<bool>()) {
+        let mut desk = Desk::new();
+        if ingress {
+            desk.remove_network("ingress").expect("nobody uses it");
+        }
+        let made = desk.network("net", |spec| {
+            (spec.pools, spec.ipv6, spec.ingress) = (pools.clone(), ipv6, ingress);
+            spec.options.extend(mtu.clone().map(|mtu| (MTU_OPTION.to_owned(), mtu)));
+        });
+        match made {
+            Ok(_) => {
+                let told = crate::dispatch::node_network(desk.store.resolve_network("net").expect("it was made"));
+                prop_assert_eq!(told.mtu.map(|mtu| mtu.to_string()), mtu.map(|mtu| mtu.trim_start_matches('+').to_owned()), "the option acts");
+                prop_assert_eq!(told.check(), Ok(()));
+                let there = NodeNetwork::try_from(skep_proto::v1::NodeNetwork::from(&told));
+                prop_assert_eq!(there.as_ref(), Ok(&told));
+            }
+            Err(Refusal::Invalid { field, value, reason }) => {
+                prop_assert!(!field.is_empty() && !reason.is_empty(), "{field} {value} {reason}");
+            }
+            Err(refusal) => prop_assert!(false, "{refusal}"),
+        }
+    }
+}
+
+#[test]
+fn a_service_is_on_as_many_networks_as_a_task_has_interfaces_for() {
+    use skep_model::network::SERVICE_NETWORKS_MAX;
+    let mut desk = Desk::new();
+    let names: Vec<String> = (0..=SERVICE_NETWORKS_MAX).map(|n| format!("n{n}")).collect();
+    for name in &names {
+        desk.network(name, |_| {}).expect("a network");
+    }
+    let all: Vec<&str> = names.iter().map(String::as_str).collect();
+    let refused = told(desk.create("web", |spec| join(spec, &all)));
+    assert_eq!(refused, "invalid number of networks \"255\": a service is on at most 254 networks");
+    desk.create("web", |spec| {
+        join(spec, &all[1..]);
+        publish(spec, &[tcp(80, 80)]);
+    })
+    .expect("with the ingress network a task has 255");
 }

@@ -93,7 +93,7 @@ pub(super) fn register(store: &Store, now: Time, newcomer: Newcomer) -> Result<A
         return Err(Refusal::Exhausted(text));
     }
     let status =
-        NodeStatus { state: NodeState::Unknown, message: "has not reported yet".into(), address: String::new(), since: now };
+        NodeStatus { state: NodeState::Unknown, message: "has not reported yet".into(), since: now, ..NodeStatus::default() };
     let node = Node {
         id,
         meta: Meta::default(),

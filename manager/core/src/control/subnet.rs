@@ -2,24 +2,27 @@
 //! next free ones of the cluster's pools.
 //!
 //! Freed subnets are given late: the search begins after the newest network's. A
-//! subnet that any node uses itself is never chosen, for its traffic would go
-//! astray there; one that is asked for is the asker's own decision.
+//! subnet that any node uses itself is chosen last, and never for the ingress network,
+//! whose addresses nodes reach themselves; one that is asked for is the asker's own
+//! decision. The beginning of 10.0.0.0/8 is chosen after all else, so that the subnets
+//! which documents and stack files name are free.
 
 use crate::store::Store;
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use skep_model::Refusal;
 use skep_model::cluster::ClusterSpec;
+pub(crate) use skep_model::network::hosts;
 use skep_model::network::{NetworkSpec, Pool};
+use skep_model::node::Node;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Where IPv6 subnets are taken from unless the cluster's pools have some: a
 /// unique local prefix (RFC 4193).
 const ULA_POOL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd53, 0x6b65, 0x7000, 0, 0, 0, 0, 0), 48);
+/// What users name most: given by the cluster only when the rest of its pools is.
+const LEFT_TO_USERS: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 10);
 /// The prefix length of an IPv6 subnet.
 const IPV6_SUBNET: u8 = 64;
-/// The longest prefixes that leave room for tasks.
-const IPV4_PREFIX_MAX: u8 = 30;
-const IPV6_PREFIX_MAX: u8 = 124;
 
 /// The subnets of a new network, each with a gateway, IPv4 first.
 pub(super) fn settle(store: &Store, cluster: &ClusterSpec, spec: &NetworkSpec) -> Result<Vec<Pool>, Refusal> {
@@ -51,36 +54,12 @@ fn checked(store: &Store, spec: &NetworkSpec, pool: &Pool) -> Result<Pool, Refus
     if !is_ipv4(subnet) && !spec.ipv6 {
         return refused("an IPv6 subnet needs a network with IPv6 (--ipv6)".into());
     }
-    let longest = if is_ipv4(subnet) { IPV4_PREFIX_MAX } else { IPV6_PREFIX_MAX };
-    if subnet.prefix_len() == 0 || subnet.prefix_len() > longest {
-        return refused(format!("its prefix length must be between 1 and {longest}"));
-    }
-    if is_special(subnet) {
-        return refused("loopback, link-local, multicast and reserved addresses cannot be given to tasks".into());
-    }
+    let pool = pool.checked()?;
     if let Some((other, network)) = store.indexes.claims.overlapping(subnet) {
         let name = store.network(network).map_or_else(String::new, |network| network.spec.annotations.name.clone());
         return refused(format!("Pool overlaps with other one on this address space: network {name} has {other}"));
     }
-    let (first, last) = hosts(subnet);
-    let gateway = pool.gateway.unwrap_or(first);
-    if !subnet.contains(&gateway) {
-        return Err(Refusal::invalid("gateway", gateway.to_string(), format!("subnet {subnet} does not contain it")));
-    }
-    if gateway < first || gateway > last {
-        return Err(Refusal::invalid("gateway", gateway.to_string(), format!("it is no host's address in {subnet}")));
-    }
-    let range = pool.range.map(|range| range.trunc());
-    if let Some(range) = range {
-        if !subnet.contains(&range) {
-            return Err(Refusal::invalid("ip-range", range.to_string(), format!("subnet {subnet} does not contain it")));
-        }
-        let (low, high) = (range.network().max(first), range.broadcast().min(last));
-        if low > high || (low == high && low == gateway) {
-            return Err(Refusal::invalid("ip-range", range.to_string(), "it has no address for a task"));
-        }
-    }
-    Ok(Pool { subnet, range, gateway: Some(gateway) })
+    Ok(pool)
 }
 
 /// The next subnet of the pools that overlaps nothing.
@@ -90,20 +69,32 @@ fn chosen(store: &Store, cluster: &ClusterSpec, spec: &NetworkSpec, ipv4: bool) 
     if bases.is_empty() && !ipv4 {
         bases.push(IpNet::V6(ULA_POOL));
     }
-    let taken = occupied(store, spec, ipv4);
     let newest = store.indexes.claims.newest_subnet(ipv4);
     let start = newest.and_then(|newest| bases.iter().position(|base| base.contains(&newest)));
     // First the rest of the newest one's pool, then the pools after it and those before it, last its beginning.
     let from = newest.filter(|_| start.is_some()).map_or(0, |newest| number(newest.broadcast()).saturating_add(1));
-    let in_turn = bases.iter().cycle().skip(start.unwrap_or(0)).take(bases.len() + 1).enumerate();
-    let mut places = in_turn.map(|(turn, base)| (*base, if turn == 0 { from } else { 0 }));
-    let found = places.find_map(|(base, from)| first_free(store, base, from, length, &taken));
+    let find = |taken: &[IpNet]| {
+        let in_turn = bases.iter().cycle().skip(start.unwrap_or(0)).take(bases.len() + 1).enumerate();
+        let mut places = in_turn.map(|(turn, base)| (*base, if turn == 0 { from } else { 0 }));
+        places.find_map(|(base, from)| first_free(store, base, from, length, taken))
+    };
+    let addresses = family(store.nodes().filter_map(|node| Some(IpNet::from(node.description.underlay.as_ref()?.address))), ipv4);
+    let own = family(spec.pools.iter().map(|pool| pool.subnet.trunc()), ipv4);
+    let used = family(uses(store).map(|(_, net)| net), ipv4);
+    let needed = [own, addresses].concat();
+    let routed = [&needed[..], &used[..]].concat();
+    let left_to_users = [&routed[..], &[IpNet::V4(LEFT_TO_USERS)]].concat();
+    // What is only on the network itself is not in the way of a node's own routes, nor they in its way: better such
+    // a subnet than none. Published ports are reached from the node itself, so the ingress network's is the node's own.
+    let anyway = || if spec.ingress { None } else { find(&IpNet::aggregate(&needed)) };
+    let found = find(&IpNet::aggregate(&left_to_users)).or_else(|| find(&IpNet::aggregate(&routed))).or_else(anyway);
     let Some(subnet) = found else {
         let family = if ipv4 { "IPv4" } else { "IPv6" };
         let pools = bases.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let name = &spec.annotations.name;
+        let in_the_way = in_the_way(store, &bases);
         let text = format!(
-            "could not find an available, non-overlapping {family} address pool of size /{length} among {pools} to assign to network {name}"
+            "could not find an available, non-overlapping {family} address pool of size /{length} among {pools} to assign to network {name}{in_the_way}"
         );
         return Err(Refusal::Exhausted(text));
     };
@@ -129,25 +120,26 @@ fn first_free(store: &Store, base: IpNet, from: u128, length: u8, taken: &[IpNet
     None
 }
 
-/// What nodes use themselves and what the network's own other subnet has. A
-/// default route is no network.
-fn occupied(store: &Store, spec: &NetworkSpec, ipv4: bool) -> Vec<IpNet> {
-    let underlays = store.nodes().filter_map(|node| node.description.underlay.as_ref());
-    let of_nodes = underlays.flat_map(|underlay| {
-        let address = IpNet::from(underlay.address);
-        underlay.occupied.iter().copied().chain([address])
-    });
-    let mut all: Vec<IpNet> = of_nodes.chain(spec.pools.iter().map(|pool| pool.subnet.trunc())).collect();
-    all.retain(|net| is_ipv4(*net) == ipv4 && net.prefix_len() > 0);
-    IpNet::aggregate(&all)
+/// What nodes use themselves, each with the node's name. A default route is no network.
+fn uses(store: &Store) -> impl Iterator<Item = (&str, IpNet)> {
+    let nets = |node: &Node| node.description.underlay.as_ref().map(|underlay| underlay.occupied.clone()).unwrap_or_default();
+    let of_node = store.nodes().flat_map(move |node| nets(node).into_iter().map(|net| (node.description.hostname.as_str(), net)));
+    of_node.filter(|(_, net)| net.prefix_len() > 0)
 }
 
-/// The first and the last address that a host may have.
-pub(crate) fn hosts(subnet: IpNet) -> (IpAddr, IpAddr) {
-    let (first, last) = (number(subnet.network()), number(subnet.broadcast()));
-    let ipv4 = is_ipv4(subnet);
-    // IPv6 has no broadcast address; its first one is every router's.
-    (address(first + 1, ipv4), address(if ipv4 { last - 1 } else { last }, ipv4))
+fn family(nets: impl Iterator<Item = IpNet>, ipv4: bool) -> Vec<IpNet> {
+    nets.filter(|net| is_ipv4(*net) == ipv4).collect()
+}
+
+/// Which node's network takes most of the pools, for the refusal.
+fn in_the_way(store: &Store, pools: &[IpNet]) -> String {
+    let overlaps = |net: &IpNet| pools.iter().any(|pool| pool.contains(net) || net.contains(pool));
+    let widest = uses(store).filter(|(_, net)| overlaps(net)).min_by_key(|(hostname, net)| (net.prefix_len(), *hostname));
+    widest.map_or_else(String::new, |(hostname, net)| {
+        format!(
+            ": node {hostname} has a route to {net}; name a subnet (--subnet), or other pools with swarm init --default-addr-pool"
+        )
+    })
 }
 
 /// An address as a number.
@@ -170,9 +162,4 @@ pub(crate) fn address(number: u128, ipv4: bool) -> IpAddr {
 /// Whether a network is of IPv4.
 pub(crate) fn is_ipv4(net: IpNet) -> bool {
     matches!(net, IpNet::V4(_))
-}
-
-fn is_special(subnet: IpNet) -> bool {
-    let special = ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/8", "fe80::/10", "ff00::/8"];
-    special.iter().filter_map(|net| net.parse::<IpNet>().ok()).any(|net| net.contains(&subnet) || subnet.contains(&net))
 }

@@ -2,8 +2,9 @@
 //!
 //! A gate stands before each change of a task's [`EndpointState`]: it waits for the
 //! nodes on the task's networks until each has programmed the link of its chain
-//! that told it. A node that goes down, is removed or leaves the networks is not
-//! waited for. When the cluster's timeout is over the gate opens without those
+//! that told it: the node has looked at that link, and none of the places that it
+//! names as failed is one that the task needs ([`skep_model::place`]). A node that
+//! goes down, is removed or leaves the networks is not waited for. When the cluster's timeout is over the gate opens without those
 //! that are missing, and they are named until they catch up.
 //!
 //! All of it is in memory: a new leader's sessions begin with everything, so what
@@ -141,10 +142,12 @@ impl Barrier {
         }
     }
 
-    /// A node has programmed everything that it was told up to this link.
-    pub(super) fn programmed(&mut self, node: NodeId, link: u64) {
+    /// A node has looked at everything that it was told up to this link, and has
+    /// programmed it but for the tasks that `is_held` says.
+    pub(super) fn programmed(&mut self, node: NodeId, link: u64, is_held: impl Fn(TaskId) -> bool) {
         let is_told = |gate: &Gate| matches!(gate.waiting.get(&node), Some(Some(told)) if *told <= link);
-        let done: Vec<TaskId> = self.waiting_for(node).filter(|task| self.gates.get(task).is_some_and(is_told)).collect();
+        let told = self.waiting_for(node).filter(|task| self.gates.get(task).is_some_and(is_told));
+        let done: Vec<TaskId> = told.filter(|task| !is_held(*task)).collect();
         done.into_iter().for_each(|task| self.pass(node, task));
     }
 

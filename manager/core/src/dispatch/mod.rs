@@ -20,6 +20,8 @@ mod status;
 mod told;
 
 pub use barrier::{Barrier, Passage};
+#[cfg(test)]
+pub(crate) use overlay::node_network;
 
 #[cfg(test)]
 mod overlay_tests;
@@ -36,6 +38,7 @@ use overlay::{Overlay, Thing, Touched, is_on_networks};
 use skep_model::assignment::{Hello, SessionInfo, StatusUpdate};
 use skep_model::endpoint::Publication;
 use skep_model::node::{Availability, Node, NodeState};
+use skep_model::place::PlaceFaults;
 use skep_model::task::Task;
 use skep_model::{NetworkId, NodeId, ServiceId, SessionId, TaskId, Time};
 use status::Reports;
@@ -51,8 +54,22 @@ struct Session {
     info: Option<SessionInfo>,
     /// What it was told to have.
     sent: Sent,
-    /// The link up to which its network holds what it was told.
+    /// The link up to which its network holds what it was told, but for `faults`.
     programmed: u64,
+    /// The places of its network that do not work.
+    faults: PlaceFaults,
+}
+
+impl Session {
+    fn new(node: NodeId) -> Self {
+        Self { node, info: None, sent: Sent::default(), programmed: 0, faults: PlaceFaults::default() }
+    }
+
+    /// Opens the gates that waited for what this node has programmed.
+    fn pass(&self, store: &Store, barrier: &mut Barrier) {
+        let is_held = |task| store.task(task).is_some_and(|task| self.faults.holds(task));
+        barrier.programmed(self.node, self.programmed, is_held);
+    }
 }
 
 /// Every session, what came from it and what is to go to it.
@@ -114,7 +131,7 @@ impl Dispatcher {
             self.closing.push((old, "session invalid: the node opened a newer one".into()));
             self.barrier.session_ended(hello.node);
         }
-        self.sessions.insert(session, Session { node: hello.node, info: None, sent: Sent::default(), programmed: 0 });
+        self.sessions.insert(session, Session::new(hello.node));
         self.is_info_dirty = true;
         self.dirty.insert(hello.node);
         self.reports.add(store, hello.node, hello.statuses);
@@ -127,11 +144,21 @@ impl Dispatcher {
         }
     }
 
-    /// A node's network holds what the chain of its session told it up to `version`.
-    pub fn programmed(&mut self, session: SessionId, version: u64) {
+    /// A node's network holds what the chain of its session told it up to `version`,
+    /// but for the places that failed.
+    pub fn programmed(&mut self, store: &Store, session: SessionId, version: u64) {
         if let Some(session) = self.sessions.get_mut(&session) {
             session.programmed = session.programmed.max(version);
-            self.barrier.programmed(session.node, session.programmed);
+            session.pass(store, &mut self.barrier);
+        }
+    }
+
+    /// These places of a node's network do not work, and all others do.
+    pub fn places_failed(&mut self, store: &Store, session: SessionId, faults: PlaceFaults) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            self.nodes.fault(store, session.node, faults.clone());
+            session.faults = faults;
+            session.pass(store, &mut self.barrier);
         }
     }
 
@@ -274,7 +301,7 @@ impl Dispatcher {
                 actions.push(Action::SendAssignments { session: id, term: self.term, assignments, view: view.clone() });
             }
             self.barrier.told(node, session.sent.overlay_version);
-            self.barrier.programmed(node, session.programmed);
+            session.pass(store, &mut self.barrier);
         }
         actions
     }

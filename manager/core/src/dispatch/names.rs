@@ -5,10 +5,14 @@ use serde_json::{Value, json};
 use skep_model::task::Task;
 use skep_template::Template;
 
-/// The container's name, and its host name if the user set one. A host name whose
-/// placeholders cannot be filled in names nothing: the task will not start either.
+/// How many characters of a container's id are a name of it, as in Docker.
+const SHORT_ID: usize = 12;
+
+/// The container's name, its short id, and its host name if the user set one. A host
+/// name whose placeholders cannot be filled in names nothing: the task will not start
+/// either.
 pub(super) fn names(store: &Store, task: &Task) -> Vec<String> {
-    let mut names = vec![task.name()];
+    let mut names = vec![task.name(), task.id.as_str().chars().take(SHORT_ID).collect()];
     let hostname = &task.spec.container_spec.hostname;
     if hostname.contains("{{") {
         names.extend(Template::parse(hostname).and_then(|template| template.render(&context(store, task))).ok());

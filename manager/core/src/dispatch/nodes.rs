@@ -13,6 +13,7 @@ use crate::timing;
 use crate::transaction::{Precondition, SectionName, Transaction, Write};
 use skep_model::assignment::Hello;
 use skep_model::node::{Node, NodeDescription, NodeState, NodeStatus};
+use skep_model::place::PlaceFaults;
 use skep_model::{Kind, NodeId, ObjectRef, Time};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -46,12 +47,13 @@ pub(super) struct Nodes {
 }
 
 /// What is to be written about a node.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Wish {
     state: NodeState,
     message: String,
     address: Option<String>,
     description: Option<NodeDescription>,
+    faults: Option<PlaceFaults>,
 }
 
 impl Nodes {
@@ -103,8 +105,17 @@ impl Nodes {
             // One that may yet be ready in time keeps its tasks until then.
             if self.deadlines.contains_key(&id) { NodeState::Unknown } else { NodeState::Down }
         };
-        self.wished.insert(id, Wish { state, message: hello.not_ready.clone(), address, description });
+        let faults = self.wished.remove(&id).and_then(|waiting| waiting.faults);
+        self.wished.insert(id, Wish { state, message: hello.not_ready.clone(), address, description, faults });
         Ok(())
+    }
+
+    /// Places of a node's network do not work, or all do again.
+    pub(super) fn fault(&mut self, store: &Store, id: NodeId, faults: PlaceFaults) {
+        let Some(node) = store.node(id) else { return };
+        let waiting = self.wished.remove(&id).or_else(|| self.in_flight.get(&id).cloned());
+        let stored = || Wish { state: node.status.state, message: node.status.message.clone(), ..Wish::default() };
+        self.wished.insert(id, Wish { faults: Some(faults), ..waiting.unwrap_or_else(stored) });
     }
 
     /// Takes over why nodes have no part in the mesh; the nodes for which that changed.
@@ -227,8 +238,7 @@ impl Nodes {
 
     fn wish(&mut self, node: NodeId, state: NodeState, message: &str) {
         let waiting = self.wished.remove(&node);
-        let (address, description) = waiting.map_or((None, None), |wish| (wish.address, wish.description));
-        self.wished.insert(node, Wish { state, message: message.into(), address, description });
+        self.wished.insert(node, Wish { state, message: message.into(), ..waiting.unwrap_or_default() });
     }
 
     fn set_deadline(&mut self, node: NodeId, at: Option<Time>) {
@@ -254,5 +264,10 @@ fn next_status(node: &Arc<Node>, wish: &Wish, excluded: Option<&String>, now: Ti
         Some(why) if wish.state == NodeState::Ready => not_in_mesh(why),
         _ => wish.message.clone(),
     };
-    NodeStatus { state: wish.state, message, address, since }
+    // What a node said of its network is not known any more when it is gone.
+    let faults = match wish.state {
+        NodeState::Down => PlaceFaults::default(),
+        _ => wish.faults.clone().unwrap_or_else(|| node.status.faults.clone()),
+    };
+    NodeStatus { state: wish.state, message, address, since, faults }
 }

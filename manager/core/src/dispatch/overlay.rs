@@ -19,11 +19,10 @@ use skep_model::service::Service;
 use skep_model::task::Task;
 use skep_model::{NetworkId, NodeId, ServiceId, TaskId, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// The option that holds a network's largest packet, in bytes.
-const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 const ID_MIN: [u8; 16] = [0; 16];
 
 /// Names one object that nodes are told of.
@@ -95,7 +94,15 @@ impl Overlay {
             match (&change.old, &change.new) {
                 (_, Some(StoredObject::Network(network))) => self.put_network(store, network.id, Some(network), &mut touched),
                 (Some(StoredObject::Network(network)), None) => self.put_network(store, network.id, None, &mut touched),
-                (_, Some(StoredObject::Node(node))) => self.put_peer(node.id, Some(node), &mut touched),
+                (old, Some(StoredObject::Node(node))) => {
+                    self.put_peer(node.id, Some(node), &mut touched);
+                    let had = super::node_of(old).is_none_or(|old| has_ipv6(old));
+                    if had != has_ipv6(node) {
+                        for task in store.tasks_of_node(node.id).filter(|task| is_on_networks(task)) {
+                            self.put_endpoints(store, task, &mut touched);
+                        }
+                    }
+                }
                 (Some(StoredObject::Node(node)), None) => self.put_peer(node.id, None, &mut touched),
                 (_, Some(StoredObject::Service(service))) | (Some(StoredObject::Service(service)), None) => {
                     self.put_service(store, service.id, &mut touched);
@@ -180,8 +187,12 @@ impl Overlay {
 
     fn put_peer(&mut self, id: NodeId, node: Option<&Arc<Node>>, touched: &mut Touched) {
         let peer = node.and_then(|node| {
-            let address = node.description.underlay.as_ref()?.address;
-            Some(Arc::new(Peer { node: id, address, ingress: node.plan.ingress.clone() }))
+            let underlay = node.description.underlay.as_ref()?;
+            let mut ingress = node.plan.ingress.clone();
+            if let Some(ingress) = ingress.as_mut().filter(|_| !underlay.lacks_ipv6.is_empty()) {
+                ingress.addresses.retain(IpAddr::is_ipv4);
+            }
+            Some(Arc::new(Peer { node: id, address: underlay.address, ingress }))
         });
         if let Some(old) = replace(&mut self.peers, id, peer) {
             touched.things.push((Key::Peer(id), old.map(Thing::Peer)));
@@ -261,20 +272,7 @@ impl Overlay {
     fn put_task(&mut self, store: &Store, old: Option<&Arc<Task>>, new: Option<&Arc<Task>>, touched: &mut Touched) {
         let (old, new) = (old.filter(|task| is_on_networks(task)), new.filter(|task| is_on_networks(task)));
         if let Some(task) = new {
-            let names = names(store, task);
-            for (place, attachment) in task.networks.iter().enumerate() {
-                let id = EndpointId { network: attachment.network, task: task.id };
-                let Some(node) = task.plan.node else { continue };
-                let endpoint = Arc::new(Endpoint {
-                    id,
-                    service: task.service_id,
-                    node,
-                    addresses: task.networks[place].addresses.clone(),
-                    names: names.clone(),
-                    is_published: task.plan.endpoint.publication == Publication::Published,
-                });
-                self.put_endpoint(id, Some(endpoint), touched);
-            }
+            self.put_endpoints(store, task, touched);
         }
         match (old, new) {
             (None, Some(task)) => self.count(store, task, true, touched),
@@ -287,6 +285,25 @@ impl Overlay {
             }
             // A task's node and networks never change.
             _ => {}
+        }
+    }
+
+    /// The places of a task on its networks. Nobody is told of an IPv6 address on a node
+    /// that has none.
+    fn put_endpoints(&mut self, store: &Store, task: &Task, touched: &mut Touched) {
+        let Some(node) = task.plan.node else { return };
+        let (names, has_ipv6) = (names(store, task), store.node(node).is_none_or(|node| has_ipv6(node)));
+        for attachment in &task.networks {
+            let id = EndpointId { network: attachment.network, task: task.id };
+            let endpoint = Arc::new(Endpoint {
+                id,
+                service: task.service_id,
+                node,
+                addresses: attachment.addresses.iter().copied().filter(|address| has_ipv6 || address.is_ipv4()).collect(),
+                names: names.clone(),
+                is_published: task.plan.endpoint.publication == Publication::Published,
+            });
+            self.put_endpoint(id, Some(endpoint), touched);
         }
     }
 
@@ -321,19 +338,25 @@ impl Overlay {
     }
 }
 
+/// Whether tasks of a node have IPv6, as far as it said.
+fn has_ipv6(node: &Node) -> bool {
+    node.description.underlay.as_ref().is_none_or(|underlay| underlay.lacks_ipv6.is_empty())
+}
+
 /// Whether a task has endpoints: it has a node and networks, and has not ended.
 pub(super) fn is_on_networks(task: &Task) -> bool {
     let is_live = (TaskState::Assigned..=TaskState::Running).contains(&task.status.state);
     is_live && task.plan.node.is_some() && !task.networks.is_empty()
 }
 
-fn node_network(network: &Network) -> NodeNetwork {
+/// A network as nodes are told of it.
+pub(crate) fn node_network(network: &Network) -> NodeNetwork {
     NodeNetwork {
         id: network.id,
         name: network.spec.annotations.name.clone(),
         vni: network.plan.vni,
         pools: network.plan.pools.clone(),
-        mtu: network.spec.options.get(MTU_OPTION).and_then(|mtu| mtu.parse().ok()),
+        mtu: network.spec.mtu(),
         internal: network.spec.internal,
         ingress: network.spec.ingress,
     }

@@ -9,6 +9,7 @@ use skep_model::endpoint::{Addresses, EndpointState, PublishMode, PublishedPort,
 use skep_model::network::{Attachment, Network, NetworkPlan, NetworkRequest, NetworkSpec};
 use skep_model::node::{NodeDescription, NodeStatus, Underlay};
 use skep_model::overlay::{EndpointId, NodeService, OverlayChange, ServiceNetwork};
+use skep_model::place::{Place, PlaceFault};
 use skep_model::service::{Annotations, Service, ServiceMode, ServicePlan, ServiceRecord, ServiceSpec, TaskSpec};
 use skep_model::task::TaskPlan;
 use skep_model::{Kind, Meta, Object, ObjectRef, Section, TaskState};
@@ -187,7 +188,7 @@ impl World {
 
     fn open(&mut self, n: u8) {
         self.sessions += 1;
-        let underlay = Some(Underlay { address: [192, 0, 2, n].into(), occupied: Vec::new() });
+        let underlay = Some(Underlay { address: [192, 0, 2, n].into(), occupied: Vec::new(), lacks_ipv6: String::new() });
         let description = NodeDescription { hostname: format!("n{n}"), underlay, ..NodeDescription::default() };
         let hello = Hello { description, ..hello(n, Vec::new()) };
         self.dispatcher.opened(self.now, &self.store, session_id(self.sessions), hello);
@@ -243,7 +244,7 @@ impl World {
     /// A node has programmed everything that it was told.
     fn program(&mut self, n: u8) {
         let version = self.nodes[&n].version;
-        self.dispatcher.programmed(self.session(n), version);
+        self.dispatcher.programmed(&self.store, self.session(n), version);
         self.pass();
     }
 
@@ -324,7 +325,7 @@ fn names_are_the_containers_and_the_host_name() {
         let mut spec = TaskSpec::default();
         spec.container_spec.hostname = hostname.into();
         let task = Task { spec: Arc::new(spec), ..task(1, 1) };
-        let mut names = vec![task.name()];
+        let mut names = vec![task.name(), task.id.as_str()[..12].to_owned()];
         names.extend(expected.map(str::to_owned));
         assert_eq!(super::names::names(&store, &task), names);
     }
@@ -340,9 +341,9 @@ fn a_publication_passes_when_every_node_has_programmed_it() {
     assert_eq!(world.passage(1), Passage::Waiting);
     // An older link says nothing of this one.
     let old = world.nodes[&2].version - 1;
-    world.dispatcher.programmed(world.session(2), old);
+    world.dispatcher.programmed(&world.store, world.session(2), old);
     assert_eq!(world.passage(1), Passage::Waiting);
-    world.dispatcher.programmed(world.session(2), old + 1);
+    world.dispatcher.programmed(&world.store, world.session(2), old + 1);
     assert_eq!(world.passage(1), Passage::Open);
     assert_eq!(world.pass(), [service_id(1)].into(), "the leader looks at it once");
     assert_eq!(world.pass(), BTreeSet::new());
@@ -433,13 +434,66 @@ fn a_node_that_comes_back_is_waited_for_again() {
 }
 
 #[test]
+fn a_publication_waits_only_for_places_that_it_needs() {
+    let fault = |place: Place| PlaceFaults::new([PlaceFault::blocking(place, "it does not work")]);
+    let table = [
+        (Place::Node, false),
+        (Place::Port(Transport::Tcp, 8080), false),
+        (Place::Network(network_id(1)), true),
+        (Place::Network(network_id(9)), false),
+        (Place::Service(service_id(1)), true),
+        (Place::Service(service_id(9)), false),
+        (Place::Task(task_id(1)), true),
+        (Place::Task(task_id(2)), false),
+    ];
+    for (place, is_held) in table {
+        let mut world = World::with_two_tasks();
+        world.publish(1, Publication::Published);
+        world.program(1);
+        world.dispatcher.places_failed(&world.store, world.session(2), fault(place));
+        world.program(2);
+        let expected = if is_held { Passage::Waiting } else { Passage::Open };
+        assert_eq!(world.passage(1), expected, "{place}");
+        world.dispatcher.places_failed(&world.store, world.session(2), PlaceFaults::default());
+        assert_eq!(world.passage(1), Passage::Open, "{place} works again");
+    }
+    let mut world = World::with_two_tasks();
+    world.publish(1, Publication::Published);
+    world.program(1);
+    let lasting = PlaceFaults::new([PlaceFault::lasting(Place::Network(network_id(1)), "IPv4 only")]);
+    world.dispatcher.places_failed(&world.store, world.session(2), lasting);
+    world.program(2);
+    assert_eq!(world.passage(1), Passage::Open, "what stays as it is holds nobody");
+}
+
+#[test]
+fn a_gate_that_a_fault_kept_shut_opens_in_time_and_names_the_node() {
+    let mut world = World::with_two_tasks();
+    world.publish(1, Publication::Published);
+    world.program(1);
+    let faults = PlaceFaults::new([PlaceFault::blocking(Place::Network(network_id(1)), "no link has the address")]);
+    world.dispatcher.places_failed(&world.store, world.session(2), faults.clone());
+    world.program(2);
+    world.now = world.now + seconds(60);
+    world.pass();
+    assert_eq!(world.passage(1), Passage::OpenedWithout(vec![node_id(2)]));
+    // The node's status says why; a session that ended and came back says it again.
+    let told = world.dispatcher.transactions(&world.store, world.now);
+    let status = told.iter().flat_map(|transaction| &transaction.writes).find_map(|write| match write {
+        Write::NodeStatus(id, status) if *id == node_id(2) => Some(status),
+        _ => None,
+    });
+    assert_eq!(status.map(|status| &status.faults), Some(&faults));
+}
+
+#[test]
 fn what_was_told_in_a_session_that_broke_is_told_again() {
     let mut world = World::with_two_tasks();
     world.publish(1, Publication::Published);
     world.program(1);
     let session = world.session(2);
     world.dispatcher.closed(world.now, session, false);
-    world.dispatcher.programmed(session, 99);
+    world.dispatcher.programmed(&world.store, session, 99);
     assert_eq!(world.passage(1), Passage::Waiting, "a session that ended says nothing");
     world.open(2);
     assert_eq!(world.passage(1), Passage::Waiting);

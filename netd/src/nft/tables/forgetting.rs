@@ -224,16 +224,18 @@ impl Forgetting {
         self.n_ordered
     }
 
-    /// All orders up to this one are carried out.
+    /// All orders up to this one are carried out, but for those that failed: they are
+    /// named ([`Self::failures`]) and hold nobody else up.
     pub fn done_through(&self) -> u64 {
-        let under_way = self.jobs.values().filter(|job| job.state != State::Idle);
+        let is_under_way = |job: &&Job| !matches!(job.state, State::Idle | State::Failed(_));
+        let under_way = self.jobs.values().filter(is_under_way);
         under_way.map(|job| job.first - 1).min().unwrap_or(self.n_ordered)
     }
 
     /// What failed and is tried again.
-    pub fn failures(&self) -> impl Iterator<Item = String> + '_ {
+    pub fn failures(&self) -> impl Iterator<Item = (Namespace, String)> + '_ {
         self.jobs.iter().filter_map(|(namespace, job)| match &job.state {
-            State::Failed(error) => Some(format!("{namespace}: connections could not be forgotten: {error}")),
+            State::Failed(error) => Some((*namespace, format!("connections could not be forgotten: {error}"))),
             _ => None,
         })
     }

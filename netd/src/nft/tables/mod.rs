@@ -108,7 +108,7 @@ impl Tables {
     }
 
     /// What could not be forgotten and is tried again with the next [`Self::settle`].
-    pub fn failures(&self) -> impl Iterator<Item = String> + '_ {
+    pub fn failures(&self) -> impl Iterator<Item = (Namespace, String)> + '_ {
         self.forgetting.failures()
     }
 
