@@ -20,8 +20,6 @@ use super::unpack::{LayerLimits, unpack_layer};
 
 /// Bytes a name's file may have.
 const NAME_FILE_MAX: u64 = 64 << 10;
-/// Bytes sled may cache.
-const INDEX_CACHE: u64 = 4 << 20;
 
 /// How much an image may bring.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +82,7 @@ pub struct Removed {
     pub deleted: Option<Digest>,
 }
 
-/// What a name means. The file on disk and the value in the index are the same JSON.
+/// What a name means, as in its file on disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Name {
     /// Normalised reference, or [`NAMELESS`] and the manifest's digest.
@@ -126,7 +124,6 @@ impl std::fmt::Debug for ImageStore {
 pub(super) struct Shared {
     pub layout: Layout,
     pub limits: StoreLimits,
-    db: sled::Db,
     /// Names, and what running work counts on: changed together, never held across an await or
     /// a long file operation.
     state: Mutex<State>,
@@ -187,9 +184,10 @@ impl ImageStore {
             let lock = lock(&dir)?;
             let layout = Layout::open(&dir)?;
             let names = read_names(&layout)?;
-            let db = open_index(&dir.join("index"), &names)?;
+            // An earlier version kept an index there that nobody read.
+            remove_tree(&dir.join("index"))?;
             let state = Mutex::new(State { names, leases: HashMap::new() });
-            let shared = Shared { layout, limits, db, state, working: Mutex::default(), _lock: lock };
+            let shared = Shared { layout, limits, state, working: Mutex::default(), _lock: lock };
             shared.sweep()?;
             Ok(Self { shared: Arc::new(shared) })
         })
@@ -402,7 +400,6 @@ impl Shared {
         let bytes = serde_json::to_vec(&name)
             .map_err(|error| ImageError::BadDocument { object: name.name.clone(), reason: error.to_string() })?;
         self.layout.write(&self.layout.reference(&name.name), &bytes)?;
-        self.db.insert(name.name.as_bytes(), bytes).map_err(ImageError::index("write"))?;
         state.names.insert(name.name.clone(), name);
         Ok(())
     }
@@ -414,7 +411,6 @@ impl Shared {
             _ => {}
         }
         sync_folder_of(&path)?;
-        self.db.remove(name.as_bytes()).map_err(ImageError::index("write"))?;
         state.names.remove(name);
         Ok(())
     }
@@ -590,24 +586,4 @@ fn read_names(layout: &Layout) -> Result<BTreeMap<String, Name>> {
         }
     }
     Ok(names)
-}
-
-/// Opens the index and makes it say what the files say. One that cannot be opened is made anew.
-fn open_index(path: &Path, names: &BTreeMap<String, Name>) -> Result<sled::Db> {
-    let open = || sled::Config::new().path(path).cache_capacity(INDEX_CACHE).open();
-    let db = match open() {
-        Ok(db) => db,
-        Err(error) => {
-            tracing::warn!(%error, "the image index is damaged and is made anew");
-            remove_tree(path)?;
-            open().map_err(ImageError::index("open"))?
-        }
-    };
-    db.clear().map_err(ImageError::index("write"))?;
-    for (key, name) in names {
-        let value = serde_json::to_vec(name)
-            .map_err(|error| ImageError::BadDocument { object: key.clone(), reason: error.to_string() })?;
-        db.insert(key.as_bytes(), value).map_err(ImageError::index("write"))?;
-    }
-    Ok(db)
 }
