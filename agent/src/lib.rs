@@ -7,13 +7,13 @@
 pub mod connect;
 pub mod description;
 mod drive;
+mod framed;
 pub mod image;
 pub mod images;
 mod logs;
 pub mod network;
 mod probe;
 pub mod runtime;
-mod saved;
 mod session;
 pub mod underlay;
 mod values;
@@ -26,23 +26,26 @@ use images::Fetches;
 use network::Network;
 use probe::Prober;
 use runtime::{Folders, Runtime, Settings};
-use saved::Saved;
 use session::{Outbox, Sessions};
 use skep_agent_core::Agent as Core;
 use skep_agent_core::task::WAITING_FOR_MANAGER;
 use skep_identity::clock;
 use skep_model::assignment::SessionInfo;
 use skep_model::node::NodeDescription;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use values::Values;
 use world::World;
+
+/// How long the end of the daemon waits for records of tasks.
+const FLUSH_MAX: Duration = Duration::from_secs(5);
 
 /// What an agent needs to start.
 #[derive(Debug)]
@@ -75,9 +78,42 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
-    /// The cache of assignments.
+    /// The kernel's id of this boot.
+    #[error("could not read the kernel's id of this boot")]
+    Boot(#[source] std::io::Error),
+}
+
+/// Why not everything of a node's tasks could be removed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClearError {
+    /// The folders of tasks.
+    #[error("could not open the folder of tasks in {path}")]
+    Folders {
+        /// The data folder.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A container or its folder.
     #[error(transparent)]
-    Saved(#[from] saved::SavedError),
+    Task(#[from] runtime::FolderError),
+}
+
+/// Ends every container of a node of which nothing is known but its data folder, and
+/// has its networks taken down.
+///
+/// # Errors
+/// If a container cannot be ended.
+pub async fn clear(data: &std::path::Path, cgroup_parent: &str, netd: PathBuf) -> Result<(), ClearError> {
+    let folders = Folders::open(data).map_err(|source| ClearError::Folders { path: data.into(), source })?;
+    tokio::task::block_in_place(|| folders.clear(cgroup_parent))?;
+    let node = skep_model::NodeId::from_random(session::random());
+    let place = network::Place { socket: netd, node, address: std::net::Ipv4Addr::UNSPECIFIED.into() };
+    let (inbox, _) = Inbox::new();
+    let network = tokio::task::block_in_place(|| Network::new(place, data, String::new(), inbox));
+    network.clear().await;
+    Ok(())
 }
 
 /// A running agent.
@@ -86,7 +122,6 @@ pub struct Agent {
     core: Arc<Mutex<Core>>,
     runtime: Arc<Runtime>,
     network: Arc<Network>,
-    saved: Arc<Saved>,
     info: watch::Receiver<Option<SessionInfo>>,
     refusal: watch::Receiver<Option<Status>>,
     is_leaving: Arc<AtomicBool>,
@@ -97,17 +132,20 @@ pub struct Agent {
 impl Agent {
     /// Adopts what lives on this node and looks for a manager.
     pub async fn start(start: Start) -> Result<Self, StartError> {
-        let folders = Folders::open(&start.data).map_err(|source| StartError::Folders { path: start.data.clone(), source })?;
-        let saved = Arc::new(Saved::open(&start.data.join("assignments"))?);
+        let fail = |source| StartError::Folders { path: start.data.clone(), source };
+        let folders = Folders::open(&start.data).map_err(fail)?;
+        let boot = skep_shim::process::boot_id().map_err(StartError::Boot)?;
+        // An earlier version kept its assignments there.
+        let _ = std::fs::remove_dir_all(start.data.join("assignments"));
         let node = start.settings.node;
         let (inbox, events) = Inbox::new();
         let (outbox, outgoing) = Outbox::new();
         let values = Arc::new(Values::default());
-        let network = Network::new(start.network, inbox.clone());
-        let runtime =
-            Runtime::new(start.settings, folders.clone(), start.images.clone(), values.clone(), network.clone(), inbox.clone());
-        let recovered = runtime.recover(saved.load()).await;
-        let core = Arc::new(Mutex::new(Core::new(recovered, clock::now())));
+        let network = tokio::task::block_in_place(|| Network::new(start.network, &start.data, boot.clone(), inbox.clone()));
+        let (images, for_runtime) = (start.images.clone(), inbox.clone());
+        let runtime = Runtime::new(start.settings, folders.clone(), boot, images, values.clone(), network.clone(), for_runtime);
+        let recovered = tokio::task::block_in_place(|| runtime.recover()).map_err(fail)?;
+        let core = Arc::new(Mutex::new(Core::new(recovered, network.is_known(), clock::now())));
         let task_of: logs::TaskOf = Arc::new({
             let core = core.clone();
             move |id| lock(&core).tasks().find(|task| task.id == id).cloned()
@@ -115,13 +153,7 @@ impl Agent {
         let (info_sender, info) = watch::channel(None);
         let (refusal_sender, refusal) = watch::channel(None);
         let is_leaving = Arc::new(AtomicBool::new(false));
-        let world = World {
-            runtime: runtime.clone(),
-            network: network.clone(),
-            saved: saved.clone(),
-            values: values.clone(),
-            outbox: outbox.clone(),
-        };
+        let world = World { runtime: runtime.clone(), network: network.clone(), values: values.clone(), outbox: outbox.clone() };
         let sessions = Sessions {
             node,
             description: start.description,
@@ -145,7 +177,7 @@ impl Agent {
         tasks.spawn(drive::run(core.clone(), events, Arc::new(world), stop.clone()));
         tasks.spawn(network.clone().run(stop.clone()));
         tasks.spawn(sessions.run(outgoing, stop.clone()));
-        Ok(Self { core, runtime, network, saved, info, refusal, is_leaving, stop, tasks })
+        Ok(Self { core, runtime, network, info, refusal, is_leaving, stop, tasks })
     }
 
     /// What the manager last said of the cluster.
@@ -185,21 +217,24 @@ impl Agent {
     pub async fn stop(mut self) {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
-        self.saved.flush();
+        self.runtime.flush(FLUSH_MAX).await;
     }
 
     /// Ends the session and every container: the node leaves the cluster.
     pub async fn leave(self) {
         self.is_leaving.store(true, Ordering::Relaxed);
-        let (core, runtime, saved) = (self.core.clone(), self.runtime.clone(), self.saved.clone());
+        let (core, runtime) = (self.core.clone(), self.runtime.clone());
         let network = self.network.clone();
         self.stop().await;
-        let tasks: Vec<_> = lock(&core).tasks().map(|task| task.id).collect();
+        // Those that were only found on disk as well.
+        let on_disk = tokio::task::block_in_place(|| runtime.folders.list()).unwrap_or_default();
+        let tasks: BTreeSet<_> = lock(&core).tasks().map(|task| task.id).chain(on_disk).collect();
+        let mut ending = JoinSet::new();
         for task in tasks {
-            runtime.remove_now(task).await;
-            saved.forget(task);
+            let runtime = runtime.clone();
+            ending.spawn(async move { runtime.remove_now(task).await });
         }
+        while ending.join_next().await.is_some() {}
         network.clear().await;
-        saved.flush();
     }
 }

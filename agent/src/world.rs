@@ -1,8 +1,7 @@
-//! What the agent's actions mean here: images, shims, the session, the cache.
+//! What the agent's actions mean here: images, shims, records, the session.
 
 use crate::network::Network;
 use crate::runtime::Runtime;
-use crate::saved::Saved;
 use crate::session::Outbox;
 use crate::values::Values;
 use skep_agent_core::Action;
@@ -13,7 +12,6 @@ use std::sync::Arc;
 pub struct World {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) network: Arc<Network>,
-    pub(crate) saved: Arc<Saved>,
     pub(crate) values: Arc<Values>,
     pub(crate) outbox: Outbox,
 }
@@ -32,8 +30,9 @@ impl World {
             Action::Remove { task } => self.runtime.remove(task),
             Action::Network { chain, version, is_complete, changes } => self.network.tell(chain, version, is_complete, changes),
             Action::ReportProgrammed { session, version } => self.outbox.programmed(session, version),
-            Action::Save { task, status } => self.saved.save(&task, &status),
-            Action::Forget { task } => self.saved.forget(task),
+            Action::Save { task, status } => self.runtime.save(&task, &status),
+            // Its record went with its folder.
+            Action::Forget { .. } => {}
             Action::DropSecret(id, version) => self.values.drop_secret(id, version),
             Action::DropConfig(id, version) => self.values.drop_config(id, version),
             Action::Report(updates) => self.outbox.report(updates),

@@ -104,6 +104,10 @@ pub struct TaskSpec {
     pub networks: Vec<NetworkRequest>,
     /// Raised to restart tasks although nothing else changed.
     pub force_update: u64,
+    /// After a restart of its machine a task is started before a manager is reached,
+    /// although it may have been replaced on another node meanwhile.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub start_offline: bool,
 }
 
 /// The network namespace of a task.

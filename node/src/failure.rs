@@ -48,6 +48,9 @@ pub enum Failure {
     /// The agent could not be started.
     #[error("cannot start the agent")]
     Agent(#[from] skep_agent::StartError),
+    /// Containers of a node whose place is unreadable could not be ended.
+    #[error("cannot end this node's tasks")]
+    Clear(#[from] skep_agent::ClearError),
     /// The image store could not be opened.
     #[error("cannot open the image store")]
     Images(#[from] skep_agent::image::ImageError),

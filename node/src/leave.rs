@@ -9,6 +9,7 @@ use crate::identity;
 use crate::member::{Member, managers_file, start_agent};
 use crate::node::{LOCKED, Node, Phase};
 use crate::state::{NodeFile, Stage};
+use skep_agent::runtime::Folders;
 use skep_identity::keystore::Keystore;
 use skep_manager::{ControlApi, Manager};
 use skep_model::Refusal;
@@ -61,8 +62,10 @@ pub async fn leave(node: &Arc<Node>, force: bool) -> Result<(), Failure> {
 
 async fn go(node: &Arc<Node>, left: Phase, file: Option<NodeFile>) -> Result<(), Failure> {
     let Some(mut file) = file else {
-        // Its place does not read, so nothing is known of its tasks but their folders.
-        return forget(&node.settings.data);
+        // `node.json` is unreadable, so nothing is known of its tasks but their folders.
+        let settings = &node.settings;
+        skep_agent::clear(&settings.data, &settings.cgroup_parent, settings.run.join("netd.sock")).await?;
+        return forget(&settings.data);
     };
     let member = match left {
         Phase::Active(mut member) => {
@@ -116,14 +119,25 @@ pub async fn finish(node: &Arc<Node>, file: &NodeFile, member: Option<Member>) -
     tokio::task::block_in_place(|| forget(&data))
 }
 
-/// Removes what a data folder holds of a cluster, the place last.
+/// Removes what a data folder holds of a cluster, the place last. Containers must have
+/// ended before.
 ///
 /// # Errors
-/// If something is there and cannot be removed.
+/// If a container still runs, or something is there and cannot be removed.
 pub fn forget(data: &Path) -> Result<(), Failure> {
+    let tasks = data.join("tasks");
+    let unreadable = |source| Failure::Remove { path: tasks.clone(), source };
+    if tasks.exists()
+        && let Some(task) = Folders::open(data).and_then(|folders| folders.lives()).map_err(unreadable)?
+    {
+        return Err(Failure::precondition(format!(
+            "task {task} still runs on this node. Stop it, or leave with --force, which ends it."
+        )));
+    }
     Manager::destroy(&data.join("manager"))?;
     Keystore::destroy(&identity::folder(data))?;
     remove_file(&managers_file(data))?;
+    remove_file(&data.join("overlay"))?;
     for folder in ["assignments", "tasks"] {
         let path = data.join(folder);
         match std::fs::remove_dir_all(&path) {

@@ -98,20 +98,32 @@ impl Member {
     ///
     /// # Errors
     /// If the agent cannot start.
-    pub async fn start(node: &Arc<Node>, file: NodeFile, identity: Identity) -> Result<Self, Failure> {
+    pub async fn start(node: &Arc<Node>, file: NodeFile, mut identity: Identity) -> Result<Self, Failure> {
         let mut addresses = file.managers.clone();
         let is_manager = identity.node().role == Role::Manager;
         if is_manager {
             addresses.insert(0, file.advertise.to_string());
         }
-        let agent = start_agent(node, &file, identity.tls().clone(), &addresses).await?;
+        // The cluster's quorum does not wait for what this node finds of its tasks. Without
+        // a place in raft, the role may have changed since: the loop asks first.
+        let manager = match file.raft_id.filter(|_| is_manager) {
+            Some(raft_id) => Some(resume_manager(node, &file, &mut identity, raft_id).await),
+            None => None,
+        };
+        let agent = match start_agent(node, &file, identity.tls().clone(), &addresses).await {
+            Ok(agent) => agent,
+            Err(failure) => {
+                if let Some(Ok(manager)) = manager {
+                    manager.stop().await;
+                }
+                return Err(failure);
+            }
+        };
         let mut member = Self::of(file, identity, agent);
-        // Without a place in raft, the role may have changed since: the loop asks first.
-        if is_manager
-            && member.file.raft_id.is_some()
-            && let Err(failure) = member.start_manager(node, None).await
-        {
-            member.trouble(&failure);
+        match manager {
+            Some(Ok(manager)) => member.has_manager(node, manager)?,
+            Some(Err(failure)) => member.trouble(&failure),
+            None => {}
         }
         roles::keep(node, &member);
         Ok(member)
@@ -138,12 +150,17 @@ impl Member {
             }
         };
         let start = manager_start(&self.file, raft_id, folder, self.identity.tls().clone(), keys, founding);
-        self.manager = Some(Manager::start(start).await?);
+        let manager = Manager::start(start).await?;
+        self.has_manager(node, manager)
+    }
+
+    fn has_manager(&mut self, node: &Node, manager: Manager) -> Result<(), Failure> {
+        self.manager = Some(manager);
         self.trouble = None;
         if !self.file.peers.is_empty() {
             // From now on its own log knows them.
             self.file.peers.clear();
-            self.file.save(data)?;
+            self.file.save(&node.settings.data)?;
         }
         Ok(())
     }
@@ -182,6 +199,13 @@ impl Member {
         }
         self.agent.stop().await;
     }
+}
+
+/// Starts the manager of a place in raft that it has already.
+async fn resume_manager(node: &Node, file: &NodeFile, identity: &mut Identity, raft_id: u64) -> Result<Manager, Failure> {
+    let keys = identity.manager_keys()?;
+    let start = manager_start(file, raft_id, node.manager_folder(), identity.tls().clone(), keys, None);
+    Ok(Manager::start(start).await?)
 }
 
 /// How a manager of this place starts.

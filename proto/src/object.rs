@@ -169,7 +169,7 @@ section!(ServiceRecord, ServiceRecordSection);
 section!(ServicePlan, ServicePlanSection);
 message!(ServiceRecord { spec, previous, spec_version });
 message!(ServiceSpec { annotations, task_template, mode, update_config, rollback_config, deadline, endpoint_spec });
-message!(TaskSpec { container_spec, resources, restart_policy, placement, network, networks, force_update });
+message!(TaskSpec { container_spec, resources, restart_policy, placement, network, networks, force_update, start_offline });
 choice!(NetworkMode { None, Host, Bridge });
 choice!(RestartCondition { None, OnFailure, Any });
 message!(RestartPolicy { condition, delay, max_attempts, window });

@@ -315,7 +315,7 @@ fields!(ConfigVersion { n, sealed, fingerprint, created_at });
 fields!(Service { id, meta, spec, plan });
 fields!(ServiceRecord { spec, previous, spec_version });
 fields!(ServiceSpec { annotations, task_template, mode, update_config, rollback_config, deadline, endpoint_spec });
-fields!(TaskSpec { container_spec, resources, restart_policy, placement, network, networks, force_update });
+fields!(TaskSpec { container_spec, resources, restart_policy, placement, network, networks, force_update, start_offline });
 fields!(RestartPolicy { condition, delay, max_attempts, window });
 fields!(Placement { constraints, spread, max_replicas, platforms });
 fields!(Platform { architecture, os });

@@ -19,12 +19,14 @@ pub enum Action {
         /// The attempt that will run.
         attempt: u64,
     },
-    /// Let the prepared container run. Answer with `Started` or `StartFailed`.
+    /// Let the prepared container run, once every `Save` of the task before this is
+    /// durable. Answer with `Started` or `StartFailed`.
     Start {
         /// The task.
         task: TaskId,
     },
-    /// Have the shim run the container again, in place. Answer as `Start`.
+    /// Have the shim run the container again, in place, once every `Save` of the task
+    /// before this is durable. Answer as `Start`.
     Restart {
         /// The task.
         task: TaskId,
@@ -47,13 +49,14 @@ pub enum Action {
         /// From the signal to SIGKILL.
         grace: Duration,
     },
-    /// The shim did not answer in time: kill it and all its processes. Answer
-    /// with `ShimLost`.
+    /// A task that is to end does not in time: kill its shim and all its processes.
+    /// Answer with `ShimLost`.
     Kill {
         /// The task.
         task: TaskId,
     },
-    /// The task has ended: free everything but its logs.
+    /// The task has ended: free everything but its logs, once every `Save` before this
+    /// is durable. Asked for again after a restart that came before it was done.
     Release {
         /// The task.
         task: TaskId,
@@ -83,14 +86,15 @@ pub enum Action {
         /// Every link up to this one is in the kernel.
         version: u64,
     },
-    /// Remember a task and its status across restarts of the daemon.
+    /// Record a task and its status durably, in the order in which this is asked. A
+    /// restarted daemon hands over the newest record that got so far.
     Save {
         /// The assignment.
         task: Arc<Task>,
         /// The newest status.
         status: TaskStatus,
     },
-    /// Forget a saved task.
+    /// Forget a recorded task, once `Remove` is done.
     Forget {
         /// The task.
         task: TaskId,

@@ -17,6 +17,9 @@ const BARRIER_DEFAULT: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, Default)]
 pub struct Agent {
     tasks: BTreeMap<TaskId, TaskMachine>,
+    /// Tasks of which there is a folder or a shim and no record, and what was found of
+    /// each. They are left alone until a manager says completely what is to be here.
+    unknown: BTreeMap<TaskId, Option<Found>>,
     secrets: BTreeSet<(SecretId, u64)>,
     configs: BTreeSet<(ConfigId, u64)>,
     has_session: bool,
@@ -26,8 +29,10 @@ pub struct Agent {
     term: u64,
     /// The version of the chain; `None` until a session's complete set.
     version: Option<u64>,
-    /// Counts chains; 0 until the first, and then nothing is known of the networks.
+    /// Counts chains; 0 until the first.
     chain: u64,
+    /// Where the tasks of networks are is known: a manager told it, now or before a restart.
+    knows_networks: bool,
     /// How long managers wait for nodes; zero until one says.
     barrier_timeout: Duration,
     /// How far the network was reported to be, of this chain.
@@ -41,24 +46,17 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// An agent that finds these tasks on its node. Tasks that live are adopted
-    /// as they are; nothing is restarted.
-    pub fn new(recovered: Vec<RecoveredTask>, now: Time) -> Self {
-        let mut agent = Self::default();
-        for RecoveredTask { task, status, found } in recovered {
-            let id = task.id;
-            let is_final = status.state.is_final();
-            let mut machine = TaskMachine::with_status(task, status);
-            match found {
-                _ if is_final => machine.adopt_ended(),
-                Found::Created => machine.adopt_created(),
-                Found::Running { pid, attempt, healthy, has_check } => {
-                    machine.adopt_running(now, pid, attempt, has_check, healthy)
-                }
-                Found::Exited { exit, shim_lives } => machine.adopt_exited(exit, false, now, shim_lives),
-                Found::Nothing => machine.machine_restarted(now),
-            }
-            agent.tasks.insert(id, machine);
+    /// An agent that finds these tasks on its node; [`Event::Found`] says of each that
+    /// has not ended what there is of its container. `knows_networks`: what a manager
+    /// last told of overlay networks was found, too.
+    pub fn new(recovered: Vec<RecoveredTask>, knows_networks: bool, now: Time) -> Self {
+        let mut agent = Self { knows_networks, ..Self::default() };
+        for RecoveredTask { id, task, status, is_released } in recovered {
+            let Some(task) = task else {
+                agent.unknown.insert(id, None);
+                continue;
+            };
+            agent.tasks.insert(id, TaskMachine::recovered(task, status, is_released));
             agent.dirty.insert(id);
         }
         agent.run(now);
@@ -78,7 +76,7 @@ impl Agent {
             Event::Assignments { term, assignments } => self.assignments(now, term, *assignments),
             Event::Prepared { task, ports } => self.on(task, |machine, _| machine.prepared(now, ports)),
             Event::PrepareFailed { task, error } | Event::StartFailed { task, error } => {
-                self.on(task, |machine, _| machine.could_not_start(now, &error));
+                self.on(task, |machine, has_session| machine.could_not_start(now, &error, has_session));
             }
             Event::Started { task, attempt, pid, has_check } => {
                 self.on(task, |machine, _| machine.started(now, attempt, pid, has_check));
@@ -86,10 +84,18 @@ impl Agent {
             Event::Health { task, attempt, healthy, output } => {
                 self.on(task, |machine, _| machine.health(now, attempt, healthy, &output));
             }
+            Event::Exited { task, exit } if self.unknown.contains_key(&task) => {
+                self.unknown.insert(task, Some(Found::Exited { exit, shim_lives: true }));
+            }
             Event::Exited { task, exit } => self.on(task, |machine, has_session| machine.exited(now, exit, has_session, true)),
+            Event::Found { task, found } if self.unknown.contains_key(&task) => drop(self.unknown.insert(task, Some(found))),
+            Event::Found { task, found } => self.on(task, |machine, has_session| machine.found(now, found, has_session)),
             Event::Drained { task } => self.on(task, |machine, _| machine.drained()),
             Event::NetworkProgrammed { chain, version } => self.programmed(chain, version),
-            Event::ShimLost { task } => self.on(task, |machine, _| machine.shim_lost(now)),
+            Event::ShimLost { task } if self.unknown.contains_key(&task) => {
+                self.unknown.insert(task, Some(Found::Killed));
+            }
+            Event::ShimLost { task } => self.on(task, |machine, has_session| machine.shim_lost(now, has_session)),
         }
         self.run(now);
     }
@@ -163,6 +169,7 @@ impl Agent {
         let Assignments { is_complete, results_in, changes, .. } = assignments;
         if is_complete {
             self.keep_only(&changes);
+            self.knows_networks = true;
             self.chain += 1;
             self.programmed = 0;
         }
@@ -205,7 +212,7 @@ impl Agent {
             .iter()
             .filter_map(|change| if let AssignmentChange::PutConfig(id, n) = change { Some((*id, *n)) } else { None })
             .collect();
-        let gone: Vec<TaskId> = self.tasks.keys().filter(|id| !named.contains(id)).copied().collect();
+        let gone: Vec<TaskId> = self.tasks.keys().chain(self.unknown.keys()).filter(|id| !named.contains(id)).copied().collect();
         for id in gone {
             self.remove(id);
         }
@@ -241,9 +248,19 @@ impl Agent {
         if let Some(machine) = self.tasks.get_mut(&id) {
             let is_news = machine.task.plan.desired != task.plan.desired;
             machine.assigned(task);
-            if is_news {
+            if is_news && machine.is_recorded() {
                 self.actions.push(Action::Save { task: machine.task.clone(), status: machine.status.clone() });
             }
+            return;
+        }
+        if let Some(found) = self.unknown.remove(&id) {
+            let status = task.status.value.clone();
+            let mut machine = TaskMachine::recovered(task.clone(), status, false);
+            machine.assigned(task);
+            if let Some(found) = found {
+                machine.found(now, found, self.has_session);
+            }
+            self.tasks.insert(id, machine);
             return;
         }
         // Started here as far as the manager knows, but nothing is known of it.
@@ -253,7 +270,7 @@ impl Agent {
     }
 
     fn remove(&mut self, id: TaskId) {
-        if self.tasks.remove(&id).is_some() {
+        if self.tasks.remove(&id).is_some() | self.unknown.remove(&id).is_some() {
             self.dirty.remove(&id);
             self.set_wakeup(id, None);
             self.actions.push(Action::Remove { task: id });
@@ -299,14 +316,19 @@ impl Agent {
         let mut updates = Vec::new();
         for id in std::mem::take(&mut self.dirty) {
             let Some(machine) = self.tasks.get_mut(&id) else { continue };
-            let has_networks = self.chain > 0 || machine.task.networks.is_empty();
+            let has_networks = self.knows_networks || machine.task.networks.is_empty();
             let has_all = has_networks && has_files(&machine.task, &self.secrets, &self.configs);
-            machine.step(now, around, has_all, &mut self.actions);
+            let mut steps = Vec::new();
+            machine.step(now, around, has_all, &mut steps);
             let wakeup = machine.next_wakeup();
             if machine.take_dirty() {
-                self.actions.push(Action::Save { task: machine.task.clone(), status: machine.status.clone() });
+                if machine.is_recorded() {
+                    // Before what it asks for: nothing starts, and nothing is freed, unrecorded.
+                    self.actions.push(Action::Save { task: machine.task.clone(), status: machine.status.clone() });
+                }
                 updates.push(StatusUpdate { task: id, status: machine.status.clone() });
             }
+            self.actions.append(&mut steps);
             self.set_wakeup(id, wakeup);
         }
         if !updates.is_empty() && self.has_session {

@@ -21,11 +21,13 @@ pub struct Exit {
     pub log_tail: Vec<String>,
 }
 
-/// What a restarted daemon found of a task.
+/// What there is of a task's container, as a restarted daemon finds it, or one that
+/// lost its connection to a shim and has it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// Its shim lives and has prepared the container, which was not started.
-    Created,
+    /// The task was recorded on this boot, and no shim was ever asked to start it:
+    /// there has been no container of its newest attempt.
+    Fresh,
     /// Its shim lives and the container runs.
     Running {
         /// Its first process.
@@ -37,26 +39,41 @@ pub enum Found {
         /// Whether the container has a health check.
         has_check: bool,
     },
-    /// The container ended while nobody looked; the shim lives or left a record.
+    /// The container ended while nobody looked; the shim lives or left a record. The
+    /// record may be of an earlier attempt than the one that was asked for.
     Exited {
         /// How.
         exit: Exit,
         /// Whether the shim still lives and can restart it in place.
         shim_lives: bool,
     },
-    /// Nothing is left: the machine was restarted, or the shim was killed.
+    /// An attempt could not be started; the shim lives or left a record.
+    StartFailed {
+        /// Which attempt.
+        attempt: u64,
+        /// Why, in a sentence.
+        error: String,
+    },
+    /// The shim was asked to start it on this boot, is gone, and left no exit.
+    Killed,
+    /// Nothing is left: the machine was restarted.
     Nothing,
 }
 
-/// A task that the daemon knew before it was restarted.
+/// A task of which the daemon finds something on its disk when it starts. What there
+/// is of its container is said later, by [`Event::Found`]: a shim may take its time.
 #[derive(Clone, Debug)]
 pub struct RecoveredTask {
-    /// The assignment as it was last received.
-    pub task: Arc<Task>,
-    /// The status as it was last observed.
+    /// The task.
+    pub id: TaskId,
+    /// The assignment as it was last recorded; `None` if there is only a folder, or a
+    /// record that cannot be read. Such a task is kept until a manager has said
+    /// completely what is to be here.
+    pub task: Option<Arc<Task>>,
+    /// The status as it was last recorded; without a task it means nothing.
     pub status: TaskStatus,
-    /// What was found of it.
-    pub found: Found,
+    /// Everything but its log was freed.
+    pub is_released: bool,
 }
 
 /// One thing that happened.
@@ -147,7 +164,15 @@ pub enum Event {
         /// The link; all before it are in the kernel too.
         version: u64,
     },
-    /// The shim is gone without a word; what it left has been cleaned up.
+    /// What there is of a task's container: of one that was recovered, or whose shim
+    /// could not be heard for a while.
+    Found {
+        /// The task.
+        task: TaskId,
+        /// What there is.
+        found: Found,
+    },
+    /// The shim is gone without a word.
     ShimLost {
         /// The task.
         task: TaskId,

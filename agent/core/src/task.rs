@@ -3,7 +3,7 @@
 //! and asks for nothing twice.
 
 use crate::action::Action;
-use crate::event::Exit;
+use crate::event::{Exit, Found};
 use skep_model::endpoint::{Publication, PublishedPort};
 use skep_model::service::RestartCondition;
 use skep_model::task::{ContainerStatus, Task, TaskStatus, cut};
@@ -28,6 +28,9 @@ const STOP_MARGIN: Duration = Duration::from_secs(10);
 /// What there is of the container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
+    /// A restarted daemon has it on record and does not know yet what there is of it.
+    /// Nothing is done to a container that cannot be heard, unless it is to end.
+    Searching,
     /// Nothing yet.
     Idle,
     /// `Prepare` is under way.
@@ -38,8 +41,9 @@ enum Phase {
     Starting,
     /// It runs.
     Running,
-    /// It ended and will run again in place at this time.
-    Waiting(Time),
+    /// It ended and will run again at this time, for want of a manager: in place by its
+    /// shim, or made anew where that is gone.
+    Waiting { at: Time, in_place: bool },
     /// It ended for good, or never ran.
     Ended,
 }
@@ -81,8 +85,16 @@ pub struct TaskMachine {
     stop_cause: Option<String>,
     has_check: bool,
     is_healthy: bool,
-    /// When in-place restarts happened that the policy's window still counts.
+    /// When restarts without a manager happened that the policy's window still counts.
     restarts: Vec<Time>,
+    /// A manager named it to this daemon. What was only found on disk may have been
+    /// replaced elsewhere meanwhile.
+    is_confirmed: bool,
+    /// The attempt that is being started is one of the same shim.
+    is_in_place: bool,
+    /// Why its container is gone: the failure that a manager hears of if it comes back
+    /// before the task is started again.
+    cause: Option<&'static str>,
     is_dirty: bool,
     is_released: bool,
 }
@@ -93,6 +105,7 @@ impl TaskMachine {
         let mut status = task.status.value.clone();
         status.attempt = 0;
         let mut machine = Self::with(task, status, Phase::Idle);
+        machine.is_confirmed = true;
         machine.advance(TaskState::Accepted, now, "accepted");
         machine
     }
@@ -108,8 +121,14 @@ impl TaskMachine {
         machine
     }
 
-    pub(crate) fn with_status(task: Arc<Task>, status: TaskStatus) -> Self {
-        Self::with(task, status, Phase::Idle)
+    /// A task that a restarted daemon has on record. An ended one has nothing left to
+    /// be looked for, but may still have to be released.
+    pub fn recovered(task: Arc<Task>, status: TaskStatus, is_released: bool) -> Self {
+        let phase = if status.state.is_final() { Phase::Ended } else { Phase::Searching };
+        let mut machine = Self::with(task, status, phase);
+        machine.is_dirty = false;
+        machine.is_released = is_released;
+        machine
     }
 
     fn with(task: Arc<Task>, status: TaskStatus, phase: Phase) -> Self {
@@ -123,6 +142,9 @@ impl TaskMachine {
             has_check: false,
             is_healthy: false,
             restarts: Vec::new(),
+            is_confirmed: false,
+            is_in_place: false,
+            cause: None,
             is_dirty: true,
             is_released: false,
         }
@@ -133,6 +155,12 @@ impl TaskMachine {
         self.task.id
     }
 
+    /// Whether it is to be found again after a restart of the daemon. Until it starts,
+    /// the manager has all that there is to know of it.
+    pub fn is_recorded(&self) -> bool {
+        self.status.state >= TaskState::Starting
+    }
+
     /// Whether its status changed since the last call.
     pub fn take_dirty(&mut self) -> bool {
         std::mem::take(&mut self.is_dirty)
@@ -140,6 +168,7 @@ impl TaskMachine {
 
     /// The manager sent it again: only what is desired may have changed.
     pub fn assigned(&mut self, task: Arc<Task>) {
+        self.is_confirmed = true;
         if task.plan.desired >= self.task.plan.desired {
             self.task = task;
         }
@@ -158,14 +187,22 @@ impl TaskMachine {
         }
     }
 
-    /// What only a manager can bring, where it needs any of that.
-    fn needs_manager(&self) -> Option<&'static str> {
+    /// Whether it may be started as far as this daemon was told: a task that was only
+    /// found on disk may have been replaced elsewhere.
+    fn may_start(&self) -> bool {
+        self.is_confirmed || self.task.spec.start_offline
+    }
+
+    /// What only a manager can bring.
+    fn needs_manager(&self) -> &'static str {
         let container = &self.task.spec.container_spec;
-        if !container.secrets.is_empty() || !container.configs.is_empty() {
-            return Some("waits for a manager: its secrets and configs are not kept on the node's disk");
+        if !self.may_start() {
+            return "waits for a manager: it may have been replaced meanwhile, and its service does not say --start-offline";
         }
-        (!self.task.networks.is_empty())
-            .then_some("waits for a manager: where its networks' tasks are is not kept on the node's disk")
+        if !container.secrets.is_empty() || !container.configs.is_empty() {
+            return "waits for a manager: its secrets and configs are not kept on the node's disk";
+        }
+        "waits for a manager: where its networks' tasks are is not known on this node"
     }
 
     /// Asks for what is next. `has_all`: every file that it references is present,
@@ -174,8 +211,9 @@ impl TaskMachine {
         let Surroundings { has_session, withdraw_max } = around;
         let is_wanted = self.task.plan.desired <= TaskState::Running;
         match self.phase.clone() {
+            Phase::Searching if !is_wanted => self.end_unheard(now, withdraw_max, actions),
             Phase::Idle if !is_wanted => self.end(TaskState::Shutdown, now, "shutdown"),
-            Phase::Idle if has_all => self.prepare(now, actions),
+            Phase::Idle if has_all && self.may_start() => self.prepare(now, actions),
             Phase::Idle if !has_session => self.note_wait(now),
             Phase::Idle => {}
             Phase::Preparing if !is_wanted => self.end(TaskState::Shutdown, now, "shutdown"),
@@ -186,17 +224,26 @@ impl TaskMachine {
                 actions.push(Action::Start { task: self.id() });
             }
             Phase::Running => self.step_running(now, is_wanted, withdraw_max, actions),
-            Phase::Waiting(_) if !is_wanted => self.end(TaskState::Shutdown, now, "shutdown"),
+            Phase::Waiting { .. } if !is_wanted => self.end(TaskState::Shutdown, now, "shutdown"),
             // The manager is back: from now on it decides, by a new task.
-            Phase::Waiting(_) if has_session => self.end_as_exited(now),
-            Phase::Waiting(at) if now >= at => {
+            Phase::Waiting { .. } if has_session => self.end_as_exited(now),
+            Phase::Waiting { at, in_place } if now >= at => {
                 self.restarts.push(now);
                 self.status.attempt += 1;
-                self.phase = Phase::Starting;
-                self.touch(now, "restarted in place");
-                actions.push(Action::Restart { task: self.id(), attempt: self.status.attempt });
+                self.is_in_place = in_place;
+                if in_place {
+                    self.phase = Phase::Starting;
+                    self.touch(now, "restarted in place");
+                    actions.push(Action::Restart { task: self.id(), attempt: self.status.attempt });
+                } else if has_all {
+                    self.touch(now, "restarted, as no manager can be reached");
+                    self.prepare(now, actions);
+                } else {
+                    self.phase = Phase::Idle;
+                    self.note_wait(now);
+                }
             }
-            Phase::Preparing | Phase::Prepared | Phase::Starting | Phase::Waiting(_) | Phase::Ended => {}
+            Phase::Searching | Phase::Preparing | Phase::Prepared | Phase::Starting | Phase::Waiting { .. } | Phase::Ended => {}
         }
         if self.phase == Phase::Ended && !self.is_released {
             self.is_released = true;
@@ -222,6 +269,19 @@ impl TaskMachine {
                 actions.push(Action::Kill { task: self.id() });
             }
             _ => {}
+        }
+    }
+
+    /// It is to end, and nobody can say what there is of it: a shim that stays silent
+    /// for as long as a whole stop may take is killed with its container.
+    fn end_unheard(&mut self, now: Time, withdraw_max: Duration, actions: &mut Vec<Action>) {
+        match self.stopping {
+            Stopping::Signalled(until) if now >= until => {
+                self.stopping = Stopping::Signalled(now + STOP_MARGIN);
+                actions.push(Action::Kill { task: self.id() });
+            }
+            Stopping::Signalled(_) => {}
+            _ => self.stopping = Stopping::Signalled(now + withdraw_max + self.grace() + STOP_MARGIN),
         }
     }
 
@@ -253,8 +313,10 @@ impl TaskMachine {
     /// When to step again if nothing happens.
     pub fn next_wakeup(&self) -> Option<Time> {
         match (&self.phase, self.stopping) {
-            (Phase::Waiting(at), _) => Some(*at),
-            (Phase::Running, Stopping::Withdrawing(at) | Stopping::Draining(at) | Stopping::Signalled(at)) => Some(at),
+            (Phase::Waiting { at, .. }, _) => Some(*at),
+            (Phase::Searching | Phase::Running, Stopping::Withdrawing(at) | Stopping::Draining(at) | Stopping::Signalled(at)) => {
+                Some(at)
+            }
             _ => None,
         }
     }
@@ -272,10 +334,21 @@ impl TaskMachine {
         }
     }
 
-    /// Preparing or starting came to nothing.
-    pub fn could_not_start(&mut self, now: Time, error: &str) {
-        if matches!(self.phase, Phase::Preparing | Phase::Prepared | Phase::Starting) {
-            self.fail(now, error);
+    /// Preparing or starting came to nothing. A task that is restarted for want of a
+    /// manager is tried again.
+    pub fn could_not_start(&mut self, now: Time, error: &str, has_session: bool) {
+        if !matches!(self.phase, Phase::Preparing | Phase::Prepared | Phase::Starting) {
+            return;
+        }
+        let is_wanted = self.task.plan.desired <= TaskState::Running;
+        let is_retried = !has_session && is_wanted && self.status.attempt > 0;
+        match self.restart_at(now, true) {
+            Some(at) if is_retried => {
+                self.status.error = cut(error);
+                self.phase = Phase::Waiting { at, in_place: self.phase == Phase::Starting && self.is_in_place };
+                self.touch(now, "could not be started; tried again, as no manager can be reached");
+            }
+            _ => self.fail(now, error),
         }
     }
 
@@ -285,6 +358,7 @@ impl TaskMachine {
             return;
         }
         self.phase = Phase::Running;
+        self.cause = None;
         self.has_check = has_check;
         self.is_healthy = false;
         self.status.container = Some(ContainerStatus { container_id: self.id().to_string(), pid, exit_code: 0 });
@@ -312,8 +386,8 @@ impl TaskMachine {
         }
     }
 
-    /// The container ended.
-    pub fn exited(&mut self, now: Time, exit: Exit, has_session: bool, can_restart: bool) {
+    /// The container ended; its shim lives, or does not.
+    pub fn exited(&mut self, now: Time, exit: Exit, has_session: bool, shim_lives: bool) {
         if !matches!(self.phase, Phase::Starting | Phase::Running) || exit.attempt != self.status.attempt {
             return;
         }
@@ -336,8 +410,8 @@ impl TaskMachine {
         }
         let is_failure = code != 0 || cause.is_some();
         match self.restart_at(now, is_failure) {
-            Some(at) if !has_session && can_restart => {
-                self.phase = Phase::Waiting(at);
+            Some(at) if !has_session && (shim_lives || self.may_start()) => {
+                self.phase = Phase::Waiting { at, in_place: shim_lives };
                 self.touch(now, "ended; restarts in place, as no manager can be reached");
             }
             _ if exit.oom_killed && !is_failure => {
@@ -348,55 +422,96 @@ impl TaskMachine {
     }
 
     /// The shim is gone, and everything it held.
-    pub fn shim_lost(&mut self, now: Time) {
+    pub fn shim_lost(&mut self, now: Time, has_session: bool) {
+        if !matches!(self.phase, Phase::Ended | Phase::Idle | Phase::Preparing | Phase::Prepared) {
+            self.gone(now, "the shim of the container was killed", has_session);
+        }
+    }
+
+    /// With a session, a task whose container is gone and that has not been started
+    /// again is the manager's to replace.
+    pub fn session_up(&mut self, now: Time) {
+        if let (Some(cause), Phase::Idle | Phase::Waiting { .. }) = (self.cause, &self.phase) {
+            self.fail(now, cause);
+        }
+    }
+
+    /// What there is of its container.
+    pub fn found(&mut self, now: Time, found: Found, has_session: bool) {
         match self.phase {
-            Phase::Ended | Phase::Idle => {}
-            _ if self.task.plan.desired > TaskState::Running => self.end(TaskState::Shutdown, now, "shutdown"),
-            _ => self.fail(now, "the shim of the container was killed"),
+            Phase::Searching => {
+                self.stopping = Stopping::No;
+                self.adopt(now, found, has_session);
+            }
+            // Its shim could not be heard, and may have said something meanwhile.
+            Phase::Starting | Phase::Running => match found {
+                Found::Running { pid, attempt, healthy, has_check } => {
+                    self.started(now, attempt, pid, has_check);
+                    if let Some(healthy) = healthy {
+                        self.health(now, attempt, healthy, "");
+                    }
+                }
+                Found::Exited { exit, .. } if exit.attempt >= self.status.attempt => self.exited(now, exit, has_session, true),
+                // The restart that was asked for did not reach it.
+                Found::Exited { .. } => self.phase = Phase::Waiting { at: now, in_place: true },
+                Found::StartFailed { attempt, error } if attempt >= self.status.attempt => {
+                    self.could_not_start(now, &error, has_session);
+                }
+                Found::StartFailed { .. } => self.phase = Phase::Waiting { at: now, in_place: true },
+                Found::Fresh | Found::Killed | Found::Nothing => self.shim_lost(now, has_session),
+            },
+            Phase::Idle | Phase::Preparing | Phase::Prepared | Phase::Waiting { .. } | Phase::Ended => {}
+        }
+    }
+
+    fn adopt(&mut self, now: Time, found: Found, has_session: bool) {
+        match found {
+            // Recorded and not started: the daemon died in between, and nobody else did it.
+            Found::Fresh => self.phase = Phase::Idle,
+            Found::Running { pid, attempt, healthy, has_check } => self.adopt_running(now, pid, attempt, has_check, healthy),
+            Found::Exited { exit, shim_lives } => self.adopt_exited(now, exit, has_session, shim_lives),
+            Found::StartFailed { attempt, error } => {
+                self.phase = Phase::Starting;
+                self.status.attempt = self.status.attempt.max(attempt);
+                self.could_not_start(now, &error, has_session);
+            }
+            Found::Killed => self.gone(now, "the shim of the container was killed", has_session),
+            Found::Nothing => self.machine_restarted(now, has_session),
         }
     }
 
     /// Nothing is left of a task that had been started: the machine was restarted.
-    /// With a manager at hand the task has failed; without one it is run again
-    /// from the start, if its policy allows and it needs no files.
-    pub fn machine_restarted(&mut self, now: Time) {
-        if self.task.plan.desired > TaskState::Running {
-            return self.end(TaskState::Shutdown, now, "shutdown");
-        }
+    fn machine_restarted(&mut self, now: Time, has_session: bool) {
         if self.status.state < TaskState::Starting {
             self.phase = Phase::Idle;
             return;
         }
+        self.gone(now, "the node was restarted", has_session);
+    }
+
+    /// Its container is gone without an exit. With a manager at hand the task has
+    /// failed; without one it is run again, made anew, if its policy allows, after the
+    /// policy's delay. What this daemon was not told to run waits for a manager.
+    fn gone(&mut self, now: Time, cause: &'static str, has_session: bool) {
+        if self.task.plan.desired > TaskState::Running {
+            return self.end(TaskState::Shutdown, now, "shutdown");
+        }
+        self.stopping = Stopping::No;
+        self.stop_cause = None;
         match self.restart_at(now, true) {
-            Some(_) => {
-                self.phase = Phase::Idle;
-                self.status.attempt += 1;
-                self.touch(now, "the node was restarted");
+            Some(at) if !has_session => {
+                self.cause = Some(cause);
+                self.status.error = cause.into();
+                self.phase = if self.may_start() { Phase::Waiting { at, in_place: false } } else { Phase::Idle };
+                self.touch(now, cause);
             }
-            None => self.fail(now, "the node was restarted"),
+            _ => self.fail(now, cause),
         }
     }
 
-    /// With a session, a task that the machine's restart ended and that has not
-    /// been prepared again is the manager's to replace.
-    pub fn session_up(&mut self, now: Time) {
-        if self.phase == Phase::Idle && self.status.attempt > 0 {
-            self.fail(now, "the node was restarted");
-        }
-    }
-
-    /// It was not started, whatever was asked for: the daemon died in between, so
-    /// nobody will say what came of that.
-    pub(crate) fn adopt_created(&mut self) {
-        self.phase = Phase::Prepared;
-    }
-
-    pub(crate) fn adopt_running(&mut self, now: Time, pid: i32, attempt: u64, has_check: bool, healthy: Option<bool>) {
+    fn adopt_running(&mut self, now: Time, pid: i32, attempt: u64, has_check: bool, healthy: Option<bool>) {
         self.phase = Phase::Starting;
-        if attempt != self.status.attempt {
-            self.status.attempt = attempt;
-            self.is_dirty = true;
-        }
+        self.at_attempt(attempt);
         if self.status.state < TaskState::Starting {
             self.advance(TaskState::Starting, now, "starting");
         }
@@ -408,20 +523,27 @@ impl TaskMachine {
         self.status.running_since = since.or(self.status.running_since);
     }
 
-    pub(crate) fn adopt_exited(&mut self, exit: Exit, has_check: bool, now: Time, shim_lives: bool) {
+    fn adopt_exited(&mut self, now: Time, mut exit: Exit, has_session: bool, shim_lives: bool) {
+        let is_of_earlier = exit.attempt < self.status.attempt;
+        if is_of_earlier && !shim_lives {
+            // What became of the newest attempt is not on record: it ended with the machine.
+            return self.machine_restarted(now, has_session);
+        }
+        if is_of_earlier {
+            // The newest attempt never reached the shim.
+            exit.attempt = self.status.attempt;
+        }
         self.phase = Phase::Running;
-        self.has_check = has_check;
-        self.status.attempt = exit.attempt;
+        self.at_attempt(exit.attempt);
         if self.status.state < TaskState::Starting {
             self.advance(TaskState::Starting, now, "starting");
         }
-        self.exited(now, exit, false, shim_lives);
+        self.exited(now, exit, has_session, shim_lives);
     }
 
-    pub(crate) fn adopt_ended(&mut self) {
-        self.phase = Phase::Ended;
-        self.is_released = true;
-        self.is_dirty = false;
+    fn at_attempt(&mut self, attempt: u64) {
+        self.is_dirty |= attempt != self.status.attempt;
+        self.status.attempt = attempt;
     }
 
     fn prepare(&mut self, now: Time, actions: &mut Vec<Action>) {
@@ -434,7 +556,7 @@ impl TaskMachine {
     }
 
     fn note_wait(&mut self, now: Time) {
-        let Some(text) = self.needs_manager() else { return };
+        let text = self.needs_manager();
         if self.status.error != text {
             self.status.error = text.into();
             self.touch(now, WAITING_FOR_MANAGER);

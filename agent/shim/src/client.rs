@@ -10,7 +10,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::state::SOCKET;
+use crate::process::ProcessId;
+use crate::protocol::TaskSpec;
+use crate::state::{self, SOCKET, ShimState, StateError};
 
 /// Why a shim could not be started or reached.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +26,15 @@ pub enum ClientError {
         #[source]
         source: io::Error,
     },
+    /// Another shim lives in the state folder, or is leaving it.
+    #[error("another shim has {state}")]
+    Held {
+        /// The state folder.
+        state: PathBuf,
+    },
+    /// Its lock or its identity could not be written.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The socket pair could not be made.
     #[error("cannot make a socket pair for a shim")]
     SocketPair(#[source] io::Error),
@@ -46,20 +57,41 @@ pub struct Spawned {
     pub stream: UnixStream,
 }
 
-/// Starts `program` as the shim of a state folder, which must exist. No secret is in its arguments or environment:
-/// the environment is empty.
-pub fn spawn(program: &Path, state: &Path) -> Result<Spawned, ClientError> {
+/// Starts `program` as the shim of a state folder, which must exist, for a task. The shim has the folder's lock before
+/// it is executed, and its identity is in the folder before this returns, so before anything can be asked of it. No
+/// secret is in its arguments or environment: the environment is empty.
+pub fn spawn(program: &Path, state: &Path, spec: &TaskSpec) -> Result<Spawned, ClientError> {
+    let lock = state::lock(state)?.ok_or_else(|| ClientError::Held { state: state.to_owned() })?;
     let (ours, theirs) = UnixStream::pair().map_err(ClientError::SocketPair)?;
-    // The shim's standard input is its end of the pair: no descriptor number to agree on, nothing to leak.
-    let child = Command::new(program)
+    let fail = |source| ClientError::Spawn { program: program.to_owned(), source };
+    // The shim's standard input is its end of the pair and its standard output the lock: no descriptor number to agree
+    // on, nothing to leak.
+    let mut child = Command::new(program)
         .arg(state)
         .env_clear()
         .current_dir("/")
         .stdin(OwnedFd::from(theirs))
-        .stdout(Stdio::null())
+        .stdout(lock)
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|source| ClientError::Spawn { program: program.to_owned(), source })?;
+        .map_err(fail)?;
+    let identity = ProcessId::of(child.id() as i32).map_err(fail).and_then(|shim| {
+        let identity = ShimState {
+            task_id: spec.task_id.clone(),
+            attempt: 0,
+            shim,
+            container: None,
+            started_at_ns: None,
+            cgroups_path: spec.cgroups_path.clone(),
+            log_dir: spec.log.dir.clone(),
+        };
+        Ok(identity.write(state)?)
+    });
+    if let Err(error) = identity {
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(error);
+    }
     Ok(Spawned { child, stream: ours })
 }
 

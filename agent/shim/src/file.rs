@@ -1,4 +1,4 @@
-//! Small files that must survive a power cut.
+//! Small files: whole to whoever reads them, and where that is asked for, durable.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -16,6 +16,35 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&beside, path)?;
+    File::open(parent)?.sync_all()
+}
+
+/// As [`write_durably`], for what means nothing after a power cut: a reader sees the old or the new whole content, and
+/// no disk is waited for.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut name = path.file_name().ok_or_else(|| io::Error::other("a file needs a name"))?.to_owned();
+    name.push(".new");
+    let beside = path.with_file_name(name);
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(bytes)?;
+    fs::rename(&beside, path)
+}
+
+/// Makes a file of `n_bytes` whose blocks are taken, so that writing over them needs no room. Mode 0600.
+pub fn reserve(path: &Path, n_bytes: u32) -> io::Result<()> {
+    let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    nix::fcntl::posix_fallocate(&file, 0, n_bytes.into())?;
+    Ok(())
+}
+
+/// As [`write_durably`], in the room of a reserved file that lies beside and becomes `path`.
+pub fn write_reserved(reserved: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let parent = path.parent().ok_or_else(|| io::Error::other("a file needs a folder"))?;
+    let mut file = File::options().write(true).open(reserved)?;
+    file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)?;
+    file.sync_all()?;
+    fs::rename(reserved, path)?;
     File::open(parent)?.sync_all()
 }
 

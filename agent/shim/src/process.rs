@@ -23,6 +23,11 @@ impl ProcessId {
         Ok(Self { pid, start_ticks, boot_id: boot_id()? })
     }
 
+    /// Whether it ran since the machine was started.
+    pub fn is_of_this_boot(&self) -> io::Result<bool> {
+        Ok(boot_id()? == self.boot_id)
+    }
+
     /// Whether that very process still runs; a zombie does not.
     pub fn is_alive(&self) -> io::Result<bool> {
         Ok(boot_id()? == self.boot_id && start_ticks(self.pid)? == Some(self.start_ticks))
@@ -52,7 +57,8 @@ pub fn lock_memory() -> io::Result<()> {
     }
 }
 
-fn boot_id() -> io::Result<String> {
+/// The kernel's id of this boot.
+pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 

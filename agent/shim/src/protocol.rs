@@ -2,7 +2,8 @@
 //!
 //! Times are nanoseconds since the Unix epoch unless a name says otherwise; durations end in their unit.
 //! Fields are only ever added, with a default: a shim outlives the agent that started it, so an older shim talks to a
-//! newer agent.
+//! newer agent. Each says in its first [`Status`] which versions it speaks; a message of an unknown kind is skipped by
+//! an agent, and answered with a refusal by a shim.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,8 +15,10 @@ use crate::state::ExitRecord;
 
 /// Bytes of a health probe's output that are kept.
 pub const HEALTH_OUTPUT_MAX: usize = 4096;
-/// Version of this protocol, sent with every [`Status`].
-pub const PROTOCOL_VERSION: u32 = 1;
+/// Version of this protocol, sent with every [`Status`]. Version 2 refuses unknown requests instead of the connection.
+pub const PROTOCOL_VERSION: u32 = 2;
+/// The oldest version of the other side that this one works with.
+pub const PROTOCOL_MIN: u32 = 1;
 
 /// Everything the shim needs to create a task's container, again and again until it is released.
 #[derive(Debug, Clone, Serialize, Deserialize, Default)]
@@ -281,6 +284,13 @@ pub struct ToShim {
     pub request: Request,
 }
 
+/// What every frame to the shim has, also one whose request is not known.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Numbered {
+    /// Chosen by the client, repeated in the reply.
+    pub id: u64,
+}
+
 /// The answer to one request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Reply {
@@ -375,6 +385,8 @@ pub enum Phase {
 pub struct Status {
     /// [`PROTOCOL_VERSION`] of the shim.
     pub protocol: u32,
+    /// [`PROTOCOL_MIN`] of the shim; shims of version 1 do not say it.
+    pub protocol_min: u32,
     /// Empty while waiting.
     pub task_id: String,
     /// 0 while waiting.
@@ -397,4 +409,31 @@ pub struct Status {
     pub configs: Vec<(String, u64)>,
     /// The spec's.
     pub labels: BTreeMap<String, String>,
+}
+
+impl Status {
+    /// Whether an agent of this version can talk to the shim; otherwise why not.
+    pub fn check_protocol(&self) -> Result<(), String> {
+        let (own, shims) = (PROTOCOL_MIN..=PROTOCOL_VERSION, self.protocol_min.max(1)..=self.protocol);
+        if own.start() <= shims.end() && shims.start() <= own.end() {
+            return Ok(());
+        }
+        let range = |range: &std::ops::RangeInclusive<u32>| format!("{} to {}", range.start(), range.end());
+        Err(format!("the shim speaks versions {} of its protocol, this daemon {}", range(&shims), range(&own)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_must_have_one_in_common() {
+        let check = |protocol_min, protocol| Status { protocol_min, protocol, ..Status::default() }.check_protocol();
+        for (min, max) in [(0, 1), (1, PROTOCOL_VERSION), (PROTOCOL_VERSION, PROTOCOL_VERSION + 5)] {
+            assert_eq!(check(min, max), Ok(()), "{min} to {max}");
+        }
+        let newer = check(PROTOCOL_VERSION + 1, PROTOCOL_VERSION + 2).unwrap_err();
+        assert!(newer.contains(&format!("speaks versions {} to {}", PROTOCOL_VERSION + 1, PROTOCOL_VERSION + 2)), "{newer}");
+    }
 }

@@ -2,15 +2,18 @@
 //!
 //! | file | meaning |
 //! |---|---|
-//! | `shim.json` | [`ShimState`]: who the shim and its container are; there from the first start until the release |
-//! | `exit.json` | [`ExitRecord`] of the last attempt that ended; durable before anyone is told |
+//! | `lock` | held (flock) by the shim for all of its life, from before it is executed: one shim a folder |
+//! | `shim.json` | [`ShimState`]: who the shim and its container are; there before the first request until the release |
+//! | `exit.json` | [`ExitRecord`] of the last attempt that ended; durable before anyone is told, unless the disk refuses |
+//! | `exit.room` | the room that the next record takes, so that a full disk cannot refuse it |
 //! | `shim.sock` | the shim's socket, 0600 |
 //! | `mnt/` | mount point of the shim's private tmpfs; empty to everyone else |
 //!
-//! None of them ever holds a secret.
+//! None of them ever holds a secret. All but the exit mean something on one boot only, so no disk is waited for.
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,8 +28,14 @@ use crate::process::ProcessId;
 pub const SOCKET: &str = "shim.sock";
 /// Name of the mount point in the state folder.
 pub const MOUNT_POINT: &str = "mnt";
+const LOCK: &str = "lock";
 const STATE: &str = "shim.json";
 const EXIT: &str = "exit.json";
+const ROOM: &str = "exit.room";
+/// Bytes of room for an exit record.
+const ROOM_BYTES: u32 = 16 << 10;
+/// Characters of an error that a record keeps; with every one escaped it still fits its room.
+const ERROR_MAX: usize = 2048;
 const FILE_MAX: u64 = 1 << 20;
 
 /// Why state could not be read, written or removed.
@@ -70,7 +79,7 @@ pub enum StateError {
 pub struct ExitRecord {
     /// The task.
     pub task_id: String,
-    /// Which of its attempts.
+    /// Which of its attempts; a record of an earlier one than was asked for says nothing of the newest.
     pub attempt: u32,
     /// Exit code; 128 + signal for one that was killed, 126, 127 or 128 for one that could not start, as Docker has it.
     pub code: i32,
@@ -90,9 +99,27 @@ impl ExitRecord {
         read(&state.join(EXIT))
     }
 
-    /// Makes the record durable.
+    /// Takes the room for a record, before an attempt begins.
+    pub fn reserve(state: &Path) -> Result<(), StateError> {
+        let path = state.join(ROOM);
+        file::reserve(&path, ROOM_BYTES).map_err(|source| StateError::File { verb: "reserve", path, source })
+    }
+
+    /// Makes the record durable, in the room that was taken for it if there is one.
     pub fn write(&self, state: &Path) -> Result<(), StateError> {
-        write(&state.join(EXIT), self)
+        let path = state.join(EXIT);
+        let cut = |error: &String| error.chars().take(ERROR_MAX).collect();
+        let record = Self { error: self.error.as_ref().map(cut), ..self.clone() };
+        let bytes = encode(&path, &record)?;
+        let room = state.join(ROOM);
+        let written = if room.exists() { file::write_reserved(&room, &path, &bytes) } else { file::write_durably(&path, &bytes) };
+        written.map_err(|source| StateError::File { verb: "write", path, source })
+    }
+
+    /// Removes the record: another attempt begins.
+    pub fn remove(state: &Path) -> Result<(), StateError> {
+        let path = state.join(EXIT);
+        file::remove_if_there(&path).map_err(|source| StateError::File { verb: "remove", path, source })
     }
 }
 
@@ -101,7 +128,7 @@ impl ExitRecord {
 pub struct ShimState {
     /// The task.
     pub task_id: String,
-    /// The attempt that was started last.
+    /// The attempt that was asked for last; 0 as long as none was.
     pub attempt: u32,
     /// The shim.
     pub shim: ProcessId,
@@ -116,14 +143,16 @@ pub struct ShimState {
 }
 
 impl ShimState {
-    /// The state of a folder; none when no shim got as far as a start there, or it was released.
+    /// The state of a folder; none when no shim was started there, or it was released.
     pub fn read(state: &Path) -> Result<Option<Self>, StateError> {
         read(&state.join(STATE))
     }
 
-    /// Makes the state durable.
+    /// Writes the state down. It is of this boot, so a power cut may take it.
     pub fn write(&self, state: &Path) -> Result<(), StateError> {
-        write(&state.join(STATE), self)
+        let path = state.join(STATE);
+        let bytes = encode(&path, self)?;
+        file::write_whole(&path, &bytes).map_err(|source| StateError::File { verb: "write", path, source })
     }
 
     /// Whether the shim itself still runs.
@@ -143,14 +172,45 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateError> {
     serde_json::from_slice(&bytes).map(Some).map_err(|source| StateError::Malformed { path: path.to_owned(), source })
 }
 
-fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), StateError> {
-    let bytes = serde_json::to_vec(value).map_err(|source| StateError::Malformed { path: path.to_owned(), source })?;
-    file::write_durably(path, &bytes).map_err(|source| StateError::File { verb: "write", path: path.to_owned(), source })
+fn encode<T: Serialize>(path: &Path, value: &T) -> Result<Vec<u8>, StateError> {
+    serde_json::to_vec(value).map_err(|source| StateError::Malformed { path: path.to_owned(), source })
+}
+
+/// Takes the lock of a state folder; `None` if a shim, or whoever starts or cleans up after one, has it. It is held by
+/// the open file: a child that inherits the file holds it as well.
+pub fn lock(state: &Path) -> Result<Option<fs::File>, StateError> {
+    let path = state.join(LOCK);
+    let fail = |source| StateError::File { verb: "lock", path: path.clone(), source };
+    let file = fs::File::options().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(fail)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(source)) => Err(fail(source)),
+    }
+}
+
+/// Whether a file is the lock of a state folder, as its shim inherits it.
+pub fn is_lock(file: &fs::File, state: &Path) -> bool {
+    let same = |one: fs::Metadata, other: fs::Metadata| (one.dev(), one.ino()) == (other.dev(), other.ino());
+    file.metadata().is_ok_and(|one| fs::metadata(state.join(LOCK)).is_ok_and(|other| same(one, other)))
+}
+
+/// Whether a shim lives in a state folder: somebody holds the lock, or the process that is written down there still
+/// runs.
+pub fn is_held(state: &Path) -> Result<bool, StateError> {
+    if state.join(LOCK).exists() && lock(state)?.is_none() {
+        return Ok(true);
+    }
+    match ShimState::read(state) {
+        Ok(Some(shim)) => shim.shim_is_alive(),
+        Ok(None) | Err(StateError::Malformed { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes the files the shim put into its state folder; the folder itself is the agent's.
 pub fn remove_files(state: &Path) -> Result<(), StateError> {
-    for name in [SOCKET, STATE, EXIT] {
+    for name in [SOCKET, STATE, EXIT, ROOM, LOCK] {
         let path = state.join(name);
         file::remove_if_there(&path).map_err(|source| StateError::File { verb: "remove", path, source })?;
     }
@@ -166,11 +226,52 @@ pub fn remove_files(state: &Path) -> Result<(), StateError> {
 ///
 /// Blocks for at most `deadline`.
 pub fn cleanup_orphan(state: &Path, cgroups_path: &str, deadline: Duration) -> Result<(), StateError> {
-    if let Some(shim) = ShimState::read(state).unwrap_or(None)
-        && shim.shim_is_alive()?
-    {
-        return Err(StateError::StillRuns { pid: shim.shim.pid, path: state.to_owned() });
+    if is_held(state)? {
+        let pid = ShimState::read(state).unwrap_or(None).map_or(0, |shim| shim.shim.pid);
+        return Err(StateError::StillRuns { pid, path: state.to_owned() });
     }
+    // Nobody starts another shim meanwhile; without a folder nobody can.
+    let _lock = if state.exists() { lock(state)? } else { None };
     cgroup::kill_and_remove(cgroups_path, deadline)?;
     remove_files(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(error: Option<String>) -> ExitRecord {
+        ExitRecord { task_id: "t".into(), attempt: 2, code: 137, signal: Some(9), oom_killed: false, at_ns: 7, error }
+    }
+
+    #[test]
+    fn a_lock_is_held_until_its_last_file_closes() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!is_held(folder.path()).unwrap());
+        let held = lock(folder.path()).unwrap().unwrap();
+        assert!(is_lock(&held, folder.path()) && is_held(folder.path()).unwrap());
+        let inherited = held.try_clone().unwrap();
+        drop(held);
+        assert!(lock(folder.path()).unwrap().is_none(), "a child that inherited it holds it");
+        drop(inherited);
+        assert!(lock(folder.path()).unwrap().is_some());
+        assert!(!is_lock(&fs::File::open("/dev/null").unwrap(), folder.path()));
+    }
+
+    #[test]
+    fn a_record_fits_its_room_whatever_its_error() {
+        let folder = tempfile::tempdir().unwrap();
+        ExitRecord::reserve(folder.path()).unwrap();
+        let room = fs::metadata(folder.path().join(ROOM)).unwrap();
+        assert!(room.blocks() * 512 >= u64::from(ROOM_BYTES), "its blocks are taken");
+        record(Some("\u{1}".repeat(100_000))).write(folder.path()).unwrap();
+        assert!(!folder.path().join(ROOM).exists());
+        let length = fs::metadata(folder.path().join(EXIT)).unwrap().len();
+        assert!(length < u64::from(ROOM_BYTES), "{length} bytes");
+        let read = ExitRecord::read(folder.path()).unwrap().unwrap();
+        assert_eq!((read.attempt, read.code), (2, 137));
+        // Without room it is written all the same.
+        record(None).write(folder.path()).unwrap();
+        assert_eq!(ExitRecord::read(folder.path()).unwrap(), Some(record(None)));
+    }
 }

@@ -69,6 +69,14 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, WireError> {
     serde_json::from_slice(body).map_err(|error| WireError::Malformed { length: body.len(), column: error.column() })
 }
 
+/// A frame's body as a message; none if it is a message of a kind that this version does not know.
+pub fn decode_known<T: DeserializeOwned>(body: &[u8]) -> Result<Option<T>, WireError> {
+    match decode(body) {
+        Ok(message) => Ok(Some(message)),
+        Err(error) => decode::<serde::de::IgnoredAny>(body).map(|_| None).map_err(|_| error),
+    }
+}
+
 /// Sends one message on a blocking stream; the stream's own write timeout is the deadline.
 pub fn send<T: Serialize>(stream: &mut impl Write, message: &T) -> Result<(), WireError> {
     let frame = encode(message)?;
@@ -171,6 +179,13 @@ mod tests {
         let head = u32::MAX.to_le_bytes();
         assert!(matches!(receive::<String>(&mut head.as_slice()), Err(WireError::TooLong(_))));
         assert!(matches!(Inbox::default().push(&head), Err(WireError::TooLong(_))));
+    }
+
+    #[test]
+    fn what_is_not_known_is_told_from_what_is_not_a_message() {
+        assert_eq!(decode_known::<u32>(b"7").unwrap(), Some(7));
+        assert_eq!(decode_known::<u32>(b"{\"Later\":{\"n\":1}}").unwrap(), None);
+        assert!(decode_known::<u32>(b"{\"Later\":").is_err());
     }
 
     #[test]

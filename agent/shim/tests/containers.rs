@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use harness::{DEADLINE, Task, secret};
 use skep_shim::protocol::{FromShim, Health, HealthState, Mount, Network, Phase, Request, TaskSpec};
 use skep_shim::state::{ExitRecord, ShimState, cleanup_orphan};
-use skep_shim::{cgroup, client};
+use skep_shim::{cgroup, client, wire};
 
 const STATUS: &str = "grep -E '^(CapPrm|CapEff|CapBnd|CapInh|CapAmb|NoNewPrivs|Seccomp|Uid|Groups):' /proc/1/status";
 
@@ -432,4 +432,130 @@ fn a_shim_that_nobody_starts_goes_away() {
         }),
         Some(ErrorKind::NotFound)
     );
+}
+
+/// A tmpfs of so many bytes over the shim's state folder, until it is dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path, n_bytes: u64) -> Self {
+        let options = format!("size={n_bytes}");
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("tmpfs"), at, Some("tmpfs"), flags, Some(options.as_str())).unwrap();
+        Self(at.to_owned())
+    }
+
+    /// Takes every byte that is left, from the next call on as well.
+    fn fill(&self) {
+        let mut file = fs::File::options().append(true).create(true).open(self.0.join("filler")).unwrap();
+        while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+        assert!(fs::write(self.0.join("no-room"), "x").is_err(), "the disk is full");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn a_full_disk_hides_no_death() {
+    let mut task = Task::new("full-disk", &["sh", "-c", "echo ready; sleep 1000"], |_| {});
+    // The shim has its own view of mounts: a disk that it is to see is there before it is.
+    task.child.kill().unwrap();
+    task.child.wait().unwrap();
+    let disk = SmallDisk::mount(&task.state(), 256 << 10);
+    let spawned = client::spawn(Path::new(env!("CARGO_BIN_EXE_skep-shim")), &task.state(), &task.spec).unwrap();
+    spawned.stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    (task.child, task.stream) = (spawned.child, spawned.stream);
+    task.start().unwrap();
+    task.await_line("ready");
+    disk.fill();
+    task.ask(Request::Kill).unwrap();
+    let record = task.exit(1);
+    assert_eq!(record.code, 137);
+    assert_eq!(ExitRecord::read(&task.state()).unwrap(), Some(record), "its room was taken before");
+    disk.fill();
+    // Another attempt has no room for its exit, and says so instead of hiding it.
+    let refused = task.ask(Request::Restart { attempt: 2 }).unwrap_err();
+    assert!(refused.contains("exit.room"), "{refused}");
+    assert_eq!(task.status().phase, Phase::Exited);
+    fs::remove_file(task.state().join("filler")).unwrap();
+    task.ask(Request::Restart { attempt: 2 }).unwrap();
+    assert_eq!(ExitRecord::read(&task.state()).unwrap(), None, "the former exit says nothing of this attempt");
+    // Also when the record cannot be written at all, whoever listens is told.
+    for name in ["exit.room", "exit.json"] {
+        let _ = fs::remove_file(task.state().join(name));
+    }
+    fs::create_dir(task.state().join("exit.json.new")).unwrap();
+    task.ask(Request::Kill).unwrap();
+    assert_eq!(task.exit(2).code, 137);
+    assert!(ExitRecord::read(&task.state()).unwrap().is_none());
+    fs::remove_dir(task.state().join("exit.json.new")).unwrap();
+    let begin = Instant::now();
+    while ExitRecord::read(&task.state()).unwrap().is_none() {
+        assert!(begin.elapsed() < DEADLINE, "it is tried again");
+        std::thread::yield_now();
+    }
+    task.ask(Request::Release).unwrap();
+    assert!(task.child.wait().unwrap().success());
+    drop(disk);
+}
+
+#[test]
+fn a_folder_has_one_shim_and_says_who_before_anything_is_asked() {
+    let mut task = Task::new("one", &["sh", "-c", "echo ready; sleep 1000"], |_| {});
+    let identity = ShimState::read(&task.state()).unwrap().unwrap();
+    assert_eq!((identity.attempt, identity.shim.pid), (0, task.child.id() as i32), "nothing was asked of it yet");
+    let second = || client::spawn(Path::new(env!("CARGO_BIN_EXE_skep-shim")), &task.state(), &task.spec);
+    assert!(matches!(second(), Err(client::ClientError::Held { .. })));
+    // Nor by itself, with another standard output.
+    let state = task.state();
+    let by_hand = || {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_skep-shim"))
+            .arg(&state)
+            .stdin(std::os::fd::OwnedFd::from(theirs))
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let ended = child.wait().unwrap();
+        drop(ours);
+        ended
+    };
+    assert!(!by_hand().success());
+    assert!(matches!(
+        cleanup_orphan(&state, &task.spec.cgroups_path, DEADLINE),
+        Err(skep_shim::state::StateError::StillRuns { .. })
+    ));
+    task.start().unwrap();
+    task.await_line("ready");
+    assert_eq!(ShimState::read(&task.state()).unwrap().unwrap().attempt, 1);
+    // The task's own processes do not hold the lock when the shim is gone.
+    task.child.kill().unwrap();
+    task.child.wait().unwrap();
+    assert!(!skep_shim::state::is_held(&task.state()).unwrap());
+}
+
+#[test]
+fn an_unknown_request_is_refused_and_changes_nothing() {
+    let mut task = Task::sh("unknown", "echo ready; sleep 1000", |_| {});
+    task.await_line("ready");
+    let before = task.status();
+    assert_eq!(
+        (before.protocol, before.protocol_min),
+        (skep_shim::protocol::PROTOCOL_VERSION, skep_shim::protocol::PROTOCOL_MIN)
+    );
+    let request = serde_json::json!({ "id": 77, "request": { "Teleport": { "to": "the moon" } } });
+    wire::send(&mut task.stream, &request).unwrap();
+    let reply = loop {
+        if let FromShim::Reply(reply) = task.next() {
+            break reply;
+        }
+    };
+    assert_eq!(reply.id, 77);
+    assert!(reply.result.unwrap_err().contains("older than the request"));
+    assert_eq!(task.status().pid, before.pid);
 }

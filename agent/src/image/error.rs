@@ -32,14 +32,6 @@ pub enum ImageError {
         /// The store's folder.
         path: PathBuf,
     },
-    /// The index could not be read or written.
-    #[error("cannot {operation} the image index")]
-    Index {
-        /// What was being done.
-        operation: &'static str,
-        /// Why it failed.
-        source: sled::Error,
-    },
     /// No image of that name, digest or id is on this node.
     #[error("No such image: {name}")]
     NoSuchImage {
@@ -211,10 +203,6 @@ impl ImageError {
     pub(super) fn store(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Store { operation, path, source }
-    }
-
-    pub(super) fn index(operation: &'static str) -> impl FnOnce(sled::Error) -> Self {
-        move |source| Self::Index { operation, source }
     }
 
     pub(super) fn archive(reason: impl Into<String>) -> Self {

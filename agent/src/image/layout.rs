@@ -6,7 +6,6 @@
 //! layers/CHAIN/link    the layer's short name
 //! l/SHORT              a link to layers/CHAIN/diff
 //! references/HEX       one small file per name: what the name means
-//! index/               sled, rebuilt from `references`
 //! tmp/                 what is being made; emptied when the store is opened
 //! ```
 //! Everything is made in `tmp` and renamed to its place after an fsync, so a name that exists is

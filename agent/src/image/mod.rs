@@ -1,9 +1,8 @@
 //! The node's images: getting them in, naming them, and giving their layers to containers.
 //!
 //! An [`ImageStore`] owns one folder. Content is addressed by digest and proved on the way in;
-//! names are small files that point at manifests; `sled` holds only an index of the names, rebuilt
-//! from those files whenever the store is opened. Layers are unpacked once, by chain id, in the
-//! form overlayfs wants.
+//! names are small files that point at manifests, read whenever the store is opened. Layers are
+//! unpacked once, by chain id, in the form overlayfs wants.
 //!
 //! Invariants:
 //! - a blob, a layer or a name that exists is whole; what is being made is in `tmp`;

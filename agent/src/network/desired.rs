@@ -4,9 +4,11 @@
 //! Every change gets a version of its own, higher than any before it, also than
 //! those of an earlier life of this daemon: versions begin at the wall clock's
 //! milliseconds. A stream begins with everything, and goes on with what is new. No
-//! stream begins before the manager has told a complete set once: what it did not
-//! name would be taken for gone.
+//! stream begins before the manager has told a complete set once, or what it told
+//! before a restart of the machine was found: what it did not name would be taken for
+//! gone.
 
+use super::kept::Overlay;
 use skep_model::endpoint::{PublishMode, PublishedPort};
 use skep_model::overlay::{Endpoint, EndpointId, LocalTask, NodeNetwork, NodeService, OverlayChange, Peer};
 use skep_model::task::Task;
@@ -48,8 +50,10 @@ pub(super) struct Desired {
     services: BTreeMap<ServiceId, NodeService>,
     endpoints: BTreeMap<EndpointId, Endpoint>,
     tasks: BTreeMap<TaskId, Local>,
-    /// A complete set was told.
+    /// A complete set was told, now or before a restart of the machine.
     is_told: bool,
+    /// What was told before a restart was found.
+    is_restored: bool,
     version: u64,
     /// The version that carries each link, oldest first.
     links: VecDeque<(u64, Link)>,
@@ -71,11 +75,47 @@ impl Desired {
             endpoints: BTreeMap::new(),
             tasks: BTreeMap::new(),
             is_told: false,
+            is_restored: false,
             version,
             links: VecDeque::new(),
             is_streaming: false,
             news: Vec::new(),
         }
+    }
+
+    /// Takes what was told before a restart. It is not handed on before
+    /// [`Desired::use_restored`].
+    pub fn restore(&mut self, overlay: Overlay) {
+        self.port = Some(overlay.port);
+        overlay.objects.into_iter().for_each(|object| self.take(object));
+        self.is_restored = true;
+    }
+
+    /// Begins to hand on what was restored, unless a manager has told something newer.
+    /// True if there is news.
+    pub fn use_restored(&mut self) -> bool {
+        let is_news = self.is_restored && !self.is_told;
+        self.is_told |= self.is_restored;
+        is_news
+    }
+
+    /// Whether a complete set was told, now or before a restart of the machine.
+    pub fn is_told(&self) -> bool {
+        self.is_told
+    }
+
+    /// What is to be kept for a restart; nothing if no manager has told anything yet.
+    pub fn to_keep(&self) -> Option<Overlay> {
+        let port = self.port.filter(|_| self.is_told)?;
+        Some(Overlay { port, objects: self.objects().collect() })
+    }
+
+    fn objects(&self) -> impl Iterator<Item = OverlayChange> {
+        let peers = self.peers.values().cloned().map(OverlayChange::PutPeer);
+        let networks = self.networks.values().cloned().map(OverlayChange::PutNetwork);
+        let services = self.services.values().cloned().map(OverlayChange::PutService);
+        let endpoints = self.endpoints.values().cloned().map(OverlayChange::PutEndpoint);
+        peers.chain(networks).chain(services).chain(endpoints)
     }
 
     /// The manager said which port overlay traffic has.
@@ -196,12 +236,7 @@ impl Desired {
         self.news.clear();
         self.push(Change::Reset(v1::NetdReset {}));
         self.push(self.node_change());
-        let peers = self.peers.values().cloned().map(OverlayChange::PutPeer);
-        let networks = self.networks.values().cloned().map(OverlayChange::PutNetwork);
-        let services = self.services.values().cloned().map(OverlayChange::PutService);
-        let endpoints = self.endpoints.values().cloned().map(OverlayChange::PutEndpoint);
-        let all = peers.chain(networks).chain(services).chain(endpoints);
-        let overlay: Vec<Change> = all.map(|change| Change::Overlay((&change).into())).collect();
+        let overlay: Vec<Change> = self.objects().map(|change| Change::Overlay((&change).into())).collect();
         let tasks: Vec<Change> = self.tasks.values().map(|local| Change::PutTask((&self.local_task(local)).into())).collect();
         overlay.into_iter().chain(tasks).for_each(|change| self.push(change));
         Some(self.commit())

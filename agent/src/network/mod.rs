@@ -7,6 +7,7 @@
 //! namespace wait for a limited time, those that run go on.
 
 mod desired;
+mod kept;
 mod ports;
 mod stream;
 #[cfg(test)]
@@ -16,6 +17,7 @@ pub(crate) use desired::Local;
 
 use crate::drive::Inbox;
 use desired::{Desired, Link};
+use kept::Kept;
 use skep_agent_core::Event;
 use skep_identity::clock;
 use skep_model::endpoint::PublishedPort;
@@ -25,6 +27,7 @@ use skep_model::task::Task;
 use skep_model::{NodeId, TaskId};
 use skep_proto::v1;
 use skep_proto::v1::netd_client::NetdClient;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -78,6 +81,11 @@ pub(crate) struct Network {
     desired: Mutex<Desired>,
     /// Something is new in `desired`.
     changed: Notify,
+    /// A manager told something that is to be kept.
+    told: Notify,
+    kept: Kept,
+    /// Tasks of which nothing is known but that there is something: their namespaces stay.
+    unknown: Mutex<BTreeSet<TaskId>>,
     standing: watch::Sender<Standing>,
     /// What of the network does not work, as the network daemon said last; `None`
     /// until it said it once.
@@ -85,19 +93,41 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Knows nothing yet; [`Network::run`] begins to talk.
-    pub fn new(place: Place, inbox: Inbox) -> Arc<Self> {
+    /// Knows what was kept, if anything was; [`Network::run`] begins to talk. Blocks.
+    pub fn new(place: Place, data: &Path, boot: String, inbox: Inbox) -> Arc<Self> {
         let begin = clock::now().0 / 1_000_000;
+        let kept = Kept { path: data.join("overlay"), node: place.node, boot };
+        let mut desired = Desired::new(place.node, place.address, begin);
+        if let Some((overlay, is_of_this_boot)) = kept.load() {
+            desired.restore(overlay);
+            // On the same boot the kernel still holds all of it, and newer than it was kept.
+            if !is_of_this_boot {
+                desired.use_restored();
+            }
+        }
         let trouble = Some(format!("waits for skep-netd at {}", place.socket.display()));
         Arc::new(Self {
             channel: skep_identity::unix::local_channel(&place.socket),
-            desired: Mutex::new(Desired::new(place.node, place.address, begin)),
+            desired: Mutex::new(desired),
             socket: place.socket,
             inbox,
             changed: Notify::new(),
+            told: Notify::new(),
+            kept,
+            unknown: Mutex::default(),
             standing: watch::Sender::new(Standing { has_answered: false, trouble }),
             faults: watch::Sender::new(None),
         })
+    }
+
+    /// Whether the overlay networks are known.
+    pub fn is_known(&self) -> bool {
+        self.lock().is_told()
+    }
+
+    /// There is something of a task that is not known.
+    pub fn keep_unknown(&self, task: TaskId) {
+        self.unknown().insert(task);
     }
 
     /// How it stands with the network daemon.
@@ -114,16 +144,22 @@ impl Network {
     pub fn learn_port(&self, port: u16) {
         self.lock().learn_port(port);
         self.changed.notify_one();
+        self.told.notify_one();
     }
 
     /// One more link of the chain of assignments.
     pub fn tell(&self, chain: u64, version: u64, is_complete: bool, changes: Vec<OverlayChange>) {
+        let is_news = is_complete || !changes.is_empty();
         self.lock().tell(Link { chain, version }, is_complete, changes);
         self.changed.notify_one();
+        if is_news {
+            self.told.notify_one();
+        }
     }
 
     /// A task that runs, as a restarted daemon found it.
     pub fn adopt(&self, task: &Arc<Task>, hostname: String, folder: &Path) {
+        self.unknown().remove(&task.id);
         self.lock().put_task(Local { task: task.clone(), hostname, host_ports: ports::load(folder) });
     }
 
@@ -155,7 +191,7 @@ impl Network {
     /// Removes the task's namespace, if it has one. What cannot be removed now goes
     /// when the network daemon is next told everything.
     pub async fn remove_namespace(&self, task: TaskId) {
-        if !self.lock().remove_task(task) {
+        if !self.lock().remove_task(task) & !self.unknown().remove(&task) {
             return;
         }
         self.changed.notify_one();
@@ -217,6 +253,10 @@ impl Network {
         NetdClient::new(self.channel.clone())
             .max_encoding_message_size(skep_proto::MESSAGE_MAX)
             .max_decoding_message_size(skep_proto::MESSAGE_MAX)
+    }
+
+    fn unknown(&self) -> MutexGuard<'_, BTreeSet<TaskId>> {
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Desired> {

@@ -1,6 +1,7 @@
 //! The stream of changes to the network daemon: kept open, begun anew whenever it
 //! ends, always with everything first.
 
+use super::kept::{WRITE_AFTER, WRITE_SHARE};
 use super::{Network, Standing};
 use skep_agent_core::Event;
 use skep_model::TaskId;
@@ -20,15 +21,44 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long the network daemon may take to say how it is.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// How long a manager is waited for, on a boot whose kernel still has the networks,
+/// before a new network daemon is told what was kept of them.
+const RESTORED_AFTER: Duration = Duration::from_secs(10);
 /// Changes that wait to be sent.
 const QUEUE_MAX: usize = 1024;
 
 impl Network {
     /// Keeps the network daemon told until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut is_unwritten = false;
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.keep() => {}
+            () = self.keep_on_disk(&mut is_unwritten) => {}
+        }
+        if is_unwritten {
+            self.write_kept().await;
+        }
+    }
+
+    /// Keeps what managers tell on disk, not more often than that is cheap.
+    async fn keep_on_disk(&self, is_unwritten: &mut bool) {
+        loop {
+            self.told.notified().await;
+            *is_unwritten = true;
+            tokio::time::sleep(WRITE_AFTER).await;
+            let begun = tokio::time::Instant::now();
+            self.write_kept().await;
+            *is_unwritten = false;
+            tokio::time::sleep(begun.elapsed() * WRITE_SHARE).await;
+        }
+    }
+
+    async fn write_kept(&self) {
+        let Some(overlay) = self.lock().to_keep() else { return };
+        let kept = self.kept.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || kept.save(&overlay)).await {
+            tracing::warn!(%error, "what is told of the overlay networks could not be kept");
         }
     }
 
@@ -62,11 +92,23 @@ impl Network {
         if self.standing.send_replace(Standing { has_answered: true, trouble: None }).trouble.is_some() {
             tracing::info!(socket = %self.socket.display(), "skep-netd answers");
         }
+        // One that was started anew on this boot has nothing to answer names with.
+        let is_new = status.programmed_through == 0;
+        let fallback = tokio::time::Instant::now() + RESTORED_AFTER;
         let first = loop {
             if let Some(first) = self.lock().everything() {
                 break first;
             }
-            self.changed.notified().await;
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep_until(fallback), if is_new => {
+                    if self.lock().use_restored() {
+                        tracing::info!("no manager is reached; the overlay networks are as they were last told");
+                        continue;
+                    }
+                    self.changed.notified().await;
+                }
+            }
         };
         let (sender, changes) = mpsc::channel(QUEUE_MAX);
         let mut sent = 0;
@@ -108,6 +150,7 @@ impl Network {
     /// Has the network daemon take everything down: the node left its cluster. Only
     /// when [`Network::run`] has ended.
     pub async fn clear(&self) {
+        self.kept.remove();
         let version = self.lock().cleared();
         let last =
             [Change::Reset(v1::NetdReset {}), Change::Commit(version)].map(|change| v1::NetdChange { change: Some(change) });
@@ -146,7 +189,7 @@ impl Network {
     async fn remove_unknown(&self, status: &v1::NetdStatus) {
         let tasks = status.tasks.iter().filter_map(|task| task.parse::<TaskId>().ok());
         for task in tasks {
-            if !self.lock().has_task(task) {
+            if !self.lock().has_task(task) && !self.unknown().contains(&task) {
                 tracing::info!(%task, "removes the network namespace of a task that is gone");
                 self.remove(task).await;
             }

@@ -21,6 +21,10 @@ use tonic::{Request, Streaming};
 /// For anything that a test waits for.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
+fn place(socket: &Path) -> Place {
+    Place { socket: socket.into(), node: NodeId::from_random([1; 16]), address: IpAddr::from([10, 0, 0, 1]) }
+}
+
 fn network(number: u8) -> NetworkId {
     NetworkId::from_random([number; 16])
 }
@@ -252,8 +256,8 @@ async fn a_network_daemon_that_comes_late_or_again_is_told_everything() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("netd.sock");
     let (inbox, mut events) = Inbox::new();
-    let place = Place { socket: socket.clone(), node: NodeId::from_random([1; 16]), address: IpAddr::from([10, 0, 0, 1]) };
-    let network = Network::new(place, inbox);
+    let place = place(&socket);
+    let network = Network::new(place, folder.path(), "this".into(), inbox);
     let stop = CancellationToken::new();
     tokio::spawn(network.clone().run(stop.clone()));
     network.learn_port(4789);
@@ -308,8 +312,8 @@ async fn what_keeps_a_task_from_its_network_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("netd.sock");
     let (inbox, _events) = Inbox::new();
-    let place = Place { socket: socket.clone(), node: NodeId::from_random([1; 16]), address: IpAddr::from([10, 0, 0, 1]) };
-    let network = Network::new(place, inbox);
+    let place = place(&socket);
+    let network = Network::new(place, folder.path(), "this".into(), inbox);
     network.tell(1, 1, true, vec![put_network(1, true, false)]);
     let nobody = network.call(Duration::from_millis(300), |mut client| async move {
         client.remove_namespace(v1::NetdTask { task: String::new() }).await
@@ -321,4 +325,72 @@ async fn what_keeps_a_task_from_its_network_is_named() {
     let made = network.make_namespace(&task(7, &[1]), "web".into(), folder.path()).await;
     assert_eq!(made, Err("no bridge can be made".to_owned()));
     kill(daemon).await;
+}
+
+/// What a network daemon is told first by a daemon that starts with this data folder.
+async fn told_at_start(folder: &Path, boot: &str) -> Option<Vec<String>> {
+    let socket = folder.join("netd.sock");
+    let (inbox, _events) = Inbox::new();
+    let network = Network::new(place(&socket), folder, boot.into(), inbox);
+    if !network.is_known() {
+        return None;
+    }
+    let (daemon, mut told) = serve(&socket);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(network.clone().run(stop.clone()));
+    let words = until_commit(&mut told).await;
+    stop.cancel();
+    running.await.unwrap();
+    kill(daemon).await;
+    Some(words.into_iter().filter(|word| !word.starts_with("removes")).collect())
+}
+
+#[tokio::test]
+async fn after_a_reboot_the_networks_are_as_they_were_last_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let tell = async |boot: &str, change: &dyn Fn(&Network)| {
+        let (inbox, _events) = Inbox::new();
+        let network = Network::new(place(&folder.path().join("none.sock")), folder.path(), boot.into(), inbox);
+        change(&network);
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(network.clone().run(stop.clone()));
+        // What was told is kept at the end at the latest.
+        tokio::task::yield_now().await;
+        stop.cancel();
+        running.await.unwrap();
+        network
+    };
+    tell("first", &|network| {
+        network.learn_port(4789);
+        network.tell(1, 1, true, vec![peer(2), put_network(1, false, false)]);
+        network.tell(1, 2, false, vec![peer(3)]);
+    })
+    .await;
+    assert_eq!(told_at_start(folder.path(), "first").await, None, "the kernel of this boot has something newer");
+    let expected = ["reset", "node port 4789", "peer", "peer", "network n1", "commit"].map(str::to_owned);
+    assert_eq!(told_at_start(folder.path(), "second").await, Some(expected.into()));
+    // A manager's complete set takes away what is not there any more.
+    let network = tell("third", &|network| network.tell(1, 1, true, vec![peer(2)])).await;
+    assert_eq!(network.lock().to_keep().unwrap().objects, [peer(2)]);
+    assert_eq!(
+        told_at_start(folder.path(), "fourth").await,
+        Some(["reset", "node port 4789", "peer", "commit"].map(str::to_owned).into())
+    );
+}
+
+#[tokio::test]
+async fn what_was_kept_and_is_damaged_or_of_another_node_is_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = |node: u8| Kept { path: folder.path().join("overlay"), node: NodeId::from_random([node; 16]), boot: "a".into() };
+    let overlay = kept::Overlay { port: 4789, objects: vec![peer(2)] };
+    kept(1).save(&overlay);
+    assert_eq!(kept(1).load(), Some((overlay.clone(), true)));
+    assert!(kept(2).load().is_none());
+    assert!(!folder.path().join("overlay").exists(), "it is dropped");
+    kept(1).save(&overlay);
+    let mut bytes = std::fs::read(folder.path().join("overlay")).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(folder.path().join("overlay"), bytes).unwrap();
+    assert!(kept(1).load().is_none());
+    assert!(kept(1).load().is_none(), "and nothing is there");
 }

@@ -1,10 +1,15 @@
-//! The folders of tasks on disk.
+//! The folders of tasks on disk, and what a restarted daemon sees in one.
 
+use super::attend;
+use super::records::Asked;
+use crate::image::Digest;
+use skep_agent_core::Found;
 use skep_model::TaskId;
-use skep_shim::state::{ShimState, StateError, cleanup_orphan};
+use skep_shim::file;
+use skep_shim::state::{self, ExitRecord, ShimState, StateError, cleanup_orphan};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long killing what is left of a container may take.
 const KILL_MAX: Duration = Duration::from_secs(10);
@@ -67,6 +72,76 @@ impl TaskFolder {
     pub fn log(&self) -> PathBuf {
         self.0.join("log")
     }
+
+    /// The task as it was last recorded.
+    pub(super) fn record(&self) -> PathBuf {
+        self.0.join("task")
+    }
+
+    fn lease(&self) -> PathBuf {
+        self.0.join("lease")
+    }
+
+    /// Makes the folder itself, durably.
+    pub(super) fn make_own(&self) -> io::Result<()> {
+        match std::fs::create_dir(&self.0) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => std::fs::File::open(self.0.parent().unwrap_or(Path::new("/")))?.sync_all(),
+        }
+    }
+
+    /// Notes the image that the container is made of: its layers stay as long as the
+    /// note does, whatever its name comes to mean.
+    pub(super) fn take_lease(&self, image: &Digest) -> io::Result<()> {
+        file::write_whole(&self.lease(), image.to_string().as_bytes())
+    }
+
+    /// The image that the container is made of.
+    pub(super) fn leased(&self) -> Option<Digest> {
+        let bytes = file::read_limited(&self.lease(), 256).ok()??;
+        Digest::parse(&String::from_utf8(bytes).ok()?)
+    }
+
+    /// Whether nothing is left but notes and the log.
+    pub(super) fn is_released(&self) -> bool {
+        ![self.state(), self.upper(), self.work(), self.lease()].iter().any(|path| path.exists())
+    }
+
+    /// What is left of the container; `None` as long as there is a shim, which alone can
+    /// say. `asked` is what is on record of the task. Blocks.
+    pub(super) fn left(&self, asked: Option<Asked>) -> Result<Option<Found>, StateError> {
+        let state = self.state();
+        if state::is_held(&state)? {
+            return Ok(None);
+        }
+        let exit = match ExitRecord::read(&state) {
+            Ok(exit) => exit,
+            Err(error @ StateError::Malformed { .. }) => {
+                tracing::warn!(%error, "the exit of a container is not known");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let ended = |exit: ExitRecord| match exit.error {
+            Some(error) => Found::StartFailed { attempt: attend::from_shim(exit.attempt), error },
+            None => Found::Exited { exit: attend::exit(&exit, &self.log()), shim_lives: false },
+        };
+        // The newest attempt that a shim of this boot was asked for; 0 for none.
+        let of_shim = match ShimState::read(&state) {
+            Ok(shim) => shim.filter(|shim| shim.shim.is_of_this_boot().unwrap_or(false)).map_or(0, |shim| shim.attempt),
+            // Somebody was there: the container may have run.
+            Err(StateError::Malformed { .. }) => u32::MAX,
+            Err(error) => return Err(error),
+        };
+        if of_shim > 0 && asked.is_none_or(|asked| attend::to_shim(asked.attempt) <= of_shim) {
+            return Ok(Some(exit.filter(|exit| exit.attempt == of_shim).map_or(Found::Killed, ended)));
+        }
+        if asked.is_some_and(|asked| asked.is_of_this_boot) {
+            return Ok(Some(Found::Fresh));
+        }
+        Ok(Some(exit.map_or(Found::Nothing, ended)))
+    }
 }
 
 impl Folders {
@@ -107,15 +182,20 @@ impl Folders {
     pub fn destroy_container(&self, task: TaskId, cgroup: &str) -> Result<(), FolderError> {
         let state = self.of(task).state();
         let fail = |source| FolderError::Container { task, source };
+        let began = Instant::now();
         if let Some(shim) = ShimState::read(&state).unwrap_or(None)
             && shim.shim_is_alive().map_err(fail)?
         {
             kill(shim.shim.pid);
         }
         match cleanup_orphan(&state, cgroup, KILL_MAX) {
-            // Killed a moment ago and not yet gone: once more, now that it was waited for.
+            // Killed a moment ago and not yet gone, or leaving by itself as nothing was asked of it.
             Err(StateError::StillRuns { pid, .. }) => {
                 await_end(pid);
+                // The lock of a shim that never got an identity has no event to wait for.
+                while state::is_held(&state).map_err(fail)? && began.elapsed() < KILL_MAX {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
                 cleanup_orphan(&state, cgroup, KILL_MAX).map_err(fail)
             }
             result => result.map_err(fail),
@@ -126,13 +206,44 @@ impl Folders {
     /// two beside it.
     pub fn remove_layers(&self, task: TaskId) -> Result<(), FolderError> {
         let folder = self.of(task);
-        [folder.state(), folder.upper(), folder.work()].into_iter().try_for_each(remove)
+        [folder.state(), folder.upper(), folder.work()].into_iter().try_for_each(remove)?;
+        let path = folder.lease();
+        file::remove_if_there(&path).map_err(|source| FolderError::Remove { path, source })
     }
 
     /// Removes everything of a task.
     pub fn remove(&self, task: TaskId) -> Result<(), FolderError> {
         remove(self.of(task).0)
     }
+
+    /// Ends every container that has a folder here and removes it all, whatever is on
+    /// record: nothing is known of this node any more. Blocks.
+    ///
+    /// # Errors
+    /// If a container cannot be ended; its folder and those after it stay.
+    pub fn clear(&self, cgroup_parent: &str) -> Result<(), FolderError> {
+        let list = |source| FolderError::Remove { path: self.tasks.clone(), source };
+        for task in self.list().map_err(list)? {
+            self.destroy_container(task, &cgroup_of(cgroup_parent, task))?;
+            self.remove(task)?;
+        }
+        Ok(())
+    }
+
+    /// A task whose shim lives.
+    pub fn lives(&self) -> io::Result<Option<TaskId>> {
+        for task in self.list()? {
+            if state::is_held(&self.of(task).state()).map_err(io::Error::other)? {
+                return Ok(Some(task));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The cgroup of a task, absolute from the root of each hierarchy.
+pub(super) fn cgroup_of(parent: &str, task: TaskId) -> String {
+    format!("{}/{task}", parent.trim_end_matches('/'))
 }
 
 fn remove(path: PathBuf) -> Result<(), FolderError> {
@@ -151,6 +262,9 @@ fn kill(pid: i32) {
 
 /// Waits until a killed process is gone, by its pidfd; at most [`KILL_MAX`].
 fn await_end(pid: i32) {
+    if pid <= 0 {
+        return;
+    }
     use std::os::fd::{FromRawFd, OwnedFd};
     // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };

@@ -2,30 +2,35 @@
 //!
 //! Every task that has got as far as preparing has one attendant, a task of the
 //! runtime that owns the connection to its shim. Folders of a task live under
-//! `DATA/tasks/ID`: `state` (the shim's), `upper` and `work` (the writable
-//! layer), `log`. Releasing removes all but the log, removing everything.
+//! `DATA/tasks/ID`: `task` (what is on record of it), `lease` (its image), `state` (the
+//! shim's), `upper` and `work` (the writable layer), `log`. Releasing removes all but
+//! the record and the log, removing everything. Nothing here waits on the agent's loop.
 
 mod attend;
 mod folders;
+mod mounts;
+mod records;
 mod recover;
 mod spec;
 
-pub use folders::{Folders, TaskFolder};
+pub use folders::{FolderError, Folders, TaskFolder};
 
 use crate::drive::Inbox;
-use crate::image::{Auth, Image, ImageStore, Platform, Reference, RegistryOptions};
+use crate::image::{Auth, Digest, Image, ImageStore, Platform, Reference, RegistryOptions};
 use crate::network::{Made, Network};
 use crate::values::Values;
 use attend::{Attendant, Command};
+use mounts::Sources;
+use records::Records;
 use skep_agent_core::Event;
 use skep_model::service::NetworkMode;
-use skep_model::task::Task;
+use skep_model::task::{Task, TaskStatus};
 use skep_model::{NodeId, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 /// What the runtime must know of its node.
 #[derive(Clone, Debug)]
@@ -43,14 +48,15 @@ pub struct Settings {
 }
 
 /// One task that has got as far as preparing.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Local {
-    task: Arc<Task>,
+    /// `None` as long as nothing but its folder is known.
+    task: Option<Arc<Task>>,
     attempt: u64,
     image: Option<Image>,
     /// Where the network daemon pinned its network namespace, if that made one.
     namespace: Option<PathBuf>,
-    preparing: Option<AbortHandle>,
+    preparing: Option<JoinHandle<()>>,
     attendant: Option<Attendant>,
 }
 
@@ -59,11 +65,16 @@ struct Local {
 pub struct Runtime {
     pub(crate) settings: Settings,
     pub(crate) folders: Folders,
+    records: Records,
     images: ImageStore,
     values: Arc<Values>,
     network: Arc<Network>,
     inbox: Inbox,
+    sources: Sources,
     tasks: Mutex<BTreeMap<TaskId, Local>>,
+    /// The image of every container that is not released yet, also of those that a
+    /// daemon before this one made.
+    leases: Mutex<BTreeMap<TaskId, Digest>>,
 }
 
 impl Runtime {
@@ -71,6 +82,7 @@ impl Runtime {
     pub(crate) fn new(
         settings: Settings,
         folders: Folders,
+        boot: String,
         images: ImageStore,
         values: Arc<Values>,
         network: Arc<Network>,
@@ -82,35 +94,52 @@ impl Runtime {
                  RLIMIT_MEMLOCK (LimitMEMLOCK=infinity)"
             );
         }
-        Arc::new(Self { settings, folders, images, values, network, inbox, tasks: Mutex::default() })
+        let records = Records::new(folders.clone(), boot);
+        let (sources, tasks, leases) = (Sources::default(), Mutex::default(), Mutex::default());
+        Arc::new(Self { settings, folders, records, images, values, network, inbox, sources, tasks, leases })
     }
 
-    /// Makes image and network namespace ready. Nothing runs yet; the shim is
-    /// spawned at the start.
+    /// Records a task and its status.
+    pub fn save(&self, task: &Arc<Task>, status: &TaskStatus) {
+        self.records.save(task, status);
+        let mut tasks = self.lock();
+        let Some(local) = tasks.get_mut(&task.id).filter(|local| local.task.is_none()) else { return };
+        // Only its folder was known; a manager named it.
+        local.task = Some(task.clone());
+        if task.spec.network == NetworkMode::Bridge {
+            let hostname = spec::hostname(&self.settings, task).unwrap_or_default();
+            self.network.adopt(task, hostname, self.folders.of(task.id).path());
+        }
+    }
+
+    /// Makes image and network namespace ready, and sees to it that what it mounts is
+    /// there. Nothing runs yet; the shim is spawned at the start.
     pub fn prepare(self: &Arc<Self>, task: Arc<Task>, attempt: u64) {
         let (runtime, id) = (self.clone(), task.id);
-        let preparing = tokio::spawn({
-            let task = task.clone();
-            async move {
-                let event = match runtime.made_ready(&task).await {
-                    Ok((image, made)) => {
-                        let (namespace, ports) = made.map_or((None, Vec::new()), |made| (Some(made.path), made.host_ports));
-                        if let Some(local) = runtime.lock().get_mut(&id) {
-                            (local.image, local.namespace) = (Some(image), namespace);
-                        }
-                        Event::Prepared { task: id, ports }
-                    }
-                    Err(error) => Event::PrepareFailed { task: id, error },
-                };
-                runtime.inbox.put(event);
-            }
-        });
-        let preparing = Some(preparing.abort_handle());
-        let local = Local { task, attempt, image: None, namespace: None, preparing, attendant: None };
+        let local = Local { task: Some(task.clone()), attempt, ..Local::default() };
+        // First, so that whatever comes of it has its place.
         self.lock().insert(id, local);
+        let preparing = tokio::spawn(async move {
+            let event = match runtime.made_ready(&task).await {
+                Ok((image, made)) => {
+                    let (namespace, ports) = made.map_or((None, Vec::new()), |made| (Some(made.path), made.host_ports));
+                    if let Some(local) = runtime.lock().get_mut(&id) {
+                        (local.image, local.namespace) = (Some(image), namespace);
+                    }
+                    Event::Prepared { task: id, ports }
+                }
+                Err(error) => Event::PrepareFailed { task: id, error },
+            };
+            runtime.inbox.put(event);
+        });
+        if let Some(local) = self.lock().get_mut(&id) {
+            local.preparing = Some(preparing);
+        }
     }
 
     async fn made_ready(&self, task: &Arc<Task>) -> Result<(Image, Option<Made>), String> {
+        let context = spec::context(&self.settings, task);
+        self.sources.check(&task.spec.container_spec.mounts, |text| spec::fill(text, &context)).await?;
         let image = self.image_of(task).await?;
         if task.spec.network != NetworkMode::Bridge {
             return Ok((image, None));
@@ -121,29 +150,36 @@ impl Runtime {
         made.map(|made| (image, Some(made))).map_err(|error| format!("network: {error}"))
     }
 
-    /// Spawns the shim and has it create and start the container.
+    /// Has a shim create and start the container, once the task is on record.
     pub fn start(self: &Arc<Self>, id: TaskId) {
-        let begun = self.begin(id);
-        if let Err(error) = begun {
-            self.inbox.put(Event::StartFailed { task: id, error });
-        }
-    }
-
-    fn begin(self: &Arc<Self>, id: TaskId) -> Result<(), String> {
         let mut tasks = self.lock();
-        let local = tasks.get_mut(&id).ok_or("the task was not prepared")?;
-        let image = local.image.as_ref().ok_or("the task's image was not prepared")?;
-        let folder = self.folders.make(id).map_err(|error| format!("could not make the task's folders: {error}"))?;
-        let spec = spec::of(&self.settings, &folder, local, image, &self.values)?;
-        local.attendant = Some(attend::spawn(self, id, &folder, spec)?);
-        Ok(())
+        let Some(local) = tasks.get_mut(&id) else {
+            return self.inbox.put(Event::StartFailed { task: id, error: "the task was not prepared".into() });
+        };
+        local.attendant = Some(attend::start(self, id, local.attempt));
     }
 
-    /// Has the shim run the container again.
-    pub fn restart(&self, id: TaskId, attempt: u64) {
-        if !self.command(id, Command::Restart { attempt }) {
-            self.inbox.put(Event::StartFailed { task: id, error: "the shim of the container is gone".into() });
-        }
+    /// What the shim of a prepared task is told, and the image that it is made of.
+    fn spec(&self, id: TaskId) -> Result<(skep_shim::protocol::TaskSpec, Digest), String> {
+        let tasks = self.lock();
+        let local = tasks.get(&id).ok_or("the task was not prepared")?;
+        let task = local.task.as_ref().ok_or("the task was not prepared")?;
+        let image = local.image.as_ref().ok_or("the task's image was not prepared")?;
+        let spec = spec::of(&self.settings, &self.folders.of(id), task, local, image, &self.values)?;
+        self.leases().insert(id, image.id.clone());
+        Ok((spec, image.id.clone()))
+    }
+
+    /// Has the shim run the container again, once that is on record.
+    pub fn restart(self: &Arc<Self>, id: TaskId, attempt: u64) {
+        let runtime = self.clone();
+        tokio::spawn(async move {
+            match runtime.records.settled(id).await {
+                Ok(()) if runtime.command(id, Command::Restart { attempt }) => {}
+                Ok(()) => runtime.inbox.put(Event::ShimLost { task: id }),
+                Err(error) => runtime.inbox.put(Event::StartFailed { task: id, error }),
+            }
+        });
     }
 
     /// Asks the container to stop.
@@ -175,8 +211,15 @@ impl Runtime {
     }
 
     /// The ids of images that tasks use.
-    pub fn images_in_use(&self) -> BTreeSet<crate::image::Digest> {
-        self.lock().values().filter_map(|local| local.image.as_ref().map(|image| image.id.clone())).collect()
+    pub fn images_in_use(&self) -> BTreeSet<Digest> {
+        let mut used: BTreeSet<Digest> = self.leases().values().cloned().collect();
+        used.extend(self.lock().values().filter_map(|local| local.image.as_ref().map(|image| image.id.clone())));
+        used
+    }
+
+    /// Waits until what is to be on record is, for at most `limit`.
+    pub async fn flush(&self, limit: Duration) {
+        self.records.flush(limit).await;
     }
 
     /// The node's images.
@@ -191,26 +234,39 @@ impl Runtime {
         }
     }
 
-    fn end(self: &Arc<Self>, id: TaskId, with_logs: bool) -> tokio::task::JoinHandle<()> {
-        let local = self.lock().remove(&id);
-        if let Some(preparing) = local.as_ref().and_then(|local| local.preparing.as_ref()) {
+    fn end(self: &Arc<Self>, id: TaskId, with_logs: bool) -> JoinHandle<()> {
+        let Local { preparing, attendant, .. } = self.lock().remove(&id).unwrap_or_default();
+        if let Some(preparing) = &preparing {
             preparing.abort();
         }
-        let (runtime, network) = (self.clone(), self.network.clone());
-        let attendant = local.and_then(|local| local.attendant);
+        let runtime = self.clone();
         tokio::spawn(async move {
+            if let Some(preparing) = preparing {
+                let _ = preparing.await;
+            }
+            if with_logs {
+                runtime.records.close(id).await;
+            } else if let Err(error) = runtime.records.settled(id).await {
+                // The manager knows the end; what is freed now may be what the disk lacks.
+                tracing::warn!(task = %id, %error, "a task is released before its end is on record");
+            }
             if let Some(attendant) = attendant {
                 attendant.finish().await;
             }
+            let freeing = runtime.clone();
             let ended = tokio::task::spawn_blocking(move || {
-                runtime.folders.destroy_container(id, &runtime.cgroup(id))?;
-                if with_logs { runtime.folders.remove(id) } else { runtime.folders.remove_layers(id) }
+                freeing.folders.destroy_container(id, &freeing.cgroup(id))?;
+                if with_logs { freeing.folders.remove(id) } else { freeing.folders.remove_layers(id) }
             });
-            if let Ok(Err(error)) = ended.await {
-                tracing::error!(task = %id, %error, "could not free everything of a task");
+            match ended.await {
+                Ok(Ok(())) => drop(runtime.leases().remove(&id)),
+                Ok(Err(error)) => {
+                    tracing::error!(task = %id, error = %text_of(&error), "could not free everything of a task; the next daemon tries again");
+                }
+                Err(_) => {}
             }
             // Last: nothing is in it any more.
-            network.remove_namespace(id).await;
+            runtime.network.remove_namespace(id).await;
         })
     }
 
@@ -241,11 +297,15 @@ impl Runtime {
     }
 
     pub(crate) fn cgroup(&self, id: TaskId) -> String {
-        format!("{}/{id}", self.settings.cgroup_parent.trim_end_matches('/'))
+        folders::cgroup_of(&self.settings.cgroup_parent, id)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<TaskId, Local>> {
-        self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leases(&self) -> MutexGuard<'_, BTreeMap<TaskId, Digest>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -26,11 +26,11 @@ const HOSTNAME_DEFAULT: usize = 12;
 pub(super) fn of(
     settings: &Settings,
     folder: &TaskFolder,
+    task: &Task,
     local: &Local,
     image: &Image,
     values: &Values,
 ) -> Result<TaskSpec, String> {
-    let task = &local.task;
     let container = &task.spec.container_spec;
     let config = &image.config;
     let context = context(settings, task);
@@ -153,14 +153,8 @@ fn mount_of(mount: &Mount, fill: impl Fn(&str) -> Result<String, String>) -> Res
     match mount.kind {
         MountKind::Tmpfs => Ok(protocol::Mount::Tmpfs { target, size_bytes: mount.tmpfs_size, mode: mount.tmpfs_mode }),
         MountKind::Bind => {
+            // That it is there was seen when the task was prepared.
             let source = fill(&mount.source)?;
-            if mount.create_source {
-                make_source(std::path::Path::new(&source))
-                    .map_err(|error| format!("could not make the bind mount source {source}: {error}"))?;
-            }
-            if !std::path::Path::new(&source).exists() {
-                return Err(format!("invalid mount config for type \"bind\": bind source path does not exist: {source}"));
-            }
             let propagation = mount.propagation.clone();
             Ok(protocol::Mount::Bind { source: source.into(), target, read_only: mount.read_only, propagation })
         }
@@ -252,7 +246,7 @@ fn labels(settings: &Settings, task: &Task) -> std::collections::BTreeMap<String
 }
 
 /// What placeholders may name (Swarm's template context).
-fn context(settings: &Settings, task: &Task) -> Value {
+pub(super) fn context(settings: &Settings, task: &Task) -> Value {
     let slot = if task.slot == 0 { settings.node.to_string() } else { task.slot.to_string() };
     json!({
         "Service": { "ID": task.service_id, "Name": task.service_name, "Labels": task.service_labels },
@@ -265,7 +259,7 @@ fn context(settings: &Settings, task: &Task) -> Value {
     })
 }
 
-fn fill(text: &str, context: &Value) -> Result<String, String> {
+pub(super) fn fill(text: &str, context: &Value) -> Result<String, String> {
     if !text.contains("{{") {
         return Ok(text.into());
     }

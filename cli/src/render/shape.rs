@@ -61,6 +61,7 @@ const TASK_SPEC: Shape = &[
     ("Networks", Items(&[("Target", Text), ("Aliases", List), ("DriverOpts", Map)])),
     ("LogDriver", Pointer(SETTINGS)),
     ("ForceUpdate", Number),
+    ("StartOffline", Flag),
     ("Runtime", Text),
 ];
 

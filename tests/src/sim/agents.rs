@@ -11,7 +11,7 @@ use super::machines::guarded;
 use super::plant::Plant;
 use super::sealing;
 use super::{Happening, Simulation};
-use skep_agent_core::{Action, Agent, Event};
+use skep_agent_core::{Action, Agent, Event, Found};
 use skep_manager_core::event::Event as ManagerEvent;
 use skep_manager_core::store::Store;
 use skep_model::assignment::{AssignmentChange, Assignments, Hello, SessionInfo, StatusUpdate};
@@ -84,6 +84,10 @@ pub(super) enum Errand {
     Container { task: TaskId, generation: u64, deed: Deed },
     /// An event of the node's world.
     Tell { life: u64, event: Event },
+    /// A restarted daemon has heard a shim, or seen that there is none.
+    Find { life: u64, task: TaskId },
+    /// A task's record is on disk.
+    Recorded { life: u64, task: TaskId },
     /// A word arrives at a manager, or at an agent.
     Word { session: SessionId, is_to_agent: bool, word: Word },
     /// One end learns that the stream is dead.
@@ -120,19 +124,24 @@ impl Simulation {
         self.agents.lives += 1;
         let (life, now) = (self.agents.lives, self.now);
         let turn = self.dice.agents.below(8);
+        let is_record_lost = self.is_chaos() && self.dice.agents.chance(100_000);
+        let which = self.dice.agents.below(1_000);
         let machine = &mut self.machines[number];
-        let recovered = machine.host.recover();
-        for found in &recovered {
-            let text = format!("{:?}", found.found);
-            let name: String = text.chars().take_while(char::is_ascii_alphanumeric).collect();
-            self.coverage.count(format!("agent: found {name}"));
+        if is_record_lost && machine.host.lose_record(which) {
+            self.coverage.count("fault: record lost");
         }
-        self.trace.line(now, format!("machine {number} starts its agent, which finds {recovered:?}"));
-        let agent = guarded(|| Agent::new(recovered, now))?;
+        let recovered = machine.host.recover();
+        self.trace.line(now, format!("machine {number} starts its agent, which has on record {recovered:?}"));
+        let tasks: Vec<TaskId> = recovered.iter().map(|task| task.id).collect();
+        let agent = guarded(|| Agent::new(recovered, false, now))?;
         let period = MS * 500;
         let daemon = Daemon { agent, life, session: None, term: None, period, pause: PAUSE.0, turn, hint: None, wake_at: None };
         machine.daemon = Some(daemon);
         self.after(MS, Happening::Agent { machine: number, errand: Errand::Open { life } });
+        for task in tasks {
+            let delay = self.dice.agents.between(MS, MS * 300);
+            self.after(delay, Happening::Agent { machine: number, errand: Errand::Find { life, task } });
+        }
         self.agent_event(number, Event::Tick)
     }
 
@@ -190,7 +199,14 @@ impl Simulation {
                 self.open_session(number);
                 Ok(())
             }
-            Errand::Tell { .. } | Errand::Wake { .. } | Errand::Open { .. } => Ok(()),
+            Errand::Find { life, task } if self.lives(number, life) => self.find(number, life, task),
+            Errand::Recorded { life, task } if self.lives(number, life) => {
+                self.recorded(number, task);
+                Ok(())
+            }
+            Errand::Tell { .. } | Errand::Wake { .. } | Errand::Open { .. } | Errand::Find { .. } | Errand::Recorded { .. } => {
+                Ok(())
+            }
             Errand::Heartbeat { session } => {
                 if let Some(period) = self.of_session(number, session).map(|daemon| daemon.period) {
                     self.say(session, false, Word::Heartbeat);
@@ -215,6 +231,23 @@ impl Simulation {
             }
             Errand::Word { session, is_to_agent, word } => self.word_arrives(number, session, is_to_agent, word),
         }
+    }
+
+    /// A daemon looks for a container that it has on record, again and again as long as
+    /// the shim is silent.
+    fn find(&mut self, number: usize, life: u64, task: TaskId) -> Result<(), String> {
+        let Some(mut found) = self.machines[number].host.find(&task) else {
+            self.coverage.count("agent: found a silent shim");
+            self.after(MS * 100, Happening::Agent { machine: number, errand: Errand::Find { life, task } });
+            return Ok(());
+        };
+        if self.has_plant(Plant::OverlookShim) && matches!(found, Found::Running { .. }) {
+            found = Found::Fresh;
+        }
+        let text = format!("{found:?}");
+        let name: String = text.chars().take_while(char::is_ascii_alphanumeric).collect();
+        self.coverage.count(format!("agent: found {name}"));
+        self.agent_event(number, Event::Found { task, found })
     }
 
     fn lives(&self, number: usize, life: u64) -> bool {
@@ -354,6 +387,7 @@ impl Simulation {
             Word::Assignments { term, assignments, values } => {
                 self.coverage.count(if assignments.is_complete { "assignments: complete" } else { "assignments: increment" });
                 self.machines[number].host.values.extend(values);
+                self.machines[number].host.is_told |= assignments.is_complete;
                 self.agent_event(number, Event::Assignments { term, assignments })
             }
             Word::Close { reason, hint } => {
@@ -420,7 +454,11 @@ impl Simulation {
             Action::Kill { task } => self.kill_container(number, task),
             Action::Release { task } => self.free_container(number, task, false),
             Action::Remove { task } => self.free_container(number, task, true),
-            Action::Save { task, status } => self.machines[number].host.save(task, status),
+            Action::Save { task, status } => {
+                let id = task.id;
+                self.machines[number].host.save(task, status);
+                self.record_soon(number, id);
+            }
             Action::Forget { task } => self.machines[number].host.forget(task),
             Action::DropSecret(id, n) => {
                 if !self.has_plant(Plant::ForgetDropSecret) {

@@ -10,7 +10,7 @@ use super::plant::Plant;
 use super::{Happening, Simulation};
 use skep_agent_core::{Event, Exit, Found, RecoveredTask};
 use skep_model::task::{Task, TaskStatus};
-use skep_model::{SecretId, TaskId};
+use skep_model::{SecretId, TaskId, TaskState, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,12 +23,16 @@ pub(super) const IMAGES: [&str; 8] = ["good", "good", "crashes", "job", "slow", 
 enum Phase {
     Preparing,
     Created,
-    /// The shim was asked to start it and has not yet.
+    /// It starts once the task is on record.
+    Recording,
+    /// The shim was asked to start it and has not yet. It cannot be heard meanwhile.
     Starting,
     Running {
         healthy: Option<bool>,
     },
     Exited(Exit),
+    /// It could not be started; the shim is there.
+    Failed(String),
 }
 
 /// A container and its shim.
@@ -37,6 +41,8 @@ struct Container {
     task: Arc<Task>,
     attempt: u64,
     phase: Phase,
+    /// The attempt that the shim is asked for once the task is on record.
+    restart: Option<u64>,
     /// Timers of an earlier generation mean nothing.
     generation: u64,
 }
@@ -54,8 +60,19 @@ pub(super) enum Deed {
 #[derive(Debug, Default)]
 pub(super) struct Host {
     containers: BTreeMap<TaskId, Container>,
-    /// What the daemon saved; outlives a power cut.
-    saved: BTreeMap<TaskId, (Arc<Task>, TaskStatus)>,
+    /// What is on record, and of which boot; outlives a power cut.
+    saved: BTreeMap<TaskId, (Arc<Task>, TaskStatus, u64)>,
+    /// What is being recorded.
+    unsaved: BTreeMap<TaskId, (Arc<Task>, TaskStatus)>,
+    /// Tasks that are released once their end is on record.
+    releasing: BTreeSet<TaskId>,
+    /// The newest exit that a shim wrote down; outlives a power cut.
+    exits: BTreeMap<TaskId, Exit>,
+    /// The attempt that a shim of this boot was asked to start.
+    asked: BTreeMap<TaskId, u64>,
+    boot: u64,
+    /// A manager has said completely what is to be here, to this daemon.
+    pub(super) is_told: bool,
     /// Secret versions whose values the daemon holds in memory.
     pub(super) values: BTreeMap<(SecretId, u64), String>,
     /// Tasks of which nothing was wanted any more.
@@ -70,48 +87,80 @@ impl Host {
     }
 
     pub(super) fn save(&mut self, task: Arc<Task>, status: TaskStatus) {
-        self.saved.insert(task.id, (task, status));
+        self.unsaved.insert(task.id, (task, status));
     }
 
     pub(super) fn forget(&mut self, task: TaskId) {
         self.saved.remove(&task);
+        self.unsaved.remove(&task);
     }
 
-    /// The daemon is gone: what it was in the middle of comes to nothing.
+    /// The daemon is gone: what it was in the middle of comes to nothing. What a shim
+    /// was asked for goes on.
     pub(super) fn daemon_dies(&mut self) {
         self.values.clear();
-        self.containers.retain(|_, it| it.phase != Phase::Preparing);
-        for container in self.containers.values_mut().filter(|it| it.phase == Phase::Starting) {
-            container.phase = Phase::Created;
-            self.generations += 1;
-            container.generation = self.generations;
-        }
+        self.unsaved.clear();
+        self.releasing.clear();
+        self.is_told = false;
+        self.containers.retain(|_, it| !matches!(it.phase, Phase::Preparing | Phase::Created | Phase::Recording));
+        self.containers.values_mut().for_each(|it| it.restart = None);
     }
 
     /// The power is gone, and all containers with it.
     pub(super) fn power_fails(&mut self) {
         self.daemon_dies();
         self.containers.clear();
+        self.asked.clear();
+        self.boot += 1;
     }
 
-    /// What a new daemon finds. Containers of tasks that were not saved are removed.
+    /// A record is lost (its file is damaged), by a number that is drawn. Whether there
+    /// is a shim of that task.
+    pub(super) fn lose_record(&mut self, number: usize) -> bool {
+        let shims: Vec<TaskId> = self.containers.keys().copied().collect();
+        let lost = (!shims.is_empty()).then(|| shims[number % shims.len()]);
+        lost.is_some_and(|task| self.saved.remove(&task).is_some())
+    }
+
+    /// What a new daemon has on record, and the shims of which there is no record.
     pub(super) fn recover(&mut self) -> Vec<RecoveredTask> {
-        let saved = &self.saved;
-        self.containers.retain(|id, _| saved.contains_key(id));
-        let found = |task: &TaskId| match self.containers.get(task) {
-            None => Found::Nothing,
-            Some(it) => match &it.phase {
-                Phase::Running { healthy } => {
-                    Found::Running { pid: pid(task), attempt: it.attempt, healthy: *healthy, has_check: has_check(&it.task) }
+        let known = self.saved.iter().map(|(id, (task, status, _))| {
+            let is_released = !self.containers.contains_key(id);
+            RecoveredTask { id: *id, task: Some(task.clone()), status: status.clone(), is_released }
+        });
+        let unknown = self.containers.keys().filter(|id| !self.saved.contains_key(id)).map(|id| RecoveredTask {
+            id: *id,
+            task: None,
+            status: TaskStatus::new(TaskState::New, Time::ZERO),
+            is_released: false,
+        });
+        known.chain(unknown).collect()
+    }
+
+    /// What there is of a task's container; `None` as long as its shim is silent.
+    pub(super) fn find(&self, task: &TaskId) -> Option<Found> {
+        let left = |exit: Option<&Exit>| exit.cloned().map(|exit| Found::Exited { exit, shim_lives: false });
+        let Some(it) = self.containers.get(task) else {
+            let record = self.saved.get(task);
+            let exit = self.exits.get(task);
+            let attempt = record.map(|(_, status, _)| status.attempt);
+            return Some(match self.asked.get(task) {
+                Some(asked) if attempt.is_none_or(|attempt| attempt <= *asked) => {
+                    left(exit.filter(|exit| exit.attempt == *asked)).unwrap_or(Found::Killed)
                 }
-                Phase::Exited(exit) => Found::Exited { exit: exit.clone(), shim_lives: true },
-                Phase::Preparing | Phase::Created | Phase::Starting => Found::Created,
-            },
+                _ if record.is_some_and(|(_, _, boot)| *boot == self.boot) => Found::Fresh,
+                _ => left(exit).unwrap_or(Found::Nothing),
+            });
         };
-        saved
-            .iter()
-            .map(|(id, (task, status))| RecoveredTask { task: task.clone(), status: status.clone(), found: found(id) })
-            .collect()
+        match &it.phase {
+            Phase::Running { healthy } => {
+                Some(Found::Running { pid: pid(task), attempt: it.attempt, healthy: *healthy, has_check: has_check(&it.task) })
+            }
+            Phase::Exited(exit) => Some(Found::Exited { exit: exit.clone(), shim_lives: true }),
+            Phase::Failed(error) => Some(Found::StartFailed { attempt: it.attempt, error: error.clone() }),
+            Phase::Starting => None,
+            Phase::Preparing | Phase::Created | Phase::Recording => Some(Found::Fresh),
+        }
     }
 
     /// A container that runs, by a number that is drawn.
@@ -155,7 +204,7 @@ impl Simulation {
     pub(super) fn prepare(&mut self, number: usize, task: &Arc<Task>, attempt: u64) -> Result<(), String> {
         let host = &mut self.machines[number].host;
         if let Some(old) = host.containers.get(&task.id)
-            && matches!(old.phase, Phase::Running { .. } | Phase::Starting)
+            && matches!(old.phase, Phase::Running { .. } | Phase::Starting | Phase::Recording)
         {
             return Err(format!("machine {number} prepares task {} while its container runs", task.id));
         }
@@ -170,7 +219,7 @@ impl Simulation {
         }
         host.generations += 1;
         let generation = host.generations;
-        let container = Container { task: task.clone(), attempt, phase: Phase::Preparing, generation };
+        let container = Container { task: task.clone(), attempt, phase: Phase::Preparing, restart: None, generation };
         host.containers.insert(task.id, container);
         let is_chaos = self.is_chaos();
         let delay = if is_chaos && image(task) == "slow" { MS * 20_000 } else { MS * 300 };
@@ -186,11 +235,16 @@ impl Simulation {
     }
 
     pub(super) fn start_container(&mut self, number: usize, task: TaskId) -> Result<(), String> {
-        let phase = self.machines[number].host.containers.get(&task).map(|it| it.phase.clone());
-        if phase != Some(Phase::Created) {
-            return Err(format!("machine {number} starts task {task}, whose container is {phase:?}"));
+        let host = &mut self.machines[number].host;
+        let container = host.containers.get(&task);
+        if container.is_none_or(|it| it.phase != Phase::Created) {
+            return Err(format!("machine {number} starts task {task}, whose container is {container:?}"));
         }
-        self.start_soon(number, task);
+        if !host.is_told && !container.is_some_and(|it| it.task.spec.start_offline) {
+            return Err(format!("machine {number} starts task {task}, which no manager has named since the daemon started"));
+        }
+        host.next(task, Phase::Recording);
+        self.record_soon(number, task);
         Ok(())
     }
 
@@ -201,16 +255,52 @@ impl Simulation {
         }
         self.coverage.count("agent: restarted in place");
         match self.machines[number].host.containers.get_mut(&task) {
-            Some(container) if matches!(container.phase, Phase::Exited(_)) => container.attempt = attempt,
+            Some(container) if matches!(container.phase, Phase::Exited(_) | Phase::Failed(_)) => {
+                container.restart = Some(attempt);
+            }
             other => return Err(format!("machine {number} restarts task {task} in place, but there is {other:?}")),
         }
-        self.start_soon(number, task);
+        self.record_soon(number, task);
         Ok(())
+    }
+
+    /// What the daemon wants on record of a task is written after a while.
+    pub(super) fn record_soon(&mut self, number: usize, task: TaskId) {
+        let Some(life) = self.machines[number].daemon.as_ref().map(|daemon| daemon.life_and_term().0) else { return };
+        let delay = self.dice.agents.between(MS, MS * 100);
+        self.after(delay, Happening::Agent { machine: number, errand: Errand::Recorded { life, task } });
+    }
+
+    /// It is on record: what waited for that goes on.
+    pub(super) fn recorded(&mut self, number: usize, task: TaskId) {
+        let host = &mut self.machines[number].host;
+        if let Some((object, status)) = host.unsaved.remove(&task) {
+            // What is noted of an attempt later does not make it one of a later boot.
+            let known = host.saved.get(&task).filter(|(_, known, _)| known.attempt == status.attempt);
+            let boot = known.map_or(host.boot, |(_, _, boot)| *boot);
+            host.saved.insert(task, (object, status, boot));
+        }
+        if host.releasing.remove(&task) {
+            host.containers.remove(&task);
+            host.asked.remove(&task);
+            host.exits.remove(&task);
+            return;
+        }
+        let Some(container) = host.containers.get_mut(&task) else { return };
+        match (&container.phase, container.restart.take()) {
+            (Phase::Recording, _) => {}
+            (Phase::Exited(_) | Phase::Failed(_), Some(attempt)) => container.attempt = attempt,
+            _ => return,
+        }
+        host.asked.insert(task, container.attempt);
+        self.start_soon(number, task);
     }
 
     fn start_soon(&mut self, number: usize, task: TaskId) {
         self.machines[number].host.next(task, Phase::Starting);
-        let delay = self.dice.agents.between(MS, MS * 200);
+        // Now and then a shim takes very long, and nobody hears of it meanwhile.
+        let max = if self.is_chaos() && self.dice.agents.chance(50_000) { MS * 15_000 } else { MS * 200 };
+        let delay = self.dice.agents.between(MS, max);
         let fails = self.is_chaos() && self.dice.agents.chance(10_000);
         let result = if fails { Err("no such program".into()) } else { Ok(()) };
         self.later(number, task, delay, Deed::Started(result));
@@ -236,10 +326,15 @@ impl Simulation {
 
     pub(super) fn free_container(&mut self, number: usize, task: TaskId, is_removal: bool) {
         let host = &mut self.machines[number].host;
-        host.containers.remove(&task);
         if is_removal {
+            host.containers.remove(&task);
+            host.asked.remove(&task);
+            host.exits.remove(&task);
             host.removed.insert(task);
+            return;
         }
+        host.releasing.insert(task);
+        self.record_soon(number, task);
     }
 
     /// A fault: a shim somewhere is killed.
@@ -270,7 +365,7 @@ impl Simulation {
                 self.tell_agent(number, Duration::ZERO, Event::PrepareFailed { task, error });
             }
             Deed::Started(Err(error)) => {
-                self.machines[number].host.next(task, Phase::Created);
+                self.machines[number].host.next(task, Phase::Failed(error.clone()));
                 self.tell_agent(number, Duration::ZERO, Event::StartFailed { task, error });
             }
             Deed::Started(Ok(())) => self.container_runs(number, task, attempt)?,
@@ -325,6 +420,7 @@ impl Simulation {
         let log_tail = vec!["last words".to_string()];
         let exit = Exit { attempt, code, oom_killed: code == 139, at: self.now, log_tail };
         self.machines[number].host.next(task, Phase::Exited(exit.clone()));
+        self.machines[number].host.exits.insert(task, exit.clone());
         if self.has_plant(Plant::RestartWithSession) && self.has_session(number) && code == 1 {
             return self.restart_in_place(number, task, attempt + 1);
         }

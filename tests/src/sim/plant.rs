@@ -40,10 +40,12 @@ pub enum Plant {
     PublishBeforeProgrammed,
     /// A task is told that it may stop when it is withdrawn, not when nodes know.
     StopBeforeWithdrawn,
+    /// A restarted daemon does not see a container that runs.
+    OverlookShim,
 }
 
 /// Every planted bug.
-pub const PLANTS: [Plant; 16] = [
+pub const PLANTS: [Plant; 17] = [
     Plant::AckBeforePersist,
     Plant::SkipTermCheck,
     Plant::ForgetVote,
@@ -60,6 +62,7 @@ pub const PLANTS: [Plant; 16] = [
     Plant::LoseReports,
     Plant::PublishBeforeProgrammed,
     Plant::StopBeforeWithdrawn,
+    Plant::OverlookShim,
 ];
 
 impl fmt::Display for Plant {
@@ -81,6 +84,7 @@ impl fmt::Display for Plant {
             Self::LoseReports => "lose-reports",
             Self::PublishBeforeProgrammed => "publish-before-programmed",
             Self::StopBeforeWithdrawn => "stop-before-withdrawn",
+            Self::OverlookShim => "overlook-shim",
         })
     }
 }

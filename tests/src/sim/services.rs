@@ -47,7 +47,9 @@ pub(super) fn draw(
     };
     let nano_cpus = *dice.pick(&[0, 0, 300_000_000, 900_000_000]);
     let reservations = Resources { nano_cpus, memory_bytes: 0 };
-    let mut task_template = TaskSpec { container_spec, restart_policy, ..TaskSpec::default() };
+    // By its name, so that no other draw changes.
+    let start_offline = name.bytes().map(u64::from).sum::<u64>() % 3 == 0;
+    let mut task_template = TaskSpec { container_spec, restart_policy, start_offline, ..TaskSpec::default() };
     task_template.resources = ResourceRequirements { reservations, ..ResourceRequirements::default() };
     task_template.placement.constraints =
         dice.pick(&[vec![], vec![], vec!["node.labels.zone==z1".to_string()], vec!["node.role!=manager".to_string()]]).clone();

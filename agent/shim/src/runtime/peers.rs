@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use skep_shim::protocol::{FromShim, ToShim};
+use skep_shim::protocol::{FromShim, Numbered, Reply, ToShim};
 use skep_shim::wire::{self, Inbox};
 use zeroize::Zeroizing;
 
@@ -114,7 +114,14 @@ impl Peer {
                 Ok(n) => match self.inbox.push(&buffer[..n]) {
                     Ok(Some(body)) => match wire::decode(&body) {
                         Ok(message) => return Some(message),
-                        Err(_) => self.alive = false,
+                        // A request that a newer agent knows.
+                        Err(_) => match wire::decode::<Numbered>(&body) {
+                            Ok(Numbered { id }) => {
+                                let result = Err("this shim is older than the request and does not know it".to_owned());
+                                self.send(&FromShim::Reply(Reply { id, result }));
+                            }
+                            Err(_) => self.alive = false,
+                        },
                     },
                     Ok(None) => {}
                     Err(_) => self.alive = false,

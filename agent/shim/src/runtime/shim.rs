@@ -1,7 +1,9 @@
 //! The loop: everything that can happen to one task, one thing at a time.
 //!
 //! Invariants:
-//! - An exit is durable on disk before any client hears of it.
+//! - An exit is durable on disk before any client hears of it, in room that was taken before the attempt began. A disk
+//!   that refuses all the same delays the record, not the word.
+//! - That an attempt was asked for is written down before anything of it is made.
 //! - The secrets' tmpfs is made once and outlives every attempt; the rest of an attempt is new each time.
 //! - Without clients the shim goes on. Without a `Start` it goes when its starter does, or after a deadline.
 
@@ -13,7 +15,7 @@ use std::path::PathBuf;
 use skep_shim::client::short_path;
 use skep_shim::log::{LogWriter, now_ns};
 use skep_shim::process::ProcessId;
-use skep_shim::protocol::{Event, FromShim, PROTOCOL_VERSION, Phase, Reply, Request, Status, TaskSpec, ToShim};
+use skep_shim::protocol::{Event, FromShim, PROTOCOL_MIN, PROTOCOL_VERSION, Phase, Reply, Request, Status, TaskSpec, ToShim};
 use skep_shim::state::{self, ExitRecord, MOUNT_POINT, SOCKET, ShimState};
 
 use super::container::{self, Running};
@@ -37,8 +39,8 @@ struct Task {
     own: ProcessId,
 }
 
-/// The exit of an attempt, its kind of event, and when the disk is tried again.
-type Unwritten = (ExitRecord, fn(ExitRecord) -> Event, u64);
+/// The exit of an attempt, and when the disk is tried again.
+type Unwritten = (ExitRecord, u64);
 
 /// One shim.
 pub struct Shim {
@@ -50,7 +52,7 @@ pub struct Shim {
     monitor: Option<Monitor>,
     probe: Option<Probe>,
     kill_at_ns: Option<u64>,
-    /// An exit that is not on disk yet, its event, and when to try again.
+    /// An exit that is not on disk yet, and when to try again.
     unwritten: Option<Unwritten>,
     released: bool,
 }
@@ -59,7 +61,8 @@ impl Shim {
     /// A shim of a state folder whose starter is at the other end of `stream`.
     pub fn new(state: PathBuf, stream: UnixStream) -> io::Result<Self> {
         container::guard_folder(&state)?;
-        let status = Status { protocol: PROTOCOL_VERSION, shim_pid: std::process::id() as i32, ..Status::default() };
+        let shim_pid = std::process::id() as i32;
+        let status = Status { protocol: PROTOCOL_VERSION, protocol_min: PROTOCOL_MIN, shim_pid, ..Status::default() };
         let mut peers = Peers::default();
         peers.add(stream, &FromShim::Status(Box::new(status.clone())))?;
         Ok(Self {
@@ -104,7 +107,7 @@ impl Shim {
     fn next_deadline(&self) -> Option<u64> {
         let due = self.monitor.as_ref().and_then(|monitor| monitor.due_ns);
         let probe = self.probe.as_ref().map(|probe| probe.deadline_ns);
-        let retry = self.unwritten.as_ref().map(|(_, _, at)| *at);
+        let retry = self.unwritten.as_ref().map(|(_, at)| *at);
         [self.kill_at_ns, due, probe, retry].into_iter().flatten().min()
     }
 
@@ -190,13 +193,12 @@ impl Shim {
         Ok(())
     }
 
-    /// An attempt is over: first the disk, then the clients, then the cgroup. A disk that refuses, being full, is
-    /// tried again: the shim is the only one that knows the exit, so it stays.
+    /// An attempt is over: first the disk, then the clients, then the cgroup. A disk that refuses is tried again, and
+    /// nobody waits for it: the clients are told at once.
     fn finish(&mut self, record: ExitRecord, event: fn(ExitRecord) -> Event) {
         self.status.pid = None;
         if record.write(&self.state).is_err() {
-            self.unwritten = Some((record, event, poll::monotonic_ns() + RETRY_NS));
-            return;
+            self.unwritten = Some((record.clone(), poll::monotonic_ns() + RETRY_NS));
         }
         self.status.phase = Phase::Exited;
         self.status.exit = Some(record.clone());
@@ -210,20 +212,18 @@ impl Shim {
     }
 
     fn check_unwritten(&mut self) {
-        if self.unwritten.as_ref().is_some_and(|(_, _, at)| poll::monotonic_ns() >= *at)
-            && let Some((record, event, _)) = self.unwritten.take()
+        if self.unwritten.as_ref().is_some_and(|(_, at)| poll::monotonic_ns() >= *at)
+            && let Some((record, _)) = self.unwritten.take()
+            && record.write(&self.state).is_err()
         {
-            self.finish(record, event);
+            self.unwritten = Some((record, poll::monotonic_ns() + RETRY_NS));
         }
     }
 
-    /// Whether a new attempt or the release may come: the last one must have ended, durably.
+    /// Whether a new attempt or the release may come: the last one must have ended.
     fn check_idle(&self) -> Result<(), String> {
         if self.running.is_some() {
             return Err("the container still runs".into());
-        }
-        if self.unwritten.is_some() {
-            return Err("the exit of the container cannot be written to the state folder".into());
         }
         Ok(())
     }
@@ -274,6 +274,7 @@ impl Shim {
         let own = ProcessId::of(std::process::id() as i32).map_err(|error| error.to_string())?;
         let log = LogWriter::open(&spec.log.dir, spec.log.max_file_bytes, spec.log.max_files)
             .map_err(|error| format!("{error}: {}", error.source))?;
+        ExitRecord::reserve(&self.state).map_err(|error| text_of(&error))?;
         let listener = listen(&self.state).map_err(|error| format!("cannot listen in the state folder: {error}"))?;
         self.peers.listen(listener).map_err(|error| error.to_string())?;
         let layout = Layout::build(&self.state.join(MOUNT_POINT), &spec).map_err(|error| error.to_string())?;
@@ -298,7 +299,10 @@ impl Shim {
             return Err(format!("attempt {attempt} is not above {}", task.spec.attempt));
         }
         container::remove_cgroup(&task.spec).map_err(|error| error.to_string())?;
+        ExitRecord::reserve(&self.state).map_err(|error| text_of(&error))?;
         task.spec.attempt = attempt;
+        // What the former left to be written says nothing any more.
+        self.unwritten = None;
         self.launch()
     }
 
@@ -308,7 +312,8 @@ impl Shim {
         self.status.attempt = attempt;
         self.status.health = None;
         self.status.started_at_ns = None;
-        self.write_state(None).map_err(|error| error.to_string())?;
+        self.write_state(None).map_err(|error| text_of(&error))?;
+        ExitRecord::remove(&self.state).map_err(|error| text_of(&error))?;
         let peers = &mut self.peers;
         let created = || peers.broadcast(&FromShim::Event(Event::Created { attempt }));
         match container::start(&task.spec, &task.layout, created) {
@@ -370,6 +375,11 @@ impl Shim {
         self.released = true;
         Ok(())
     }
+}
+
+/// An error with what caused it.
+fn text_of(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 /// The socket, 0600 from its first moment.

@@ -88,7 +88,7 @@ impl Task {
             ..TaskSpec::default()
         };
         change(&mut spec);
-        let spawned = client::spawn(Path::new(env!("CARGO_BIN_EXE_skep-shim")), &at("state")).unwrap();
+        let spawned = client::spawn(Path::new(env!("CARGO_BIN_EXE_skep-shim")), &at("state"), &spec).unwrap();
         spawned.stream.set_read_timeout(Some(DEADLINE)).unwrap();
         Self { folder, spec, child: spawned.child, stream: spawned.stream, next_id: 0, events: Vec::new(), status: None }
     }

@@ -33,6 +33,9 @@ pub fn text(service: &Service, tasks: &[Task], networks: &Networks, nodes: &BTre
     }
     update_status(&mut text, service, now);
     placement(&mut text, template);
+    if template.start_offline {
+        text.line("Start Offline:\ttrue");
+    }
     update(&mut text, "UpdateConfig:", "Update order:      ", &spec.update_config);
     update(&mut text, "RollbackConfig:", "Rollback order:    ", &spec.rollback_config);
     docker_container(&mut text, container);

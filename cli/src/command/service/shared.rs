@@ -59,6 +59,10 @@ pub struct Shared {
     /// Reserve memory
     #[arg(long, value_parser = bytes::parse, value_name = "BYTES")]
     reserve_memory: Option<u64>,
+    /// After a reboot of their node, start tasks before a manager is reached, although they may have
+    /// been replaced elsewhere
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = number::boolean)]
+    start_offline: Option<bool>,
     /// How long busy connections may go on before the stop signal; 0 = not at all (default: the
     /// stop grace period, at most 10s)
     #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
@@ -190,6 +194,7 @@ impl Shared {
         set(&mut template.resources.reservations.nano_cpus, &self.reserve_cpu);
         set(&mut template.resources.reservations.memory_bytes, &self.reserve_memory);
         set(&mut template.placement.max_replicas, &self.replicas_max_per_node);
+        set(&mut template.start_offline, &self.start_offline);
         let policy = &mut template.restart_policy;
         set(&mut policy.condition, &self.restart.restart_condition);
         set(&mut policy.delay, &self.restart.restart_delay);

@@ -392,4 +392,21 @@ mod tests {
         assert_eq!(again.task_template.network, NetworkMode::Bridge);
         assert_eq!(again.task_template.container_spec.stop_drain, Some(Duration::ZERO));
     }
+
+    #[test]
+    fn an_early_start_is_allowed_and_taken_back() {
+        assert!(after(&["--start-offline"]).task_template.start_offline);
+        assert!(after(&["--start-offline=true"]).task_template.start_offline);
+        assert!(!after(&["--start-offline=false"]).task_template.start_offline);
+        let mut allowed = sample::service().spec.value.spec;
+        allowed.task_template.start_offline = true;
+        let apply = |words: &[&str]| {
+            let line = Line::try_parse_from(["update", "web"].iter().chain(words)).expect("valid");
+            let mut spec = allowed.clone();
+            line.update.changes.apply(&mut spec, Found::default()).expect("it applies");
+            spec.task_template.start_offline
+        };
+        assert_eq!((apply(&[]), apply(&["--start-offline=false"])), (true, false));
+        assert!(Line::try_parse_from(["update", "web", "--start-offline=maybe"]).is_err());
+    }
 }

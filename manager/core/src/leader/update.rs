@@ -59,7 +59,8 @@ pub(crate) fn is_dirty(draft: &Draft<'_>, wanted: &Wanted, task: &Task) -> bool 
         && have.network == want.network
         && have.networks == want.networks
         && task.ports == wanted.ports()
-        && have.force_update == want.force_update;
+        && have.force_update == want.force_update
+        && have.start_offline == want.start_offline;
     if !is_same {
         return true;
     }

@@ -1,0 +1,174 @@
+//! What a node does when its daemon dies at any step of a task's start, and when its machine is restarted while no
+//! manager can be reached. One cluster for all of it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use skep_tests::e2e::{Cluster, is_full, wait_for};
+
+/// For tasks to come and to go.
+const SETTLED: Duration = Duration::from_secs(60);
+/// For one step of a start to be seen.
+const STEP: Duration = Duration::from_secs(20);
+/// Every start of a container adds its task's id to a file of the node.
+const COUNTED: &str = "echo $TASK >> /starts/log; exec sleep 10000";
+/// The file, in the node's data folder, and its folder as the node has it.
+const STARTS: (&str, &str) = ("starts/log", "/var/lib/skep/starts");
+
+/// What is there in a task's folder, one after the other, while it starts. The daemon is killed as soon as one is seen.
+const STEPS: [&str; 9] =
+    ["", "task", "upper", "lease", "state/lock", "state/shim.json", "state/exit.room", "state/shim.sock", "state/mnt"];
+
+fn n_kills() -> usize {
+    if is_full() { 100 } else { STEPS.len() }
+}
+
+fn folders(cluster: &Cluster) -> BTreeSet<PathBuf> {
+    let entries = fs::read_dir(cluster.data("w1").join("tasks")).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+fn create(cluster: &Cluster, name: &str, more: &[&str], image: &str, command: &str) {
+    let mount = format!("type=bind,source={},target=/starts", STARTS.1);
+    let head = ["service", "create", "--detach", "--name", name, "--constraint", "node.hostname==w1", "--limit-pids", "50"];
+    let rest = ["--env", "TASK={{.Task.ID}}", "--mount", &mount, "--stop-grace-period", "1s", "--restart-delay", "200ms"];
+    cluster.skep("m1", &[&head[..], &rest, more, &[image, "sh", "-c", command]].concat()).ok();
+}
+
+fn start_again(cluster: &Cluster, nodes: &[&str]) {
+    for node in nodes {
+        cluster.verb("start", &[node]).ok();
+    }
+}
+
+/// The ids that containers wrote when they started, in order.
+fn starts(cluster: &Cluster) -> Vec<String> {
+    let text = fs::read_to_string(cluster.data("w1").join(STARTS.0)).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// Shims of a node, and what runs below them.
+fn shims(cluster: &Cluster, node: &str) -> (usize, usize) {
+    let found = cluster.task_processes(node);
+    let is_shim = |name: &str| name == "skep-shim";
+    (
+        found.iter().filter(|process| is_shim(&process.name)).count(),
+        found.iter().filter(|process| !is_shim(&process.name)).count(),
+    )
+}
+
+fn gone(cluster: &Cluster, services: &[&str]) {
+    cluster.skep("m1", &[&["service", "rm"], services].concat()).ok();
+    wait_for("every task to be gone", SETTLED, || (shims(cluster, "w1") == (0, 0) && folders(cluster).is_empty()).then_some(()));
+}
+
+/// Kills the daemon of w1 at a step of the start of two tasks, and says which folder was seen there.
+fn kill_at(cluster: &Cluster, step: &str) {
+    let before = folders(cluster);
+    let begun = Instant::now();
+    // A step may be over in less than a millisecond: whoever looks must look all the time.
+    loop {
+        let is_there = folders(cluster).difference(&before).any(|folder| folder.join(step).exists());
+        if is_there {
+            return cluster.kill_daemon("w1");
+        }
+        assert!(begun.elapsed() < STEP, "no start got as far as {step:?}");
+        std::thread::yield_now();
+    }
+}
+
+fn a_daemon_killed_at_any_step_of_a_start(cluster: &Cluster, image: &str) {
+    let traces = cluster.traces("w1");
+    for (n, step) in STEPS.iter().cycle().take(n_kills()).enumerate() {
+        let name = format!("start{n}");
+        let before = starts(cluster).len();
+        create(cluster, &name, &["--replicas", "2"], image, COUNTED);
+        kill_at(cluster, step);
+        start_again(cluster, &["w1"]);
+        let running = wait_for(&format!("both tasks, killed at {step:?}"), SETTLED, || {
+            let running = cluster.running("m1", &name);
+            (running.len() == 2 && starts(cluster).len() >= before + 2).then_some(running)
+        });
+        assert_eq!(shims(cluster, "w1"), (2, 2), "one container each, killed at {step:?}");
+        let began = starts(cluster).split_off(before);
+        let each: BTreeSet<&String> = began.iter().collect();
+        assert_eq!(each.len(), began.len(), "a task was started twice, killed at {step:?}: {began:?}");
+        assert!(running.iter().all(|task| each.contains(&task.id)), "{running:?} {began:?}");
+        gone(cluster, &[&name]);
+    }
+    wait_for("nothing to be left", SETTLED, || (cluster.traces("w1") == traces).then_some(()));
+}
+
+/// A record that cannot be read costs nobody its container.
+fn a_lost_record_ends_nothing(cluster: &Cluster, image: &str) {
+    create(cluster, "kept", &[], image, COUNTED);
+    let [task] = &wait_for("the task", SETTLED, || Some(cluster.running("m1", "kept")).filter(|tasks| tasks.len() == 1))[..]
+    else {
+        panic!("one task");
+    };
+    let processes = cluster.task_processes("w1");
+    cluster.kill_daemon("w1");
+    fs::write(cluster.data("w1").join("tasks").join(&task.id).join("task"), "rot").unwrap();
+    start_again(cluster, &["w1"]);
+    wait_for("a record again", SETTLED, || {
+        let record = fs::read(cluster.data("w1").join("tasks").join(&task.id).join("task")).unwrap_or_default();
+        (record.len() > 100).then_some(())
+    });
+    assert_eq!(cluster.task_processes("w1"), processes, "the same container");
+    assert_eq!(cluster.running("m1", "kept").first().map(|task| &task.id), Some(&task.id));
+    gone(cluster, &["kept"]);
+}
+
+/// The machines of the cluster are restarted, and the manager's stays off.
+fn a_machine_that_restarts_without_managers(cluster: &Cluster, image: &str) {
+    cluster.skep("m1", &["network", "create", "-d", "overlay", "back"]).ok();
+    create(cluster, "early", &["--start-offline", "--network", "back"], image, COUNTED);
+    create(cluster, "late", &["--network", "back"], image, COUNTED);
+    let id = |service: &str| {
+        let running = wait_for(service, SETTLED, || Some(cluster.running("m1", service)).filter(|tasks| tasks.len() == 1));
+        running[0].id.clone()
+    };
+    let (early, late) = (id("early"), id("late"));
+    let inspected = cluster.skep("m1", &["service", "inspect", "--format", "{{.Spec.TaskTemplate.StartOffline}}", "early"]).ok();
+    assert_eq!(inspected.trim(), "true");
+    let place = format!("w1/{early}");
+    let lookup = || cluster.on(&place, &["busybox", "nslookup", "tasks.late", "127.0.0.11"]).out;
+    let answer = wait_for("a name", SETTLED, || Some(lookup()).filter(|out| out.contains("10.")));
+    wait_for("the overlay to be kept", SETTLED, || cluster.data("w1").join("overlay").exists().then_some(()));
+    let before = starts(cluster).len();
+    for node in ["m1", "w1"] {
+        cluster.verb("off", &[node]).ok();
+    }
+    start_again(cluster, &["w1"]);
+    wait_for("the task that may start early", SETTLED, || (starts(cluster).len() > before).then_some(()));
+    assert_eq!(starts(cluster).split_off(before), *std::slice::from_ref(&early));
+    // It has its network and its names; they are as they were last told.
+    assert_eq!(wait_for("a name", SETTLED, || Some(lookup()).filter(|out| out.contains("10."))), answer);
+    let info = cluster.skep("w1", &["info"]).ok();
+    assert!(info.contains("does not say --start-offline"), "{info}");
+    assert_eq!(shims(cluster, "w1"), (1, 1), "the other waits for a manager");
+    let processes = cluster.task_processes("w1");
+    start_again(cluster, &["m1"]);
+    let again = wait_for("the other task", SETTLED, || {
+        Some(cluster.running("m1", "late")).filter(|tasks| tasks.len() == 1 && tasks[0].id != late)
+    });
+    assert_eq!(again[0].node, "w1");
+    assert_eq!(cluster.running("m1", "early").first().map(|task| &task.id), Some(&early), "nothing to replace");
+    assert!(processes.iter().all(|process| cluster.task_processes("w1").contains(process)), "and not restarted");
+    cluster.skep("m1", &["service", "update", "--detach", "--start-offline=false", "early"]).ok();
+    let inspected = cluster.skep("m1", &["service", "inspect", "--format", "{{json .Spec.TaskTemplate}}", "early"]).ok();
+    assert!(!inspected.contains("StartOffline"), "{inspected}");
+    gone(cluster, &["early", "late"]);
+}
+
+#[test]
+fn restarts_start_nothing_twice_and_end_nothing() {
+    let cluster = Cluster::up(1, 1);
+    let image = cluster.load_busybox();
+    fs::create_dir_all(cluster.data("w1").join("starts")).unwrap();
+    a_daemon_killed_at_any_step_of_a_start(&cluster, image);
+    a_lost_record_ends_nothing(&cluster, image);
+    a_machine_that_restarts_without_managers(&cluster, image);
+}
