@@ -5,6 +5,7 @@
 //! each answer, and each pause between two pieces of a body. Plain HTTP is used only with a registry
 //! on this machine's loopback or one that was named insecure, and only if it does not speak TLS.
 
+use skep_identity::room::Room;
 use std::fmt;
 use std::fs;
 use std::net::IpAddr;
@@ -420,6 +421,7 @@ impl Session {
         let file = fs::File::create_new(to).map_err(ImageError::store("make", to))?;
         let mut file = tokio::io::BufWriter::with_capacity(WRITE_BUFFER, tokio::fs::File::from_std(file));
         let mut hasher = Sha256::new();
+        let mut room = Room::at(to);
         let mut done: u64 = 0;
         loop {
             let next = tokio::time::timeout(self.options.idle_timeout, stream.next()).await;
@@ -433,6 +435,7 @@ impl Session {
                 return Err(ImageError::SizeMismatch { object: object.to_owned(), expected: blob.size, actual: done });
             }
             hasher.update(&bytes);
+            room.take(bytes.len() as u64).map_err(ImageError::store("write", to))?;
             file.write_all(&bytes).await.map_err(ImageError::store("write", to))?;
             came(done);
         }

@@ -5,6 +5,7 @@ use crate::drive::Inbox;
 use crate::runtime::Runtime;
 use crate::runtime::folders::TaskFolder;
 use skep_agent_core::{Event, Exit};
+use skep_identity::process;
 use skep_model::task::LOG_TAIL_LINES_MAX;
 use skep_model::{TaskId, Time};
 use skep_shim::protocol::{self, FromShim, HealthState, Phase, Request, ToShim};
@@ -80,6 +81,10 @@ pub(super) fn spawn(
     spec: protocol::TaskSpec,
 ) -> Result<Attendant, String> {
     let spawned = client::spawn(&runtime.settings.shim, &folder.state()).map_err(|error| super::text_of(&error))?;
+    // Before it makes the container, which gets what it has.
+    if let Err(error) = process::give_back_descriptor_limit(spawned.child.id()) {
+        tracing::warn!(%task, %error, "the container has this daemon's limit of open files");
+    }
     let has_check = spec.health.as_ref().is_some_and(|health| health.test.first().is_some_and(|kind| kind != "NONE"));
     let mut child = spawned.child;
     let stream = into_async(spawned.stream).map_err(|error| format!("could not use the connection to the shim: {error}"))?;

@@ -125,6 +125,9 @@ impl Engine {
     }
 
     fn change(&mut self, change: Change) {
+        if let Change::Put(Object::Service(service)) = &change {
+            skep_identity::process::panic_if_planted("netd", &service.name);
+        }
         let derived = match change {
             // What came over the border was checked there.
             Change::Put(object) => self.desired.put(object).unwrap_or_default(),
