@@ -25,6 +25,7 @@ pub mod overlay;
 pub mod refusal;
 pub mod request;
 pub mod resources;
+pub mod said;
 pub mod sealed;
 pub mod secret;
 pub mod service;
