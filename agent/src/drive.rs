@@ -3,7 +3,8 @@
 
 use crate::world::World;
 use skep_agent_core::{Agent, Event};
-use skep_identity::clock;
+use skep_identity::{clock, process};
+use skep_model::assignment::AssignmentChange;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -50,15 +51,27 @@ pub async fn run(
         };
         let actions = {
             let mut agent = lock(&agent);
+            panic_if_planted(&event);
             agent.handle(clock::now(), event);
             for _ in 1..BATCH_MAX {
                 let Ok(event) = events.try_recv() else { break };
+                panic_if_planted(&event);
                 agent.handle(clock::now(), event);
             }
             agent.take_actions()
         };
         for action in actions {
             world.carry_out(action);
+        }
+    }
+}
+
+fn panic_if_planted(event: &Event) {
+    if let Event::Assignments { assignments, .. } = event {
+        for change in &assignments.changes {
+            if let AssignmentChange::PutTask(task) = change {
+                process::panic_if_planted("agent", &task.service_name);
+            }
         }
     }
 }

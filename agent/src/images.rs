@@ -6,12 +6,15 @@ use crate::session::Outbox;
 use futures_util::StreamExt;
 use skep_proto::v1::dispatcher_client::DispatcherClient;
 use skep_proto::v1::{FetchImageRequest, ImageChunk, ImageOffer, ImageResult, image_chunk};
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::io::StreamReader;
 
+/// Offers that are remembered.
+const OFFERS_MAX: usize = 64;
 /// How long one image may take to arrive.
 const FETCH_MAX: Duration = Duration::from_secs(600);
 
@@ -22,16 +25,34 @@ pub struct Fetches {
     managers: Arc<Managers>,
     outbox: Outbox,
     one: Arc<Semaphore>,
+    offers: Arc<Mutex<Offers>>,
+}
+
+/// What was offered: the leader offers again what it has no answer to.
+#[derive(Debug, Default)]
+struct Offers {
+    under_way: BTreeSet<String>,
+    /// Results, oldest first.
+    done: VecDeque<ImageResult>,
 }
 
 impl Fetches {
     /// Nothing is fetched yet.
     pub fn new(store: ImageStore, managers: Arc<Managers>, outbox: Outbox) -> Self {
-        Self { store, managers, outbox, one: Arc::new(Semaphore::new(1)) }
+        Self { store, managers, outbox, one: Arc::new(Semaphore::new(1)), offers: Arc::default() }
     }
 
     /// Begins to fetch; the result goes back over the session.
     pub fn fetch(&self, offer: ImageOffer) {
+        {
+            let mut offers = self.lock();
+            if let Some(result) = offers.done.iter().find(|result| result.transfer_id == offer.transfer_id) {
+                return self.outbox.image_result(result.clone());
+            }
+            if offers.under_way.len() >= OFFERS_MAX || !offers.under_way.insert(offer.transfer_id.clone()) {
+                return;
+            }
+        }
         let fetches = self.clone();
         tokio::spawn(async move {
             let _one = fetches.one.acquire().await;
@@ -42,8 +63,20 @@ impl Fetches {
                 Err(_) => format!("the image did not arrive within {} s", FETCH_MAX.as_secs()),
             };
             let result = ImageResult { transfer_id: offer.transfer_id, bytes: offer.size, done: true, error };
+            {
+                let mut offers = fetches.lock();
+                offers.under_way.remove(&result.transfer_id);
+                if offers.done.len() >= OFFERS_MAX {
+                    offers.done.pop_front();
+                }
+                offers.done.push_back(result.clone());
+            }
             fetches.outbox.image_result(result);
         });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Offers> {
+        self.offers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     async fn load(&self, transfer: &str) -> Result<(), String> {

@@ -30,6 +30,7 @@ use session::{Outbox, Sessions};
 use skep_agent_core::Agent as Core;
 use skep_agent_core::task::WAITING_FOR_MANAGER;
 use skep_identity::clock;
+use skep_identity::process::essential_until_stopped;
 use skep_model::assignment::SessionInfo;
 use skep_model::node::NodeDescription;
 use std::collections::{BTreeMap, BTreeSet};
@@ -167,6 +168,7 @@ impl Agent {
             prober: Prober::new(start.netd, outbox),
             info: info_sender,
             refusal: refusal_sender,
+            unsent: session::Unsent::default(),
             is_leaving: is_leaving.clone(),
         };
         let stop = CancellationToken::new();
@@ -174,9 +176,11 @@ impl Agent {
         // What recovery decided is carried out before anything else happens.
         let actions = lock(&core).take_actions();
         actions.into_iter().for_each(|action| world.carry_out(action));
-        tasks.spawn(drive::run(core.clone(), events, Arc::new(world), stop.clone()));
-        tasks.spawn(network.clone().run(stop.clone()));
-        tasks.spawn(sessions.run(outgoing, stop.clone()));
+        // Nobody looks at these before the end: an agent without one of them is none.
+        let driving = drive::run(core.clone(), events, Arc::new(world), stop.clone());
+        tasks.spawn(essential_until_stopped("the agent's loop", stop.clone(), driving));
+        tasks.spawn(essential_until_stopped("the agent's network", stop.clone(), network.clone().run(stop.clone())));
+        tasks.spawn(essential_until_stopped("the agent's session", stop.clone(), sessions.run(outgoing, stop.clone())));
         Ok(Self { core, runtime, network, info, refusal, is_leaving, stop, tasks })
     }
 

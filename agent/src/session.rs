@@ -28,8 +28,9 @@ use skep_proto::assignment::Assembler;
 use skep_proto::v1::dispatcher_client::DispatcherClient;
 use skep_proto::v1::manager_message::Message;
 use skep_proto::v1::{self, AgentMessage, ManagerMessage, agent_message};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -46,6 +47,8 @@ const BEGIN_MAX: Duration = Duration::from_secs(5);
 /// How long the network daemon, started beside this one, may take to answer before
 /// the manager is told that it does not.
 const NETD_MAX: Duration = Duration::from_secs(2);
+/// Answers that wait for a session.
+const UNSENT_MAX: usize = 256;
 /// Messages that wait to be sent.
 const QUEUE_MAX: usize = 256;
 
@@ -101,6 +104,43 @@ impl Outbox {
     }
 }
 
+/// Answers to what a leader asked. They outlive the session in which they were asked for:
+/// the leader waits for them.
+#[derive(Debug, Default)]
+pub struct Unsent(Mutex<VecDeque<agent_message::Message>>);
+
+impl Unsent {
+    /// Keeps an answer; the oldest goes where there are too many. All else is said anew
+    /// by the next hello.
+    fn keep(&self, said: Outgoing) {
+        match said {
+            Outgoing::ImageResult(result) => self.add(agent_message::Message::ImageResult(result)),
+            Outgoing::ProbeResult(result) => self.add(agent_message::Message::ProbeResult(result)),
+            Outgoing::Report(_) | Outgoing::Programmed(..) | Outgoing::Reset(_) => {}
+        }
+    }
+
+    fn keep_message(&self, unsent: AgentMessage) {
+        unsent.message.into_iter().for_each(|message| self.add(message));
+    }
+
+    fn add(&self, message: agent_message::Message) {
+        let mut kept = self.lock();
+        if kept.len() >= UNSENT_MAX {
+            kept.pop_front();
+        }
+        kept.push_back(message);
+    }
+
+    fn take(&self) -> VecDeque<agent_message::Message> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<agent_message::Message>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
 /// Everything a session needs.
 #[derive(Debug)]
 pub struct Sessions {
@@ -117,6 +157,8 @@ pub struct Sessions {
     pub(crate) info: watch::Sender<Option<SessionInfo>>,
     /// Why the newest attempt at a session was refused; `None` while there is one.
     pub(crate) refusal: watch::Sender<Option<Status>>,
+    /// Answers that no session has taken yet, oldest first.
+    pub(crate) unsent: Unsent,
     /// The node leaves the cluster: the last session ends with a goodbye.
     pub(crate) is_leaving: Arc<AtomicBool>,
 }
@@ -160,8 +202,10 @@ impl Sessions {
             .max_decoding_message_size(SESSION_MESSAGE_MAX)
             .max_encoding_message_size(SESSION_MESSAGE_MAX);
         let (sender, stream) = mpsc::channel(QUEUE_MAX);
-        // What was said of an earlier session is in the statuses of this hello.
-        while outgoing.try_recv().is_ok() {}
+        // What was said of an earlier session is in the statuses of this hello, except answers.
+        while let Ok(said) = outgoing.try_recv() {
+            self.unsent.keep(said);
+        }
         let not_ready = self.not_ready();
         let is_ready = not_ready.is_empty();
         let _ = sender.try_send(agent_message(agent_message::Message::Hello(self.hello(not_ready))));
@@ -214,6 +258,11 @@ impl Sessions {
         let mut faults = self.network.faults();
         faults.mark_changed();
         let mut assembler = Assembler::default();
+        for answer in self.unsent.take() {
+            if sender.send(agent_message(answer)).await.is_err() {
+                return "answers cannot be sent".into();
+            }
+        }
         loop {
             tokio::select! {
                 () = stop.cancelled() => {
@@ -254,11 +303,14 @@ impl Sessions {
                             return "the network's progress cannot be sent".into();
                         }
                     }
-                    Some(Outgoing::ImageResult(result)) => {
-                        let _ = sender.send(agent_message(agent_message::Message::ImageResult(result))).await;
-                    }
-                    Some(Outgoing::ProbeResult(result)) => {
-                        let _ = sender.send(agent_message(agent_message::Message::ProbeResult(result))).await;
+                    Some(answer @ (Outgoing::ImageResult(_) | Outgoing::ProbeResult(_))) => {
+                        self.unsent.keep(answer);
+                        for answer in self.unsent.take() {
+                            if let Err(unsent) = sender.send(agent_message(answer)).await {
+                                self.unsent.keep_message(unsent.0);
+                                return "answers cannot be sent".into();
+                            }
+                        }
                     }
                     None => return "the agent is stopping".into(),
                 },
@@ -357,4 +409,28 @@ pub(crate) fn random() -> [u8; 16] {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The leader waits for an answer, whichever session brings it.
+    #[test]
+    fn answers_outlive_their_session_and_nothing_else_does() {
+        let unsent = Unsent::default();
+        let image = v1::ImageResult { transfer_id: "a".into(), done: true, ..v1::ImageResult::default() };
+        let probe = v1::ProbeResult { probe_id: "b".into(), ..v1::ProbeResult::default() };
+        unsent.keep(Outgoing::Report(Vec::new()));
+        unsent.keep(Outgoing::ImageResult(image.clone()));
+        unsent.keep(Outgoing::Reset("again".into()));
+        unsent.keep(Outgoing::ProbeResult(probe.clone()));
+        let answers: Vec<agent_message::Message> = unsent.take().into();
+        assert_eq!(answers, [agent_message::Message::ImageResult(image.clone()), agent_message::Message::ProbeResult(probe)]);
+        assert!(unsent.take().is_empty());
+        for _ in 0..2 * UNSENT_MAX {
+            unsent.keep(Outgoing::ImageResult(image.clone()));
+        }
+        assert_eq!(unsent.take().len(), UNSENT_MAX);
+    }
 }

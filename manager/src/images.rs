@@ -10,14 +10,18 @@ use skep_proto::v1::{ImageOffer, ImageProgress, ImageResult, manager_message};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// The largest archive that is distributed, in bytes.
 pub const ARCHIVE_MAX: u64 = 16 * 1024 * 1024 * 1024;
 
+/// Archives that are spooled at the same time.
+const TRANSFERS_MAX: usize = 2;
+
 #[derive(Debug)]
 struct Transfer {
     file: PathBuf,
+    offer: ImageOffer,
     sender: mpsc::UnboundedSender<ImageProgress>,
     open: BTreeSet<NodeId>,
 }
@@ -28,6 +32,7 @@ pub struct Images {
     sessions: Arc<Sessions>,
     folder: PathBuf,
     transfers: Mutex<BTreeMap<Id, Transfer>>,
+    places: Arc<Semaphore>,
 }
 
 impl Images {
@@ -37,7 +42,12 @@ impl Images {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => std::fs::create_dir_all(&folder)?,
         }
-        Ok(Self { sessions, folder, transfers: Mutex::default() })
+        Ok(Self { sessions, folder, transfers: Mutex::default(), places: Arc::new(Semaphore::new(TRANSFERS_MAX)) })
+    }
+
+    /// A place for a transfer, spooling included, while it is held; `None` if all are taken.
+    pub fn place(&self) -> Option<OwnedSemaphorePermit> {
+        self.places.clone().try_acquire_owned().ok()
     }
 
     /// Where the archive of a transfer is spooled.
@@ -49,15 +59,29 @@ impl Images {
     pub fn offer(&self, id: Id, name: &str, size: u64) -> mpsc::UnboundedReceiver<ImageProgress> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let nodes = self.sessions.nodes();
-        self.lock().insert(id, Transfer { file: self.spool(id), sender, open: nodes.iter().copied().collect() });
+        let offer = ImageOffer { transfer_id: id.to_string(), name: name.into(), size };
+        let open = nodes.iter().copied().collect();
+        self.lock().insert(id, Transfer { file: self.spool(id), offer: offer.clone(), sender, open });
         for node in nodes {
-            let offer = ImageOffer { transfer_id: id.to_string(), name: name.into(), size };
-            if !self.sessions.send_to_node(node, manager_message::Message::ImageOffer(offer)) {
-                self.node_lost(node);
-            }
+            // One whose session has just ended is asked when it comes back, or given up.
+            self.sessions.send_to_node(node, manager_message::Message::ImageOffer(offer.clone()));
         }
         self.end_if_done(id);
         receiver
+    }
+
+    /// A node has opened a session: what it was offered and has not answered is offered
+    /// again. It may never have heard, and answers again if it has.
+    pub fn ask_again(&self, node: NodeId) {
+        let offers: Vec<ImageOffer> = self
+            .lock()
+            .values()
+            .filter(|transfer| transfer.open.contains(&node))
+            .map(|transfer| transfer.offer.clone())
+            .collect();
+        for offer in offers {
+            self.sessions.send_to_node(node, manager_message::Message::ImageOffer(offer));
+        }
     }
 
     /// The archive that a node was offered.
@@ -91,7 +115,7 @@ impl Images {
         self.end_if_done(id);
     }
 
-    /// A node's session ended: it will not answer.
+    /// A node's session ended and it opened no other: it will not answer.
     pub fn node_lost(&self, node: NodeId) {
         let ids: Vec<Id> = self.lock().iter().filter(|(_, t)| t.open.contains(&node)).map(|(id, _)| *id).collect();
         for id in ids {

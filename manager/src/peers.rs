@@ -5,7 +5,7 @@
 //! opened with the first message after it broke.
 
 use crate::channels::Channels;
-use crate::drive::Inbox;
+use crate::inbox::Inbox;
 use skep_manager_core::Event;
 use skep_proto::RAFT_MESSAGE_MAX;
 use skep_proto::v1::RaftMessage;

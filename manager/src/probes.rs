@@ -17,6 +17,7 @@ pub type Answer = (NodeId, Result<Vec<NetdProbeRow>, String>);
 #[derive(Debug)]
 struct Open {
     sender: mpsc::UnboundedSender<Answer>,
+    probe: Probe,
     nodes: BTreeSet<NodeId>,
 }
 
@@ -48,7 +49,7 @@ impl Probes {
             networks: networks.iter().map(ToString::to_string).collect(),
             timeout: u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX),
         };
-        self.lock().insert(id, Open { sender, nodes: nodes.clone() });
+        self.lock().insert(id, Open { sender, probe: probe.clone(), nodes: nodes.clone() });
         if nodes.is_empty() {
             self.end(id);
         }
@@ -60,6 +61,15 @@ impl Probes {
         receiver
     }
 
+    /// A node has opened a session: what it was asked and has not answered is asked again.
+    pub fn ask_again(&self, node: NodeId) {
+        let probes: Vec<Probe> =
+            self.lock().values().filter(|open| open.nodes.contains(&node)).map(|open| open.probe.clone()).collect();
+        for probe in probes {
+            self.sessions.send_to_node(node, manager_message::Message::Probe(probe));
+        }
+    }
+
     /// A node has answered. What it was not asked, it is not heard on.
     pub fn answer(&self, node: NodeId, result: ProbeResult) {
         let Ok(id) = result.probe_id.parse::<Id>() else { return };
@@ -67,7 +77,7 @@ impl Probes {
         self.settle(id, node, said);
     }
 
-    /// A node's session ended: it will not answer.
+    /// A node's session ended and it opened no other: it will not answer.
     pub fn node_lost(&self, node: NodeId) {
         let ids: Vec<Id> = self.lock().iter().filter(|(_, open)| open.nodes.contains(&node)).map(|(id, _)| *id).collect();
         for id in ids {
@@ -116,7 +126,7 @@ mod tests {
     async fn each_node_answers_once_or_is_said_not_to() {
         let sessions = Arc::new(Sessions::default());
         let (sender, mut first_agent) = mpsc::channel(4);
-        let (other_sender, _second_agent) = mpsc::channel(4);
+        let (other_sender, mut second_agent) = mpsc::channel(4);
         sessions.insert(SessionId::from_random([1; 16]), node(1), sender);
         sessions.insert(SessionId::from_random([2; 16]), node(2), other_sender);
         let probes = Probes::new(sessions);
@@ -131,6 +141,14 @@ mod tests {
         probes.answer(node(4), result(id, "a stranger"));
         probes.answer(node(1), result(id, "first"));
         probes.answer(node(1), result(id, "again"));
+        // It comes back and is asked again, once, and only what it has not answered.
+        probes.ask_again(node(1));
+        probes.ask_again(node(2));
+        assert!(first_agent.try_recv().is_err());
+        for _ in 0..2 {
+            assert!(matches!(second_agent.try_recv(), Ok(Ok(_))));
+        }
+        assert!(second_agent.try_recv().is_err());
         probes.node_lost(node(2));
         let (from, said) = answers.recv().await.expect("the first answered");
         assert_eq!((from, said.expect("well")[0].about.as_str()), (node(1), "first"));

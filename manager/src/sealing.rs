@@ -10,12 +10,13 @@ use skep_identity::seal::{Binding, SealingKey, UnsealingKey, UnsealingPublicKey,
 use skep_identity::token::{JoinToken, RootDigest};
 use skep_identity::{SecretBytes, clock};
 use skep_manager_core::Store;
-use skep_model::assignment::{AssignmentChange, Assignments};
+use skep_manager_core::values::{ValueRef, open_all};
+use skep_model::assignment::Assignments;
 use skep_model::cluster::{Cluster, ClusterPlan, ClusterSpec, SealingSlot};
 use skep_model::node::Role;
 use skep_model::sealed::Sealed;
-use skep_model::{ClusterId, Id, Kind as ObjectKind, Meta, NodeId, Refusal, Section};
-use skep_proto::assignment::{Values, encode};
+use skep_model::{ClusterId, Id, Meta, NodeId, Refusal, Section};
+use skep_proto::assignment::{MissingValue, Values, encode};
 use skep_proto::v1::{self, Confidential};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -152,12 +153,10 @@ impl Sealing {
 
     /// The role that a join token admits to; every comparison takes constant time
     /// and both are made.
-    pub fn role_of_token(&self, store: &Store, text: &[u8]) -> Result<Role, Refusal> {
+    pub fn role_of_token(&self, store: &Store, shown: &JoinToken) -> Result<Role, Refusal> {
         let refused = || Refusal::PermissionDenied("A valid join token is necessary to join this cluster".into());
-        let text = std::str::from_utf8(text).map_err(|_| refused())?;
-        let shown = JoinToken::parse(text).map_err(|error| Refusal::PermissionDenied(error.to_string()))?;
-        let is_worker = self.token(store, Role::Worker)?.matches(&shown);
-        let is_manager = self.token(store, Role::Manager)?.matches(&shown);
+        let is_worker = self.token(store, Role::Worker)?.matches(shown);
+        let is_manager = self.token(store, Role::Manager)?.matches(shown);
         match (is_worker, is_manager) {
             (true, _) => Ok(Role::Worker),
             (_, true) => Ok(Role::Manager),
@@ -217,28 +216,28 @@ impl Sealing {
     }
 }
 
-/// The messages of a link in the chain, with the values it names, opened.
-pub fn with_values(sealing: &Sealing, store: &Store, assignments: &Assignments) -> Result<Vec<v1::Assignments>, Refusal> {
+/// Values that could not be had, each with why.
+pub type LeftOut = Vec<(ValueRef, String)>;
+
+/// The messages of a link in the chain, with the values that it names, opened; and
+/// the values that were left out, with why.
+pub fn with_values(
+    sealing: &Sealing,
+    store: &Store,
+    mut assignments: Assignments,
+) -> Result<(Vec<v1::Assignments>, LeftOut), MissingValue> {
+    let opened = open_all(&mut assignments, store, |value, sealed| match value {
+        ValueRef::Secret(id, n) => sealing.open(store, Kind::Secret, id.0, n, sealed),
+        ValueRef::Config(id, n) => sealing.open(store, Kind::Config, id.0, n, sealed),
+    });
     let mut values = Values::default();
-    for change in &assignments.changes {
-        match *change {
-            AssignmentChange::PutSecret(id, n) => {
-                let gone = || Refusal::NotFound { kind: ObjectKind::Secret, reference: format!("{id} version {n}") };
-                let secret = store.secret(id).ok_or_else(gone)?;
-                let version = secret.spec.versions.iter().find(|version| version.n == n).ok_or_else(gone)?;
-                let value = sealing.open(store, Kind::Secret, id.0, n, &version.sealed)?;
-                values.secrets.insert((id, n), Confidential::new(value.to_vec()));
-            }
-            AssignmentChange::PutConfig(id, n) => {
-                let gone = || Refusal::NotFound { kind: ObjectKind::Config, reference: format!("{id} version {n}") };
-                let config = store.config(id).ok_or_else(gone)?;
-                let version = config.spec.versions.iter().find(|version| version.n == n).ok_or_else(gone)?;
-                values.configs.insert((id, n), sealing.open(store, Kind::Config, id.0, n, &version.sealed)?.to_vec());
-            }
-            _ => {}
+    for (value, plain) in opened.values {
+        match value {
+            ValueRef::Secret(id, n) => drop(values.secrets.insert((id, n), Confidential::new(plain.to_vec()))),
+            ValueRef::Config(id, n) => drop(values.configs.insert((id, n), plain.to_vec())),
         }
     }
-    encode(assignments, &mut values).map_err(|error| failed("encode assignments", &error))
+    Ok((encode(&assignments, &mut values)?, opened.left_out))
 }
 
 fn seal_with(key: &SealingKey, kind: Kind, id: Id, version: u64, value: &[u8]) -> Result<Sealed, Refusal> {
@@ -250,6 +249,12 @@ fn cluster(store: &Store) -> Result<&Arc<Cluster>, Refusal> {
     store.cluster().ok_or_else(|| Refusal::Unavailable("this manager does not have the cluster's state yet".into()))
 }
 
+/// Checks that a text has the form of a certificate request, signed with its own key.
+pub fn check_request(text: &str) -> Result<(), Refusal> {
+    let checked = skep_identity::ca::check_csr(&decode_request(text)?);
+    checked.map_err(|error| Refusal::invalid("certificate request", "", error.to_string()))
+}
+
 fn decode_request(text: &str) -> Result<Vec<u8>, Refusal> {
     use base64::Engine;
     let decoded = base64::engine::general_purpose::STANDARD.decode(text);
@@ -258,4 +263,52 @@ fn decode_request(text: &str) -> Result<Vec<u8>, Refusal> {
 
 fn failed(what: &str, error: &dyn std::error::Error) -> Refusal {
     Refusal::FailedPrecondition(format!("could not {what}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skep_identity::ca::NodeKey;
+    use skep_manager_core::{Transaction, Write};
+    use skep_model::assignment::AssignmentChange;
+    use skep_model::secret::{Secret, SecretSpec, SecretVersion};
+    use skep_model::service::Annotations;
+    use skep_model::{Object, SecretId, TaskId, Time};
+
+    /// One value that does not open costs a session nothing but that value.
+    #[test]
+    fn a_value_that_does_not_open_is_left_out_of_the_messages() {
+        let sealing = Sealing::new(NodeId::from_random([1; 16]), UnsealingKey::generate());
+        let request = NodeKey::generate().expect("a key").signing_request().expect("a request");
+        let made = sealing.new_cluster(ClusterId::from_random([2; 16]), ClusterSpec::default(), &request).expect("a cluster");
+        let mut store = Store::default();
+        let put = |store: &mut Store, object: Object| {
+            let transaction = Transaction { writes: vec![Write::Create(object)], ..Transaction::new(Time::ZERO) };
+            store.apply(store.version + 1, &transaction).expect("it is new");
+        };
+        put(&mut store, Object::Cluster(Box::new(made.cluster)));
+        let id = SecretId::from_random([3; 16]);
+        let version = |n: u64, sealed: Sealed| SecretVersion { n, sealed, fingerprint: String::new(), created_at: Time::ZERO };
+        let good = sealing.seal(&store, Kind::Secret, id.0, 1, b"value").expect("it seals");
+        // Sealed as another version, and under a key that this manager does not have.
+        let (moved, foreign) = (good.clone(), Sealed { key_generation: 9, ..good.clone() });
+        let versions = vec![version(1, good), version(2, moved), version(3, foreign)];
+        let annotations = Annotations { name: "s".into(), ..Annotations::default() };
+        let spec = SecretSpec { annotations, versions, current: 3 };
+        put(&mut store, Object::Secret(Box::new(Secret { id, meta: Meta::default(), spec: Section::new(spec) })));
+        let gone = SecretId::from_random([4; 16]);
+        let mut changes: Vec<AssignmentChange> = (1..=3).map(|n| AssignmentChange::PutSecret(id, n)).collect();
+        changes.push(AssignmentChange::PutSecret(gone, 1));
+        changes.push(AssignmentChange::RemoveTask(TaskId::from_random([5; 16])));
+        let link = Assignments { is_complete: true, applies_to: 0, results_in: 1, changes };
+        let (messages, left_out) = with_values(&sealing, &store, link).expect("what is named is there");
+        let left_out: Vec<ValueRef> = left_out.into_iter().map(|(value, _)| value).collect();
+        assert_eq!(left_out, [ValueRef::Secret(id, 2), ValueRef::Secret(id, 3), ValueRef::Secret(gone, 1)]);
+        let (decoded, values) = skep_proto::assignment::Assembler::default()
+            .push(messages.into_iter().next().expect("one"))
+            .expect("it reads")
+            .expect("it is whole");
+        assert_eq!(decoded.changes.len(), 2);
+        assert_eq!(values.secrets.get(&(id, 1)).map(|value| value.text()), Some(Ok("value")));
+    }
 }

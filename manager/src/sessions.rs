@@ -7,6 +7,7 @@
 use skep_model::{NodeId, SessionId};
 use skep_proto::v1::{Close, ManagerMessage, manager_message};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -21,21 +22,29 @@ pub type Sender = mpsc::Sender<Result<ManagerMessage, Status>>;
 struct Session {
     node: NodeId,
     sender: Sender,
+    /// In the order in which they were opened.
+    number: u64,
 }
 
 /// All open sessions.
 #[derive(Debug, Default)]
-pub struct Sessions(Mutex<BTreeMap<SessionId, Session>>);
+pub struct Sessions(Mutex<BTreeMap<SessionId, Session>>, AtomicU64);
 
 impl Sessions {
     /// A session was opened.
     pub fn insert(&self, session: SessionId, node: NodeId, sender: Sender) {
-        self.lock().insert(session, Session { node, sender });
+        let number = self.1.fetch_add(1, Ordering::Relaxed);
+        self.lock().insert(session, Session { node, sender, number });
     }
 
     /// A session's stream ended.
     pub fn remove(&self, session: SessionId) {
         self.lock().remove(&session);
+    }
+
+    /// Whether a node has a session.
+    pub fn has(&self, node: NodeId) -> bool {
+        self.lock().values().any(|open| open.node == node)
     }
 
     /// Sends a message; a session that does not keep up is closed.
@@ -50,7 +59,11 @@ impl Sessions {
 
     /// Sends a message to a node, if it has a session. Returns whether it has.
     pub fn send_to_node(&self, node: NodeId, message: manager_message::Message) -> bool {
-        let session = self.lock().iter().find(|(_, open)| open.node == node).map(|(id, _)| *id);
+        // Where an old one has not ended yet, the newest is the one that is read.
+        let sessions = self.lock();
+        let of_node = sessions.iter().filter(|(_, open)| open.node == node);
+        let session = of_node.max_by_key(|(_, open)| open.number).map(|(id, _)| *id);
+        drop(sessions);
         match session {
             Some(session) => {
                 self.send(session, message);

@@ -7,7 +7,6 @@
 use crate::api::{Shared, raft as raft_api};
 use crate::disk::{SNAPSHOT_BYTES_MAX, SnapshotDigest, SnapshotMeta, SnapshotWriter};
 use crate::persist::{PersistError, decode_content, encode_membership};
-use futures_util::StreamExt;
 use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
 use sha2::{Digest, Sha256};
 use skep_manager_core::Store;
@@ -16,7 +15,11 @@ use skep_model::version::FORMAT_MAX;
 use skep_proto::CHUNK_MAX;
 use skep_proto::v1::{self, SnapshotChunk, snapshot_chunk};
 use std::sync::Arc;
+use std::time::Duration;
 use tonic::{Status, Streaming};
+
+/// How long the next piece of a snapshot may take.
+const CHUNK_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Encodes the store to a sealed file and notes it in the log. Blocks.
 pub fn save(shared: &Shared, metadata: &SnapshotMetadata, view: &Store) -> Result<(), PersistError> {
@@ -100,21 +103,28 @@ fn header(message: &Message, digest: SnapshotDigest) -> v1::SnapshotHeader {
 }
 
 /// Receives a snapshot to a sealed file. It takes effect when raft takes the message.
-pub async fn receive(shared: &Arc<Shared>, mut chunks: Streaming<SnapshotChunk>) -> Result<(Message, SnapshotContent), Status> {
-    let Some(SnapshotChunk { chunk: Some(snapshot_chunk::Chunk::Header(header)) }) = chunks.message().await? else {
+/// `check` says whether the caller may send what comes from this member of raft.
+pub async fn receive<F: Future<Output = Result<(), Status>>>(
+    shared: &Arc<Shared>,
+    mut chunks: Streaming<SnapshotChunk>,
+    check: impl FnOnce(u64) -> F,
+) -> Result<(Message, SnapshotContent), Status> {
+    let Some(SnapshotChunk { chunk: Some(snapshot_chunk::Chunk::Header(header)) }) = next(&mut chunks).await? else {
         return Err(Status::invalid_argument("a snapshot begins with its header"));
     };
     let (message, meta) = parse(&header)?;
+    check(message.from).await?;
     let (sender, receiver) = std::sync::mpsc::sync_channel::<Vec<u8>>(4);
     let writing = tokio::task::spawn_blocking({
         let (shared, meta) = (shared.clone(), meta.clone());
         move || write(&shared, &meta, receiver)
     });
     let mut fed = Ok(());
-    while let Some(chunk) = chunks.next().await {
-        let bytes = match chunk {
-            Ok(SnapshotChunk { chunk: Some(snapshot_chunk::Chunk::Data(bytes)) }) => bytes,
-            Ok(_) => continue,
+    loop {
+        let bytes = match next(&mut chunks).await {
+            Ok(Some(SnapshotChunk { chunk: Some(snapshot_chunk::Chunk::Data(bytes)) })) => bytes,
+            Ok(Some(_)) => continue,
+            Ok(None) => break,
             Err(status) => {
                 fed = Err(status);
                 break;
@@ -132,6 +142,12 @@ pub async fn receive(shared: &Arc<Shared>, mut chunks: Streaming<SnapshotChunk>)
     let content = content.map_err(|error| Status::data_loss(error.to_string()))?;
     shared.disk.received.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(meta.index, meta);
     Ok((message, content))
+}
+
+/// The next piece, which may not be long in coming.
+async fn next(chunks: &mut Streaming<SnapshotChunk>) -> Result<Option<SnapshotChunk>, Status> {
+    let chunk = tokio::time::timeout(CHUNK_DEADLINE, chunks.message()).await;
+    chunk.unwrap_or_else(|_| Err(Status::deadline_exceeded("the next piece of the snapshot did not come in time")))
 }
 
 fn write(

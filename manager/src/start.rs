@@ -1,11 +1,12 @@
 //! A manager's beginning and end.
 
 use crate::api::control::ControlApi;
-use crate::api::{Leadership, Shared};
+use crate::api::{Leadership, Limits, Shared};
 use crate::channels::Channels;
 use crate::disk::{self, Log, RecordSeal, SealError, Settings};
-use crate::drive::{self, Inbox};
+use crate::drive;
 use crate::images::Images;
+use crate::inbox::Inbox;
 use crate::logs::Logs;
 use crate::peers::Peers;
 use crate::persist::{self, Disk, PersistError};
@@ -15,6 +16,7 @@ use crate::serve;
 use crate::sessions::Sessions;
 use crate::waiting::Waiting;
 use crate::world::World;
+use skep_identity::process::{essential_until_stopped, planted};
 use skep_identity::seal::UnsealingKey;
 use skep_identity::tls::{Connections, TlsIdentity};
 use skep_identity::{SecretBytes, clock};
@@ -139,9 +141,11 @@ impl Manager {
         let founder = start.founding.is_some().then_some(start.raft_id);
         let (disk, recovered, is_new) = open(start.folder.clone(), seal, founder).await?;
         let founding = start.founding.filter(|_| is_new);
-        let config = Config { node: start.node, raft_id: start.raft_id, format_max: FORMAT_MAX, peers: start.peers };
+        let planted_panic = planted("draft").map(str::to_owned);
+        let config =
+            Config { node: start.node, raft_id: start.raft_id, format_max: FORMAT_MAX, peers: start.peers, planted_panic };
         let core = Core::new(config, seed(), recovered, clock::now());
-        let (inbox, events) = Inbox::new();
+        let inbox = Inbox::default();
         let (leadership, leadership_seen) = watch::channel(Leadership::default());
         let sessions = Arc::new(Sessions::default());
         let spool = start.folder.join("spool");
@@ -157,21 +161,25 @@ impl Manager {
             logs: Logs::new(sessions.clone()),
             probes: Probes::new(sessions.clone()),
             images: Images::open(spool.clone(), sessions).map_err(|source| StartError::Folder { path: spool, source })?,
+            limits: Limits::default(),
             disk,
         });
         let connections = Connections::default();
         let removed = CancellationToken::new();
         let world = World {
             shared: shared.clone(),
-            peers: Peers::new(inbox, channels),
+            peers: Peers::new(inbox.clone(), channels),
             leadership,
             connections: connections.clone(),
             removed: removed.clone(),
         };
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(drive::run(core, events, Arc::new(world), stop.clone()));
-        tasks.spawn(serve::run(listener, start.tls, connections, shared.clone(), stop.clone()));
+        // Nobody looks at these before the end: a manager without one of them is none.
+        let driving = drive::run(core, inbox, Arc::new(world), stop.clone());
+        let serving = serve::run(listener, start.tls, connections, shared.clone(), stop.clone());
+        tasks.spawn(essential_until_stopped("the manager's loop", stop.clone(), driving));
+        tasks.spawn(essential_until_stopped("the manager's port", stop.clone(), serving));
         let manager = Self { shared, removed, stop, tasks };
         if let Some(founding) = founding
             && let Err(refusal) = manager.bootstrap(founding).await

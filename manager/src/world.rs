@@ -63,7 +63,7 @@ impl World {
             }
             Action::WatchEnded { ticket, refusal } => self.shared.waiting.ended(ticket, refusal),
             Action::SendInfo { session, info } => self.shared.sessions.send(session, Message::Info((&*info).into())),
-            Action::SendAssignments { session, term: _, assignments, view } => self.assign(session, &assignments, &view),
+            Action::SendAssignments { session, term: _, assignments, view } => self.assign(session, *assignments, &view),
             Action::CloseSession { session, reason } => self.shared.sessions.close(session, reason),
             Action::ClosePeer { node } => {
                 self.shared.sessions.close_node(node);
@@ -91,16 +91,20 @@ impl World {
         self.shared.disk.persist(persist, move || inbox.put(Event::Persisted { n }));
     }
 
-    /// Adds the values that the changes name, opened here and zeroized with the message.
-    fn assign(&self, session: SessionId, assignments: &Assignments, view: &Store) {
+    /// Adds the values that the changes name, opened here and zeroized with the
+    /// message. One that cannot be had is left out; the others go their way.
+    fn assign(&self, session: SessionId, assignments: Assignments, view: &Store) {
         match sealing::with_values(&self.shared.sealing, view, assignments) {
-            Ok(messages) => {
-                messages.into_iter().for_each(|message| self.shared.sessions.send(session, Message::Assignments(message)))
+            Ok((messages, left_out)) => {
+                messages.into_iter().for_each(|message| self.shared.sessions.send(session, Message::Assignments(message)));
+                if !left_out.is_empty() {
+                    left_out.iter().for_each(|(value, why)| tracing::error!("could not send {value} to a node: {why}"));
+                    let values = left_out.into_iter().map(|(value, _)| value).collect();
+                    self.shared.inbox.put(Event::ValuesLeftOut { session, values });
+                }
             }
-            Err(refusal) => {
-                tracing::error!(%refusal, "could not open a value that a node needs");
-                self.shared.sessions.close(session, "a value could not be opened on this manager; see its log".into());
-            }
+            // Every value that is still named has just been opened.
+            Err(error) => panic!("a link of assignments could not be encoded: {error}"),
         }
     }
 

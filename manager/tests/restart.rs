@@ -72,7 +72,12 @@ async fn what_was_acknowledged_survives_a_restart_and_is_sealed_on_disk() {
     let root = cluster.plan.root_ca.clone();
     let plan = NodePlan {
         role: Role::Manager,
-        manager: Some(skep_model::node::ManagerStatus { raft_id: RAFT_ID, address: "127.0.0.1:2377".into(), format_max: 1 }),
+        manager: Some(skep_model::node::ManagerStatus {
+            raft_id: RAFT_ID,
+            address: "127.0.0.1:2377".into(),
+            format_max: 1,
+            unreachable: false,
+        }),
         unsealing_key: keys.unsealing.public().0.to_vec(),
         ..NodePlan::default()
     };

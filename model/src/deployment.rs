@@ -6,6 +6,10 @@
 
 use crate::{NodeId, TaskId, Time};
 
+/// How the cause of a deployment begins whose service nothing is decided about,
+/// because deciding failed.
+pub const SET_ASIDE: &str = "the service is set aside";
+
 /// Where the deployment of one spec version stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deployment {

@@ -26,6 +26,7 @@ pub mod place;
 pub mod refusal;
 pub mod request;
 pub mod resources;
+pub mod said;
 pub mod sealed;
 pub mod secret;
 pub mod service;

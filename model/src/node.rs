@@ -64,6 +64,9 @@ pub struct NodeSpec {
     pub desired_role: Role,
     /// Whether it takes tasks.
     pub availability: Availability,
+    /// A host name other than at its join that a user accepted; empty if none was.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub hostname: String,
 }
 
 /// The section that the node's agent writes, through its session.
@@ -207,4 +210,6 @@ pub struct ManagerStatus {
     pub address: String,
     /// The newest stored format it can read.
     pub format_max: u32,
+    /// The leader's raft has not heard of it lately.
+    pub unreachable: bool,
 }

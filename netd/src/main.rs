@@ -7,6 +7,7 @@ mod status;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use skep_identity::process;
 use skep_netd::engine::Engine;
 use skep_netd::kernel::Kernel;
 use skep_netd::namespace::Namespaces;
@@ -75,6 +76,8 @@ fn run(args: &Args) -> anyhow::Result<()> {
 
 async fn serve(args: &Args) -> anyhow::Result<()> {
     let stop = stopped()?;
+    let (descriptors, _) = process::raise_descriptor_limit().context("cannot raise the limit of open files")?;
+    tracing::debug!(descriptors, "open files and sockets");
     std::fs::create_dir_all(&args.run_dir).with_context(|| format!("cannot make {}", args.run_dir.display()))?;
     // Whoever has the socket is the one netd of this node; so it comes first.
     let listener = skep_identity::unix::bind(&args.run_dir.join(SOCKET), None)?;
@@ -85,8 +88,8 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     let serving =
         skep_identity::tls::server().add_service(service).serve_with_incoming(skep_identity::unix::LocalIncoming(listener));
     tokio::select! {
-        served = serving => served.context("cannot serve the socket"),
-        ran = engine.run(received) => ran.context("cannot watch the kernel"),
+        served = process::essential("the network daemon's socket", serving) => served.context("cannot serve the socket"),
+        ran = process::essential("the network daemon's loop", engine.run(received)) => ran.context("cannot watch the kernel"),
         () = stop => Ok(()),
     }
 }

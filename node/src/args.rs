@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
+/// The group that may use the local socket, where it exists.
+pub const GROUP: &str = "skep";
 /// Labels of a daemon, at most.
 const LABELS_MAX: usize = 128;
 /// Bytes of a label's key and value together, at most.
@@ -103,6 +105,7 @@ impl Args {
         }
         make_private(&self.data_dir)?;
         make_private(&self.run_dir)?;
+        open_to_group(&self.run_dir, GROUP)?;
         let lock = lock(&self.data_dir)?;
         let absolute = |path: &Path| path.canonicalize().map_err(io_error("find", path));
         Ok(Settings {
@@ -132,6 +135,15 @@ fn find_shim() -> Result<PathBuf, ArgsError> {
 fn make_private(folder: &Path) -> Result<(), ArgsError> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io_error("make the folder", folder))?;
     std::fs::set_permissions(folder, Permissions::from_mode(0o700)).map_err(io_error("set the mode of", folder))
+}
+
+/// Lets a group, where it exists, pass through a folder to the socket in it. Every file
+/// in there has a mode of its own.
+fn open_to_group(folder: &Path, group: &str) -> Result<(), ArgsError> {
+    let found = nix::unistd::Group::from_name(group).map_err(|errno| io_error("find the group of", folder)(errno.into()))?;
+    let Some(group) = found else { return Ok(()) };
+    nix::unistd::chown(folder, None, Some(group.gid)).map_err(|errno| io_error("set the group of", folder)(errno.into()))?;
+    std::fs::set_permissions(folder, Permissions::from_mode(0o710)).map_err(io_error("set the mode of", folder))
 }
 
 fn lock(data: &Path) -> Result<Flock<File>, ArgsError> {
@@ -210,6 +222,25 @@ mod tests {
                 (found, _) => panic!("{flags:?}: {found:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_group_passes_through_the_run_folder_and_others_do_not() {
+        use std::os::unix::fs::MetadataExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let seen = || {
+            let found = std::fs::metadata(folder.path()).unwrap();
+            (found.mode() & 0o777, found.gid())
+        };
+        make_private(folder.path()).unwrap();
+        let private = seen();
+        assert_eq!(private.0, 0o700);
+        open_to_group(folder.path(), "no-such-group-here").unwrap();
+        assert_eq!(seen(), private, "without the group it stays private");
+        // A group that every Debian has.
+        open_to_group(folder.path(), "adm").unwrap();
+        let adm = nix::unistd::Group::from_name("adm").unwrap().unwrap();
+        assert_eq!(seen(), (0o710, adm.gid.as_raw()));
     }
 
     #[test]

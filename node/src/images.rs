@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -23,6 +23,8 @@ use zeroize::Zeroizing;
 const WAITING_MAX: usize = 64;
 /// Bytes between two messages about a load.
 const STEP: u64 = 4 << 20;
+/// Archives that may be loaded at the same time.
+static LOADS: Semaphore = Semaphore::const_new(2);
 /// How long a registry may take to say what a reference means.
 const RESOLVE_MAX: Duration = Duration::from_secs(5);
 /// References of one removal.
@@ -101,6 +103,11 @@ pub fn load(node: &Arc<Node>, chunks: Streaming<ImageChunk>) -> Progresses {
         _ => {}
     });
     tokio::spawn(async move {
+        let Ok(_place) = LOADS.try_acquire() else {
+            let text = "other image archives are being loaded; try again when one is done";
+            drop(sender.send(Err(Status::resource_exhausted(text))).await);
+            return;
+        };
         let last = match load_stream(&images, chunks).await {
             Ok(references) => {
                 let (bytes, total) = (bytes.load(Ordering::Relaxed), total.load(Ordering::Relaxed));

@@ -258,7 +258,12 @@ fn first_node(
         status: Section::new(NodeStatus { address: file.advertise.ip().to_string(), ..NodeStatus::default() }),
         plan: Section::new(NodePlan {
             role: Role::Manager,
-            manager: Some(ManagerStatus { raft_id: FIRST_RAFT_ID, address: file.advertise.to_string(), format_max: FORMAT_MAX }),
+            manager: Some(ManagerStatus {
+                raft_id: FIRST_RAFT_ID,
+                address: file.advertise.to_string(),
+                format_max: FORMAT_MAX,
+                unreachable: false,
+            }),
             unsealing_key: keys.unsealing.public().0.to_vec(),
             certificate_expires: certificate.not_after,
             ingress: None,

@@ -127,16 +127,25 @@ struct Admitted {
 /// so does that none can be reached; while one answers "not now", all are asked
 /// again. The caller has the deadline.
 async fn admit(node: &Node, plan: &Plan) -> Result<Admitted, Failure> {
+    let key = NodeKey::generate()?;
+    // The same to every manager, however often: whoever heard of it before answers again.
+    let request = IssueRequest {
+        csr: reach::signing_request(&key)?,
+        token: Some(Confidential::new(plan.token.reveal().as_bytes())),
+        availability: Some(skep_proto::v1::Availability::from(plan.availability).into()),
+        hostname: node.settings.hostname.clone(),
+        request_id: reach::request_id(),
+    };
     loop {
         let (mut first, mut has_answer) = (None, false);
         for remote in &plan.remotes {
-            match admit_by(node, plan, remote).await {
+            match admit_by(plan, &request, remote).await {
                 Err(failure) if failure.may_pass() => {
                     tracing::warn!(%remote, "could not join: {}", failure.line());
                     has_answer |= matches!(failure, Failure::Answered(_));
                     first.get_or_insert(failure);
                 }
-                answer => return answer,
+                answer => return answer.map(|(reply, file)| Admitted { key, reply, file }),
             }
         }
         if !has_answer {
@@ -146,7 +155,7 @@ async fn admit(node: &Node, plan: &Plan) -> Result<Admitted, Failure> {
     }
 }
 
-async fn admit_by(node: &Node, plan: &Plan, remote: &str) -> Result<Admitted, Failure> {
+async fn admit_by(plan: &Plan, request: &IssueRequest, remote: &str) -> Result<(IssueReply, NodeFile), Failure> {
     let at = remote_address(remote).await?;
     let advertise = advertised(plan, at)?;
     address::check_joining(plan.data_path, advertise.ip(), at.ip())?;
@@ -158,14 +167,7 @@ async fn admit_by(node: &Node, plan: &Plan, remote: &str) -> Result<Admitted, Fa
         PinError::Tls(error) => Failure::Tls(error),
     })?;
     let channel = root.connector().connect(remote).await.map_err(unreachable)?;
-    let key = NodeKey::generate()?;
-    let request = IssueRequest {
-        csr: reach::signing_request(&key)?,
-        token: Some(Confidential::new(plan.token.reveal().as_bytes())),
-        availability: Some(skep_proto::v1::Availability::from(plan.availability).into()),
-        hostname: node.settings.hostname.clone(),
-    };
-    let reply = CaClient::new(channel).issue(request).await.map_err(Failure::Answered)?.into_inner();
+    let reply = CaClient::new(channel).issue(request.clone()).await.map_err(Failure::Answered)?.into_inner();
     let senseless = |what| Failure::Senseless { address: remote.to_owned(), what };
     let id: NodeId = reply.node_id.parse().map_err(|_| senseless("node id"))?;
     let cluster: ClusterId = reply.cluster_id.parse().map_err(|_| senseless("cluster id"))?;
@@ -175,7 +177,7 @@ async fn admit_by(node: &Node, plan: &Plan, remote: &str) -> Result<Admitted, Fa
     if !file.managers.iter().any(|manager| manager == remote) {
         file.managers.push(remote.to_owned());
     }
-    Ok(Admitted { key, reply, file })
+    Ok((reply, file))
 }
 
 async fn remote_address(remote: &str) -> Result<SocketAddr, Failure> {

@@ -1,6 +1,7 @@
 //! The node's own API and, on managers, the cluster's, on one socket that only
 //! root and the group `skep` may open.
 
+use crate::args::GROUP;
 use crate::failure::Failure;
 use crate::images;
 use crate::info;
@@ -10,6 +11,7 @@ use crate::leave;
 use crate::local_control::LocalControl;
 use crate::node::Node;
 use crate::unlock;
+use skep_identity::process;
 use skep_identity::tls::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
 use skep_identity::unix::{self, LocalIncoming, LocalPeer};
 use skep_proto::v1::control_server::ControlServer;
@@ -21,8 +23,6 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::{Request, Response, Status, Streaming};
 
-/// The group that may open the socket, where it exists.
-const GROUP: &str = "skep";
 /// How long the end may take: leadership is handed over, sessions are closed.
 const END_MAX: Duration = Duration::from_secs(15);
 /// Bytes beside the data in a message that carries a chunk.
@@ -55,7 +55,7 @@ pub async fn serve(node: Arc<Node>) -> anyhow::Result<()> {
     // Beside the serving, because a manager may take its time to read its log.
     let resuming = tokio::spawn({
         let node = node.clone();
-        async move { node.resume().await }
+        async move { process::essential("the start of this node", node.resume()).await }
     });
     tokio::select! {
         served = server => served.context("cannot serve the local socket")?,

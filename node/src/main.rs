@@ -48,6 +48,8 @@ fn run(args: args::Args) -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     skep_identity::process::install_crypto_provider();
+    let (descriptors, _) = skep_identity::process::raise_descriptor_limit().context("cannot raise the limit of open files")?;
+    tracing::debug!(descriptors, "open files and sockets");
     skep_identity::process::harden().context("cannot protect this process's keys")?;
     skep_identity::clock::set_offset_ms(args.clock_offset_ms).context("cannot set the clock offset")?;
     let settings = args.settings()?;

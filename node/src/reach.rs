@@ -122,6 +122,13 @@ pub fn signing_request(key: &NodeKey) -> Result<String, Failure> {
     Ok(STANDARD.encode(key.signing_request()?))
 }
 
+/// A new id for a request that may be repeated.
+pub fn request_id() -> Vec<u8> {
+    let mut bytes = vec![0; 16];
+    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+    bytes
+}
+
 /// What was issued, out of the CA's answer.
 pub fn issued(key: NodeKey, reply: &IssueReply) -> Issued {
     Issued { key, chain: reply.certificate_chain.clone(), roots: reply.root_ca.clone() }
@@ -134,8 +141,10 @@ pub fn issued(key: NodeKey, reply: &IssueReply) -> Issued {
 pub async fn renew(tls: &TlsIdentity, managers: &KnownManagers, hostname: &str) -> Result<Issued, Failure> {
     let key = NodeKey::generate()?;
     let csr = signing_request(&key)?;
+    let id = request_id();
     let reply = ask("the renewal of this node's certificate", managers, |address| {
-        let request = IssueRequest { csr: csr.clone(), token: None, availability: None, hostname: hostname.to_owned() };
+        let request =
+            IssueRequest { csr: csr.clone(), hostname: hostname.to_owned(), request_id: id.clone(), ..IssueRequest::default() };
         let tls = tls.clone();
         async move {
             let answer = CaClient::new(connect(&tls, &address).await?).issue(request).await;

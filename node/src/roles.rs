@@ -12,6 +12,7 @@ use crate::node::{Node, Phase};
 use crate::reach;
 use crate::renew::Renewal;
 use skep_agent::Agent;
+use skep_identity::process;
 use skep_identity::tls::TlsIdentity;
 use skep_manager::Manager;
 use skep_model::assignment::SessionInfo;
@@ -38,7 +39,7 @@ pub fn keep(node: &Arc<Node>, member: &Member) {
         tokio::select! {
             biased;
             () = ended.cancelled() => {}
-            () = keeper.run() => {}
+            () = process::essential("the keeper of this node's certificate and role", keeper.run()) => {}
         }
     });
 }

@@ -84,7 +84,7 @@ section!(NodePlan, NodePlanSection);
 choice!(Role { Worker, Manager });
 choice!(Availability { Active, Pause, Drain });
 choice!(NodeState { Unknown, Down, Ready, Disconnected });
-message!(NodeSpec { labels, desired_role, availability });
+message!(NodeSpec { labels, desired_role, availability, hostname });
 message!(NodeDescription { hostname, platform, resources, engine_version, engine_labels, underlay });
 message!(Underlay { address, occupied, lacks_ipv6 });
 message!(NodeStatus { state, message, address, since, faults });
@@ -144,7 +144,7 @@ fn place(wire: v1::place_fault::Place) -> Option<Place> {
 
 message!(NodePlan { role, manager, unsealing_key, certificate_expires, ingress });
 message!(NodeIngress { number, addresses });
-message!(ManagerStatus { raft_id, address, format_max });
+message!(ManagerStatus { raft_id, address, format_max, unreachable });
 
 message!(Network { id, meta, spec, plan });
 section!(NetworkSpec, NetworkSpecSection);

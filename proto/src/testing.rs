@@ -271,7 +271,7 @@ fields!(ClusterPlan {
 });
 fields!(SealingSlot { generation, bytes });
 fields!(Node { id, meta, spec, description, status, plan });
-fields!(NodeSpec { labels, desired_role, availability });
+fields!(NodeSpec { labels, desired_role, availability, hostname });
 fields!(NodeDescription { hostname, platform, resources, engine_version, engine_labels, underlay });
 fields!(Underlay { address, occupied, lacks_ipv6 });
 fields!(NodeStatus { state, message, address, since, faults });
@@ -299,7 +299,7 @@ impl Draw for PlaceFaults {
 
 fields!(NodePlan { role, manager, unsealing_key, certificate_expires, ingress });
 fields!(NodeIngress { number, addresses });
-fields!(ManagerStatus { raft_id, address, format_max });
+fields!(ManagerStatus { raft_id, address, format_max, unreachable });
 fields!(Network { id, meta, spec, plan });
 fields!(NetworkSpec { annotations, driver, internal, attachable, ingress, ipv6, pools, options });
 fields!(NetworkPlan { vni, pools });

@@ -35,6 +35,44 @@ fn scenarios_give_their_golden_output() {
     }
 }
 
+/// One service that cannot be decided about takes nothing down but itself.
+#[test]
+fn a_panic_over_one_service_sets_it_aside_and_all_others_go_on() {
+    let mut cluster = Cluster::new(7);
+    add_node(&mut cluster, "n1", &[]);
+    let create = |cluster: &mut Cluster, name: &str| {
+        let spec = new_spec(name);
+        cluster.request(Mutation::CreateService { spec: Box::new(spec) }).expect("a valid service");
+        cluster.settle();
+    };
+    let deployment = |cluster: &Cluster, name: &str| {
+        let service = cluster.store.resolve_service(name).expect("the service");
+        service.plan.deployment.clone().expect("every service has a deployment")
+    };
+    create(&mut cluster, "before");
+    cluster.plant_panic(Some("boom"));
+    create(&mut cluster, "boom");
+    create(&mut cluster, "web");
+    cluster.advance(Duration::from_secs(3));
+    for name in ["before", "web"] {
+        assert_eq!(deployment(&cluster, name).state, DeploymentState::Converged, "{name}");
+    }
+    let aside = deployment(&cluster, "boom");
+    assert_eq!(aside.state, DeploymentState::Failed);
+    assert!(aside.cause.starts_with(skep_model::deployment::SET_ASIDE) && aside.cause.contains("planted"), "{}", aside.cause);
+    // What is decided meanwhile about others builds on a memory that is right.
+    cluster.request(Mutation::ScaleService { service: "web".into(), replicas: 3 }).expect("a valid scale");
+    cluster.settle();
+    assert_eq!(cluster.store.tasks().filter(|task| task.service_name == "web" && task.is_active()).count(), 3);
+    assert!(cluster.task("boom.1").is_none());
+    // A leader without that bug takes it up again.
+    cluster.plant_panic(None);
+    cluster.settle();
+    cluster.advance(Duration::from_secs(3));
+    assert_eq!(deployment(&cluster, "boom").state, DeploymentState::Converged);
+    assert!(cluster.task("boom.1").is_some());
+}
+
 /// The check that every test of this kind relies on can fail.
 #[test]
 fn a_slot_that_holds_too_much_is_noticed() {

@@ -317,8 +317,13 @@ impl Agent {
         for id in std::mem::take(&mut self.dirty) {
             let Some(machine) = self.tasks.get_mut(&id) else { continue };
             let has_networks = self.knows_networks || machine.task.networks.is_empty();
-            let has_all = has_networks && has_files(&machine.task, &self.secrets, &self.configs);
             let mut steps = Vec::new();
+            let missing = missing_file(&machine.task, &self.secrets, &self.configs);
+            let has_all = has_networks && missing.is_none();
+            // Files come before the tasks that need them: what did not was left out.
+            if let Some(missing) = missing.filter(|_| self.has_session && self.version.is_some()) {
+                machine.note_missing(now, &missing);
+            }
             machine.step(now, around, has_all, &mut steps);
             let wakeup = machine.next_wakeup();
             if machine.take_dirty() {
@@ -347,11 +352,15 @@ impl Agent {
     }
 }
 
-fn has_files(task: &Task, secrets: &BTreeSet<(SecretId, u64)>, configs: &BTreeSet<(ConfigId, u64)>) -> bool {
+/// The first file that a task references and whose value is not here, as a phrase.
+/// A reference without a version cannot be in a task; it would never be present.
+fn missing_file(task: &Task, secrets: &BTreeSet<(SecretId, u64)>, configs: &BTreeSet<(ConfigId, u64)>) -> Option<String> {
     let container = &task.spec.container_spec;
-    // A reference without a version cannot be in a task; it would never be present.
-    container.secrets.iter().all(|reference| secrets.contains(&(reference.id, reference.version.unwrap_or(0))))
-        && container.configs.iter().all(|reference| configs.contains(&(reference.id, reference.version.unwrap_or(0))))
+    let version = |version: Option<u64>| version.unwrap_or(0);
+    let secret = container.secrets.iter().find(|reference| !secrets.contains(&(reference.id, version(reference.version))));
+    let secret = secret.map(|reference| format!("secret {} version {}", reference.name, version(reference.version)));
+    let config = container.configs.iter().find(|reference| !configs.contains(&(reference.id, version(reference.version))));
+    secret.or_else(|| config.map(|reference| format!("config {} version {}", reference.name, version(reference.version))))
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ use std::time::Duration;
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
 /// The message of a task whose files only a manager can bring.
 pub const WAITING_FOR_MANAGER: &str = "waiting for a manager";
+/// The message of a task whose secret or config did not come with it.
+pub const WAITING_FOR_FILE: &str = "waiting for a file";
 /// How much longer than a manager waits for every node a task that was to be found
 /// waits for word that it is not any more.
 pub const WITHDRAW_MARGIN: Duration = Duration::from_secs(1);
@@ -553,6 +555,16 @@ impl TaskMachine {
         }
         self.status.error.clear();
         actions.push(Action::Prepare { task: self.task.clone(), attempt: self.status.attempt });
+    }
+
+    /// The manager sent the task without the value of a file that it references.
+    pub(crate) fn note_missing(&mut self, now: Time, missing: &str) {
+        let is_waiting = self.phase == Phase::Idle && self.task.plan.desired <= TaskState::Running;
+        let text = cut(&format!("{missing} did not come with the task: the manager could not send it, and its log says why"));
+        if is_waiting && self.status.error != text {
+            self.status.error = text;
+            self.touch(now, WAITING_FOR_FILE);
+        }
     }
 
     fn note_wait(&mut self, now: Time) {

@@ -4,6 +4,7 @@
 //! only then is it judged. Nothing gets a name before everything it needs is proved and unpacked,
 //! so a bad archive changes nothing.
 
+use skep_identity::room::Room;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
@@ -238,11 +239,13 @@ fn stage_file(path: &Path, content: &mut impl Read, failed: impl Fn(io::Error) -
     let file = new_file(path).map_err(ImageError::store("make", path))?;
     let mut out = Hashing::new(file);
     let mut buffer = vec![0; 128 << 10];
+    let mut room = Room::at(path);
     loop {
         let n = content.read(&mut buffer).map_err(&failed)?;
         if n == 0 {
             break;
         }
+        room.take(n as u64).map_err(ImageError::store("write", path))?;
         out.write_all(&buffer[..n]).map_err(ImageError::store("write", path))?;
     }
     let (file, digest, n_bytes) = out.finish();

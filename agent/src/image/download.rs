@@ -1,6 +1,7 @@
 //! Bringing one blob here, however often the connection breaks.
 //!
-//! What has come of a blob is kept in a file by its digest and is gone on with: within one pull after a pause that grows, in
+//! What has come of a blob is kept in a file by its digest and is gone on with: within one pull after a pause skep_identity::room::Room;
+use that grows, in
 //! the next pull, and after a pull that nobody waits for any more. The whole is believed only by its digest; if a blob that
 //! was put together from pieces does not have it, it is fetched once more from its beginning.
 
@@ -169,6 +170,7 @@ impl Session {
                 stream
             }
         };
+        let mut room = Room::at(&partial.path);
         loop {
             let next = tokio::time::timeout(self.options.idle_timeout, stream.stream.next()).await;
             let bytes = match next.map_err(|_| self.timed_out(object))? {
@@ -183,6 +185,7 @@ impl Session {
             if n_bytes > blob.size {
                 return Err(ImageError::SizeMismatch { object: object.to_owned(), expected: blob.size, actual: n_bytes });
             }
+            room.take(bytes.len() as u64).map_err(ImageError::store("write", &partial.path))?;
             file.write_all(&bytes).await.map_err(ImageError::store("write", &partial.path))?;
             partial.hasher.update(&bytes);
             partial.n_bytes = n_bytes;

@@ -10,6 +10,7 @@ use crate::runtime::Runtime;
 use crate::runtime::folders::TaskFolder;
 use crate::runtime::records::Asked;
 use skep_agent_core::{Event, Exit, Found};
+use skep_identity::process;
 use skep_model::task::LOG_TAIL_LINES_MAX;
 use skep_model::{TaskId, Time};
 use skep_shim::protocol::{self, FromShim, HealthState, Phase, Request, Status, ToShim};
@@ -168,7 +169,12 @@ impl Attendance {
                 let folder = runtime.folders.make(task).map_err(making)?;
                 folder.take_lease(&image).map_err(making)?;
                 let spawned = client::spawn(&runtime.settings.shim, &folder.state(), &spec);
-                Ok::<_, String>((spawned.map_err(|error| super::text_of(&error))?, spec))
+                let spawned = spawned.map_err(|error| super::text_of(&error))?;
+                // Before it makes the container, which gets what it has.
+                if let Err(error) = process::give_back_descriptor_limit(spawned.child.id()) {
+                    tracing::warn!(%task, %error, "the container has this daemon's limit of open files");
+                }
+                Ok::<_, String>((spawned, spec))
             }
         });
         let (spawned, spec) = shim.await.map_err(|error| format!("the start was cut short: {error}"))??;

@@ -161,7 +161,7 @@ pub fn node() -> Node {
         status: section(NodeStatus { state: NodeState::Ready, address: "10.0.0.1".into(), ..NodeStatus::default() }),
         plan: section(NodePlan {
             role: Role::Manager,
-            manager: Some(ManagerStatus { raft_id: 1, address: "10.0.0.1:2377".into(), format_max: 1 }),
+            manager: Some(ManagerStatus { raft_id: 1, address: "10.0.0.1:2377".into(), format_max: 1, unreachable: false }),
             ingress: Some(NodeIngress { number: 1, addresses: vec![[10, 0, 0, 2].into()] }),
             ..NodePlan::default()
         }),

@@ -1,6 +1,7 @@
 //! Everything that can happen to a manager.
 
 use crate::store::SnapshotContent;
+use crate::values::ValueRef;
 use raft::eraftpb;
 use skep_model::assignment::{Hello, StatusUpdate};
 use skep_model::place::PlaceFaults;
@@ -118,6 +119,13 @@ pub enum Event {
         session: SessionId,
         /// What it observed.
         updates: Vec<StatusUpdate>,
+    },
+    /// Values that a link of assignments named could not be sent with it.
+    ValuesLeftOut {
+        /// The session that it was for.
+        session: SessionId,
+        /// Which.
+        values: Vec<ValueRef>,
     },
     /// A session's stream ended.
     SessionClosed {

@@ -20,6 +20,7 @@ pub mod mint;
 pub mod store;
 pub mod timing;
 pub mod transaction;
+pub mod values;
 
 pub use action::Action;
 pub use event::{Event, Ticket};

@@ -44,6 +44,8 @@ pub struct Config {
     /// Raft id → `host:port` of the members, as the reply to the join named them;
     /// used until the store says it.
     pub peers: BTreeMap<u64, String>,
+    /// Drafting a service of this name panics: a fault that tests plant. `None` in earnest.
+    pub planted_panic: Option<String>,
 }
 
 /// What was found on disk.
@@ -274,6 +276,9 @@ impl Manager {
             Event::Heartbeat { session } => self.with_leading(|leading, now, _| leading.dispatcher.heartbeat(now, session)),
             Event::Status { session, updates } => {
                 self.with_leading(|leading, now, store| leading.dispatcher.status(now, store, session, updates));
+            }
+            Event::ValuesLeftOut { session, values } => {
+                self.with_leading(|leading, now, _| leading.dispatcher.values_left_out(now, session, &values));
             }
             Event::SessionClosed { session, is_goodbye } => {
                 self.sessions.remove(&session);

@@ -32,6 +32,14 @@ pub const COMPACT_ENTRIES: u64 = 10_000;
 pub const COMPACT_BYTES: usize = 64 * 1024 * 1024;
 /// Log entries that a compaction keeps for slow followers.
 pub const KEEP_ENTRIES: u64 = 1_000;
+/// How long a service that was set aside after a panic waits for the next attempt.
+pub const ASIDE_RETRY: Duration = Duration::from_secs(60);
+/// A manager whose raft was not heard of for so long is shown as unreachable.
+pub const MANAGER_UNREACHABLE: Duration = Duration::from_secs(2);
+/// Between two reports of one task that tell more about the same state.
+pub const SAME_STATE_REPORTS: Duration = Duration::from_secs(1);
+/// How long a value that could not be sent to a node waits for the next attempt.
+pub const VALUE_RETRY: Duration = Duration::from_secs(5);
 /// The most bytes of one encoded transaction.
 pub const TRANSACTION_BYTES_MAX: usize = 1_500_000;
 /// The most writes of one transaction.

@@ -4,21 +4,31 @@
 //! The role of a first certificate is the token's; of a renewed one, what the
 //! cluster says now: so promotion and demotion travel with the renewal.
 
-use crate::api::{Shared, caller};
+use crate::api::{Shared, caller, description};
+use crate::sealing;
 use crate::status::from_refusal;
+use sha2::{Digest, Sha256};
 use skep_identity::clock;
+use skep_identity::tls::PeerInfo;
+use skep_identity::token::JoinToken;
 use skep_manager_core::event::Consistency;
 use skep_model::node::{Availability, Role};
 use skep_model::request::Mutation;
 use skep_model::{Kind, NodeId, Refusal, RequestId};
+use skep_proto::limits::{CSR_MAX, TOKEN_MAX};
 use skep_proto::v1::ca_client::CaClient;
 use skep_proto::v1::ca_server::Ca;
 use skep_proto::v1::{GetRootReply, GetRootRequest, IssueReply, IssueRequest};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::SemaphorePermit;
 use tonic::{Request, Response, Status};
 
-/// The longest certificate request, in bytes.
-const CSR_MAX: usize = 16 * 1024;
+/// Bytes of a request's id.
+const REQUEST_ID: usize = 16;
+/// What a caller is told that shows neither token nor certificate.
+const NO_TOKEN: &str = "A valid join token is necessary to join this cluster";
 
 /// The service.
 #[derive(Clone)]
@@ -33,37 +43,93 @@ impl Ca for CaApi {
     }
 
     async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueReply>, Status> {
-        let caller = caller(&request).ok();
-        let message = request.get_ref();
-        if message.csr.len() > CSR_MAX {
-            return Err(from_refusal(&Refusal::TooLarge {
-                what: "the certificate request".into(),
-                limit: format!("{CSR_MAX} bytes"),
-            }));
-        }
+        let caller = caller(&request).ok().map(|(node, _)| node);
+        let remote = request.extensions().get::<PeerInfo>().map(|peer| peer.remote.ip());
+        let asked = check(request.into_inner(), caller).map_err(|refusal| from_refusal(&refusal))?;
+        // What is counted comes before what costs: nothing of the store was read yet.
+        let _place = self.admit(&asked, remote).map_err(|refusal| from_refusal(&refusal))?;
         if let Some(address) = self.0.elsewhere() {
             // A token speaks for itself on any manager; a certificate only to whom it is shown.
-            return match (&message.token, self.0.leader()) {
-                (Some(_), _) => forward_issue(&self.0, &address, request.into_inner()).await.map(Response::new),
-                (None, leader) => Err(from_refusal(&Refusal::NotLeader { leader: leader.map(|(node, _)| node) })),
+            return match (asked.who, self.0.leader()) {
+                (Who::Joiner(_), _) => forward_issue(&self.0, &address, asked.message).await.map(Response::new),
+                (Who::Member(_), leader) => Err(from_refusal(&Refusal::NotLeader { leader: leader.map(|(node, _)| node) })),
             };
         }
-        let reply = match (&message.token, caller) {
-            (Some(token), _) => self.first(message, &token.value).await,
-            (None, Some((node, _))) => self.renew(message, node).await,
-            (None, None) => Err(Refusal::PermissionDenied("A valid join token is necessary to join this cluster".into())),
+        let reply = match &asked.who {
+            Who::Joiner(token) => self.first(&asked.message, token).await,
+            Who::Member(node) => self.renew(&asked.message, *node).await,
         };
         reply.map(Response::new).map_err(|refusal| from_refusal(&refusal))
     }
 }
 
+/// A request whose form is right.
+struct Asked {
+    who: Who,
+    message: IssueRequest,
+}
+
+/// By what a certificate is asked for.
+enum Who {
+    Joiner(JoinToken),
+    Member(NodeId),
+}
+
+/// Checks a request's form, without a look at anything else.
+fn check(message: IssueRequest, caller: Option<NodeId>) -> Result<Asked, Refusal> {
+    if message.csr.len() > CSR_MAX {
+        let limit = format!("{CSR_MAX} bytes");
+        return Err(Refusal::TooLarge { what: "the certificate request".into(), limit });
+    }
+    if !matches!(message.request_id.len(), 0 | REQUEST_ID) {
+        return Err(Refusal::invalid("request id", "", "it has 16 bytes"));
+    }
+    let who = match (&message.token, caller) {
+        (Some(token), _) => {
+            let invalid = || Refusal::PermissionDenied(NO_TOKEN.into());
+            let text = token.text().ok().filter(|text| text.len() <= TOKEN_MAX).ok_or_else(invalid)?;
+            Who::Joiner(JoinToken::parse(text).map_err(|error| Refusal::PermissionDenied(error.to_string()))?)
+        }
+        (None, Some(node)) => Who::Member(node),
+        (None, None) => return Err(Refusal::PermissionDenied(NO_TOKEN.into())),
+    };
+    sealing::check_request(&message.csr)?;
+    Ok(Asked { who, message })
+}
+
 impl CaApi {
-    /// A node that shows a join token becomes a member.
-    async fn first(&self, message: &IssueRequest, token: &[u8]) -> Result<IssueReply, Refusal> {
+    /// Whether the caller may ask now; a joiner holds one of few places while it does.
+    fn admit(&self, asked: &Asked, remote: Option<IpAddr>) -> Result<Option<SemaphorePermit<'_>>, Refusal> {
+        let limits = &self.0.limits;
+        let late = |wait: Duration| {
+            let text = format!("certificates are asked for too often; the next may be asked for in {:.1} s", wait.as_secs_f64());
+            Refusal::Unavailable(text)
+        };
+        match &asked.who {
+            Who::Member(node) => {
+                limits.renewals.take(node, Instant::now()).map_err(late)?;
+                Ok(None)
+            }
+            Who::Joiner(_) => {
+                let remote = remote.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+                // Another manager hands on what it has counted itself.
+                limits.joins.take(&remote, Instant::now()).map_err(late)?;
+                let place = limits.joining.try_acquire();
+                place.map(Some).map_err(|_| Refusal::Unavailable("too many nodes are joining at once; try again".into()))
+            }
+        }
+    }
+
+    /// A node that shows a join token becomes a member. The same request again gives
+    /// the same node: a joiner that did not get the answer asks anew.
+    async fn first(&self, message: &IssueRequest, token: &JoinToken) -> Result<IssueReply, Refusal> {
+        // This manager's own state tells a wrong token without asking the others.
+        let store = self.0.read(Consistency::Stale).await?;
+        self.0.sealing.role_of_token(&store, token)?;
         let store = self.0.read(Consistency::Linearizable).await?;
         let role = self.0.sealing.role_of_token(&store, token)?;
         let node = NodeId(self.0.random_id());
-        let reply = self.sign(message, node, role).await?;
+        let (mut reply, expires) = self.sign(message, node, role).await?;
         let availability = match message.availability {
             None => Availability::Active,
             Some(_) => Availability::try_from(message.availability())
@@ -73,11 +139,18 @@ impl CaApi {
             node,
             role,
             availability,
-            hostname: message.hostname.chars().take(253).collect(),
-            certificate_expires: reply.1,
+            hostname: description::hostname(&message.hostname),
+            certificate_expires: expires,
         };
-        self.0.propose(RequestId(self.0.random()), register).await?;
-        Ok(reply.0)
+        let outcome = self.0.propose(request_id(message).unwrap_or_else(|| RequestId(self.0.random())), register).await?;
+        let registered = NodeId(outcome.id);
+        if registered != node {
+            let store = self.0.read(Consistency::Linearizable).await?;
+            let missing = || Refusal::FailedPrecondition("the node that this request registered was removed".into());
+            let known = store.node(registered).ok_or_else(missing)?;
+            reply = self.sign(message, registered, known.plan.role).await?.0;
+        }
+        Ok(reply)
     }
 
     /// A member gets a new certificate, with the role that it has now.
@@ -86,7 +159,7 @@ impl CaApi {
         let known = store.node(node).ok_or_else(|| Refusal::NotFound { kind: Kind::Node, reference: node.to_string() })?;
         let reply = self.sign(message, node, known.plan.role).await?;
         let issued = Mutation::CertificateIssued { node, certificate_expires: reply.1 };
-        self.0.propose(RequestId(self.0.random()), issued).await?;
+        self.0.propose(request_id(message).unwrap_or_else(|| RequestId(self.0.random())), issued).await?;
         Ok(reply.0)
     }
 
@@ -107,7 +180,78 @@ impl CaApi {
     }
 }
 
+/// The id under which the outcome is remembered: of this very request, key included, so
+/// that nobody gets a certificate for a node that another's request registered.
+fn request_id(message: &IssueRequest) -> Option<RequestId> {
+    let digest = || {
+        let mut hash = Sha256::new();
+        hash.update(b"skep certificate request");
+        hash.update(&message.request_id);
+        hash.update(message.csr.as_bytes());
+        hash.finalize()
+    };
+    (message.request_id.len() == REQUEST_ID).then(|| RequestId(std::array::from_fn(|n| digest()[n])))
+}
+
 /// Shows a newcomer's token to the leader, which alone admits nodes.
 async fn forward_issue(shared: &Shared, address: &str, request: IssueRequest) -> Result<IssueReply, Status> {
     Ok(CaClient::new(shared.channels.to(address)).issue(request).await?.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skep_identity::ca::NodeKey;
+    use skep_identity::token::RootDigest;
+    use skep_proto::v1::Confidential;
+
+    fn request() -> IssueRequest {
+        use base64::Engine;
+        let der = NodeKey::generate().expect("a key").signing_request().expect("a request");
+        let token = JoinToken::generate(RootDigest::of(b"root"));
+        IssueRequest {
+            csr: base64::engine::general_purpose::STANDARD.encode(der),
+            token: Some(Confidential::new(token.reveal().as_bytes())),
+            request_id: vec![7; REQUEST_ID],
+            ..IssueRequest::default()
+        }
+    }
+
+    /// Without a look at the store: there is none here.
+    #[test]
+    fn what_has_not_the_form_of_a_request_is_refused_before_anything_is_read() {
+        let node = NodeId::from_random([1; 16]);
+        let bad_token = |text: &[u8]| IssueRequest { token: Some(Confidential::new(text)), ..request() };
+        let no_token = || IssueRequest { token: None, ..request() };
+        let table = [
+            (request(), None, None),
+            (no_token(), Some(node), None),
+            (no_token(), None, Some("join token is necessary")),
+            (bad_token(b""), None, Some("token")),
+            (bad_token(&[0xff; 40]), None, Some("token")),
+            (bad_token("SWMTKN-1-".repeat(100).as_bytes()), Some(node), Some("token")),
+            (bad_token(b"SWMTKN-1-garbage-garbage"), None, Some("token")),
+            (IssueRequest { csr: "A".repeat(CSR_MAX + 1), ..request() }, None, Some("certificate request")),
+            (IssueRequest { csr: "garbage".into(), ..request() }, None, Some("certificate request")),
+            (IssueRequest { csr: "AAAA".into(), ..request() }, None, Some("certificate request")),
+            (IssueRequest { request_id: vec![1; 15], ..request() }, None, Some("request id")),
+        ];
+        for (message, caller, expected) in table {
+            let shown = format!("{expected:?}");
+            match (check(message, caller), expected) {
+                (Ok(_), None) => {}
+                (Err(refusal), Some(expected)) => assert!(refusal.to_string().contains(expected), "{refusal}"),
+                (found, _) => panic!("{shown}: {:?}", found.err()),
+            }
+        }
+    }
+
+    #[test]
+    fn a_repeat_has_the_same_id_and_another_key_another() {
+        let first = request();
+        assert_eq!(request_id(&first), request_id(&first.clone()));
+        assert_ne!(request_id(&first), request_id(&IssueRequest { csr: request().csr, ..first.clone() }));
+        assert_ne!(request_id(&first), request_id(&IssueRequest { request_id: vec![8; REQUEST_ID], ..first.clone() }));
+        assert_eq!(request_id(&IssueRequest { request_id: Vec::new(), ..first }), None, "one that gives none has none");
+    }
 }

@@ -13,6 +13,7 @@ use crate::status::{from_refusal, to_refusal};
 use crate::waiting::WatchItem;
 use futures_util::Stream;
 use skep_identity::clock;
+use skep_identity::room::Room;
 use skep_manager_core::event::Consistency;
 use skep_manager_core::{Event, Store};
 use skep_model::config::{CONFIG_MAX, ConfigVersion};
@@ -35,6 +36,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// How long a call waits for a leader and its decision.
 const CALL_MAX: Duration = Duration::from_secs(30);
+/// How long the next piece of an archive may take.
+const CHUNK_MAX: Duration = Duration::from_secs(60);
 /// How long a decided-but-lost call waits before it is sent again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -70,8 +73,9 @@ impl Control for ControlApi {
         let request = request.into_inner();
         let kinds = request.kinds().map(kind).collect::<Result<Vec<Kind>, Status>>()?;
         let (ticket, receiver) = self.0.waiting.for_watch();
-        self.0.inbox.put(Event::Watch { ticket, after: request.after_version });
         let guard = Gone { shared: self.0.clone(), ticket };
+        let event = Event::Watch { ticket, after: request.after_version };
+        self.0.inbox.put_call(event).map_err(|refusal| from_refusal(&refusal))?;
         let stream =
             futures_util::stream::unfold((receiver, guard, kinds, false), |(mut receiver, guard, kinds, over)| async move {
                 if over {
@@ -117,12 +121,15 @@ impl Control for ControlApi {
             let stream = ControlClient::new(self.0.channels.to(&address)).distribute_image(chunks).await?.into_inner();
             return Ok(Response::new(Box::pin(stream)));
         }
+        let place = self.0.images.place().ok_or_else(|| {
+            from_refusal(&Refusal::Exhausted("other image archives are being distributed; try again when one is done".into()))
+        })?;
         let id = self.0.random_id();
         let guard = EndTransfer { shared: self.0.clone(), id };
         let (name, size) = self.spool(id, chunks).await?;
         let receiver = self.0.images.offer(id, &name, size);
-        let stream = futures_util::stream::unfold((receiver, guard), |(mut receiver, guard)| async move {
-            receiver.recv().await.map(|progress| (Ok(progress), (receiver, guard)))
+        let stream = futures_util::stream::unfold((receiver, guard, place), |(mut receiver, guard, place)| async move {
+            receiver.recv().await.map(|progress| (Ok(progress), (receiver, guard, place)))
         });
         Ok(Response::new(Box::pin(stream)))
     }
@@ -304,8 +311,8 @@ impl ControlApi {
         let path = self.0.images.spool(id);
         let failed = |error: std::io::Error| Status::internal(format!("could not spool the image archive: {error}"));
         let mut file = tokio::fs::File::create(&path).await.map_err(failed)?;
-        let (mut name, mut size) = (String::new(), 0_u64);
-        while let Some(chunk) = chunks.message().await? {
+        let (mut name, mut size, mut room) = (String::new(), 0_u64, Room::at(&path));
+        while let Some(chunk) = next_chunk(&mut chunks).await? {
             match chunk.chunk {
                 Some(image_chunk::Chunk::Header(header)) => name = header.name,
                 Some(image_chunk::Chunk::Data(data)) => {
@@ -316,6 +323,7 @@ impl ControlApi {
                             limit: "16 GiB".into(),
                         }));
                     }
+                    room.take(data.len() as u64).map_err(failed)?;
                     file.write_all(&data).await.map_err(failed)?;
                 }
                 None => {}
@@ -324,6 +332,12 @@ impl ControlApi {
         file.flush().await.map_err(failed)?;
         Ok((name, size))
     }
+}
+
+/// The next piece of an archive, which may not be long in coming.
+async fn next_chunk(chunks: &mut Streaming<v1::ImageChunk>) -> Result<Option<v1::ImageChunk>, Status> {
+    let next = tokio::time::timeout(CHUNK_MAX, chunks.message()).await;
+    next.unwrap_or_else(|_| Err(deadline("the next piece of the archive", CHUNK_MAX)))
 }
 
 /// Removes a spooled archive.

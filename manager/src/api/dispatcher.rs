@@ -3,7 +3,8 @@
 //! A session is served by the leader only. Its first message says who the node
 //! is, which must be what its certificate says.
 
-use crate::api::{Shared, caller};
+use crate::api::{Shared, caller, description};
+use crate::inbox::Places;
 use crate::logs;
 use crate::sessions::QUEUE_MAX;
 use crate::status::from_refusal;
@@ -16,7 +17,7 @@ use skep_proto::v1::dispatcher_server::Dispatcher;
 use skep_proto::v1::{self, AgentMessage, LogPublish, ManagerMessage, PublishDone, agent_message, image_chunk};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,6 +25,12 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// How long the first message of a session may take.
 const HELLO_MAX: Duration = Duration::from_secs(5);
+
+/// How long a node may take to open its next session before what it was asked for is
+/// given up: the longest pause of its attempts, and some more.
+const RETURN_MAX: Duration = Duration::from_secs(4);
+/// The longest that an agent is not listened to because it said too much.
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -48,9 +55,14 @@ impl Dispatcher for DispatcherApi {
         hello.address = address;
         let session = SessionId(self.0.random_id());
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
+        let places = Places::default();
         self.0.sessions.insert(session, node, sender);
-        self.0.inbox.put(Event::SessionOpened { session, hello: Box::new(hello) });
-        tokio::spawn(listen(self.0.clone(), node, session, messages));
+        let opened = Event::SessionOpened { session, hello: Box::new(hello) };
+        self.0.inbox.put_agent(node, &places, opened).await;
+        // What was asked of the node and is not answered is asked again: it may never have heard.
+        self.0.images.ask_again(node);
+        self.0.probes.ask_again(node);
+        tokio::spawn(listen(self.0.clone(), Peer { node, session, places }, messages));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -122,51 +134,82 @@ impl DispatcherApi {
     }
 }
 
-/// Hands what an agent says to the core until its stream ends.
-async fn listen(shared: Arc<Shared>, node: NodeId, session: SessionId, mut messages: Streaming<AgentMessage>) {
+/// Whose messages they are.
+struct Peer {
+    node: NodeId,
+    session: SessionId,
+    places: Places,
+}
+
+/// Hands what an agent says to the core until its stream ends. Who says more than its
+/// share is heard later.
+async fn listen(shared: Arc<Shared>, peer: Peer, mut messages: Streaming<AgentMessage>) {
+    let Peer { node, session, places } = peer;
     let mut is_goodbye = false;
     loop {
-        match messages.message().await {
-            Ok(Some(AgentMessage { message: Some(message) })) => match message {
-                agent_message::Message::Heartbeat(_) => shared.inbox.put(Event::Heartbeat { session }),
-                agent_message::Message::Programmed(programmed) => {
-                    shared.inbox.put(Event::Programmed { session, version: programmed.version });
-                }
-                agent_message::Message::Faults(faults) => {
-                    shared.inbox.put(Event::PlacesFailed { session, faults: faults.into() });
-                }
-                agent_message::Message::Statuses(statuses) => match updates(statuses) {
-                    Ok(updates) => shared.inbox.put(Event::Status { session, updates }),
-                    Err(status) => {
-                        shared.sessions.close(session, status.message().into());
-                        break;
-                    }
-                },
-                agent_message::Message::ImageResult(result) => shared.images.result(node, result),
-                agent_message::Message::ProbeResult(result) => shared.probes.answer(node, result),
-                agent_message::Message::Goodbye(_) => is_goodbye = true,
-                agent_message::Message::Hello(_) => {
-                    shared.sessions.close(session, "a session has one hello, as its first message".into());
-                    break;
-                }
-            },
-            Ok(Some(AgentMessage { message: None })) => {}
+        let message = match messages.message().await {
+            Ok(Some(AgentMessage { message })) => message,
             Ok(None) => break,
             Err(status) => {
                 tracing::debug!(%node, reason = status.message(), "a session broke");
                 break;
             }
+        };
+        let mut wait = shared.limits.messages.spend(&node, 1.0, Instant::now());
+        let event = match message {
+            None => None,
+            Some(agent_message::Message::Heartbeat(_)) => Some(Event::Heartbeat { session }),
+            Some(agent_message::Message::Programmed(programmed)) => {
+                Some(Event::Programmed { session, version: programmed.version })
+            }
+            Some(agent_message::Message::Faults(faults)) => Some(Event::PlacesFailed { session, faults: faults.into() }),
+            Some(agent_message::Message::Statuses(statuses)) => {
+                wait = wait.max(shared.limits.statuses.spend(&node, statuses.updates.len() as f64, Instant::now()));
+                let updates = updates(node, statuses);
+                (!updates.is_empty()).then_some(Event::Status { session, updates })
+            }
+            Some(agent_message::Message::ImageResult(result)) => {
+                shared.images.result(node, result);
+                None
+            }
+            Some(agent_message::Message::ProbeResult(result)) => {
+                shared.probes.answer(node, result);
+                None
+            }
+            Some(agent_message::Message::Goodbye(_)) => {
+                is_goodbye = true;
+                None
+            }
+            Some(agent_message::Message::Hello(_)) => {
+                shared.sessions.close(session, "a session has one hello, as its first message".into());
+                break;
+            }
+        };
+        if let Some(event) = event {
+            shared.inbox.put_agent(node, &places, event).await;
+        }
+        if !wait.is_zero() {
+            tokio::time::sleep(wait.min(WAIT_MAX)).await;
         }
     }
     shared.sessions.remove(session);
-    shared.logs.node_lost(node);
-    shared.images.node_lost(node);
-    shared.probes.node_lost(node);
-    shared.inbox.put(Event::SessionClosed { session, is_goodbye });
+    shared.inbox.put_end_of_session(node, Event::SessionClosed { session, is_goodbye });
+    lost_unless_back(&shared, node).await;
+}
+
+/// A session has ended. The node may have opened the next one already, or do so soon:
+/// only if it does not is what it was asked for given up.
+async fn lost_unless_back(shared: &Shared, node: NodeId) {
+    tokio::time::sleep(RETURN_MAX).await;
+    if !shared.sessions.has(node) {
+        shared.logs.node_lost(node);
+        shared.images.node_lost(node);
+        shared.probes.node_lost(node);
+    }
 }
 
 fn hello(first: Option<AgentMessage>, node: NodeId) -> Result<Hello, Status> {
-    let Some(AgentMessage { message: Some(agent_message::Message::Hello(hello)) }) = first else {
+    let Some(AgentMessage { message: Some(agent_message::Message::Hello(mut hello)) }) = first else {
         return Err(Status::invalid_argument("the first message of a session is a hello"));
     };
     if hello.protocol_min > PROTOCOL_MAX || hello.protocol_max < PROTOCOL_MIN {
@@ -176,15 +219,26 @@ fn hello(first: Option<AgentMessage>, node: NodeId) -> Result<Hello, Status> {
         );
         return Err(Status::failed_precondition(text));
     }
-    let hello = Hello::try_from(hello).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let statuses = v1::Statuses { updates: std::mem::take(&mut hello.statuses) };
+    hello.description.iter_mut().for_each(description::make_readable);
+    hello.not_ready = description::line(&hello.not_ready);
+    let mut hello = Hello::try_from(hello).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    hello.statuses = updates(node, statuses);
     if hello.node != node {
         return Err(Status::permission_denied("the hello names another node than the certificate"));
     }
     Ok(hello)
 }
 
-fn updates(statuses: v1::Statuses) -> Result<Vec<StatusUpdate>, Status> {
-    Vec::<StatusUpdate>::try_from(statuses).map_err(|error: skep_proto::Malformed| Status::invalid_argument(error.to_string()))
+/// The statuses that can be read. One that cannot is left out, and all others count.
+fn updates(node: NodeId, statuses: v1::Statuses) -> Vec<StatusUpdate> {
+    let read = |update: v1::StatusUpdate| {
+        let task = description::line(&update.task_id);
+        StatusUpdate::try_from(update)
+            .inspect_err(|error| tracing::warn!(%node, %task, "left out a status that cannot be read: {error}"))
+            .ok()
+    };
+    statuses.updates.into_iter().filter_map(read).collect()
 }
 
 fn parse_id(text: &str) -> Result<Id, Status> {

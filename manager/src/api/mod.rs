@@ -3,6 +3,7 @@
 pub mod authorise;
 pub mod ca;
 pub mod control;
+pub(crate) mod description;
 pub mod dispatcher;
 mod log_stream;
 pub mod query;
@@ -11,11 +12,12 @@ pub mod roles;
 pub mod verify;
 
 use crate::channels::Channels;
-use crate::drive::Inbox;
 use crate::images::Images;
+use crate::inbox::Inbox;
 use crate::logs::Logs;
 use crate::persist::Disk;
 use crate::probes::Probes;
+use crate::rates::Rates;
 use crate::sealing::Sealing;
 use crate::sessions::Sessions;
 use crate::waiting::Waiting;
@@ -24,9 +26,10 @@ use skep_manager_core::event::Consistency;
 use skep_manager_core::{Event, Store, Ticket};
 use skep_model::request::{Mutation, Outcome};
 use skep_model::{Id, NodeId, Refusal, RequestId};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::{Request, Status};
 
 /// How long the core may take to answer; it has a shorter deadline of its own.
@@ -43,6 +46,34 @@ pub struct Leadership {
     pub is_self: bool,
 }
 
+/// How much callers may ask for.
+#[derive(Debug)]
+pub struct Limits {
+    /// First certificates, by the address that asks.
+    pub(crate) joins: Rates<IpAddr>,
+    /// First certificates that are being decided about.
+    pub(crate) joining: Semaphore,
+    /// Renewals, by node.
+    pub(crate) renewals: Rates<NodeId>,
+    /// Messages of a node's session.
+    pub(crate) messages: Rates<NodeId>,
+    /// Statuses in them.
+    pub(crate) statuses: Rates<NodeId>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            joins: Rates::new(5.0, 50.0),
+            joining: Semaphore::new(64),
+            // Twenty changes of role at once, and then one a minute.
+            renewals: Rates::new(1.0 / 60.0, 20.0),
+            messages: Rates::new(200.0, 1_000.0),
+            statuses: Rates::new(2_000.0, 20_000.0),
+        }
+    }
+}
+
 /// What every service needs.
 pub struct Shared {
     pub(crate) node: NodeId,
@@ -56,13 +87,17 @@ pub struct Shared {
     pub(crate) images: Images,
     pub(crate) probes: Probes,
     pub(crate) disk: Disk,
+    pub(crate) limits: Limits,
 }
 
 impl Shared {
     /// The state of the cluster, this fresh.
     pub async fn read(&self, consistency: Consistency) -> Result<Arc<Store>, Refusal> {
         let (ticket, receiver) = self.waiting.for_read();
-        self.inbox.put(Event::Read { ticket, consistency });
+        if let Err(refusal) = self.inbox.put_call(Event::Read { ticket, consistency }) {
+            self.waiting.forget(ticket);
+            return Err(refusal);
+        }
         let answer = tokio::time::timeout(ANSWER_MAX, receiver).await;
         self.waiting.forget(ticket);
         answer.unwrap_or_else(|_| Ok(Err(late("the read")))).unwrap_or_else(|_| Err(stopping()))
@@ -71,7 +106,11 @@ impl Shared {
     /// Has a mutation decided by this manager, which must be the leader.
     pub async fn propose(&self, request: RequestId, mutation: Mutation) -> Result<Outcome, Refusal> {
         let (ticket, receiver) = self.waiting.for_reply();
-        self.inbox.put(Event::Request { ticket, request, mutation: Box::new(mutation) });
+        let event = Event::Request { ticket, request, mutation: Box::new(mutation) };
+        if let Err(refusal) = self.inbox.put_call(event) {
+            self.waiting.forget(ticket);
+            return Err(refusal);
+        }
         let answer = tokio::time::timeout(ANSWER_MAX, receiver).await;
         self.waiting.forget(ticket);
         answer.unwrap_or_else(|_| Ok(Err(late("the change")))).unwrap_or_else(|_| Err(stopping()))

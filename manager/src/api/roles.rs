@@ -1,7 +1,9 @@
-//! Who may call what: one table from RPC to roles, as a test demands.
+//! Who may call what, and how long a call may take: one table from RPC to roles, as a
+//! test demands.
 
 use skep_model::node::Role;
 use std::fmt;
+use std::time::Duration;
 
 /// What a caller must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,22 +16,31 @@ pub enum Allowed {
     Manager,
 }
 
-/// Every RPC that is served on the network, and who may call it.
-pub const TABLE: &[(&str, Allowed)] = &[
-    ("skep.v1.Ca/GetRoot", Allowed::Anyone),
-    ("skep.v1.Ca/Issue", Allowed::Anyone),
-    ("skep.v1.Control/Mutate", Allowed::Manager),
-    ("skep.v1.Control/Read", Allowed::Manager),
-    ("skep.v1.Control/Watch", Allowed::Manager),
-    ("skep.v1.Control/Logs", Allowed::Manager),
-    ("skep.v1.Control/DistributeImage", Allowed::Manager),
-    ("skep.v1.Control/VerifyNetworks", Allowed::Manager),
-    ("skep.v1.Dispatcher/Session", Allowed::Node),
-    ("skep.v1.Dispatcher/PublishLogs", Allowed::Node),
-    ("skep.v1.Dispatcher/FetchImage", Allowed::Node),
-    ("skep.v1.Raft/Step", Allowed::Manager),
-    ("skep.v1.Raft/Snapshot", Allowed::Manager),
-    ("skep.v1.Raft/JoinRaft", Allowed::Manager),
+/// The longest that a call may take from its first byte to the last of its answer,
+/// unless it is a stream. Longer than any deadline behind it.
+const CALL: Option<Duration> = Some(Duration::from_secs(90));
+/// The same for a call that anyone may make.
+const CALL_OF_ANYONE: Option<Duration> = Some(Duration::from_secs(30));
+/// A stream lasts as long as both sides want; its first and next messages have
+/// deadlines of their own where they can be named.
+const STREAM: Option<Duration> = None;
+
+/// Every RPC that is served on the network, who may call it, and for how long.
+pub const TABLE: &[(&str, Allowed, Option<Duration>)] = &[
+    ("skep.v1.Ca/GetRoot", Allowed::Anyone, CALL_OF_ANYONE),
+    ("skep.v1.Ca/Issue", Allowed::Anyone, CALL_OF_ANYONE),
+    ("skep.v1.Control/Mutate", Allowed::Manager, CALL),
+    ("skep.v1.Control/Read", Allowed::Manager, CALL),
+    ("skep.v1.Control/Watch", Allowed::Manager, STREAM),
+    ("skep.v1.Control/Logs", Allowed::Manager, STREAM),
+    ("skep.v1.Control/DistributeImage", Allowed::Manager, STREAM),
+    ("skep.v1.Control/VerifyNetworks", Allowed::Manager, CALL),
+    ("skep.v1.Dispatcher/Session", Allowed::Node, STREAM),
+    ("skep.v1.Dispatcher/PublishLogs", Allowed::Node, STREAM),
+    ("skep.v1.Dispatcher/FetchImage", Allowed::Node, STREAM),
+    ("skep.v1.Raft/Step", Allowed::Manager, STREAM),
+    ("skep.v1.Raft/Snapshot", Allowed::Manager, STREAM),
+    ("skep.v1.Raft/JoinRaft", Allowed::Manager, CALL),
 ];
 
 /// What is known of a caller.
@@ -43,10 +54,15 @@ pub enum Who {
     Local,
 }
 
+/// How long a call may take; `None` = as long as it wants.
+pub fn call_max(rpc: &str) -> Option<Duration> {
+    TABLE.iter().find(|(name, ..)| *name == rpc).map_or(CALL_OF_ANYONE, |(.., limit)| *limit)
+}
+
 /// Whether `who` may call `rpc` (`package.Service/Method`). An RPC without a row
 /// is nobody's.
 pub fn may_call(rpc: &str, who: Who) -> bool {
-    let Some((_, allowed)) = TABLE.iter().find(|(name, _)| *name == rpc) else { return false };
+    let Some((_, allowed, _)) = TABLE.iter().find(|(name, ..)| *name == rpc) else { return false };
     match (allowed, who) {
         (Allowed::Anyone, _) | (_, Who::Local) => true,
         (Allowed::Node, Who::Node(_)) | (Allowed::Manager, Who::Node(Role::Manager)) => true,
@@ -98,7 +114,9 @@ mod tests {
             }
             for method in &service.method {
                 let rpc = format!("skep.v1.{}/{}", service.name(), method.name());
-                assert!(TABLE.iter().any(|(name, _)| *name == rpc), "{rpc} has no row");
+                assert!(TABLE.iter().any(|(name, ..)| *name == rpc), "{rpc} has no row");
+                let is_stream = method.client_streaming() || method.server_streaming();
+                assert!(is_stream || call_max(&rpc).is_some(), "{rpc} may last for ever");
                 count += 1;
             }
         }

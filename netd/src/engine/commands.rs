@@ -134,6 +134,9 @@ impl Engine {
             Change::LeaveOut(key, _) => *key,
         };
         self.left_out.remove(&key);
+        if let Change::Put(Object::Service(service)) = &change {
+            skep_identity::process::panic_if_planted("netd", &service.name);
+        }
         let derived = match change {
             Change::Put(object) => match self.desired.put(object) {
                 Ok(derived) => derived,

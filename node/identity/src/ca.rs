@@ -197,23 +197,37 @@ impl RootCa {
     /// If the request does not read or prove possession of its key, the key is not
     /// P-256, or the life is too short.
     pub fn sign_csr(&self, request_der: &[u8], issue: &Issue<'_>) -> Result<String, CaError> {
-        if request_der.len() > CSR_LENGTH_MAX {
-            return Err(CaError::RequestTooLong(request_der.len()));
-        }
         if issue.validity < NODE_VALIDITY_MIN {
             return Err(CaError::Validity);
         }
-        let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request_der))
-            .map_err(CaError::Request)?;
-        if request.public_key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
-            return Err(CaError::RequestKey);
-        }
+        let request = read_csr(request_der)?;
         let der = first_certificate(self.certificate_pem.as_bytes()).map_err(|e| CaError::ReadRoot(e.to_string()))?;
         let sign = |source| CaError::Sign { node: issue.node_id.to_owned(), source };
         let issuer = Issuer::from_ca_cert_der(&der, &*self.key).map_err(sign)?;
         let certificate = node_params(issue)?.signed_by(&request.public_key, &issuer).map_err(sign)?;
         Ok(unix_lines(&certificate.pem()))
     }
+}
+
+/// Checks a signing request (DER): that it reads, proves possession of its key, and
+/// that the key is P-256.
+///
+/// # Errors
+/// What it lacks.
+pub fn check_csr(request_der: &[u8]) -> Result<(), CaError> {
+    read_csr(request_der).map(drop)
+}
+
+fn read_csr(request_der: &[u8]) -> Result<CertificateSigningRequestParams, CaError> {
+    if request_der.len() > CSR_LENGTH_MAX {
+        return Err(CaError::RequestTooLong(request_der.len()));
+    }
+    let request =
+        CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request_der)).map_err(CaError::Request)?;
+    if request.public_key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
+        return Err(CaError::RequestKey);
+    }
+    Ok(request)
 }
 
 fn node_params(issue: &Issue<'_>) -> Result<CertificateParams, CaError> {

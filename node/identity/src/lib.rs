@@ -17,6 +17,7 @@ pub mod clock;
 pub mod keystore;
 pub mod process;
 pub mod refusal;
+pub mod room;
 pub mod seal;
 pub mod secret;
 pub mod tls;

@@ -1,8 +1,115 @@
-//! What a process that holds keys does first.
+//! What every daemon of a node does: what it does first, and how it ends when it must.
+//!
+//! A panic in a loop that a daemon cannot do without ends the process: half of a
+//! daemon that others take for a whole one is worse than none. Containers live on, and
+//! whoever supervises the daemon starts it again.
 
+use std::any::Any;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::OnceLock;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// The exit code of a daemon that ended itself because going on would be wrong
+/// (`EX_SOFTWARE` of sysexits.h).
+pub const EXIT_FAULT: i32 = 70;
+/// Names the faults that a test plants, as `PLACE=WHAT` separated by commas; debug
+/// builds read it.
+const PLANTED: &str = "SKEP_TEST_PANIC";
+
+/// Ends the process at once, with a sentence and [`EXIT_FAULT`].
+pub fn end(sentence: &str) -> ! {
+    tracing::error!("{sentence}");
+    eprintln!("{sentence}; this process ends, and containers go on");
+    std::process::exit(EXIT_FAULT)
+}
+
+/// Runs what the process cannot do without: a panic in it ends the process. `what`
+/// names it in the sentence.
+pub async fn essential<F: Future>(what: &'static str, future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)))
+            .unwrap_or_else(|payload| end(&format!("{what} panicked: {}", panic_text(&*payload))))
+    })
+    .await
+}
+
+/// Runs what the process cannot do without and what only ends when it is told to.
+pub async fn essential_until_stopped<F: Future>(what: &'static str, stop: tokio_util::sync::CancellationToken, future: F) {
+    essential(what, future).await;
+    if !stop.is_cancelled() {
+        end(&format!("{what} ended although nobody asked it to"));
+    }
+}
+
+/// What a panic said.
+pub fn panic_text(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<String>().cloned();
+    text.or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
+}
+
+/// What a test wants to go wrong at a place; always `None` in a release build.
+pub fn planted(place: &str) -> Option<&'static str> {
+    static FAULTS: OnceLock<String> = OnceLock::new();
+    if !cfg!(debug_assertions) {
+        return None;
+    }
+    let faults = FAULTS.get_or_init(|| std::env::var(PLANTED).unwrap_or_default());
+    faults.split(',').filter_map(|fault| fault.split_once('=')).find(|(at, _)| *at == place).map(|(_, what)| what)
+}
+
+/// Panics if a test wants that at a place once it meets what is named `name`.
+pub fn panic_if_planted(place: &str, name: &str) {
+    if planted(place) == Some(name) {
+        panic!("planted in {place} for {name}");
+    }
+}
+
+/// Raises the number of files and sockets that this process may have open to the most
+/// that it is allowed, and says how many that are and how many it was before. What the
+/// daemon starts for others is to get the number from before: see [`descriptors_before`].
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn raise_descriptor_limit() -> io::Result<(u64, u64)> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let before = *BEFORE.get_or_init(|| soft);
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok((hard, before))
+}
+
+static BEFORE: OnceLock<u64> = OnceLock::new();
+
+/// The soft limit of open files before it was raised; `None` if it was not.
+pub fn descriptors_before() -> Option<u64> {
+    BEFORE.get().copied()
+}
+
+/// Gives a process that this one has started the soft limit of open files from before
+/// [`raise_descriptor_limit`], for itself and for what it starts.
+///
+/// # Errors
+/// If the kernel refuses, or the process is gone.
+pub fn give_back_descriptor_limit(pid: u32) -> io::Result<()> {
+    let Some(before) = descriptors_before() else { return Ok(()) };
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let limit = libc::rlimit { rlim_cur: before.min(hard), rlim_max: hard };
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    // SAFETY: the new limit is read for the length of the call, and no old one is asked for.
+    let done = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// How many files and sockets this process may have open now.
+pub fn descriptor_limit() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
+}
 
 /// A step of hardening that the kernel refused.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +153,47 @@ mod tests {
         harden().unwrap();
         assert!(!nix::sys::prctl::get_dumpable().unwrap());
         assert_eq!(getrlimit(Resource::RLIMIT_CORE).unwrap(), (0, hard));
+    }
+
+    /// In a process of its own, since what it is about ends it.
+    #[test]
+    fn a_panic_in_an_essential_loop_ends_the_process_with_a_sentence_and_a_code() {
+        const CHILD: &str = "SKEP_TEST_ESSENTIAL_CHILD";
+        if std::env::var_os(CHILD).is_some() {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+            runtime.spawn(essential("the loop", async { panic!("of its own") }));
+            // The loop is a task of the runtime that nobody waits for.
+            runtime.block_on(tokio::time::sleep(std::time::Duration::from_secs(20)));
+            return;
+        }
+        let name = "process::tests::a_panic_in_an_essential_loop_ends_the_process_with_a_sentence_and_a_code";
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        assert_eq!(child.status.code(), Some(EXIT_FAULT), "{child:?}");
+        let said = String::from_utf8_lossy(&child.stderr);
+        assert!(said.contains("the loop panicked: of its own; this process ends"), "{said}");
+    }
+
+    #[test]
+    fn the_limit_of_descriptors_is_the_most_that_is_allowed() {
+        let (raised, before) = raise_descriptor_limit().unwrap();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert_eq!((soft, raised), (hard, hard));
+        assert!(before <= hard);
+        assert_eq!(raise_descriptor_limit().unwrap().1, before, "what was before stays known");
+        assert_eq!(descriptors_before(), Some(before));
+        // What is started has the number from before again.
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        give_back_descriptor_limit(child.id()).unwrap();
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        let found: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        assert_eq!(found, [before, hard]);
+        drop(child.stdin.take());
+        child.wait().unwrap();
     }
 
     #[test]

@@ -178,7 +178,7 @@ async fn a_removed_node_loses_its_connections_and_only_it() {
 #[tokio::test]
 async fn a_silent_client_delays_nobody() {
     let root = RootCa::create(clock::now()).unwrap();
-    let limits = AcceptLimits { handshakes_max: 4, handshake_deadline: Duration::from_secs(600) };
+    let limits = AcceptLimits { handshakes_max: 4, handshake_deadline: Duration::from_secs(600), ..AcceptLimits::default() };
     let (mut incoming, _, address) = listen(node(&root, "m1", Role::Manager), limits).await;
     let mut silent = Vec::new();
     for _ in 0..3 {
@@ -192,7 +192,7 @@ async fn a_silent_client_delays_nobody() {
 #[tokio::test]
 async fn a_silent_client_is_dropped_at_the_deadline() {
     let root = RootCa::create(clock::now()).unwrap();
-    let limits = AcceptLimits { handshakes_max: 1, handshake_deadline: Duration::from_secs(1) };
+    let limits = AcceptLimits { handshake_deadline: Duration::from_secs(1), ..AcceptLimits::default() };
     let (mut incoming, _, address) = listen(node(&root, "m1", Role::Manager), limits).await;
     let mut silent = TcpStream::connect(&address).await.unwrap();
     let connector = Connector::member(node(&root, "w1", Role::Worker));

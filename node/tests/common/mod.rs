@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+pub mod flood;
 mod network;
 
 use skep_identity::unix::local_channel;
@@ -13,7 +14,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 use tempfile::TempDir;
 use tonic::transport::Channel;
@@ -28,7 +29,11 @@ pub struct Daemon {
     /// Where it listens, `address:port`.
     pub address: String,
     child: Child,
+    log: Log,
 }
+
+/// What a daemon has said so far.
+type Log = Arc<Mutex<Vec<String>>>;
 
 impl Daemon {
     /// A new one, in no cluster.
@@ -40,6 +45,17 @@ impl Daemon {
 
     /// A new one, in no cluster, whose network daemon is away.
     pub fn without_netd() -> Self {
+        Self::made("")
+    }
+
+    /// A new one, in no cluster, with faults that its debug build knows.
+    pub fn planted(faults: &str) -> Self {
+        let daemon = Self::made(faults);
+        daemon.start_netd();
+        daemon
+    }
+
+    fn made(faults: &str) -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let folder = tempfile::Builder::new().prefix("node").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         // The shim must lie beside the daemon; here none is ever started.
@@ -47,8 +63,9 @@ impl Daemon {
         std::fs::write(folder.path().join("skep-shim"), "").unwrap();
         let [.., high, low] = std::process::id().to_be_bytes();
         let address = format!("127.{}.{}.{}:2377", high.max(1), low, NEXT.fetch_add(1, Ordering::Relaxed));
-        let child = spawn(folder.path(), &[]);
-        Self { folder, address, child }
+        let log = Log::default();
+        let child = spawn(folder.path(), &[], faults, &log);
+        Self { folder, address, child, log }
     }
 
     /// Its network daemon comes, and stays.
@@ -59,7 +76,7 @@ impl Daemon {
     /// Ends it as a power cut would, and starts it again.
     pub fn restart_after_kill(&mut self, flags: &[&str]) {
         self.kill();
-        self.child = spawn(self.folder.path(), flags);
+        self.child = spawn(self.folder.path(), flags, "", &self.log);
     }
 
     /// Ends it as a power cut would.
@@ -77,7 +94,32 @@ impl Daemon {
 
     /// Starts it after it ended.
     pub fn start(&mut self) {
-        self.child = spawn(self.folder.path(), &[]);
+        self.child = spawn(self.folder.path(), &[], "", &self.log);
+    }
+
+    /// Waits until it has ended by itself; its exit code.
+    pub async fn ended(&mut self) -> Option<i32> {
+        wait_until("the daemon ends", async || self.child.try_wait().unwrap().is_some()).await;
+        self.child.wait().unwrap().code()
+    }
+
+    /// Whether a line of its log has these words; waits for a line that is on its way.
+    pub fn said(&self, words: &str) -> bool {
+        let deadline = std::time::Instant::now() + Duration::from_secs(5);
+        loop {
+            if self.log.lock().unwrap().iter().any(|line| line.contains(words)) {
+                return true;
+            }
+            if std::time::Instant::now() > deadline {
+                return false;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether no line of its log has these words so far.
+    pub fn said_nothing_of(&self, words: &str) -> bool {
+        !self.log.lock().unwrap().iter().any(|line| line.contains(words))
     }
 
     /// What a second daemon with the same folders says.
@@ -172,7 +214,7 @@ impl Drop for Daemon {
 }
 
 /// Starts a daemon and returns when it serves its socket, as it says itself.
-fn spawn(folder: &Path, flags: &[&str]) -> Child {
+fn spawn(folder: &Path, flags: &[&str], faults: &str, log: &Log) -> Child {
     let mut child = Command::new(folder.join("skepd"))
         .args(["--cgroup-parent", "/skep-node-test", "--hostname", "test"])
         .arg("--data-dir")
@@ -180,18 +222,21 @@ fn spawn(folder: &Path, flags: &[&str]) -> Child {
         .arg("--run-dir")
         .arg(folder.join("run"))
         .args(flags)
+        .env("SKEP_TEST_PANIC", faults)
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let (sender, receiver) = mpsc::channel();
     // The log is read to its end, or the daemon would block; a failing test shows it.
+    let log = log.clone();
     std::thread::spawn(move || {
         for line in lines.map_while(Result::ok) {
             if line.contains("skepd is here") {
                 let _told = sender.send(());
             }
             println!("{line}");
+            log.lock().unwrap().push(line);
         }
     });
     receiver.recv_timeout(WAIT_MAX).expect("the daemon serves its socket");

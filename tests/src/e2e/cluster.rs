@@ -124,7 +124,20 @@ impl Cluster {
         Self::make(managers, workers, more)
     }
 
+    /// As [`Cluster::up`], with faults that the daemons' debug builds know (`SKEP_TEST_PANIC`). A daemon that is started
+    /// again has none.
+    ///
+    /// # Panics
+    /// As [`Cluster::up`].
+    pub fn planted(managers: usize, workers: usize, faults: &str) -> Self {
+        Self::make_with(managers, workers, &[], faults)
+    }
+
     fn make(managers: usize, workers: usize, more: &[&str]) -> Self {
+        Self::make_with(managers, workers, more, "")
+    }
+
+    fn make_with(managers: usize, workers: usize, more: &[&str], faults: &str) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "the end-to-end tests make namespaces: run them as root");
         ensure_binaries();
         let folder = tempfile::Builder::new().prefix("skep-e2e-").tempdir().expect("a folder for the cluster");
@@ -146,7 +159,9 @@ impl Cluster {
         let cluster = Self { folder, guardian, leash, voice };
         let (managers, workers) = (managers.to_string(), workers.to_string());
         let args: Vec<&str> = ["--managers", &managers, "--workers", &workers].into_iter().chain(more.iter().copied()).collect();
-        cluster.verb("up", &args).ok();
+        let (faults, dir) = (format!("SKEP_TEST_PANIC={faults}"), cluster.dir().display().to_string());
+        let script = script();
+        Said::by("env", &[&[&faults, &script, "up", "--dir", &dir], &args[..]].concat(), b"", CLUSTER_DEADLINE).ok();
         cluster
     }
 

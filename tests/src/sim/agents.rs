@@ -14,6 +14,7 @@ use super::{Happening, Simulation};
 use skep_agent_core::{Action, Agent, Event, Found};
 use skep_manager_core::event::Event as ManagerEvent;
 use skep_manager_core::store::Store;
+use skep_manager_core::values::{ValueRef, open_all};
 use skep_model::assignment::{AssignmentChange, Assignments, Hello, SessionInfo, StatusUpdate};
 use skep_model::endpoint::Publication;
 use skep_model::node::{NodeDescription, Underlay};
@@ -514,28 +515,34 @@ impl Simulation {
         {
             assignments.changes.push(AssignmentChange::PutTask(task.clone()));
         }
-        let mut values = Vec::new();
         for change in &assignments.changes {
             if let AssignmentChange::MayStop(task) = change {
                 self.check_may_stop(manager, *task)?;
             }
             if let AssignmentChange::PutSecret(id, n) = change {
                 check_referenced(view, node, *id, *n)?;
-                if let Some(value) = self.value(view, *id, *n)? {
-                    values.push(((*id, *n), value));
-                }
             }
         }
+        let is_stale = self.has_plant(Plant::StaleSecret);
+        let opened = open_all(&mut assignments, view, |value, sealed| match value {
+            ValueRef::Secret(id, n) => {
+                let oldest = view.secret(id).and_then(|secret| secret.spec.versions.first());
+                let sealed = oldest.filter(|_| is_stale).map_or(sealed, |oldest| &oldest.sealed);
+                sealing::open(id, n, sealed).map(Some)
+            }
+            ValueRef::Config(..) => Ok(None),
+        });
+        // The core names nothing that is not stored, and what is stored here opens.
+        if let Some((value, why)) = opened.left_out.first() {
+            return Err(format!("{value} was left out of what machine {agent} is told: {why}"));
+        }
+        let secret = |(value, plain): (ValueRef, Option<String>)| match value {
+            ValueRef::Secret(id, n) => plain.map(|plain| ((id, n), plain)),
+            ValueRef::Config(..) => None,
+        };
+        let values = opened.values.into_iter().filter_map(secret).collect();
         self.say(session, true, Word::Assignments { term, assignments, values });
         Ok(())
-    }
-
-    fn value(&self, view: &Store, id: SecretId, n: u64) -> Result<Option<String>, String> {
-        // The secret of a task that is being stopped may be gone already.
-        let Some(secret) = view.secret(id) else { return Ok(None) };
-        let is_stale = self.has_plant(Plant::StaleSecret);
-        let version = secret.spec.versions.iter().find(|version| is_stale || version.n == n);
-        version.map(|version| sealing::open(id, n, &version.sealed)).transpose()
     }
 
     /// A manager ends a session.
@@ -567,9 +574,8 @@ impl Simulation {
             let wanted: BTreeSet<(SecretId, u64)> =
                 references.filter_map(|reference| Some((reference.id, reference.version?))).collect();
             let held: BTreeSet<(SecretId, u64)> = machine.host.values.keys().copied().collect();
-            // The secret of a task that is being stopped may have been removed.
-            let is_missing = wanted.iter().any(|(id, n)| !held.contains(&(*id, *n)) && store.secret(*id).is_some());
-            if is_missing || !held.is_subset(&wanted) {
+            // No secret goes while a task that has not ended references it.
+            if held != wanted {
                 return Some(format!("machine {number} holds secrets {held:?} and its tasks reference {wanted:?}"));
             }
         }

@@ -8,6 +8,7 @@ use super::{Happening, Simulation, trace};
 use raft::eraftpb::Message;
 use skep_manager_core::action::Action;
 use skep_manager_core::event::Event;
+use skep_manager_core::leader::BUG;
 use skep_manager_core::store::Store;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +82,8 @@ impl Simulation {
                 self.close_session(number, session, reason);
                 Ok(())
             }
+            // A panic that the core survived is a panic all the same.
+            Action::Warn { sentence } if sentence.starts_with(BUG) => Err(format!("machine {number}: {sentence}")),
             Action::ClosePeer { .. } | Action::LeaderChanged { .. } | Action::Warn { .. } => Ok(()),
             Action::Removed => {
                 self.wipe(number);

@@ -101,7 +101,7 @@ impl Machine {
     /// What the operator wants a node of this role to be.
     pub(super) fn wanted_spec(&self, role: Role) -> NodeSpec {
         let labels = [("zone".to_string(), format!("z{}", self.zone))].into();
-        NodeSpec { labels, desired_role: role, availability: self.availability }
+        NodeSpec { labels, desired_role: role, availability: self.availability, ..NodeSpec::default() }
     }
 
     pub(super) fn wanted_role(&self) -> Role {
@@ -164,7 +164,8 @@ impl Simulation {
         let now = self.now;
         let machine = &mut self.machines[number];
         let raft_id = machine.disk.raft_id.expect("a manager starts with a raft id");
-        let config = Config { node: machine.node, raft_id, format_max: FORMAT_MAX, peers: machine.peers.clone() };
+        let config =
+            Config { node: machine.node, raft_id, format_max: FORMAT_MAX, peers: machine.peers.clone(), planted_panic: None };
         machine.incarnation += 1;
         machine.tickets.clear();
         machine.wake_at = None;

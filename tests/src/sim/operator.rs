@@ -51,7 +51,7 @@ impl Simulation {
             spec: Section::new(spec),
             plan: Section::new(plan),
         };
-        let manager = ManagerStatus { raft_id, address, format_max: FORMAT_MAX };
+        let manager = ManagerStatus { raft_id, address, format_max: FORMAT_MAX, unreachable: false };
         let node = Node {
             id,
             meta: Meta::default(),

@@ -123,7 +123,7 @@ impl Cluster {
             plan: Section::new(ClusterPlan { root_ca: "root".into(), format: 1, ..ClusterPlan::default() }),
         };
         let id = NodeId::from_random([1; 16]);
-        let manager = ManagerStatus { raft_id: 1, address: "10.0.0.1:2377".into(), format_max: 1 };
+        let manager = ManagerStatus { raft_id: 1, address: "10.0.0.1:2377".into(), format_max: 1, unreachable: false };
         let node = Node {
             id,
             meta: Meta::default(),
@@ -293,6 +293,11 @@ impl Cluster {
             }
         }
         panic!("the cluster does not come to rest; refused last: {refused:?}");
+    }
+
+    /// From now on drafting a service of this name panics, or none does.
+    pub fn plant_panic(&mut self, name: Option<&str>) {
+        self.leader = Leader::new(&self.store, self.now).with_planted_panic(name.map(str::to_owned));
     }
 
     /// An agent says what became of a task.

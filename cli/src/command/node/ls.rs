@@ -3,9 +3,11 @@
 use crate::client::{Client, objects};
 use crate::command::list;
 use crate::failure::Failure;
+use crate::flags::time;
 use crate::render::listing::{Listing, row};
 use skep_model::node::{Availability, Node, NodeState};
-use skep_model::{Kind, Object};
+use skep_model::{Kind, Object, Time};
+use std::time::Duration;
 
 /// List nodes in the swarm
 #[derive(Debug, clap::Args)]
@@ -19,6 +21,9 @@ impl Ls {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         let query = self.flags.query(Kind::Node)?;
         let self_id = super::self_id(client).await?;
+        let (Object::Cluster(cluster), _) = client.get(Kind::Cluster, "").await? else {
+            return Err(Failure::refused("the manager answered with something else than the cluster"));
+        };
         let reply = client.read(&query).await?;
         let leader = reply.leader_id.clone().unwrap_or_default();
         let mut nodes: Vec<Node> = objects(reply)?
@@ -26,11 +31,19 @@ impl Ls {
             .filter_map(|object| if let Object::Node(node) = object { Some(*node) } else { None })
             .collect();
         nodes.sort_by(|a, b| a.description.hostname.cmp(&b.description.hostname).then(a.id.cmp(&b.id)));
-        self.flags.write(&listing(&nodes, &self_id, &leader))
+        let clock = Clock { now: time::now(), validity: cluster.spec.node_cert_expiry };
+        self.flags.write(&listing(&nodes, &self_id, &leader, clock))
     }
 }
 
-fn listing(nodes: &[Node], self_id: &str, leader: &str) -> Listing {
+/// What certificates are judged by.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    now: Time,
+    validity: Duration,
+}
+
+fn listing(nodes: &[Node], self_id: &str, leader: &str, clock: Clock) -> Listing {
     Listing {
         columns: "{{.ID}} {{if .Self}}*{{else}} {{end}}\t{{.Hostname}}\t{{.Status}}\t{{.Availability}}\t{{.ManagerStatus}}\t{{.EngineVersion}}",
         headers: &[
@@ -60,7 +73,7 @@ fn listing(nodes: &[Node], self_id: &str, leader: &str) -> Listing {
                     ("Status", state(node.status.state).into()),
                     ("Availability", availability(node.spec.availability).into()),
                     ("ManagerStatus", manager_status(node, leader).into()),
-                    ("TLSStatus", "Ready".into()),
+                    ("TLSStatus", tls_status(node, clock.now, clock.validity).into()),
                     ("EngineVersion", node.description.engine_version.as_str().into()),
                 ])
             })
@@ -97,7 +110,63 @@ pub fn manager_status(node: &Node, leader: &str) -> &'static str {
     }
 }
 
-/// `Reachable` or `Unreachable`, for a manager.
+/// `Reachable` or `Unreachable`, for a manager: as the leader's raft sees it. Its agent's
+/// session says nothing of that.
 pub fn reachability(node: &Node) -> &'static str {
-    if matches!(node.status.state, NodeState::Down | NodeState::Disconnected) { "Unreachable" } else { "Reachable" }
+    let is_silent = node.plan.manager.as_ref().is_some_and(|manager| manager.unreachable);
+    if is_silent { "Unreachable" } else { "Reachable" }
+}
+
+/// The state of a node's newest certificate: `Ready`, `Needs Rotation` when its renewal is
+/// overdue, `Expired`, or `Unknown` where none was recorded.
+pub fn tls_status(node: &Node, now: Time, validity: Duration) -> &'static str {
+    let expires = node.plan.certificate_expires;
+    if expires == Time::ZERO {
+        return "Unknown";
+    }
+    if expires <= now {
+        return "Expired";
+    }
+    // A node renews its certificate before four fifths of its life are over.
+    if expires.since(now) < validity / 5 { "Needs Rotation" } else { "Ready" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::sample;
+
+    #[test]
+    fn a_certificate_is_as_old_as_it_is() {
+        let (day, validity) = (Duration::from_secs(86_400), Duration::from_secs(90 * 86_400));
+        let now = Time::ZERO + 1_000 * day;
+        for (expires, expected) in [
+            (Time::ZERO, "Unknown"),
+            (now - day, "Expired"),
+            (now, "Expired"),
+            (now + 17 * day, "Needs Rotation"),
+            (now + 18 * day, "Ready"),
+            (now + validity, "Ready"),
+        ] {
+            let mut node = sample::node();
+            node.plan.value.certificate_expires = expires;
+            assert_eq!(tls_status(&node, now, validity), expected, "{expires:?}");
+        }
+    }
+
+    /// A node's agent may have a session while its manager's loop is dead, and the other way round.
+    #[test]
+    fn a_manager_is_reachable_as_raft_says() {
+        let mut node = sample::node();
+        for (state, unreachable, expected) in [
+            (NodeState::Ready, true, "Unreachable"),
+            (NodeState::Ready, false, "Reachable"),
+            (NodeState::Down, false, "Reachable"),
+        ] {
+            node.status.value.state = state;
+            node.plan.value.manager.as_mut().expect("the sample is a manager").unreachable = unreachable;
+            assert_eq!(manager_status(&node, "another"), expected);
+            assert_eq!(manager_status(&node, node.id.as_str()), "Leader");
+        }
+    }
 }

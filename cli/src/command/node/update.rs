@@ -21,6 +21,9 @@ pub struct Update {
     /// Remove a node label if exists
     #[arg(long, value_name = "KEY")]
     label_rm: Vec<String>,
+    /// Accept this host name, which the node gives instead of the one it joined with
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
     /// Role of the node (worker, manager)
     #[arg(long, value_parser = choice::role)]
     role: Option<Role>,
@@ -39,6 +42,7 @@ impl Update {
     fn apply(&self, mut spec: NodeSpec) -> Result<NodeSpec, Failure> {
         spec.availability = self.availability.unwrap_or(spec.availability);
         spec.desired_role = self.role.unwrap_or(spec.desired_role);
+        spec.hostname = self.hostname.clone().unwrap_or(spec.hostname);
         spec.labels.extend(self.label_add.iter().cloned());
         for key in &self.label_rm {
             if spec.labels.remove(key).is_none() {
@@ -61,6 +65,7 @@ mod tests {
             label_add: add.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             label_rm: rm.iter().map(|key| (*key).to_owned()).collect(),
             role: None,
+            hostname: None,
         };
         let spec = update(&[("a", "1"), ("b", "2")], &["b"]).apply(NodeSpec::default()).expect("it applies");
         assert_eq!((spec.availability, spec.labels.into_keys().collect::<Vec<_>>()), (Availability::Drain, vec!["a".to_owned()]));

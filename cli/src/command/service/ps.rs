@@ -5,6 +5,8 @@ use crate::command::task;
 use crate::failure::{self, Failure};
 use crate::flags::time;
 use crate::render::output;
+use skep_model::deployment::SET_ASIDE;
+use skep_model::{Kind, Object};
 use skep_proto::request::Query;
 
 /// List the tasks of one or more services
@@ -24,7 +26,10 @@ impl Ps {
         let (mut tasks, mut failures) = (Vec::new(), Vec::new());
         for service in &self.services {
             match client.list(&Query::TasksOfService(service.clone(), self.flags.filter.clone())).await {
-                Ok(objects) => tasks.extend(task::ps::tasks(objects)),
+                Ok(objects) => {
+                    tasks.extend(task::ps::tasks(objects));
+                    warn_if_set_aside(client, service).await?;
+                }
                 Err(failure) => failures.push(failure),
             }
         }
@@ -34,4 +39,14 @@ impl Ps {
         }
         failure::all(failures)
     }
+}
+
+/// Says of a service that nothing is decided about that this is why nothing happens.
+async fn warn_if_set_aside(client: &Client, service: &str) -> Result<(), Failure> {
+    // One that was removed while its tasks stop has nothing to say.
+    let Ok((Object::Service(found), _)) = client.get(Kind::Service, service).await else { return Ok(()) };
+    if let Some(deployment) = found.plan.deployment.as_ref().filter(|deployment| deployment.cause.starts_with(SET_ASIDE)) {
+        eprintln!("skep: warning: service {}: {}", found.spec.spec.annotations.name, deployment.cause);
+    }
+    Ok(())
 }

@@ -7,7 +7,7 @@
 //! The order keeps everyone reachable: a joiner's raft id and address are
 //! recorded first, then it learns, then it votes; a leaver's raft id is spent, it
 //! hands over leadership, leaves raft, and only then loses its role and its slots
-//! of the sealing key.
+//! of the sealing key. Last comes what is only told: whether raft hears of a manager.
 
 use super::Consensus;
 use crate::store::{Change, Store, StoredObject};
@@ -130,8 +130,8 @@ impl Directory {
         }
     }
 
-    /// The next step of a leader whose store is up to date.
-    pub(crate) fn step(&self, store: &Store, consensus: &Consensus, now: Time) -> Option<Step> {
+    /// The next step of a leader whose store is up to date and which leads since `since`.
+    pub(crate) fn step(&self, store: &Store, consensus: &Consensus, now: Time, since: Time) -> Option<Step> {
         // Before its first mutation a cluster has a member without a node.
         store.cluster()?;
         let nodes = || self.concerned.iter().filter_map(|id| store.node(*id));
@@ -139,6 +139,7 @@ impl Directory {
             .find_map(|node| step_of_node(store, consensus, node, now))
             .or_else(|| consensus.learner_to_promote(now).map(|id| Step::Change(ConfChangeType::AddNode, id)))
             .or_else(|| self.step_of_stranger(store, consensus, now))
+            .or_else(|| nodes().find_map(|node| note_reach(store, consensus, node, now, since)))
     }
 
     /// A member of raft that no node claims any more is removed.
@@ -156,6 +157,18 @@ const SIGNED: u8 = b'@';
 fn introduces(message: &Message) -> bool {
     use MessageType::{MsgAppend, MsgHeartbeat, MsgRequestPreVote, MsgRequestVote};
     matches!(message.get_msg_type(), MsgAppend | MsgHeartbeat | MsgRequestPreVote | MsgRequestVote)
+}
+
+/// Records whether raft hears of a manager: whether its agent has a session says
+/// nothing of that.
+fn note_reach(store: &Store, consensus: &Consensus, node: &Node, now: Time, since: Time) -> Option<Step> {
+    let manager = node.plan.manager.as_ref()?;
+    let unreachable = consensus.is_silent(now, manager.raft_id, since);
+    if manager.unreachable == unreachable {
+        return None;
+    }
+    let manager = Some(ManagerStatus { unreachable, ..manager.clone() });
+    Some(write_plan(store, node, NodePlan { manager, ..node.plan.value.clone() }, None, now))
 }
 
 fn step_of_node(store: &Store, consensus: &Consensus, node: &Node, now: Time) -> Option<Step> {

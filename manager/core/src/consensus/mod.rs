@@ -428,6 +428,13 @@ impl Consensus {
         !remaining.is_empty() && active > remaining.len() / 2
     }
 
+    /// Whether a member has not been heard of for so long that it counts as unreachable,
+    /// as its leader, which leads since `since`, sees it.
+    pub(crate) fn is_silent(&self, now: Time, raft_id: u64, since: Time) -> bool {
+        let heard = self.heard.get(&raft_id).copied().unwrap_or(since).max(since);
+        raft_id != self.raft_id() && now.since(heard) >= timing::MANAGER_UNREACHABLE
+    }
+
     fn is_installing(&self) -> bool {
         self.in_flight.iter().any(|batch| batch.snapshot.is_some())
     }

@@ -8,8 +8,8 @@ use super::{Admitted, JoinRaft, check_expected, done, removal, text, transaction
 use crate::store::Store;
 use crate::transaction::{SectionName, Write};
 use skep_model::endpoint::INGRESS_NODES_MAX;
-use skep_model::name::NAME_MAX;
 use skep_model::node::{Availability, Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus, Role};
+use skep_model::said::is_hostname;
 use skep_model::{Kind, Meta, NodeId, Object, Refusal, Section, Time};
 use std::time::Duration;
 
@@ -28,6 +28,9 @@ pub(super) fn update(
     let stored = store.resolve_node(reference)?;
     check_expected(expect, stored.spec.version)?;
     text::check_labels("node label", &spec.labels)?;
+    if !spec.hostname.is_empty() && spec.hostname != stored.spec.hostname {
+        check_hostname(&spec.hostname)?;
+    }
     if stored.spec.desired_role == Role::Manager && spec.desired_role == Role::Worker {
         let is_other_manager = |node: &&std::sync::Arc<Node>| node.id != stored.id && node.spec.desired_role == Role::Manager;
         if !store.nodes().any(|node| is_other_manager(&node)) {
@@ -146,8 +149,7 @@ fn member(store: &Store, id: NodeId) -> Result<&std::sync::Arc<Node>, Refusal> {
 }
 
 fn check_hostname(hostname: &str) -> Result<(), Refusal> {
-    let is_valid = hostname.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
-    if hostname.is_empty() || hostname.len() > 4 * NAME_MAX || !is_valid {
+    if !is_hostname(hostname) {
         return Err(Refusal::invalid("host name", hostname, "it consists of letters, digits, '-', '_' and '.'"));
     }
     Ok(())

@@ -38,7 +38,7 @@ impl Desk {
             spec: Section::new(ClusterSpec::default()),
             plan: Section::new(ClusterPlan::default()),
         };
-        let manager = ManagerStatus { raft_id: 1, address: "10.0.0.1:2377".into(), format_max: 1 };
+        let manager = ManagerStatus { raft_id: 1, address: "10.0.0.1:2377".into(), format_max: 1, unreachable: false };
         let node = Node {
             id: NodeId::from_random([1; 16]),
             meta: Meta::default(),

@@ -8,11 +8,14 @@ use skep_model::container::ContainerSpec;
 use skep_model::name::check_secret_name;
 use skep_model::secret::{SECRET_MAX, Secret, SecretSpec};
 use skep_model::service::{Annotations, Service};
+use skep_model::task::Task;
 use skep_model::versioned::{VERSIONS_MAX, ValueVersion, Versioned, VersionedSpec};
 use skep_model::{ConfigId, Id, Kind, Meta, Object, Refusal, SecretId, Section, Time};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Tasks that a refusal names.
+const USERS_NAMED_MAX: usize = 5;
 /// What sealing adds to a value, in bytes.
 const TAG: usize = 16;
 /// The length of a fingerprint, in hex digits.
@@ -30,6 +33,8 @@ pub(super) trait Held<const CONFIDENTIAL: bool>: Copy + Eq + 'static {
     fn resolve<'a>(store: &'a Store, reference: &str) -> Result<&'a Arc<Versioned<Self, CONFIDENTIAL>>, Refusal>;
     /// The services that refer to it.
     fn services(self, store: &Store) -> impl Iterator<Item = &Arc<Service>>;
+    /// The tasks that refer to it and have not ended.
+    fn tasks(self, store: &Store) -> impl Iterator<Item = &Arc<Task>>;
     /// What a container refers to, with the version if it is pinned.
     fn references(container: &ContainerSpec) -> impl Iterator<Item = (Self, Option<u64>)>;
     fn object(new: Versioned<Self, CONFIDENTIAL>) -> Object;
@@ -54,6 +59,10 @@ impl Held<true> for SecretId {
 
     fn services(self, store: &Store) -> impl Iterator<Item = &Arc<Service>> {
         store.services_of_secret(self)
+    }
+
+    fn tasks(self, store: &Store) -> impl Iterator<Item = &Arc<Task>> {
+        store.tasks_of_secret(self)
     }
 
     fn references(container: &ContainerSpec) -> impl Iterator<Item = (Self, Option<u64>)> {
@@ -87,6 +96,10 @@ impl Held<false> for ConfigId {
 
     fn services(self, store: &Store) -> impl Iterator<Item = &Arc<Service>> {
         store.services_of_config(self)
+    }
+
+    fn tasks(self, store: &Store) -> impl Iterator<Item = &Arc<Task>> {
+        store.tasks_of_config(self)
     }
 
     fn references(container: &ContainerSpec) -> impl Iterator<Item = (Self, Option<u64>)> {
@@ -166,10 +179,18 @@ pub(super) fn update<I: Held<C>, const C: bool>(
 
 pub(super) fn remove<I: Held<C>, const C: bool>(store: &Store, now: Time, reference: &str) -> Result<Admitted, Refusal> {
     let stored = I::resolve(store, reference)?;
+    let in_use = |by: String| Refusal::InUse { kind: I::KIND, name: stored.spec.annotations.name.clone(), by };
     let users: Vec<Arc<Service>> = stored.id.services(store).cloned().collect();
     if !users.is_empty() {
-        let by = rollout::in_use_by(&users);
-        return Err(Refusal::InUse { kind: I::KIND, name: stored.spec.annotations.name.clone(), by });
+        return Err(in_use(rollout::in_use_by(&users)));
+    }
+    // A node may have to be told of such a task anew at any time, value and all.
+    let mut tasks = stored.id.tasks(store);
+    let named: Vec<String> = tasks.by_ref().take(USERS_NAMED_MAX).map(|task| store.user_task(task)).collect();
+    if !named.is_empty() {
+        let more = tasks.count();
+        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        return Err(in_use(format!("{}{more}", named.join("; "))));
     }
     let id = stored.id.raw();
     let precondition = unchanged(I::KIND, id, SectionName::Spec, stored.spec.version);

@@ -2,7 +2,7 @@
 //!
 //! The first message of a session is complete, every later one an increment that
 //! names the version it applies to. Secrets and configs come before the tasks
-//! that need them and go after the last of them has ended; so do peers, networks,
+//! that need them, as far as they are stored, and go after the last of them has ended; so do peers, networks,
 //! services and endpoints. A task that is to stop may do so once its withdrawal
 //! has passed the barrier; that is said once in a session.
 
@@ -10,6 +10,7 @@ use super::barrier::{Barrier, Passage};
 use super::overlay::Overlay;
 use super::told::{News, Told};
 use crate::store::Store;
+use crate::values::ValueRef;
 use skep_model::assignment::{AssignmentChange, Assignments};
 use skep_model::endpoint::Publication;
 use skep_model::task::Task;
@@ -76,10 +77,12 @@ impl Sent {
         let secrets: BTreeSet<(SecretId, u64)> = containers()
             .flat_map(|container| &container.secrets)
             .filter_map(|reference| Some((reference.id, reference.version?)))
+            .filter(|(id, n)| store.has_secret_version(*id, *n))
             .collect();
         let configs: BTreeSet<(ConfigId, u64)> = containers()
             .flat_map(|container| &container.configs)
             .filter_map(|reference| Some((reference.id, reference.version?)))
+            .filter(|(id, n)| store.has_config_version(*id, *n))
             .collect();
         let ids: BTreeSet<TaskId> = tasks.iter().map(|task| task.id).collect();
         let may_stop: BTreeSet<TaskId> = live().filter(|task| may_stop(task, barrier)).map(|task| task.id).collect();
@@ -97,6 +100,16 @@ impl Sent {
         self.tasks = tasks.iter().map(|task| (task.id, task.plan.version)).collect();
         (self.secrets, self.configs, self.may_stop) = (secrets, configs, may_stop);
         changes
+    }
+
+    /// Values that were named could not be sent: they count as not told.
+    pub(super) fn left_out(&mut self, values: &[ValueRef]) {
+        for value in values {
+            match *value {
+                ValueRef::Secret(id, n) => drop(self.secrets.remove(&(id, n))),
+                ValueRef::Config(id, n) => drop(self.configs.remove(&(id, n))),
+            }
+        }
     }
 
     /// Whether a node is told of a task: once it was assigned, until it is

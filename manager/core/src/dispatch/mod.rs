@@ -32,6 +32,7 @@ use crate::action::Action;
 use crate::store::{Change, Store, StoredObject};
 use crate::timing;
 use crate::transaction::{Transaction, Write};
+use crate::values::ValueRef;
 use assignment::Sent;
 use nodes::Nodes;
 use overlay::{Overlay, Thing, Touched, is_on_networks};
@@ -90,6 +91,8 @@ pub struct Dispatcher {
     is_info_dirty: bool,
     /// Ends of sessions that have yet to be told.
     closing: Vec<(SessionId, String)>,
+    /// Nodes that lack a value which could not be sent, and when it is tried again.
+    retries: BTreeMap<NodeId, Time>,
     /// Sentences for the log of this manager.
     warnings: Vec<String>,
     /// Transactions under way.
@@ -112,6 +115,7 @@ impl Dispatcher {
             dirty_overlay: BTreeSet::new(),
             is_info_dirty: false,
             closing: Vec::new(),
+            retries: BTreeMap::new(),
             warnings: Vec::new(),
             n_in_flight: 0,
         };
@@ -159,6 +163,15 @@ impl Dispatcher {
             self.nodes.fault(store, session.node, faults.clone());
             session.faults = faults;
             session.pass(store, &mut self.barrier);
+        }
+    }
+
+    /// Values could not be sent with a link: they are named again after a while, in
+    /// this session or the next.
+    pub fn values_left_out(&mut self, now: Time, session: SessionId, values: &[ValueRef]) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.sent.left_out(values);
+            self.retries.insert(session.node, now + timing::VALUE_RETRY);
         }
     }
 
@@ -278,7 +291,9 @@ impl Dispatcher {
 
     /// What the agents, and the readers of this manager's log, are to be told now.
     pub fn actions(&mut self, store: &Store, now: Time) -> Vec<Action> {
-        let _ = now;
+        let due = |at: &Time| *at <= now;
+        self.dirty.extend(self.retries.iter().filter(|(_, at)| due(at)).map(|(node, _)| *node));
+        self.retries.retain(|_, at| !due(at));
         let mut actions: Vec<Action> =
             self.closing.drain(..).map(|(session, reason)| Action::CloseSession { session, reason }).collect();
         actions.extend(self.warnings.drain(..).map(|sentence| Action::Warn { sentence }));
@@ -308,7 +323,8 @@ impl Dispatcher {
 
     /// When a node's time or a gate's is over, if nothing happens.
     pub fn next_wakeup(&self) -> Option<Time> {
-        [self.nodes.next_deadline(), self.barrier.next_deadline()].into_iter().flatten().min()
+        let retry = self.retries.values().min().copied();
+        [self.nodes.next_deadline(), self.barrier.next_deadline(), retry, self.reports.next_wakeup()].into_iter().flatten().min()
     }
 
     fn task_changed(&mut self, store: &Store, change: &Change) {

@@ -14,8 +14,11 @@ use crate::transaction::{Precondition, SectionName, Transaction, Write};
 use skep_model::assignment::Hello;
 use skep_model::node::{Node, NodeDescription, NodeState, NodeStatus};
 use skep_model::place::PlaceFaults;
+use skep_model::said::line;
+use skep_model::task::{MESSAGE_MAX, cut};
 use skep_model::{Kind, NodeId, ObjectRef, Time};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +27,8 @@ use std::time::Duration;
 pub(super) const REGISTRATIONS_MAX: usize = 20;
 /// See [`REGISTRATIONS_MAX`].
 pub(super) const REGISTRATIONS_WINDOW: Duration = Duration::from_secs(8);
+/// The longest address of a session, in bytes.
+const ADDRESS_MAX: usize = 64;
 /// The message of a node that was silent for too long.
 const HEARTBEAT_FAILURE: &str = "heartbeat failure";
 
@@ -93,20 +98,23 @@ impl Nodes {
             return Err(format!("node {id} exceeded rate limit count of registrations"));
         }
         recent.push_back(now);
-        let description = (node.description.value != hello.description).then(|| hello.description.clone());
-        let address = Some(hello.address.clone());
+        let (description, notes) = believed(store, node, hello);
+        let description = (node.description.value != description).then_some(description);
+        let address = Some(line(&hello.address, ADDRESS_MAX));
+        let not_ready = line(&hello.not_ready, MESSAGE_MAX);
         self.period = heartbeat_period(store);
         let state = if hello.not_ready.is_empty() {
             self.not_ready.remove(&id);
             self.beat(now, id);
             NodeState::Ready
         } else {
-            self.not_ready.insert(id, hello.not_ready.clone());
+            self.not_ready.insert(id, not_ready.clone());
             // One that may yet be ready in time keeps its tasks until then.
             if self.deadlines.contains_key(&id) { NodeState::Unknown } else { NodeState::Down }
         };
         let faults = self.wished.remove(&id).and_then(|waiting| waiting.faults);
-        self.wished.insert(id, Wish { state, message: hello.not_ready.clone(), address, description, faults });
+        let message = if state == NodeState::Ready { notes.join("; ") } else { not_ready };
+        self.wished.insert(id, Wish { state, message: cut(&message), address, description, faults });
         Ok(())
     }
 
@@ -250,6 +258,41 @@ impl Nodes {
             self.by_deadline.insert((at, node));
         }
     }
+}
+
+/// What of a node's word about itself is believed, and what is to be said of the rest.
+///
+/// Its host name is the one that it joined with, until a user accepts another: whatever
+/// is placed by host name would follow a node that takes another's. Its address is not
+/// another's, unless it is the one that this very session comes from.
+fn believed(store: &Store, node: &Node, hello: &Hello) -> (NodeDescription, Vec<String>) {
+    let (mut description, mut notes) = hello.description.clone().believed();
+    let known = &node.description.hostname;
+    if !known.is_empty() && description.hostname != *known && description.hostname != node.spec.hostname {
+        if !description.hostname.is_empty() {
+            let new = &description.hostname;
+            notes.push(format!(
+                "says that its host name is {new}; accept it with \"skep node update --hostname {new} {}\"",
+                node.id
+            ));
+        }
+        description.hostname.clone_from(known);
+    }
+    let claimed = description.underlay.as_ref().map(|underlay| underlay.address);
+    let is_its_own = |address: IpAddr| hello.address.parse() == Ok(address);
+    if let Some(address) = claimed.filter(|address| !is_its_own(*address))
+        && let Some(other) = store.nodes().find(|other| other.id != node.id && has_address(other, address))
+    {
+        notes.push(format!("its underlay address {address} is that of node {} ({})", other.description.hostname, other.id));
+        description.underlay.clone_from(&node.description.underlay);
+    }
+    (description, notes)
+}
+
+/// Whether an address is that of a node which is there.
+fn has_address(node: &Node, address: IpAddr) -> bool {
+    let is_underlay = node.description.underlay.as_ref().is_some_and(|underlay| underlay.address == address);
+    node.status.state != NodeState::Down && (is_underlay || node.status.address.parse() == Ok(address))
 }
 
 /// What is said of a node without a part in the mesh.

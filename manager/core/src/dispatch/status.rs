@@ -3,13 +3,15 @@
 //! A report counts if the task is on that node and the step is one that an agent
 //! may make; what is stale or out of place is ignored, since agents repeat
 //! everything with each session. Reports of one task that wait are merged: the
-//! latest state wins.
+//! latest state wins. More about a state that a task is in already is written once a
+//! second at most, so that no node fills the log with words.
 
 use crate::store::Store;
 use crate::timing;
 use crate::transaction::{Precondition, SectionName, Transaction, Write};
 use skep_model::assignment::StatusUpdate;
 use skep_model::endpoint::{PublishMode, PublishedPort};
+use skep_model::said::line;
 use skep_model::task::{LOG_TAIL_LINES_MAX, MESSAGE_MAX, Task, TaskStatus};
 use skep_model::task_state::Owner;
 use skep_model::{Kind, NodeId, ObjectRef, TaskId, TaskState, Time};
@@ -17,6 +19,8 @@ use std::collections::BTreeMap;
 
 /// The longest line of a log tail, in bytes.
 const LOG_LINE_MAX: usize = 1024;
+/// The longest id of a container, in bytes.
+const CONTAINER_ID_MAX: usize = 128;
 /// Reports that wait at most; an agent whose reports are dropped repeats them
 /// with its next session.
 const REPORTS_MAX: usize = 200_000;
@@ -25,6 +29,9 @@ const REPORTS_MAX: usize = 200_000;
 #[derive(Debug, Default)]
 pub(super) struct Reports {
     waiting: BTreeMap<TaskId, (NodeId, TaskStatus)>,
+    /// When more about a state that a task was in already was written last, while that
+    /// holds the next back.
+    said: BTreeMap<TaskId, Time>,
     /// Reports that are being written.
     in_flight: BTreeMap<TaskId, (NodeId, TaskStatus)>,
 }
@@ -45,6 +52,12 @@ impl Reports {
         }
     }
 
+    /// When a report that waits may be written.
+    pub(super) fn next_wakeup(&self) -> Option<Time> {
+        let held = self.waiting.keys().filter_map(|task| self.said.get(task));
+        held.min().map(|at| *at + timing::SAME_STATE_REPORTS)
+    }
+
     /// The node is gone, and what it said with it.
     pub(super) fn forget_node(&mut self, node: NodeId) {
         self.waiting.retain(|_, (reporter, _)| *reporter != node);
@@ -60,11 +73,20 @@ impl Reports {
 
     /// Everything that waits and still counts, as few transactions as fit.
     pub(super) fn transactions(&mut self, store: &Store, now: Time) -> Vec<Transaction> {
+        self.said.retain(|_, at| now < *at + timing::SAME_STATE_REPORTS);
         let mut transactions: Vec<Transaction> = Vec::new();
         let mut bytes = 0;
         for (id, (node, status)) in std::mem::take(&mut self.waiting) {
             let Some(task) = store.task(id).filter(|task| task.plan.node == Some(node)) else { continue };
             let Some(merged) = merged(task, status.clone(), now) else { continue };
+            if merged.state == task.status.state {
+                // A step always counts at once; words about one do not fill the log.
+                if self.said.contains_key(&id) {
+                    self.waiting.insert(id, (node, status));
+                    continue;
+                }
+                self.said.insert(id, now);
+            }
             self.in_flight.insert(id, (node, status));
             let status = merged;
             bytes += size(&status);
@@ -130,16 +152,15 @@ fn is_settled(asked: &PublishedPort, port: &PublishedPort) -> bool {
 }
 
 fn bounded(mut status: TaskStatus) -> TaskStatus {
-    cut(&mut status.message, MESSAGE_MAX);
-    cut(&mut status.error, MESSAGE_MAX);
+    status.message = line(&status.message, MESSAGE_MAX);
+    status.error = line(&status.error, MESSAGE_MAX);
+    if let Some(container) = &mut status.container {
+        container.container_id = line(&container.container_id, CONTAINER_ID_MAX);
+    }
     let surplus = status.log_tail.len().saturating_sub(LOG_TAIL_LINES_MAX);
     status.log_tail.drain(..surplus);
-    status.log_tail.iter_mut().for_each(|line| cut(line, LOG_LINE_MAX));
+    status.log_tail.iter_mut().for_each(|text| *text = line(text, LOG_LINE_MAX));
     status
-}
-
-fn cut(text: &mut String, max: usize) {
-    text.truncate(text.floor_char_boundary(max));
 }
 
 fn size(status: &TaskStatus) -> usize {

@@ -6,11 +6,14 @@ use skep_model::TaskId;
 use skep_model::assignment::AssignmentChange;
 use skep_model::assignment::Assignments;
 use skep_model::cluster::{Cluster, ClusterPlan, ClusterSpec};
+use skep_model::container::{FileTarget, SecretReference};
 use skep_model::endpoint::{PublishMode, PublishedPort, Transport};
-use skep_model::node::{NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus};
-use skep_model::service::TaskSpec;
+use skep_model::node::{NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus, Underlay};
+use skep_model::sealed::Sealed;
+use skep_model::secret::{Secret, SecretSpec, SecretVersion};
+use skep_model::service::{Annotations, TaskSpec};
 use skep_model::task::{Task, TaskPlan, TaskStatus};
-use skep_model::{ClusterId, Meta, Object, Section, ServiceId, TaskState};
+use skep_model::{ClusterId, Meta, Object, SecretId, Section, ServiceId, TaskState};
 
 pub(super) const START: Time = Time::from_millis(1_000_000);
 
@@ -356,4 +359,135 @@ fn assignments_are_complete_first_and_then_a_chain() {
     dispatcher.status(START, &store, session_id(1), vec![update(1, TaskState::Running)]);
     write(&mut store, &mut dispatcher, START);
     assert!(sent(&mut dispatcher, &store).is_empty());
+}
+
+fn with_secret(store: &mut Store, dispatcher: &mut Dispatcher, n: u8) -> SecretId {
+    let id = SecretId::from_random([n; 16]);
+    let version = SecretVersion { n: 1, sealed: Sealed::default(), fingerprint: "f".repeat(16), created_at: START };
+    let annotations = Annotations { name: format!("s{n}"), ..Annotations::default() };
+    let spec = SecretSpec { annotations, versions: vec![version], current: 1 };
+    let secret = Secret { id, meta: Meta::default(), spec: Section::new(spec) };
+    let transaction = Transaction { writes: vec![Write::Create(Object::Secret(Box::new(secret)))], ..Transaction::new(START) };
+    apply(store, dispatcher, &transaction);
+    id
+}
+
+fn task_with(n: u8, node: u8, secrets: &[(SecretId, u64)]) -> Task {
+    let reference = |(id, version): &(SecretId, u64)| SecretReference {
+        id: *id,
+        name: "s".into(),
+        version: Some(*version),
+        file: FileTarget { name: "s".into(), uid: 0, gid: 0, mode: 0o400 },
+    };
+    let mut spec = TaskSpec::default();
+    spec.container_spec.secrets = secrets.iter().map(reference).collect();
+    Task { spec: Arc::new(spec), ..task(n, node) }
+}
+
+fn secrets_put(sent: &[(u64, Assignments)]) -> Vec<(SecretId, u64)> {
+    let put = |change: &AssignmentChange| if let AssignmentChange::PutSecret(id, n) = change { Some((*id, *n)) } else { None };
+    sent.iter().flat_map(|(_, assignments)| assignments.changes.iter().filter_map(put)).collect()
+}
+
+fn sent(store: &Store, dispatcher: &mut Dispatcher, now: Time) -> Vec<(u64, Assignments)> {
+    let sent =
+        |action| if let Action::SendAssignments { term, assignments, .. } = action { Some((term, *assignments)) } else { None };
+    dispatcher.actions(store, now).into_iter().filter_map(sent).collect()
+}
+
+/// A task of an older spec may name a secret, or a version of it, that is not there.
+#[test]
+fn a_value_that_is_not_stored_is_not_named_and_one_that_was_left_out_is_named_again() {
+    let mut store = store();
+    let mut dispatcher = Dispatcher::new(&store, START, 1);
+    let there = with_secret(&mut store, &mut dispatcher, 1);
+    let gone = SecretId::from_random([2; 16]);
+    add(&mut store, &mut dispatcher, task_with(1, 1, &[(gone, 1), (there, 1), (there, 7)]));
+    dispatcher.opened(START, &store, session_id(1), hello(1, Vec::new()));
+    let first = sent(&store, &mut dispatcher, START);
+    assert_eq!(secrets_put(&first), [(there, 1)]);
+    assert!(first.iter().any(|(_, link)| link.changes.iter().any(|change| matches!(change, AssignmentChange::PutTask(_)))));
+    // The shell could not open it: the session goes on, and it is tried again.
+    dispatcher.values_left_out(START, session_id(1), &[ValueRef::Secret(there, 1)]);
+    assert!(sent(&store, &mut dispatcher, START).is_empty());
+    let due = START + timing::VALUE_RETRY;
+    assert_eq!(dispatcher.next_wakeup().map(|at| at <= due), Some(true));
+    assert_eq!(secrets_put(&sent(&store, &mut dispatcher, due)), [(there, 1)]);
+    assert!(sent(&store, &mut dispatcher, due).is_empty(), "it was not left out again");
+}
+
+/// A node joins under a name, and what is placed by name stays where it was meant to be.
+#[test]
+fn a_node_keeps_the_name_that_it_joined_with_until_a_user_accepts_another() {
+    let mut store = store();
+    let mut dispatcher = Dispatcher::new(&store, START, 1);
+    let mut now = START;
+    let mut say = |store: &mut Store, dispatcher: &mut Dispatcher, n: u8, name: &str| {
+        let mut hello = hello(1, Vec::new());
+        hello.description.hostname = name.into();
+        now = now + Duration::from_secs(10);
+        dispatcher.opened(now, store, session_id(n), hello);
+        write(store, dispatcher, now);
+        let node = store.node(node_id(1)).expect("the node");
+        (node.description.hostname.clone(), node.status.message.clone())
+    };
+    let (name, message) = say(&mut store, &mut dispatcher, 1, "db-master");
+    assert_eq!(name, "n1");
+    assert!(message.contains("its host name is db-master; accept it with"), "{message}");
+    assert_eq!(say(&mut store, &mut dispatcher, 2, "\u{1b}[2J").0, "n1");
+    assert_eq!(say(&mut store, &mut dispatcher, 3, "n1"), ("n1".into(), String::new()));
+    let spec = NodeSpec { hostname: "db-master".into(), ..NodeSpec::default() };
+    let transaction = Transaction { writes: vec![Write::NodeSpec(node_id(1), spec)], ..Transaction::new(START) };
+    apply(&mut store, &mut dispatcher, &transaction);
+    assert_eq!(say(&mut store, &mut dispatcher, 4, "db-master"), ("db-master".into(), String::new()));
+}
+
+/// Traffic for a node goes where that node says, and to no other's address.
+#[test]
+fn a_node_cannot_take_the_address_of_another() {
+    let mut store = store();
+    let mut dispatcher = Dispatcher::new(&store, START, 1);
+    let mut say = |n: u8, session: u8, from: &str, underlay: &str| {
+        let mut hello = hello(n, Vec::new());
+        hello.address = from.into();
+        hello.description.underlay = Some(Underlay { address: underlay.parse().expect("an address"), occupied: Vec::new() });
+        dispatcher.opened(START, &store, session_id(session), hello);
+        write(&mut store, &mut dispatcher, START);
+        let node = store.node(node_id(n)).expect("the node");
+        let address = node.description.underlay.as_ref().map(|underlay| underlay.address.to_string());
+        (address, node.status.message.clone())
+    };
+    assert_eq!(say(1, 1, "192.0.2.1", "198.51.100.1").0.as_deref(), Some("198.51.100.1"), "a data path of its own");
+    let (address, message) = say(2, 2, "192.0.2.2", "198.51.100.1");
+    assert_eq!(address, None);
+    assert!(message.contains("its underlay address 198.51.100.1 is that of node n1"), "{message}");
+    assert_eq!(say(2, 3, "192.0.2.2", "192.0.2.1").0, None, "nor the one that the other's session comes from");
+    assert_eq!(say(2, 4, "192.0.2.2", "192.0.2.2"), (Some("192.0.2.2".into()), String::new()));
+    // What a session comes from is its node's, whoever said so before.
+    assert_eq!(say(1, 5, "192.0.2.2", "192.0.2.2").0.as_deref(), Some("192.0.2.2"));
+}
+
+/// Words about a state are bounded, steps are not, and the last word counts.
+#[test]
+fn more_about_the_same_state_is_written_once_a_second() {
+    let mut store = store();
+    let mut dispatcher = Dispatcher::new(&store, START, 1);
+    add(&mut store, &mut dispatcher, task(1, 1));
+    dispatcher.opened(START, &store, session_id(1), hello(1, vec![update(1, TaskState::Preparing)]));
+    write(&mut store, &mut dispatcher, START);
+    let mut written = 0;
+    for n in 0..100_u64 {
+        let now = START + Duration::from_millis(20 * n);
+        let mut words = update(1, TaskState::Preparing);
+        words.status.message = format!("pulling, {n}\u{1b}[31m %");
+        dispatcher.status(now, &store, session_id(1), vec![words]);
+        written += write(&mut store, &mut dispatcher, now);
+    }
+    assert_eq!(written, 2, "two seconds of chatter");
+    let due = dispatcher.next_wakeup().expect("the last word waits");
+    write(&mut store, &mut dispatcher, due);
+    assert_eq!(store.task(task_id(1)).expect("the task").status.message, "pulling, 99 %");
+    dispatcher.status(due, &store, session_id(1), vec![update(1, TaskState::Ready)]);
+    write(&mut store, &mut dispatcher, due);
+    assert_eq!(state_of(&store, 1), TaskState::Ready, "a step does not wait");
 }

@@ -20,6 +20,7 @@
 
 mod addresses;
 mod allocate;
+mod aside;
 mod draft;
 mod endpoint;
 mod enforce;
@@ -36,6 +37,8 @@ mod tests;
 mod update;
 mod verdict;
 
+pub use aside::BUG;
+pub(crate) use aside::panic_text;
 pub(crate) use draft::estimate_spec;
 pub(crate) use verdict::begin as begin_deployment;
 
@@ -45,15 +48,17 @@ use crate::store::{Change, Store, StoredObject};
 use crate::transaction::{Precondition, Transaction, Write};
 use addresses::Addresses;
 use allocate::Wanted;
+use aside::Aside;
 use draft::{Draft, Drafted, Pair};
 use ledger::{FAILURE_MEMORY, Ledger};
 use mesh::Excluded;
-use skep_model::deployment::DeploymentKind;
+use skep_model::deployment::{DeploymentKind, SET_ASIDE};
 use skep_model::node::Node;
 use skep_model::service::ServiceMode;
 use skep_model::task::Task;
 use skep_model::{ConfigId, Kind, NodeId, SecretId, ServiceId, TaskId, TaskState, Time};
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// What the leader knows beyond the store: where to look, and what nodes carry.
@@ -68,6 +73,9 @@ pub struct Leader {
     global: BTreeSet<ServiceId>,
     excluded: Excluded,
     timers: Timers,
+    aside: Aside,
+    /// Drafting a service of this name panics, for tests.
+    planted_panic: Option<String>,
 }
 
 /// Where to look in the next turn.
@@ -126,6 +134,13 @@ impl Leader {
         let is_global = |service: &&Arc<skep_model::service::Service>| matches!(service.spec.spec.mode, ServiceMode::Global {});
         leader.global = store.services().filter(is_global).map(|service| service.id).collect();
         leader
+    }
+
+    /// Has drafting a service of this name panic, for tests.
+    #[must_use]
+    pub fn with_planted_panic(mut self, name: Option<String>) -> Self {
+        self.planted_panic = name;
+        self
     }
 
     /// A transaction was applied, ours or another.
@@ -198,17 +213,51 @@ impl Leader {
     /// time has come. `barrier` says what nodes have programmed. To be called only
     /// when every transaction of the last turn has been committed or refused.
     pub fn turn(&mut self, store: &Store, now: Time, mint: &mut Mint, barrier: &Barrier) -> Vec<Transaction> {
+        loop {
+            match self.attempt(store, now, mint, barrier) {
+                Ok(transactions) => return transactions,
+                Err((service, text)) => {
+                    // What was kept in memory may be half changed; what is stored is not.
+                    let mut aside = std::mem::take(&mut self.aside);
+                    aside.add(store, service, &text, now);
+                    *self = Self { aside, ..Self::new(store, now).with_planted_panic(self.planted_panic.take()) };
+                }
+            }
+        }
+    }
+
+    /// Sentences for the log: what was set aside since the last call.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        self.aside.take_warnings()
+    }
+
+    /// One turn, or the service that could not be drafted and what the panic said.
+    fn attempt(
+        &mut self,
+        store: &Store,
+        now: Time,
+        mint: &mut Mint,
+        barrier: &Barrier,
+    ) -> Result<Vec<Transaction>, (ServiceId, String)> {
         self.ledger.forget(now);
         self.addresses.begin_turn();
         let mut transactions = Vec::new();
         if self.dirty.is_everything || self.dirty.is_mesh || (self.dirty.is_room && !self.excluded.is_empty()) {
             (transactions, self.excluded) = mesh::assign(store, &mut self.addresses, now);
         }
-        let (services, overcommitted) = self.take_dirty(store, now);
+        let (mut services, overcommitted) = self.take_dirty(store, now);
+        transactions.extend(self.aside.take_out(store, &mut services, now));
+        self.aside.retries().for_each(|(service, at)| self.timers.set(service, Some(at)));
         let mut drafted_pairs = Vec::new();
         for id in services {
-            let draft = Draft::new(store, barrier, &mut self.ledger, &mut self.addresses, id, now);
-            let (drafted, is_waiting) = draft_service(draft, mint, &overcommitted);
+            let planted = self.planted_panic.as_deref();
+            let (ledger, addresses) = (&mut self.ledger, &mut self.addresses);
+            let drafted = catch_unwind(AssertUnwindSafe(|| {
+                let draft = Draft::new(store, barrier, ledger, addresses, id, now);
+                panic_if_planted(&draft, planted);
+                draft_service(draft, mint, &overcommitted)
+            }));
+            let (drafted, is_waiting) = drafted.map_err(|payload| (id, panic_text(&*payload)))?;
             if is_waiting {
                 self.waiting.insert(id);
             } else {
@@ -226,7 +275,7 @@ impl Leader {
         for (stored, drafted) in drafted_pairs {
             self.ledger.change(drafted.as_deref(), stored.as_deref());
         }
-        transactions
+        Ok(transactions)
     }
 
     /// A transaction of the last turn was refused: its service is looked at again.
@@ -285,6 +334,11 @@ impl Leader {
     }
 }
 
+fn panic_if_planted(draft: &Draft<'_>, planted: Option<&str>) {
+    let name = draft.service.as_ref().map(|service| service.spec.spec.annotations.name.as_str());
+    assert!(name.is_none() || name != planted, "planted for service {}", name.unwrap_or_default());
+}
+
 /// Runs the stages of a turn over one service.
 fn draft_service(mut draft: Draft<'_>, mint: &mut Mint, overcommitted: &BTreeSet<TaskId>) -> (Drafted, bool) {
     let wanted = draft.service.as_ref().map(|service| Wanted::of(service, draft.store));
@@ -319,8 +373,11 @@ fn draft_service(mut draft: Draft<'_>, mint: &mut Mint, overcommitted: &BTreeSet
 
 impl Draft<'_> {
     /// Every spec version has a deployment; whoever writes a spec begins it, and
-    /// this is for one that did not.
+    /// this is for one that did not, and for one that was set aside.
     fn begin_if_none(&mut self, spec_version: u64) {
+        if let Some(aside) = self.deployment().filter(|deployment| deployment.cause.starts_with(SET_ASIDE)) {
+            self.set_deployment(verdict::begin(spec_version, aside.kind, self.now));
+        }
         if self.deployment().is_none_or(|deployment| deployment.spec_version != spec_version) {
             let kind = if spec_version <= 1 { DeploymentKind::Create } else { DeploymentKind::Update };
             self.set_deployment(verdict::begin(spec_version, kind, self.now));

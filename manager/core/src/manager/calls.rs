@@ -5,12 +5,14 @@ use crate::action::Action;
 use crate::consensus::proposals::{Call, Origin, Proposal};
 use crate::control::{self, Admitted};
 use crate::event::{Consistency, Ticket};
+use crate::leader::{BUG, panic_text};
 use crate::store::apply::Conflict;
 use crate::store::codec;
 use crate::timing;
 use crate::transaction::Transaction;
 use skep_model::request::{Mutation, Outcome};
 use skep_model::{Refusal, RequestId, Time};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// How often a request whose transaction was refused is admitted anew.
 const ATTEMPTS_MAX: u32 = 16;
@@ -54,10 +56,8 @@ impl Manager {
         let Some(call) = self.proposals.calls.get_mut(&request) else { return };
         call.attempts += 1;
         let mutation = call.mutation.clone();
-        let admitted = self
-            .check_members(&mutation)
-            .and_then(|()| control::admit(&self.store, self.now, &mut self.mint, request, *mutation))
-            .and_then(|admitted| match admitted {
+        let admitted =
+            self.check_members(&mutation).and_then(|()| self.judge(request, *mutation)).and_then(|admitted| match admitted {
                 Admitted::Join(join) => self.admit_join(join).map(Admitted::Propose),
                 Admitted::Leave { node } => self.admit_leave(node).map(Admitted::Propose),
                 other => Ok(other),
@@ -82,6 +82,18 @@ impl Manager {
             Ok(Admitted::Join(_) | Admitted::Leave { .. }) => unreachable!("joining and leaving have become transactions"),
             Err(refusal) => self.confirm(request, Err(refusal)),
         }
+    }
+
+    /// Whether a request may be, and what is to be proposed. A panic over it is a bug
+    /// of ours that costs nobody else anything: it is refused with what was said.
+    fn judge(&mut self, request: RequestId, mutation: Mutation) -> Result<Admitted, Refusal> {
+        let (store, now, mint) = (&self.store, self.now, &mut self.mint);
+        let judged = catch_unwind(AssertUnwindSafe(|| control::admit(store, now, mint, request, mutation)));
+        judged.unwrap_or_else(|payload| {
+            let sentence = format!("{BUG}deciding about this request panicked: {}", panic_text(&*payload));
+            self.actions.push(Action::Warn { sentence: sentence.clone() });
+            Err(Refusal::FailedPrecondition(sentence))
+        })
     }
 
     /// Answers what needs no change, once it is sure that this is still the leader:

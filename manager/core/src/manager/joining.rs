@@ -80,7 +80,7 @@ impl Manager {
             Some(manager) => manager.raft_id,
             None => self.new_raft_id(&cluster),
         };
-        let manager = ManagerStatus { raft_id, address, format_max };
+        let manager = ManagerStatus { raft_id, address, format_max, unreachable: false };
         let plan = NodePlan { manager: Some(manager.clone()), unsealing_key, ..node.plan.value.clone() };
         let mut cluster_plan = cluster.plan.value.clone();
         if !slots.is_empty() {

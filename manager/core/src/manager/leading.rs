@@ -23,6 +23,8 @@ pub(super) struct Told {
 #[derive(Debug)]
 pub(super) struct Leading {
     pub(super) term: u64,
+    /// When it began to.
+    pub(super) since: Time,
     pub(super) leader: Leader,
     pub(super) dispatcher: Dispatcher,
 }
@@ -46,7 +48,8 @@ impl Manager {
         if self.leading.is_none() && is_current {
             self.leading = Some(Leading {
                 term,
-                leader: Leader::new(&self.store, self.now),
+                since: self.now,
+                leader: Leader::new(&self.store, self.now).with_planted_panic(self.config.planted_panic.clone()),
                 dispatcher: Dispatcher::new(&self.store, self.now, term),
             });
             self.members_due = true;
@@ -100,6 +103,8 @@ impl Manager {
                     self.with_leading(|leading, _, _| leading.leader.refused(&transaction));
                 }
             }
+            let warnings = self.with_leading(|leading, _, _| leading.leader.take_warnings());
+            self.actions.extend(warnings.into_iter().map(|sentence| Action::Warn { sentence }));
             // What a turn found is written with the next batch of the dispatcher.
             self.is_unsettled |=
                 self.with_leading(|leading, _, store| leading.dispatcher.exclude(store, leading.leader.excluded()));
@@ -112,7 +117,8 @@ impl Manager {
             return;
         }
         self.members_due = false;
-        match self.directory.step(&self.store, &self.consensus, self.now) {
+        let since = self.leading.as_ref().map_or(self.now, |leading| leading.since);
+        match self.directory.step(&self.store, &self.consensus, self.now, since) {
             // A refusal is temporary: the next tick looks again.
             Some(Step::Write(transaction)) => drop(self.propose(Origin::Members, *transaction)),
             Some(Step::Change(kind, raft_id)) => self.consensus.propose_change(kind, raft_id),

@@ -19,7 +19,7 @@ const START: Time = Time::from_millis(1_000_000);
 
 fn config(raft_id: u64) -> Config {
     let peers = (1..=3).map(|id| (id, format!("m{id}:2377"))).collect();
-    Config { node: NodeId::from_random([raft_id as u8; 16]), raft_id, format_max: 1, peers }
+    Config { node: NodeId::from_random([raft_id as u8; 16]), raft_id, format_max: 1, peers, planted_panic: None }
 }
 
 /// What a member of a cluster of three has on disk before anything happened.
@@ -195,7 +195,7 @@ fn bootstrap() -> Box<Mutation> {
         spec: Section::new(ClusterSpec::default()),
         plan: Section::new(ClusterPlan { format: 1, ..ClusterPlan::default() }),
     };
-    let manager = ManagerStatus { raft_id: 1, address: "m1:2377".into(), format_max: 1 };
+    let manager = ManagerStatus { raft_id: 1, address: "m1:2377".into(), format_max: 1, unreachable: false };
     let node = Node {
         id: config(1).node,
         meta: Meta::default(),

@@ -6,8 +6,9 @@
 //! nobody ever sees one without the other.
 //!
 //! What `apply` itself guarantees, whatever a proposer asks for: ids and names
-//! are unique; a section is only written where its object exists; a secret, config
-//! or network goes only while nothing refers to it; numbers, subnets and ports have
+//! are unique; a section is only written where its object exists; a secret or config
+//! goes only while no service and no task that has not ended refers to it, a network
+//! only while nothing does; numbers, subnets and ports have
 //! one owner (see [`super::claims`]); a request id has one effect.
 
 use super::{Change, Store, StoredObject};
@@ -210,8 +211,16 @@ impl Store {
         let name = |service: &Arc<Service>| service.spec.spec.annotations.name.clone();
         let follows = |service: &Arc<Service>| format!("the following service: {}", name(service));
         match object.kind {
-            Kind::Secret => self.services_of_secret(SecretId(object.id)).next().map(follows),
-            Kind::Config => self.services_of_config(ConfigId(object.id)).next().map(follows),
+            Kind::Secret => {
+                let id = SecretId(object.id);
+                let task = || self.tasks_of_secret(id).next().map(|task| self.user_task(task));
+                self.services_of_secret(id).next().map(follows).or_else(task)
+            }
+            Kind::Config => {
+                let id = ConfigId(object.id);
+                let task = || self.tasks_of_config(id).next().map(|task| self.user_task(task));
+                self.services_of_config(id).next().map(follows).or_else(task)
+            }
             Kind::Network => {
                 let id = NetworkId(object.id);
                 let publishes = || self.indexes.claims.any_ingress_port().and_then(|service| self.service(service));
@@ -222,6 +231,14 @@ impl Store {
             }
             _ => None,
         }
+    }
+
+    /// A task that has not ended, as a refusal names it.
+    pub(crate) fn user_task(&self, task: &Task) -> String {
+        let node =
+            task.plan.node.map(|id| self.node(id).map_or_else(|| id.to_string(), |node| node.description.hostname.clone()));
+        let node = node.map(|node| format!(" on node {node}")).unwrap_or_default();
+        format!("task {}{node}, which has not ended", task.name())
     }
 
     /// Replaces an object in its table and in every index.

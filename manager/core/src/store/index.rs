@@ -22,6 +22,10 @@ pub(crate) struct Indexes {
     pub(crate) node_tasks: RedBlackTreeSetSync<(NodeId, TaskId)>,
     pub(crate) secret_services: RedBlackTreeSetSync<(SecretId, ServiceId)>,
     pub(crate) config_services: RedBlackTreeSetSync<(ConfigId, ServiceId)>,
+    /// Only tasks that have not ended: until then a node may need the value.
+    pub(crate) secret_tasks: RedBlackTreeSetSync<(SecretId, TaskId)>,
+    /// See `secret_tasks`.
+    pub(crate) config_tasks: RedBlackTreeSetSync<(ConfigId, TaskId)>,
     pub(crate) network_services: RedBlackTreeSetSync<(NetworkId, ServiceId)>,
     /// Only tasks that are wanted and have not ended.
     pub(crate) network_tasks: RedBlackTreeSetSync<(NetworkId, TaskId)>,
@@ -56,6 +60,22 @@ impl Indexes {
     pub(crate) fn services_of_config(&self, config: ConfigId) -> impl Iterator<Item = ServiceId> {
         let first = (config, ServiceId::from_random(ID_MIN));
         self.config_services
+            .range((Bound::Included(first), Bound::Unbounded))
+            .take_while(move |(key, _)| *key == config)
+            .map(|(_, id)| *id)
+    }
+
+    pub(crate) fn tasks_of_secret(&self, secret: SecretId) -> impl Iterator<Item = TaskId> {
+        let first = (secret, TaskId::from_random(ID_MIN));
+        self.secret_tasks
+            .range((Bound::Included(first), Bound::Unbounded))
+            .take_while(move |(key, _)| *key == secret)
+            .map(|(_, id)| *id)
+    }
+
+    pub(crate) fn tasks_of_config(&self, config: ConfigId) -> impl Iterator<Item = TaskId> {
+        let first = (config, TaskId::from_random(ID_MIN));
+        self.config_tasks
             .range((Bound::Included(first), Bound::Unbounded))
             .take_while(move |(key, _)| *key == config)
             .map(|(_, id)| *id)
@@ -106,6 +126,11 @@ impl Indexes {
                 for attachment in task.networks.iter().filter(|_| task.is_active()) {
                     self.network_tasks.insert_mut((attachment.network, task.id));
                 }
+                if !task.status.state.is_final() {
+                    let container = &task.spec.container_spec;
+                    container.secrets.iter().for_each(|secret| self.secret_tasks.insert_mut((secret.id, task.id)));
+                    container.configs.iter().for_each(|config| self.config_tasks.insert_mut((config.id, task.id)));
+                }
             }
             StoredObject::Service(service) if service.plan.removed_at.is_none() => {
                 let container = &service.spec.spec.task_template.container_spec;
@@ -139,6 +164,13 @@ impl Indexes {
                 }
                 for attachment in task.networks.iter().filter(|_| task.is_active()) {
                     self.network_tasks.remove_mut(&(attachment.network, task.id));
+                }
+                let container = &task.spec.container_spec;
+                for secret in &container.secrets {
+                    self.secret_tasks.remove_mut(&(secret.id, task.id));
+                }
+                for config in &container.configs {
+                    self.config_tasks.remove_mut(&(config.id, task.id));
                 }
             }
             StoredObject::Service(service) if service.plan.removed_at.is_none() => {

@@ -194,6 +194,26 @@ impl Store {
         self.indexes.services_of_secret(secret).filter_map(|id| self.service(id))
     }
 
+    /// All tasks that refer to a secret and have not ended, by id.
+    pub fn tasks_of_secret(&self, secret: SecretId) -> impl Iterator<Item = &Arc<Task>> {
+        self.indexes.tasks_of_secret(secret).filter_map(|id| self.task(id))
+    }
+
+    /// All tasks that refer to a config and have not ended, by id.
+    pub fn tasks_of_config(&self, config: ConfigId) -> impl Iterator<Item = &Arc<Task>> {
+        self.indexes.tasks_of_config(config).filter_map(|id| self.task(id))
+    }
+
+    /// Whether a version of a secret is stored.
+    pub fn has_secret_version(&self, secret: SecretId, n: u64) -> bool {
+        self.secret(secret).is_some_and(|secret| secret.spec.versions.iter().any(|version| version.n == n))
+    }
+
+    /// Whether a version of a config is stored.
+    pub fn has_config_version(&self, config: ConfigId, n: u64) -> bool {
+        self.config(config).is_some_and(|config| config.spec.versions.iter().any(|version| version.n == n))
+    }
+
     /// All services that refer to a config, by id.
     pub fn services_of_config(&self, config: ConfigId) -> impl Iterator<Item = &Arc<Service>> {
         self.indexes.services_of_config(config).filter_map(|id| self.service(id))

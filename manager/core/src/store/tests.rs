@@ -10,9 +10,9 @@ use skep_model::config::ConfigSpec;
 use skep_model::container::{FileTarget, SecretReference};
 use skep_model::network::NetworkSpec;
 use skep_model::node::{NodeDescription, NodePlan, NodeSpec, NodeStatus};
-use skep_model::request::Outcome;
+use skep_model::request::{Mutation, Outcome};
 use skep_model::secret::SecretSpec;
-use skep_model::service::{ServicePlan, ServiceRecord};
+use skep_model::service::{ServicePlan, ServiceRecord, ServiceSpec};
 use skep_model::task::{TaskPlan, TaskStatus};
 use skep_model::{ClusterId, Id, Kind, Refusal, RequestId};
 use skep_proto::testing::any_value;
@@ -51,6 +51,9 @@ fn any_object() -> impl Strategy<Value = Object> {
                 object.id = TaskId(id);
                 object.service_id = ServiceId(other);
                 object.plan.value.node = object.plan.value.node.map(|_| NodeId(third));
+                let container = &mut Arc::make_mut(&mut object.spec).container_spec;
+                container.secrets.iter_mut().for_each(|reference| reference.id = SecretId(third));
+                container.configs.iter_mut().for_each(|reference| reference.id = ConfigId(other));
             }
         }
         object
@@ -121,6 +124,36 @@ fn any_transaction() -> impl Strategy<Value = Transaction> {
     )
 }
 
+fn any_mutation() -> impl Strategy<Value = Mutation> {
+    let name = || proptest::sample::select(&["web", "Web", "db", "cache", "queue", "", "?"]).prop_map(str::to_owned);
+    let expect = || proptest::option::of(0..30u64);
+    let service = || {
+        (any_value::<ServiceSpec>(), name(), any_id(), any_id()).prop_map(|(mut spec, name, secret, config)| {
+            let mut record = ServiceRecord { spec, previous: None, spec_version: 1 };
+            refer(&mut record, secret, config);
+            spec = record.spec;
+            spec.annotations.name = name;
+            Box::new(spec)
+        })
+    };
+    prop_oneof![
+        4 => service().prop_map(|spec| Mutation::CreateService { spec }),
+        4 => (name(), expect(), service()).prop_map(|(service, expect, spec)| Mutation::UpdateService { service, expect, spec }),
+        1 => (name(), expect()).prop_map(|(service, expect)| Mutation::RollbackService { service, expect }),
+        1 => (name(), any::<u64>()).prop_map(|(service, replicas)| Mutation::ScaleService { service, replicas }),
+        1 => name().prop_map(|service| Mutation::RemoveService { service }),
+        1 => name().prop_map(|secret| Mutation::RemoveSecret { secret }),
+        1 => name().prop_map(|config| Mutation::RemoveConfig { config }),
+        3 => any_value::<NetworkSpec>().prop_map(|spec| Mutation::CreateNetwork { spec }),
+        1 => name().prop_map(|network| Mutation::RemoveNetwork { network }),
+        1 => (any_id(), expect(), any_value::<NodeSpec>())
+            .prop_map(|(id, expect, spec)| Mutation::UpdateNode { node: id.to_string(), expect, spec }),
+        1 => (any_id(), any::<bool>()).prop_map(|(id, force)| Mutation::RemoveNode { node: id.to_string(), force }),
+        1 => any_id().prop_map(|id| Mutation::Leave { node: NodeId(id) }),
+        1 => (expect(), any_value::<ClusterSpec>()).prop_map(|(expect, spec)| Mutation::UpdateCluster { expect, spec }),
+    ]
+}
+
 /// A history that makes objects first, and then does anything.
 fn any_history() -> impl Strategy<Value = Vec<Transaction>> {
     let creation = (1..100_000u64, any_object()).prop_map(|(millis, object)| Transaction {
@@ -165,17 +198,39 @@ fn bytes(store: &Store) -> Vec<u8> {
 
 fn contents(indexes: &Indexes) -> String {
     format!(
-        "{:?} {:?} {:?} {:?} {:?}",
+        "{:?} {:?} {:?} {:?} {:?} {:?} {:?}",
         indexes.names.iter().collect::<Vec<_>>(),
         indexes.service_tasks.iter().collect::<Vec<_>>(),
         indexes.node_tasks.iter().collect::<Vec<_>>(),
         indexes.secret_services.iter().collect::<Vec<_>>(),
         indexes.config_services.iter().collect::<Vec<_>>(),
+        indexes.secret_tasks.iter().collect::<Vec<_>>(),
+        indexes.config_tasks.iter().collect::<Vec<_>>(),
     )
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(if std::env::var_os("SKEP_FULL").is_some() { 20_000 } else { 96 }))]
+
+    /// Whatever anybody asks for, of whatever store: an answer, and no panic.
+    #[test]
+    fn no_request_makes_admission_or_apply_panic(
+        history in any_history(),
+        mutations in proptest::collection::vec(any_mutation(), 1..12),
+    ) {
+        let mut store = Store::default();
+        for (index, transaction) in history.iter().enumerate() {
+            let _ = store.apply(index as u64 + 2, transaction);
+        }
+        let mut mint = crate::mint::Mint::new(7);
+        for (n, mutation) in mutations.into_iter().enumerate() {
+            let request = RequestId([n as u8; 16]);
+            let time = Time::from_millis(3_000_000 + n as u64);
+            if let Ok(crate::control::Admitted::Propose(transaction)) = crate::control::admit(&store, time, &mut mint, request, mutation) {
+                let _ = store.apply(store.version + 1, &transaction);
+            }
+        }
+    }
 
     #[test]
     fn replicas_agree_and_indexes_follow_the_tables(history in any_history()) {
@@ -258,6 +313,36 @@ fn a_repeat_has_no_effect_and_the_first_outcome() {
     let repeat = store.apply(3, &transaction).expect_err("it is a repeat");
     assert_eq!(repeat.into_result(), Ok(Outcome { version: 2, ..outcome }));
     assert_eq!((store.secrets().count(), store.version), (1, 3));
+}
+
+/// A node may have to be given the value again until the task has ended.
+#[test]
+fn a_secret_stays_until_the_last_task_that_references_it_has_ended() {
+    use proptest::strategy::ValueTree;
+    use skep_model::TaskState;
+    let mut store = with_secrets(&[(1, "a")]);
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut task = any_value::<Task>().new_tree(&mut runner).expect("a task can be drawn").current();
+    let file = FileTarget { name: "a".into(), uid: 0, gid: 0, mode: 0o400 };
+    let id = SecretId::from_random([1; 16]);
+    Arc::make_mut(&mut task.spec).container_spec.secrets = vec![SecretReference { id, name: "a".into(), version: Some(1), file }];
+    task.status.value.state = TaskState::Running;
+    let (status, task_id) = (task.status.value.clone(), task.id);
+    let apply = |store: &mut Store, write: Write| {
+        let transaction = Transaction { writes: vec![write], ..Transaction::new(Time::from_millis(6)) };
+        store.apply(store.version + 1, &transaction).map(drop)
+    };
+    apply(&mut store, Write::Create(Object::Task(Box::new(task)))).expect("it is new");
+    let removal = || Write::Remove(ObjectRef { kind: Kind::Secret, id: id.0 });
+    let refused = apply(&mut store, removal());
+    assert!(matches!(&refused, Err(Conflict::InUse { by, .. }) if by.contains("has not ended")), "{refused:?}");
+    let mut mint = crate::mint::Mint::new(1);
+    let mutation = skep_model::request::Mutation::RemoveSecret { secret: "a".into() };
+    let refused = crate::control::admit(&store, Time::from_millis(7), &mut mint, RequestId([1; 16]), mutation);
+    assert!(matches!(&refused, Err(Refusal::InUse { by, .. }) if by.contains("has not ended")), "{refused:?}");
+    let ended = TaskStatus { state: TaskState::Shutdown, ..status };
+    apply(&mut store, Write::TaskStatus(task_id, ended)).expect("it is there");
+    apply(&mut store, removal()).expect("nobody needs it any more");
 }
 
 #[test]

@@ -1,134 +1,87 @@
 //! From a listener to authenticated connections.
 //!
-//! Handshakes run at the same time, each with a deadline and only so many at once:
-//! a client that says nothing costs one place for five seconds and delays nobody
-//! else. A client may show no certificate; it is then anonymous, and what it may
-//! call is for the role table to say. [`Connections`] knows which node each open
-//! connection belongs to and closes them when that node is removed or demoted; a
-//! connection ends by itself when its peer's certificate expires.
+//! A connection is taken from the kernel at once, so that nobody waits behind those
+//! who say nothing, and handshakes run at the same time, each with a deadline. A
+//! client may show no certificate; it is then unauthenticated, and what it may call is
+//! for the role table to say. [`Connections`] holds every limit (see there), knows which
+//! node each open connection belongs to, and closes them when that node is removed or
+//! demoted. A connection ends by itself when its peer's certificate expires, or when an
+//! unauthenticated peer asks for nothing. Out of descriptors, the listener turns
+//! newcomers away and goes on.
 
-use std::collections::BTreeMap;
+use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use nix::libc::{EMFILE, ENFILE};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 
-use super::{HANDSHAKE_DEADLINE, TlsIdentity};
-use crate::{NodeIdentity, Refusal, clock};
+use super::TlsIdentity;
+use super::connections::{AcceptLimits, Connections, PeerInfo, Place};
+use crate::{NodeIdentity, Refusal, clock, process};
 
-/// How much a listener takes on.
-#[derive(Debug, Clone, Copy)]
-pub struct AcceptLimits {
-    /// Handshakes at the same time.
-    pub handshakes_max: usize,
-    /// How long one may take.
-    pub handshake_deadline: Duration,
-}
+/// Between two looks whether the process has descriptors again.
+const OUT_OF_DESCRIPTORS_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that are ready and not yet served.
+const READY_MAX: usize = 16;
 
-impl Default for AcceptLimits {
-    fn default() -> Self {
-        Self { handshakes_max: 256, handshake_deadline: HANDSHAKE_DEADLINE }
-    }
-}
-
-/// Who is at the other end; in every request's extensions.
-#[derive(Debug, Clone)]
-pub struct PeerInfo {
-    /// The node in the peer's verified certificate; none if it showed none.
-    pub node: Option<Arc<NodeIdentity>>,
-    /// Where it connects from.
-    pub remote: SocketAddr,
-}
-
-/// The open connections of a server; clones share them.
-#[derive(Clone, Default)]
-pub struct Connections {
-    open: Arc<Mutex<Open>>,
-}
-
-#[derive(Default)]
-struct Open {
-    next: u64,
-    peers: BTreeMap<u64, (PeerInfo, CancellationToken)>,
-}
-
-impl Connections {
-    /// Closes every connection of a node, and says how many there were.
-    pub fn close_node(&self, node_id: &str) -> usize {
-        self.close_where(|peer| peer.node.as_ref().is_some_and(|node| node.node_id == node_id))
-    }
-
-    /// Closes every connection whose peer is meant, and says how many there were.
-    pub fn close_where(&self, is_meant: impl Fn(&PeerInfo) -> bool) -> usize {
-        let open = self.lock();
-        let meant = open.peers.values().filter(|(peer, _)| is_meant(peer));
-        meant.map(|(_, close)| close.cancel()).count()
-    }
-
-    /// How many are open.
-    pub fn count(&self) -> usize {
-        self.lock().peers.len()
-    }
-
-    fn register(&self, peer: PeerInfo) -> (Registration, CancellationToken) {
-        let close = CancellationToken::new();
-        let mut open = self.lock();
-        let number = open.next;
-        open.next += 1;
-        open.peers.insert(number, (peer, close.clone()));
-        (Registration { connections: self.clone(), number }, close)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-/// Ends the entry with the connection.
-struct Registration {
-    connections: Connections,
-    number: u64,
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        self.connections.lock().peers.remove(&self.number);
-    }
-}
-
-/// The authenticated connections of a listener, for tonic's `serve_with_incoming`.
-/// Dropping it closes the listener and ends handshakes under way.
+/// Connections of a listener, for tonic's `serve_with_incoming`. The listener ends
+/// when all its streams were dropped.
 pub struct Incoming {
     ready: mpsc::Receiver<PeerStream>,
-    accepting: AbortHandle,
+    _accepting: Arc<Accepting>,
+}
+
+/// Ends the listener, and handshakes under way.
+struct Accepting(AbortHandle);
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Incoming {
-    /// Starts accepting. Needs a tokio runtime.
+    /// Starts accepting: all connections. Needs a tokio runtime.
     pub fn new(listener: TcpListener, identity: TlsIdentity, connections: Connections, limits: AcceptLimits) -> Self {
-        let (done, ready) = mpsc::channel(1);
-        let accepting = tokio::spawn(accept_all(listener, identity, connections, limits, done)).abort_handle();
-        Self { ready, accepting }
+        let (done, ready) = mpsc::channel(READY_MAX);
+        let accepting = Accepting::start(listener, identity, connections, limits, [done.clone(), done]);
+        Self { ready, _accepting: accepting }
+    }
+
+    /// Starts accepting: those of members, and those of peers without a certificate,
+    /// which are served within other limits.
+    pub fn split(listener: TcpListener, identity: TlsIdentity, connections: Connections, limits: AcceptLimits) -> (Self, Self) {
+        let ((member, members), (other, others)) = (mpsc::channel(READY_MAX), mpsc::channel(READY_MAX));
+        let accepting = Accepting::start(listener, identity, connections, limits, [member, other]);
+        (Self { ready: members, _accepting: accepting.clone() }, Self { ready: others, _accepting: accepting })
     }
 }
 
-impl Drop for Incoming {
-    fn drop(&mut self) {
-        self.accepting.abort();
+impl Accepting {
+    fn start(
+        listener: TcpListener,
+        identity: TlsIdentity,
+        connections: Connections,
+        limits: AcceptLimits,
+        done: [mpsc::Sender<PeerStream>; 2],
+    ) -> Arc<Self> {
+        let accepting = accept_all(listener, identity, connections, limits, done);
+        Arc::new(Self(tokio::spawn(process::essential("the listener of the manager's port", accepting)).abort_handle()))
     }
 }
 
@@ -145,37 +98,65 @@ async fn accept_all(
     identity: TlsIdentity,
     connections: Connections,
     limits: AcceptLimits,
-    done: mpsc::Sender<PeerStream>,
+    done: [mpsc::Sender<PeerStream>; 2],
 ) {
-    let places = Arc::new(Semaphore::new(limits.handshakes_max.max(1)));
     let mut handshakes = JoinSet::new();
+    let mut spare = File::open("/dev/null").ok();
     loop {
         while handshakes.try_join_next().is_some() {}
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         let (stream, remote) = match listener.accept().await {
             Ok(accepted) => accepted,
+            Err(error) if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
+                turn_away(&listener, &mut spare, &error).await;
+                continue;
+            }
+            // The client gave up before it was looked at, or the kernel is short of memory.
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                // Out of files or memory gives no event to wait for; a failed client needs no wait, but may have one.
-                sleep(Duration::from_millis(50)).await;
+                tracing::debug!(%error, "cannot accept a connection");
+                tokio::task::yield_now().await;
+                continue;
+            }
+        };
+        let place = match connections.begin(remote, &limits) {
+            Ok(place) => place,
+            Err(full) => {
+                tracing::debug!(%remote, "refused a connection: {full}");
                 continue;
             }
         };
         let (identity, connections, done) = (identity.clone(), connections.clone(), done.clone());
         handshakes.spawn(async move {
-            let ended = timeout(limits.handshake_deadline, handshake(stream, remote, &identity, &connections)).await;
+            let close = place.close.clone();
+            let ended = tokio::select! {
+                ended = timeout(limits.handshake_deadline, handshake(stream, remote, &identity, &connections, place, &limits)) => ended,
+                () = close.cancelled() => return tracing::debug!(%remote, "a TLS handshake made room for a newer one"),
+            };
             match ended {
-                Ok(Ok(stream)) => drop(done.send(stream).await),
+                Ok(Ok(stream)) => {
+                    let [member, other] = done;
+                    let sender = if stream.peer.node.is_some() { member } else { other };
+                    drop(sender.send(stream).await);
+                }
                 Ok(Err(error)) => match Refusal::of(&error) {
                     Some(refusal) => tracing::warn!(%remote, "refused a connection: {refusal}"),
                     None => tracing::debug!(%remote, %error, "a TLS handshake failed"),
                 },
                 Err(_) => tracing::debug!(%remote, "a TLS handshake took too long"),
             }
-            // Only now: what is done but not yet taken counts too.
-            drop(place);
         });
     }
+}
+
+/// Out of descriptors: whoever waits is turned away, with the one that is kept for
+/// this, so that the queue of the kernel does not stay full of them.
+async fn turn_away(listener: &TcpListener, spare: &mut Option<File>, error: &io::Error) {
+    tracing::warn!(%error, "out of descriptors: new connections are turned away");
+    if spare.take().is_some() {
+        let _ = timeout(OUT_OF_DESCRIPTORS_PAUSE, listener.accept()).await;
+    }
+    *spare = File::open("/dev/null").ok();
+    // A descriptor that is closed gives no event to wait for.
+    sleep(OUT_OF_DESCRIPTORS_PAUSE).await;
 }
 
 async fn handshake(
@@ -183,6 +164,8 @@ async fn handshake(
     remote: SocketAddr,
     identity: &TlsIdentity,
     connections: &Connections,
+    place: Place,
+    limits: &AcceptLimits,
 ) -> io::Result<PeerStream> {
     stream.set_nodelay(true)?;
     let current = identity.current();
@@ -191,10 +174,15 @@ async fn handshake(
         None => None,
         Some(certificate) => Some(Arc::new(peer_node(certificate, &current.node.cluster_id)?)),
     };
-    let expiry = node.as_ref().map(|node| Box::pin(sleep(node.not_after.since(clock::now()))));
-    let peer = PeerInfo { node, remote };
-    let (registration, close) = connections.register(peer.clone());
-    Ok(PeerStream { stream, peer, expiry, closed: Box::pin(close.cancelled_owned()), _registration: registration })
+    let (life, idle_max) = match &node {
+        Some(node) => (node.not_after.since(clock::now()), None),
+        None => (limits.life_max, Some(limits.idle_max)),
+    };
+    let peer = PeerInfo::new(node, remote);
+    connections.establish(&place, peer.clone(), limits).map_err(io::Error::other)?;
+    let idle = idle_max.map(|max| (max, Box::pin(sleep(max))));
+    let closed = Box::pin(place.close.clone().cancelled_owned());
+    Ok(PeerStream { stream, peer, life: Box::pin(sleep(life)), idle, closed, _place: place })
 }
 
 /// The node in a verified certificate, which must be of this cluster.
@@ -208,23 +196,36 @@ pub(super) fn peer_node(certificate: &[u8], cluster_id: &str) -> io::Result<Node
     Ok(node)
 }
 
-/// A connection after its handshake. It fails when its registry closes it, and
-/// when its peer's certificate expires.
+/// A connection after its handshake. It fails when its registry closes it, when its
+/// peer's certificate expires, and, without a certificate, when it is of no use.
 pub struct PeerStream {
     stream: TlsStream<TcpStream>,
     peer: PeerInfo,
-    expiry: Option<Pin<Box<Sleep>>>,
+    /// Until the certificate expires, or the longest without one.
+    life: Pin<Box<Sleep>>,
+    /// Without a certificate: how long it may have no call, and when to look again.
+    idle: Option<(Duration, Pin<Box<Sleep>>)>,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
-    _registration: Registration,
+    _place: Place,
 }
 
 impl PeerStream {
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let aborted = |reason: &str| Err(io::Error::new(io::ErrorKind::ConnectionAborted, format!("closed: {reason}")));
         if self.closed.as_mut().poll(cx).is_ready() {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "closed: the node was removed or changed its role"));
+            return aborted("the node was removed or changed its role, or the place was needed");
         }
-        if self.expiry.as_mut().is_some_and(|expiry| expiry.as_mut().poll(cx).is_ready()) {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "closed: the node's certificate expired"));
+        if self.life.as_mut().poll(cx).is_ready() {
+            return aborted(if self.peer.node.is_some() { "the node's certificate expired" } else { "it showed no certificate" });
+        }
+        while let Some((max, look)) = &mut self.idle
+            && look.as_mut().poll(cx).is_ready()
+        {
+            let idle = self.peer.idle().unwrap_or_default();
+            if idle >= *max {
+                return aborted("it showed no certificate and asked for nothing");
+            }
+            look.as_mut().reset(tokio::time::Instant::now() + (*max - idle));
         }
         Ok(())
     }

@@ -8,14 +8,16 @@
 
 pub mod accept;
 pub mod connect;
+pub mod connections;
 mod identity;
 
 use std::time::Duration;
 
 use tonic::transport::Endpoint;
 
-pub use accept::{AcceptLimits, Connections, Incoming, PeerInfo, PeerStream};
+pub use accept::{Incoming, PeerStream};
 pub use connect::{Connector, PinnedRoot, RootFetch};
+pub use connections::{AcceptLimits, Connections, PeerInfo};
 pub use identity::{Material, TlsError, TlsIdentity};
 
 /// The longest a connection attempt may take, name lookup and handshake included.
@@ -36,9 +38,35 @@ pub fn with_deadlines(endpoint: Endpoint) -> Endpoint {
         .keep_alive_while_idle(true)
 }
 
-/// Every server's keep-alive, the other side of [`with_deadlines`].
+/// Calls at the same time on one connection of a member.
+pub const MEMBER_STREAMS_MAX: u32 = 1024;
+/// Calls at the same time on one connection without a certificate.
+pub const UNAUTHENTICATED_STREAMS_MAX: u32 = 4;
+/// Bytes that a peer without a certificate may have sent on one call, or on all of a
+/// connection together, and that were not read yet.
+const UNAUTHENTICATED_WINDOW: u32 = 64 * 1024;
+/// Bytes of the headers of one call.
+const HEADERS_MAX: u32 = 16 * 1024;
+/// Calls that a peer may take back before they were looked at.
+const RESETS_MAX: usize = 32;
+
+/// Every server's keep-alive, the other side of [`with_deadlines`], and what one
+/// connection may hold.
 pub fn server() -> tonic::transport::Server {
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .max_concurrent_streams(MEMBER_STREAMS_MAX)
+        .http2_max_header_list_size(HEADERS_MAX)
+        .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
+}
+
+/// A server for peers without a certificate: all of one's calls together hold no more
+/// than some hundred kilobytes.
+pub fn unauthenticated_server() -> tonic::transport::Server {
+    server()
+        .max_concurrent_streams(UNAUTHENTICATED_STREAMS_MAX)
+        .initial_stream_window_size(UNAUTHENTICATED_WINDOW)
+        .initial_connection_window_size(UNAUTHENTICATED_WINDOW)
+        .concurrency_limit_per_connection(UNAUTHENTICATED_STREAMS_MAX as usize)
 }

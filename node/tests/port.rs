@@ -1,0 +1,196 @@
+//! What comes at a manager's port, or over it, takes down nothing but itself.
+
+mod common;
+
+use common::{Daemon, flood, text, wait_until};
+use skep_model::service::{Annotations, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig};
+use skep_proto::v1::mutate_request::Mutation;
+use skep_proto::v1::{
+    Confidential, CreateSecret, CreateService, GetQuery, InitRequest, Kind, ListQuery, Object, ReadRequest, Remove, Task, object,
+    read_request,
+};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+fn service(name: &str) -> Mutation {
+    Mutation::CreateService(CreateService { spec: Some((&spec(name)).into()) })
+}
+
+fn spec(name: &str) -> ServiceSpec {
+    let mut task_template = TaskSpec::default();
+    task_template.container_spec.image = "busybox".into();
+    ServiceSpec {
+        annotations: Annotations { name: name.into(), labels: BTreeMap::new() },
+        task_template,
+        mode: ServiceMode::Replicated { replicas: 1 },
+        update_config: UpdateConfig::default(),
+        rollback_config: UpdateConfig::default(),
+        deadline: None,
+        endpoint_spec: Default::default(),
+    }
+}
+
+/// The services whose tasks have a node.
+async fn assigned(daemon: &Daemon) -> Vec<String> {
+    let query = read_request::Query::List(ListQuery { kind: Kind::Task.into(), filters: Vec::new() });
+    let reply = daemon.control().read(ReadRequest { query: Some(query), stale: false }).await;
+    let objects = reply.map(|reply| reply.into_inner().objects).unwrap_or_default();
+    let task = |object: Object| match object.object {
+        Some(object::Object::Task(task)) => Some(task),
+        _ => None,
+    };
+    let has_node = |task: &Task| task.plan.as_ref().and_then(|plan| plan.value.as_ref()).is_some_and(|plan| plan.node.is_some());
+    objects.into_iter().filter_map(task).filter(has_node).map(|task| task.service_name).collect()
+}
+
+/// How many nodes this manager knows in each state.
+async fn states(daemon: &Daemon) -> BTreeMap<String, usize> {
+    let mut states = BTreeMap::new();
+    for node in daemon.nodes().await.unwrap_or_default() {
+        let status = node.status.and_then(|status| status.value).unwrap_or_default();
+        *states.entry(status.state().as_str_name().to_owned()).or_default() += 1;
+    }
+    states
+}
+
+fn descriptors(daemon: &Daemon) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).map_or(0, Iterator::count)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_joins_and_a_service_is_placed_while_strangers_hold_and_fill_the_port() {
+    let (n_idle, n_garbage) = if std::env::var_os("SKEP_FULL").is_some() { (1_000, 100) } else { (200, 20) };
+    let (m1, w1) = (Daemon::new(), Daemon::new());
+    let founded = m1.init(InitRequest::default()).await.unwrap();
+    wait_until("the manager's own node is ready", async || states(&m1).await.get("NODE_STATE_READY") == Some(&1)).await;
+    let before = descriptors(&m1);
+    // Idle ones of one address, which are cut off at its number of places…
+    let mut idle = Vec::new();
+    for _ in 0..n_idle {
+        idle.extend(flood::connect([127, 99, 0, 1], &m1.address).await.ok());
+    }
+    assert!(!idle.is_empty(), "a place is anybody's while there is one");
+    let held = descriptors(&m1) - before;
+    assert!(held <= 100, "{n_idle} connections of one address hold {held} descriptors");
+    // …and garbage of many.
+    let mut garbage = tokio::task::JoinSet::new();
+    for n in 0..n_garbage {
+        garbage.spawn(flood::garbage([127, 99, 1, n as u8], m1.address.clone()));
+    }
+    let joined = tokio::time::timeout(Duration::from_secs(20), w1.join(&m1.address, &text(founded.worker_token))).await;
+    joined.expect("a node joins in time").expect("a node joins");
+    m1.mutate(service("web")).await.unwrap();
+    wait_until("a task of the service has a node", async || assigned(&m1).await.contains(&"web".to_owned())).await;
+    wait_until("both nodes are ready", async || states(&m1).await.get("NODE_STATE_READY") == Some(&2)).await;
+    garbage.shutdown().await;
+    drop(idle);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_without_a_certificate_that_asks_for_nothing_ends() {
+    let m1 = Daemon::new();
+    m1.init(InitRequest::default()).await.unwrap();
+    let mut silent = flood::connect([127, 99, 2, 1], &m1.address).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(25), async {
+        use tokio::io::AsyncReadExt as _;
+        let mut bytes = [0; 1024];
+        while silent.read(&mut bytes).await.is_ok_and(|n| n > 0) {}
+    });
+    ended.await.expect("the manager ends it");
+}
+
+/// The leader's loop, the agent's: a panic ends the daemon, and says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_a_loop_ends_the_daemon_with_its_sentence_and_it_starts_again() {
+    for (place, sentence) in [("manager", "the manager's loop panicked"), ("agent", "the agent's loop panicked")] {
+        let mut m1 = Daemon::planted(&format!("{place}=boom"));
+        m1.init(InitRequest::default()).await.unwrap();
+        wait_until("its node is ready", async || states(&m1).await.get("NODE_STATE_READY") == Some(&1)).await;
+        // The answer may be lost with the daemon.
+        let _lost = tokio::time::timeout(Duration::from_secs(25), m1.mutate(service("boom"))).await;
+        let code = m1.ended().await;
+        assert_eq!(code, Some(skep_identity::process::EXIT_FAULT), "{place}");
+        assert!(m1.said(&format!("{sentence}: planted in {place} for boom; this process ends")), "{place}");
+        // Whoever supervises it starts it again, here without the fault.
+        m1.start();
+        wait_until("it leads again", async || m1.info().await.is_leader).await;
+        m1.mutate(service("web")).await.unwrap();
+    }
+}
+
+/// One service that no leader can decide about is set aside by each of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_over_one_service_in_every_manager_costs_that_service_alone() {
+    let daemons = [(); 3].map(|()| Daemon::planted("draft=boom"));
+    let [m1, m2, m3] = &daemons;
+    let founded = m1.init(InitRequest::default()).await.unwrap();
+    let token = text(founded.manager_token);
+    m2.join(&m1.address, &token).await.unwrap();
+    m3.join(&m1.address, &token).await.unwrap();
+    wait_until("all nodes are ready", async || states(m1).await.get("NODE_STATE_READY") == Some(&3)).await;
+    m1.mutate(service("boom")).await.unwrap();
+    for n in 0..3 {
+        m1.mutate(service(&format!("web{n}"))).await.unwrap();
+    }
+    let is_placed = async || {
+        let assigned = assigned(m1).await;
+        (0..3).all(|n| assigned.contains(&format!("web{n}"))) && !assigned.contains(&"boom".to_owned())
+    };
+    let started = std::time::Instant::now();
+    wait_until("all other services are placed", is_placed).await;
+    println!("all other services were placed within {:?}", started.elapsed());
+    let cause = async || {
+        let get = read_request::Query::Get(GetQuery { kind: Kind::Service.into(), reference: "boom".into() });
+        let reply = m1.control().read(ReadRequest { query: Some(get), stale: false }).await.unwrap().into_inner();
+        let Some(object::Object::Service(service)) = reply.objects.into_iter().next().and_then(|object| object.object) else {
+            panic!("the service is there")
+        };
+        let deployment = service.plan.and_then(|plan| plan.value).and_then(|plan| plan.deployment);
+        deployment.map(|deployment| deployment.cause).unwrap_or_default()
+    };
+    wait_until("the service says why", async || cause().await.starts_with(skep_model::deployment::SET_ASIDE)).await;
+    assert!(cause().await.contains("planted for service boom"), "{}", cause().await);
+    for daemon in &daemons {
+        assert!(daemon.said_nothing_of("this process ends"));
+    }
+}
+
+/// A task that has not ended keeps the secret that it references, whatever became of its service.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_is_not_removed_under_a_task_whose_node_is_away() {
+    let (m1, mut w1) = (Daemon::new(), Daemon::new());
+    let founded = m1.init(InitRequest::default()).await.unwrap();
+    let joined = w1.join(&m1.address, &text(founded.worker_token)).await.unwrap();
+    wait_until("both nodes are ready", async || states(&m1).await.get("NODE_STATE_READY") == Some(&2)).await;
+    let annotations = Some((&Annotations { name: "key".into(), ..Annotations::default() }).into());
+    m1.mutate(Mutation::CreateSecret(CreateSecret { annotations, value: Some(Confidential::new(*b"canary")) })).await.unwrap();
+    let secret = {
+        let get = read_request::Query::Get(GetQuery { kind: Kind::Secret.into(), reference: "key".into() });
+        let reply = m1.control().read(ReadRequest { query: Some(get), stale: false }).await.unwrap().into_inner();
+        match reply.objects.into_iter().next().and_then(|object| object.object) {
+            Some(object::Object::Secret(secret)) => secret.id,
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut spec = spec("web");
+    spec.task_template.placement.constraints = vec![format!("node.id=={}", joined.node_id)];
+    spec.task_template.container_spec.secrets = vec![skep_model::container::SecretReference {
+        id: secret.parse().unwrap(),
+        name: "key".into(),
+        version: None,
+        file: skep_model::container::FileTarget { name: "key".into(), uid: 0, gid: 0, mode: 0o400 },
+    }];
+    // Its node goes away before it ever hears of the task: nobody can say that the task has ended.
+    w1.kill();
+    m1.mutate(Mutation::CreateService(CreateService { spec: Some((&spec).into()) })).await.unwrap();
+    wait_until("a task of the service has a node", async || assigned(&m1).await.contains(&"web".to_owned())).await;
+    m1.mutate(Mutation::RemoveService(Remove { reference: "web".into() })).await.unwrap();
+    let removal = || Mutation::RemoveSecret(Remove { reference: "key".into() });
+    let refused = m1.mutate(removal()).await.expect_err("a task needs it");
+    assert!(refused.message().contains("task web.1 on node") && refused.message().contains("has not ended"), "{refused:?}");
+    // The node comes back, hears of everything, and goes on taking tasks.
+    w1.start();
+    w1.start_netd();
+    wait_until("the secret can go once the task has ended", async || m1.mutate(removal()).await.is_ok()).await;
+    wait_until("both nodes are ready", async || states(&m1).await.get("NODE_STATE_READY") == Some(&2)).await;
+}
