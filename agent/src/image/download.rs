@@ -1,10 +1,10 @@
 //! Bringing one blob here, however often the connection breaks.
 //!
-//! What has come of a blob is kept in a file by its digest and is gone on with: within one pull after a pause skep_identity::room::Room;
-use that grows, in
+//! What has come of a blob is kept in a file by its digest and is gone on with: within one pull after a pause that grows, in
 //! the next pull, and after a pull that nobody waits for any more. The whole is believed only by its digest; if a blob that
 //! was put together from pieces does not have it, it is fetched once more from its beginning.
 
+use skep_identity::room::Room;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
