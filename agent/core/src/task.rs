@@ -11,15 +11,11 @@ use skep_model::{TaskId, TaskState, Time};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The stop grace period of a container that does not say.
-pub const STOP_GRACE: Duration = Duration::from_secs(10);
 /// The message of a task whose files only a manager can bring.
 pub const WAITING_FOR_MANAGER: &str = "waiting for a manager";
 /// How much longer than a manager waits for every node a task that was to be found
 /// waits for word that it is not any more.
 pub const WITHDRAW_MARGIN: Duration = Duration::from_secs(1);
-/// The longest that a container that does not say lets busy connections go on.
-const DRAIN_DEFAULT_MAX: Duration = Duration::from_secs(10);
 /// How much longer than the limit the network daemon may take to say so.
 const DRAIN_MARGIN: Duration = Duration::from_secs(2);
 /// How much longer than the grace period a shim may take to stop a container.
@@ -80,7 +76,6 @@ pub struct TaskMachine {
     /// Why the agent itself stopped it: an unhealthy container.
     stop_cause: Option<String>,
     has_check: bool,
-    is_healthy: bool,
     /// When in-place restarts happened that the policy's window still counts.
     restarts: Vec<Time>,
     is_dirty: bool,
@@ -103,7 +98,7 @@ impl TaskMachine {
         let status = task.status.value.clone();
         let mut machine = Self::with(task, status, Phase::Ended);
         if !machine.status.state.is_final() {
-            machine.fail(now, "the node lost the state of this task");
+            machine.evicted(now, "the node lost the state of this task");
         }
         machine
     }
@@ -121,7 +116,6 @@ impl TaskMachine {
             may_stop: false,
             stop_cause: None,
             has_check: false,
-            is_healthy: false,
             restarts: Vec::new(),
             is_dirty: true,
             is_released: false,
@@ -232,7 +226,7 @@ impl TaskMachine {
     }
 
     fn drain(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let limit = self.task.spec.container_spec.stop_drain.unwrap_or_else(|| self.grace().min(DRAIN_DEFAULT_MAX));
+        let limit = self.task.spec.container_spec.drain_limit();
         if limit.is_zero() || !self.is_to_be_found() {
             return self.stop(now, actions);
         }
@@ -241,13 +235,9 @@ impl TaskMachine {
     }
 
     fn stop(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let grace = self.grace();
+        let grace = self.task.spec.container_spec.stop_grace();
         self.stopping = Stopping::Signalled(now + grace + STOP_MARGIN);
         actions.push(Action::Stop { task: self.id(), grace });
-    }
-
-    fn grace(&self) -> Duration {
-        self.task.spec.container_spec.stop_grace_period.unwrap_or(STOP_GRACE)
     }
 
     /// When to step again if nothing happens.
@@ -286,7 +276,7 @@ impl TaskMachine {
         }
         self.phase = Phase::Running;
         self.has_check = has_check;
-        self.is_healthy = false;
+        self.status.is_healthy = false;
         self.status.container = Some(ContainerStatus { container_id: self.id().to_string(), pid, exit_code: 0 });
         if has_check {
             self.touch(now, "started, first health result awaited");
@@ -301,8 +291,8 @@ impl TaskMachine {
             return;
         }
         if healthy {
-            if !self.is_healthy {
-                self.is_healthy = true;
+            if !self.status.is_healthy {
+                self.status.is_healthy = true;
                 self.running(now);
             }
         } else if self.stop_cause.is_none() {
@@ -369,7 +359,7 @@ impl TaskMachine {
                 self.status.attempt += 1;
                 self.touch(now, "the node was restarted");
             }
-            None => self.fail(now, "the node was restarted"),
+            None => self.evicted(now, "the node was restarted"),
         }
     }
 
@@ -377,7 +367,7 @@ impl TaskMachine {
     /// been prepared again is the manager's to replace.
     pub fn session_up(&mut self, now: Time) {
         if self.phase == Phase::Idle && self.status.attempt > 0 {
-            self.fail(now, "the node was restarted");
+            self.evicted(now, "the node was restarted");
         }
     }
 
@@ -468,6 +458,12 @@ impl TaskMachine {
         } else {
             self.end(TaskState::Failed, now, "failed");
         }
+    }
+
+    /// It ended with its node, not by itself.
+    fn evicted(&mut self, now: Time, error: &str) {
+        self.status.is_evicted = true;
+        self.fail(now, error);
     }
 
     fn fail(&mut self, now: Time, error: &str) {

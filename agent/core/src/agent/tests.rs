@@ -1,6 +1,5 @@
 use super::*;
 use crate::event::Exit;
-use crate::task::STOP_GRACE;
 use skep_model::assignment::SessionInfo;
 use skep_model::endpoint::{Publication, PublishMode, PublishedPort, Transport};
 use skep_model::network::Attachment;
