@@ -6,7 +6,7 @@
 //! all.
 
 use crate::address::Address;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use hyper_util::rt::TokioIo;
 use prost::Message;
 use skep_model::request::{Mutation, Outcome};
@@ -28,6 +28,8 @@ use tonic::{Response, Status, Streaming};
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Until a read or a call of the node must be answered.
 pub const CALL_MAX: Duration = Duration::from_secs(30);
+/// How long a change is tried again that others were faster with.
+const CHANGE_MAX: Duration = Duration::from_secs(30);
 /// For how long a change is repeated while the cluster has no leader.
 const REPEAT_MAX: Duration = Duration::from_secs(10);
 /// Between two tries.
@@ -160,6 +162,22 @@ pub async fn call<T>(deadline: Duration, calling: impl Future<Output = Result<Re
 /// The next message of a stream that may be silent for as long as it likes.
 pub async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Failure> {
     stream.message().await.map_err(Failure::from)
+}
+
+/// Reads and changes again while others are faster, for [`CHANGE_MAX`] at most.
+#[derive(Debug)]
+pub struct Attempts(Instant);
+
+impl Attempts {
+    /// The first one begins now.
+    pub fn begin() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Whether a change that failed is to be made again of what is there now.
+    pub fn again(&self, failure: &Failure) -> bool {
+        failure.exit == Exit::OutOfSequence && self.0.elapsed() < CHANGE_MAX
+    }
 }
 
 /// Calls again while the answer allows it, for [`REPEAT_MAX`] at most.

@@ -24,6 +24,8 @@ Exit codes:
 pub enum Exit {
     /// The request was refused, nothing changed.
     Refused,
+    /// The object was changed since it was read; the same may be asked again.
+    OutOfSequence,
     /// The command line makes no sense or asks for what is not built.
     Usage,
     /// The deployment failed or is paused.
@@ -44,7 +46,7 @@ impl Exit {
     /// The number for the shell.
     pub fn code(self) -> u8 {
         match self {
-            Self::Refused => 1,
+            Self::Refused | Self::OutOfSequence => 1,
             Self::Usage => 2,
             Self::Failed => 3,
             Self::RolledBack => 4,
@@ -116,7 +118,9 @@ impl From<Status> for Failure {
         if crate::client::is_connection_lost(&status) {
             return Self::connection(format!("lost the connection to the daemon: {}", crate::client::reason(&status)));
         }
-        Self::refused(status.message().to_owned())
+        let is_out_of_sequence = crate::client::refusal(&status) == Some(Refusal::OutOfSequence);
+        let exit = if is_out_of_sequence { Exit::OutOfSequence } else { Exit::Refused };
+        Self { exit, text: status.message().to_owned() }
     }
 }
 

@@ -67,6 +67,39 @@ pub struct ContainerSpec {
     pub no_new_privileges: bool,
 }
 
+/// From the stop signal to SIGKILL, where a container does not say.
+pub const STOP_GRACE: Duration = Duration::from_secs(10);
+/// The longest that a container that does not say lets busy connections go on.
+pub const STOP_DRAIN_DEFAULT_MAX: Duration = Duration::from_secs(10);
+
+impl ContainerSpec {
+    /// From the stop signal to SIGKILL.
+    pub fn stop_grace(&self) -> Duration {
+        self.stop_grace_period.unwrap_or(STOP_GRACE)
+    }
+
+    /// How long busy connections may go on before the stop signal.
+    pub fn drain_limit(&self) -> Duration {
+        self.stop_drain.unwrap_or_else(|| self.stop_grace().min(STOP_DRAIN_DEFAULT_MAX))
+    }
+
+    /// Whether containers of both are the same: a default that is written out is no change.
+    pub fn is_equivalent(&self, other: &Self) -> bool {
+        self == other || self.written_out() == other.written_out()
+    }
+
+    /// The same with defaults in the place of what is left open, where the image has no say.
+    fn written_out(&self) -> Self {
+        Self {
+            stop_grace_period: Some(self.stop_grace()),
+            stop_drain: Some(self.drain_limit()),
+            init: Some(self.init.unwrap_or(false)),
+            healthcheck: self.healthcheck.clone().filter(|check| *check != HealthConfig::default()),
+            ..self.clone()
+        }
+    }
+}
+
 /// How a mount is provided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -29,17 +29,27 @@ pub struct Deployment {
     pub progressed_at: Time,
     /// When it ended; `None` while it goes on.
     pub ended_at: Option<Time>,
-    /// Its tasks that failed within their monitor period.
+    /// Its slots whose first task ended within the monitor period.
     pub failures: u64,
     /// When the slots that are being monitored, or the delay between batches, are over.
     pub next_step_at: Option<Time>,
-    /// Tasks wanted, and of those: running and healthy with this spec version.
+    /// Tasks wanted, and of those: running and healthy with this spec. Both go on being
+    /// counted when the deployment is over.
     pub wanted: u64,
     /// See `wanted`.
     pub running: u64,
     /// Nodes that did not say in time that they have programmed its endpoints.
     pub stragglers: Vec<NodeId>,
+    /// Of the wanted tasks: ended well, and are not to run again.
+    pub completed: u64,
+    /// Slots that it replaces or adds; failures are a share of these.
+    pub slots: u64,
+    /// Nodes that were lost, or restarted, while it went on: at most [`LOST_NODES_MAX`].
+    pub lost_nodes: Vec<NodeId>,
 }
+
+/// The most nodes that a deployment names as lost.
+pub const LOST_NODES_MAX: usize = 64;
 
 /// What caused a deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +92,14 @@ pub struct FailedTask {
     pub error: String,
     /// The last lines it wrote, newest last.
     pub log_tail: Vec<String>,
+}
+
+impl Deployment {
+    /// Whether it had converged, and fewer tasks run now than it takes.
+    pub fn is_degraded(&self) -> bool {
+        let is_good = matches!(self.state, DeploymentState::Converged | DeploymentState::RolledBack);
+        is_good && self.running + self.completed < self.wanted
+    }
 }
 
 impl DeploymentState {

@@ -72,6 +72,11 @@ pub struct TaskPlan {
     pub desired_since: Time,
     /// Whether it is to be found by name, virtual address and published port.
     pub endpoint: EndpointState,
+    /// Whether its spec has run in its slot before. The end of one that has not may
+    /// be a failure of the deployment.
+    pub is_retry: bool,
+    /// Whether an update stopped a running task before it could make this one.
+    pub takes_over: bool,
 }
 
 /// The section that the agent writes.
@@ -98,6 +103,12 @@ pub struct TaskStatus {
     /// The ports at which its node answers for it alone, as the node settled them:
     /// those of mode `host`, with a number for each that nobody named.
     pub ports: Vec<PublishedPort>,
+    /// Whether a health check has said good since it last started.
+    pub is_healthy: bool,
+    /// Whether its node ended it, not the task itself: the node was restarted or went,
+    /// or may not have it any more. That costs no restart attempt and is no failure of
+    /// what it runs.
+    pub is_evicted: bool,
 }
 
 /// What is known of a task's container.
@@ -122,6 +133,8 @@ impl TaskPlan {
             is_restart: false,
             desired_since: since,
             endpoint: EndpointState::default(),
+            is_retry: false,
+            takes_over: false,
         }
     }
 }
@@ -140,6 +153,8 @@ impl TaskStatus {
             log_tail: Vec::new(),
             running_since: None,
             ports: Vec::new(),
+            is_healthy: false,
+            is_evicted: false,
         }
     }
 }

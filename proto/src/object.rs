@@ -205,6 +205,9 @@ message!(Deployment {
     wanted,
     running,
     stragglers,
+    completed,
+    slots,
+    lost_nodes,
 });
 message!(FailedTask { task, node, error, log_tail });
 
@@ -268,8 +271,21 @@ message!(ConfigReference { id, name, version, file });
 message!(Task { id, meta, service_id, service_name, service_labels, slot, spec, spec_version, networks, ports, plan, status });
 section!(TaskPlan, TaskPlanSection);
 section!(TaskStatus, TaskStatusSection);
-message!(TaskPlan { desired, node, start_at, replaces, is_restart, desired_since, endpoint });
-message!(TaskStatus { state, timestamp, applied_at, message, error, attempt, container, log_tail, running_since, ports });
+message!(TaskPlan { desired, node, start_at, replaces, is_restart, desired_since, endpoint, is_retry, takes_over });
+message!(TaskStatus {
+    state,
+    timestamp,
+    applied_at,
+    message,
+    error,
+    attempt,
+    container,
+    log_tail,
+    running_since,
+    ports,
+    is_healthy,
+    is_evicted,
+});
 message!(ContainerStatus { container_id, pid, exit_code });
 choice!(TaskState {
     New,

@@ -348,6 +348,9 @@ fields!(Deployment {
     wanted,
     running,
     stragglers,
+    completed,
+    slots,
+    lost_nodes,
 });
 fields!(FailedTask { task, node, error, log_tail });
 fields!(Resources { nano_cpus, memory_bytes });
@@ -390,8 +393,21 @@ fields!(FileTarget { name, uid, gid, mode });
 fields!(SecretReference { id, name, version, file });
 fields!(ConfigReference { id, name, version, file });
 fields!(Task { id, meta, service_id, service_name, service_labels, slot, spec, spec_version, networks, ports, plan, status });
-fields!(TaskPlan { desired, node, start_at, replaces, is_restart, desired_since, endpoint });
-fields!(TaskStatus { state, timestamp, applied_at, message, error, attempt, container, log_tail, running_since, ports });
+fields!(TaskPlan { desired, node, start_at, replaces, is_restart, desired_since, endpoint, is_retry, takes_over });
+fields!(TaskStatus {
+    state,
+    timestamp,
+    applied_at,
+    message,
+    error,
+    attempt,
+    container,
+    log_tail,
+    running_since,
+    ports,
+    is_healthy,
+    is_evicted,
+});
 fields!(ContainerStatus { container_id, pid, exit_code });
 fields!(StatusUpdate { task, status });
 fields!(Hello { node, description, statuses, address, certificate_expires, not_ready });

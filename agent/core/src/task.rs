@@ -11,8 +11,6 @@ use skep_model::{TaskId, TaskState, Time};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The stop grace period of a container that does not say.
-pub const STOP_GRACE: Duration = Duration::from_secs(10);
 /// The message of a task whose files only a manager can bring.
 pub const WAITING_FOR_MANAGER: &str = "waiting for a manager";
 /// The message of a task whose secret or config did not come with it.
@@ -20,8 +18,6 @@ pub const WAITING_FOR_FILE: &str = "waiting for a file";
 /// How much longer than a manager waits for every node a task that was to be found
 /// waits for word that it is not any more.
 pub const WITHDRAW_MARGIN: Duration = Duration::from_secs(1);
-/// The longest that a container that does not say lets busy connections go on.
-const DRAIN_DEFAULT_MAX: Duration = Duration::from_secs(10);
 /// How much longer than the limit the network daemon may take to say so.
 const DRAIN_MARGIN: Duration = Duration::from_secs(2);
 /// How much longer than the grace period a shim may take to stop a container.
@@ -74,6 +70,24 @@ pub struct Surroundings {
     pub withdraw_max: Duration,
 }
 
+/// Why a container is gone without an exit of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    /// The node was restarted: no fault of the task's.
+    Node,
+    /// Somebody killed its shim.
+    Shim,
+}
+
+impl Loss {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Node => "the node was restarted",
+            Self::Shim => "the shim of the container was killed",
+        }
+    }
+}
+
 /// One task of this node.
 #[derive(Clone, Debug)]
 pub struct TaskMachine {
@@ -86,7 +100,6 @@ pub struct TaskMachine {
     /// Why the agent itself stopped it: an unhealthy container.
     stop_cause: Option<String>,
     has_check: bool,
-    is_healthy: bool,
     /// When restarts without a manager happened that the policy's window still counts.
     restarts: Vec<Time>,
     /// A manager named it to this daemon. What was only found on disk may have been
@@ -96,7 +109,7 @@ pub struct TaskMachine {
     is_in_place: bool,
     /// Why its container is gone: the failure that a manager hears of if it comes back
     /// before the task is started again.
-    cause: Option<&'static str>,
+    cause: Option<Loss>,
     is_dirty: bool,
     is_released: bool,
 }
@@ -118,7 +131,7 @@ impl TaskMachine {
         let status = task.status.value.clone();
         let mut machine = Self::with(task, status, Phase::Ended);
         if !machine.status.state.is_final() {
-            machine.fail(now, "the node lost the state of this task");
+            machine.evicted(now, "the node lost the state of this task");
         }
         machine
     }
@@ -142,7 +155,6 @@ impl TaskMachine {
             may_stop: false,
             stop_cause: None,
             has_check: false,
-            is_healthy: false,
             restarts: Vec::new(),
             is_confirmed: false,
             is_in_place: false,
@@ -294,7 +306,7 @@ impl TaskMachine {
     }
 
     fn drain(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let limit = self.task.spec.container_spec.stop_drain.unwrap_or_else(|| self.grace().min(DRAIN_DEFAULT_MAX));
+        let limit = self.task.spec.container_spec.drain_limit();
         if limit.is_zero() || !self.is_to_be_found() {
             return self.stop(now, actions);
         }
@@ -303,13 +315,9 @@ impl TaskMachine {
     }
 
     fn stop(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let grace = self.grace();
+        let grace = self.task.spec.container_spec.stop_grace();
         self.stopping = Stopping::Signalled(now + grace + STOP_MARGIN);
         actions.push(Action::Stop { task: self.id(), grace });
-    }
-
-    fn grace(&self) -> Duration {
-        self.task.spec.container_spec.stop_grace_period.unwrap_or(STOP_GRACE)
     }
 
     /// When to step again if nothing happens.
@@ -362,7 +370,7 @@ impl TaskMachine {
         self.phase = Phase::Running;
         self.cause = None;
         self.has_check = has_check;
-        self.is_healthy = false;
+        self.status.is_healthy = false;
         self.status.container = Some(ContainerStatus { container_id: self.id().to_string(), pid, exit_code: 0 });
         if has_check {
             self.touch(now, "started, first health result awaited");
@@ -377,8 +385,8 @@ impl TaskMachine {
             return;
         }
         if healthy {
-            if !self.is_healthy {
-                self.is_healthy = true;
+            if !self.status.is_healthy {
+                self.status.is_healthy = true;
                 self.running(now);
             }
         } else if self.stop_cause.is_none() {
@@ -426,7 +434,7 @@ impl TaskMachine {
     /// The shim is gone, and everything it held.
     pub fn shim_lost(&mut self, now: Time, has_session: bool) {
         if !matches!(self.phase, Phase::Ended | Phase::Idle | Phase::Preparing | Phase::Prepared) {
-            self.gone(now, "the shim of the container was killed", has_session);
+            self.gone(now, Loss::Shim, has_session);
         }
     }
 
@@ -434,7 +442,7 @@ impl TaskMachine {
     /// again is the manager's to replace.
     pub fn session_up(&mut self, now: Time) {
         if let (Some(cause), Phase::Idle | Phase::Waiting { .. }) = (self.cause, &self.phase) {
-            self.fail(now, cause);
+            self.lost(now, cause);
         }
     }
 
@@ -477,7 +485,7 @@ impl TaskMachine {
                 self.status.attempt = self.status.attempt.max(attempt);
                 self.could_not_start(now, &error, has_session);
             }
-            Found::Killed => self.gone(now, "the shim of the container was killed", has_session),
+            Found::Killed => self.gone(now, Loss::Shim, has_session),
             Found::Nothing => self.machine_restarted(now, has_session),
         }
     }
@@ -488,13 +496,13 @@ impl TaskMachine {
             self.phase = Phase::Idle;
             return;
         }
-        self.gone(now, "the node was restarted", has_session);
+        self.gone(now, Loss::Node, has_session);
     }
 
     /// Its container is gone without an exit. With a manager at hand the task has
     /// failed; without one it is run again, made anew, if its policy allows, after the
     /// policy's delay. What this daemon was not told to run waits for a manager.
-    fn gone(&mut self, now: Time, cause: &'static str, has_session: bool) {
+    fn gone(&mut self, now: Time, cause: Loss, has_session: bool) {
         if self.task.plan.desired > TaskState::Running {
             return self.end(TaskState::Shutdown, now, "shutdown");
         }
@@ -503,11 +511,11 @@ impl TaskMachine {
         match self.restart_at(now, true) {
             Some(at) if !has_session => {
                 self.cause = Some(cause);
-                self.status.error = cause.into();
+                self.status.error = cause.text().into();
                 self.phase = if self.may_start() { Phase::Waiting { at, in_place: false } } else { Phase::Idle };
-                self.touch(now, cause);
+                self.touch(now, cause.text());
             }
-            _ => self.fail(now, cause),
+            _ => self.lost(now, cause),
         }
     }
 
@@ -606,6 +614,19 @@ impl TaskMachine {
         } else {
             self.end(TaskState::Failed, now, "failed");
         }
+    }
+
+    fn lost(&mut self, now: Time, cause: Loss) {
+        match cause {
+            Loss::Node => self.evicted(now, cause.text()),
+            Loss::Shim => self.fail(now, cause.text()),
+        }
+    }
+
+    /// It ended with its node, not by itself.
+    fn evicted(&mut self, now: Time, error: &str) {
+        self.status.is_evicted = true;
+        self.fail(now, error);
     }
 
     fn fail(&mut self, now: Time, error: &str) {

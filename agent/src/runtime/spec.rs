@@ -67,7 +67,7 @@ pub(super) fn of(
             .collect(),
         sysctls: container.sysctls.clone(),
         stop_signal: first(&container.stop_signal, config.stop_signal.as_deref().unwrap_or_default()),
-        stop_grace_ms: millis(container.stop_grace_period.unwrap_or(skep_agent_core::task::STOP_GRACE)),
+        stop_grace_ms: millis(container.stop_grace()),
         mounts: container.mounts.iter().map(|mount| mount_of(mount, fill)).collect::<Result<_, String>>()?,
         extra_hosts: container
             .hosts

@@ -64,6 +64,9 @@ pub fn service() -> Service {
         wanted: 3,
         running: 1,
         stragglers: Vec::new(),
+        completed: 0,
+        slots: 3,
+        lost_nodes: Vec::new(),
     };
     Service {
         id: ServiceId::from_random(bytes(1)),

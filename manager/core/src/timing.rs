@@ -16,12 +16,16 @@ pub const NODE_DOWN_HEARTBEATS: u32 = 6;
 pub const NODE_DOWN_HEARTBEATS_NEW_LEADER: u32 = 12;
 /// How long a node may be down until its tasks are orphaned.
 pub const ORPHAN_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// The longest a replacement waits for the task it replaces to stop.
+/// A replacement waits at least this long for the task it replaces to stop, unless it stops.
 pub const OLD_TASK_TIMEOUT: Duration = Duration::from_secs(60);
+/// How much longer than it may take to withdraw, drain and stop a task its replacement
+/// waits: for the kill, and for word of the end.
+pub const OLD_TASK_MARGIN: Duration = Duration::from_secs(30);
 /// The deadline of a deployment without progress, unless its spec says otherwise.
 pub const DEPLOYMENT_DEADLINE: Duration = Duration::from_secs(600);
-/// How long a created service's tasks must stay alive to count as converged.
-pub const CREATE_MONITOR: Duration = Duration::from_secs(1);
+/// So many early ends of tasks in one slot mean that a created service does not come up,
+/// where its spec names no deadline.
+pub const CREATE_FAILURES_MAX: usize = 3;
 /// How long outcomes of request ids are kept.
 pub const REQUEST_MEMORY: Duration = Duration::from_secs(600);
 /// How many outcomes of request ids are kept at most.

@@ -190,9 +190,17 @@ impl ControlApi {
     }
 
     async fn propose(&self, message: &MutateRequest) -> Result<Outcome, Refusal> {
-        let (request, asked) = decode_mutation(message.clone()).map_err(Refusal::from)?;
-        let mutation = self.seal(asked).await?;
-        self.0.propose(request, mutation).await
+        loop {
+            let (request, asked) = decode_mutation(message.clone()).map_err(Refusal::from)?;
+            let is_next_version = matches!(asked, Asked::UpdateSecret { .. } | Asked::UpdateConfig { .. });
+            let mutation = self.seal(asked).await?;
+            match self.0.propose(request, mutation).await {
+                // A value is sealed with its number, and another took that meanwhile. Whoever did got
+                // on, so this ends; the call has a deadline.
+                Err(Refusal::OutOfSequence) if is_next_version => {}
+                decided => return decided,
+            }
+        }
     }
 
     /// Values are sealed here and nowhere later.

@@ -52,6 +52,10 @@ pub enum Start {
     Rejected,
     /// It prepares for ever.
     Hangs,
+    /// Its health check never says good.
+    Unready,
+    /// All the way, and its health check says good at once.
+    Healthy,
 }
 
 /// An agent: what it was told to have and what it observed.
@@ -541,6 +545,7 @@ fn step(task: &Task, status: &mut TaskStatus, behaviour: &Behaviour, now: Time) 
             (Preparing, _) => Ready,
             (Ready, _) if desired < Running => return false,
             (Ready, _) => Starting,
+            (Starting, Start::Unready) => return false,
             (Starting, Start::Fails) => Failed,
             (Starting, _) => Running,
             _ => return false,
@@ -553,6 +558,7 @@ fn step(task: &Task, status: &mut TaskStatus, behaviour: &Behaviour, now: Time) 
         Rejected => status.error = "No such image: ".to_string() + &task.spec.container_spec.image,
         Failed => status.error = "task: non-zero exit (1)".into(),
         Running => {
+            status.is_healthy = behaviour.start == Start::Healthy;
             status.container = Some(ContainerStatus { container_id: task.id.to_string(), pid: 1, exit_code: 0 });
         }
         _ => {}

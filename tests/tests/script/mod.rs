@@ -215,6 +215,8 @@ pub fn set_options(cluster: &Cluster, spec: &mut ServiceSpec, options: &[(&str, 
             "delay" => template.restart_policy.delay = parse_duration(value),
             "attempts" => template.restart_policy.max_attempts = number(),
             "window" => template.restart_policy.window = parse_duration(value),
+            "grace" => template.container_spec.stop_grace_period = Some(parse_duration(value)),
+            "drain" => template.container_spec.stop_drain = Some(parse_duration(value)),
             "force" => template.force_update = number(),
             "parallelism" => spec.update_config.parallelism = number(),
             "update-delay" => spec.update_config.delay = parse_duration(value),
@@ -263,6 +265,8 @@ fn behave(cluster: &mut Cluster, name: &str, options: &[(&str, &str)]) {
             ("start", "fails") => behaviour.start = Start::Fails,
             ("start", "rejected") => behaviour.start = Start::Rejected,
             ("start", "hangs") => behaviour.start = Start::Hangs,
+            ("start", "unready") => behaviour.start = Start::Unready,
+            ("start", "healthy") => behaviour.start = Start::Healthy,
             ("stop", value) => behaviour.never_stops = *value == "never",
             other => panic!("nobody behaves like {other:?}"),
         }
@@ -305,6 +309,10 @@ fn end_task(cluster: &mut Cluster, verb: &str, name: &str) {
             status.log_tail = vec!["it broke".into()];
         }
         "complete" => status.state = TaskState::Complete,
+        "evict" => {
+            (status.state, status.is_evicted) = (TaskState::Failed, true);
+            status.error = "the node was restarted".into();
+        }
         other => panic!("a task cannot {other}"),
     });
 }

@@ -132,8 +132,17 @@ pub fn deployment(cluster: &Cluster, name: &str) -> Result<String, Refusal> {
         names if names.is_empty() => names,
         names => format!("\n  without {names}"),
     };
+    let completed = match deployment.completed {
+        0 => String::new(),
+        n => format!(", {n} completed"),
+    };
+    let lost = match names(cluster, &deployment.lost_nodes) {
+        names if names.is_empty() => names,
+        names => format!("\n  lost {names}"),
+    };
+    let degraded = if deployment.is_degraded() { " (degraded)" } else { "" };
     Ok(format!(
-        "{:?} v{} {:?}: {} of {} running, {} failures{cause}{stragglers}{}\n",
+        "{:?} v{} {:?}{degraded}: {} of {} running{completed}, {} failures{cause}{stragglers}{lost}{}\n",
         deployment.kind,
         deployment.spec_version,
         deployment.state,

@@ -1,6 +1,6 @@
 //! `skep node promote` and `skep node demote`.
 
-use crate::client::Client;
+use crate::client::{Attempts, Client};
 use crate::failure::{self, Failure};
 use crate::render::output;
 use skep_model::node::{NodeSpec, Role};
@@ -29,13 +29,20 @@ impl Nodes {
 }
 
 async fn set(client: &Client, name: &str, role: Role) -> Result<String, Failure> {
-    let node = super::get(client, name).await?;
-    if node.spec.desired_role == role {
-        let has = if role == Role::Manager { "manager" } else { "worker" };
-        return Ok(format!("Node {name} is already a {has}."));
+    let attempts = Attempts::begin();
+    loop {
+        let node = super::get(client, name).await?;
+        if node.spec.desired_role == role {
+            let has = if role == Role::Manager { "manager" } else { "worker" };
+            return Ok(format!("Node {name} is already a {has}."));
+        }
+        let spec = NodeSpec { desired_role: role, ..node.spec.value };
+        let change = Mutation::UpdateNode { node: node.id.to_string(), expect: Some(node.spec.version), spec };
+        match client.mutate(&change).await {
+            Err(failure) if attempts.again(&failure) => {}
+            decided => break decided?,
+        };
     }
-    let spec = NodeSpec { desired_role: role, ..node.spec.value };
-    client.mutate(&Mutation::UpdateNode { node: node.id.to_string(), expect: Some(node.spec.version), spec }).await?;
     Ok(match role {
         Role::Manager => format!("Node {name} promoted to a manager in the swarm."),
         Role::Worker => format!("Manager {name} demoted in the swarm."),

@@ -1,6 +1,6 @@
 //! `skep node update`.
 
-use crate::client::Client;
+use crate::client::{Attempts, Client};
 use crate::failure::Failure;
 use crate::flags::{choice, label};
 use crate::render::output;
@@ -30,12 +30,18 @@ pub struct Update {
 }
 
 impl Update {
-    /// Changes the spec that was read.
+    /// Changes the spec as it is: it is read again if somebody else was faster.
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
-        let node = super::get(client, &self.node).await?;
-        let (id, expect) = (node.id.to_string(), Some(node.spec.version));
-        let spec = self.apply(node.spec.value)?;
-        client.mutate(&Mutation::UpdateNode { node: id, expect, spec }).await?;
+        let attempts = Attempts::begin();
+        loop {
+            let node = super::get(client, &self.node).await?;
+            let (id, expect) = (node.id.to_string(), Some(node.spec.version));
+            let spec = self.apply(node.spec.value)?;
+            match client.mutate(&Mutation::UpdateNode { node: id, expect, spec }).await {
+                Err(failure) if attempts.again(&failure) => {}
+                decided => break drop(decided?),
+            }
+        }
         output::line(&self.node)
     }
 

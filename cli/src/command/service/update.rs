@@ -4,7 +4,7 @@ use super::image;
 use super::references;
 use super::shared::{Shared, set, words};
 use super::wait::{Options, Wait};
-use crate::client::Client;
+use crate::client::{Attempts, Client};
 use crate::failure::Failure;
 use crate::flags::network::Network;
 use crate::flags::{duration, env, file, host, label, mount, network, number, placement, publish, ulimit};
@@ -168,30 +168,39 @@ struct Lists {
 }
 
 impl Update {
-    /// Changes the spec that was read, or none if somebody else was faster.
+    /// Changes the spec as it is: it is read again if somebody else was faster.
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
-        let mut warning = None;
-        let mutation = if self.rollback {
-            if self.changes != Changes::default() {
-                return Err(Failure::usage("other flags may not be combined with --rollback"));
-            }
-            Mutation::RollbackService { service: self.service.clone(), expect: None }
-        } else {
-            let (service, _) = super::get(client, &self.service).await?;
-            let mut spec = service.spec.spec.clone();
-            let found = self.changes.lists.look_up(client).await?;
-            self.changes.apply(&mut spec, found)?;
-            if self.changes.image.is_some() && !self.changes.no_resolve_image {
-                warning = image::pin(client, &mut spec).await;
-            }
-            Mutation::UpdateService { service: service.id.to_string(), expect: Some(service.spec.version), spec: Box::new(spec) }
-        };
         let options = Options { detach: self.detach.unwrap_or_default(), quiet: self.quiet, timeout: None };
         let mut wait = Wait::new(client, options)?;
-        let outcome = wait.change(&mutation).await?;
+        let attempts = Attempts::begin();
+        let (outcome, warning) = loop {
+            let (mutation, warning) = self.mutation(client).await?;
+            match wait.change(&mutation).await {
+                Err(failure) if attempts.again(&failure) => {}
+                decided => break (decided?, warning),
+            }
+        };
         output::line(&self.service)?;
         output::warning(warning);
         wait.verdict(&outcome).await
+    }
+
+    /// What is asked for, and a warning about the image.
+    async fn mutation(&self, client: &Client) -> Result<(Mutation, Option<String>), Failure> {
+        if self.rollback {
+            if self.changes != Changes::default() {
+                return Err(Failure::usage("other flags may not be combined with --rollback"));
+            }
+            return Ok((Mutation::RollbackService { service: self.service.clone(), expect: None }, None));
+        }
+        let (service, _) = super::get(client, &self.service).await?;
+        let mut spec = service.spec.spec.clone();
+        let found = self.changes.lists.look_up(client).await?;
+        self.changes.apply(&mut spec, found)?;
+        let is_to_be_pinned = self.changes.image.is_some() && !self.changes.no_resolve_image;
+        let warning = if is_to_be_pinned { image::pin(client, &mut spec).await } else { None };
+        let (expect, service) = (Some(service.spec.version), service.id.to_string());
+        Ok((Mutation::UpdateService { service, expect, spec: Box::new(spec) }, warning))
     }
 }
 

@@ -38,16 +38,22 @@ pub struct Update {
 }
 
 impl Update {
-    /// Changes the settings that were read.
+    /// Changes the settings as they are: they are read again if somebody else was faster.
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
-        let (Object::Cluster(cluster), _) = client.get(Kind::Cluster, "").await? else {
-            return Err(Failure::refused("the daemon answered with an object of another kind"));
+        let attempts = client::Attempts::begin();
+        let locks_now = loop {
+            let (Object::Cluster(cluster), _) = client.get(Kind::Cluster, "").await? else {
+                return Err(Failure::refused("the daemon answered with an object of another kind"));
+            };
+            let was_locking = cluster.spec.autolock;
+            let expect = Some(cluster.spec.version);
+            let spec = self.apply(cluster.spec.value);
+            let locks_now = spec.autolock && !was_locking;
+            match client.mutate(&Mutation::UpdateCluster { expect, spec }).await {
+                Err(failure) if attempts.again(&failure) => {}
+                decided => break decided.map(|_| locks_now)?,
+            }
         };
-        let was_locking = cluster.spec.autolock;
-        let expect = Some(cluster.spec.version);
-        let spec = self.apply(cluster.spec.value);
-        let locks_now = spec.autolock && !was_locking;
-        client.mutate(&Mutation::UpdateCluster { expect, spec }).await?;
         output::line("Swarm updated.")?;
         if !locks_now {
             return Ok(());

@@ -1,8 +1,8 @@
 //! References of a spec to secrets and configs, and where they appear.
 
-use super::{exists, text};
+use super::{exists, text, unchanged};
 use crate::store::Store;
-use crate::transaction::Precondition;
+use crate::transaction::{Precondition, SectionName};
 use skep_model::container::{ContainerSpec, FileTarget};
 use skep_model::service::ServiceSpec;
 use skep_model::{Kind, Refusal};
@@ -52,10 +52,21 @@ pub(super) fn all_exist(store: &Store, spec: &ServiceSpec) -> bool {
         && container.configs.iter().all(|reference| has_config(reference.id, reference.version))
 }
 
-/// What a spec relies on at apply: the secrets and configs it refers to.
-pub(super) fn preconditions(container: &ContainerSpec) -> Vec<Precondition> {
-    let secrets = container.secrets.iter().map(|reference| exists(Kind::Secret, reference.id.0));
-    let configs = container.configs.iter().map(|reference| exists(Kind::Config, reference.id.0));
+/// What a spec relies on at apply: the secrets and configs it refers to, and that a
+/// version it names has not been dropped meanwhile.
+pub(super) fn preconditions(store: &Store, container: &ContainerSpec) -> Vec<Precondition> {
+    let relies = |kind, id, version: Option<u64>, stored: Option<u64>| match (version, stored) {
+        (Some(_), Some(stored)) => unchanged(kind, id, SectionName::Spec, stored),
+        _ => exists(kind, id),
+    };
+    let secrets = container.secrets.iter().map(|reference| {
+        let stored = store.secret(reference.id).map(|secret| secret.spec.version);
+        relies(Kind::Secret, reference.id.0, reference.version, stored)
+    });
+    let configs = container.configs.iter().map(|reference| {
+        let stored = store.config(reference.id).map(|config| config.spec.version);
+        relies(Kind::Config, reference.id.0, reference.version, stored)
+    });
     secrets.chain(configs).collect()
 }
 

@@ -127,7 +127,7 @@ fn replace(store: &Store, now: Time, stored: &Service, wanted: ServiceSpec) -> R
 
 /// What a spec relies on at apply: everything that it refers to.
 fn preconditions(store: &Store, spec: &ServiceSpec) -> Vec<Precondition> {
-    let mut preconditions = files::preconditions(&spec.task_template.container_spec);
+    let mut preconditions = files::preconditions(store, &spec.task_template.container_spec);
     preconditions.extend(attachment::preconditions(store, spec));
     preconditions
 }

@@ -3,8 +3,9 @@
 use super::{Admitted, admit};
 use crate::mint::Mint;
 use crate::store::Store;
+use crate::store::apply::Conflict;
 use crate::timing;
-use crate::transaction::{Transaction, Write};
+use crate::transaction::{SectionName, Transaction, Write};
 use skep_model::cluster::{Cluster, ClusterPlan, ClusterSpec};
 use skep_model::container::{ConfigReference, FileTarget, HealthConfig, Mount, MountKind, SecretReference, Ulimit};
 use skep_model::endpoint::INGRESS_NODES_MAX;
@@ -14,9 +15,11 @@ use skep_model::node::{
 use skep_model::request::{Mutation, Outcome};
 use skep_model::sealed::Sealed;
 use skep_model::secret::SecretVersion;
-use skep_model::service::{Annotations, FailureAction, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig};
+use skep_model::service::{
+    Annotations, FailureAction, RestartCondition, RestartPolicy, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
+};
 use skep_model::versioned::VERSIONS_MAX;
-use skep_model::{ClusterId, ConfigId, Meta, NodeId, Refusal, RequestId, SecretId, Section, Time};
+use skep_model::{ClusterId, ConfigId, Kind, Meta, NodeId, ObjectRef, Refusal, RequestId, SecretId, Section, Time};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -65,6 +68,18 @@ impl Desk {
             Admitted::Done(outcome) => Ok(outcome),
             other => panic!("membership was not asked for: {other:?}"),
         }
+    }
+
+    /// The transaction of a request that is not applied.
+    fn admit(&mut self, mutation: Mutation) -> Transaction {
+        match admit(&self.store, NOW, &mut self.mint, RequestId([0xff; 16]), mutation) {
+            Ok(Admitted::Propose(transaction)) => Transaction { request: None, ..transaction },
+            other => panic!("it is to be proposed: {other:?}"),
+        }
+    }
+
+    fn secret_id(&self, name: &str) -> SecretId {
+        self.store.resolve_secret(name).expect("a secret of that name").id
     }
 
     pub(super) fn create(&mut self, name: &str, change: impl FnOnce(&mut ServiceSpec)) -> Result<Outcome, Refusal> {
@@ -338,6 +353,60 @@ fn old_versions_go_unless_somebody_refers_to_them() {
     let kept: Vec<u64> = desk.store.resolve_secret("pw").expect("it").spec.versions.iter().map(|version| version.n).collect();
     assert_eq!(kept.len(), VERSIONS_MAX);
     assert_eq!(&kept[..2], &[1, 4], "1 is pinned, 2 and 3 are not");
+}
+
+/// A service that names an old version and the change that drops it do not know of each
+/// other: whoever comes second looks again.
+#[test]
+fn a_version_that_is_named_meanwhile_is_not_dropped() {
+    let mut desk = Desk::new();
+    desk.create_secret("pw").expect("a secret");
+    for n in 2..=VERSIONS_MAX as u64 {
+        desk.update_secret("pw", version(n, n)).expect("a new version");
+    }
+    let pinned = desk.reference("pw", Some(1));
+    let mut wanted = spec("pinned");
+    wanted.task_template.container_spec.secrets = vec![pinned];
+    let create = Mutation::CreateService { spec: Box::new(wanted) };
+    let next = VERSIONS_MAX as u64 + 1;
+    let update = Mutation::UpdateSecret { secret: "pw".into(), version: Some(version(next, next)), labels: None };
+    let changed =
+        |desk: &Desk| Conflict::Changed(ObjectRef { kind: Kind::Secret, id: desk.secret_id("pw").0 }, SectionName::Spec);
+    for is_create_first in [true, false] {
+        let mut store = desk.store.clone();
+        let (create, update) = (desk.admit(create.clone()), desk.admit(update.clone()));
+        let (first, second) = if is_create_first { (create, update) } else { (update, create) };
+        store.apply(store.version + 1, &first).expect("nobody was faster");
+        assert_eq!(store.apply(store.version + 1, &second), Err(changed(&desk)), "create first: {is_create_first}");
+    }
+    // Each is decided again on what there is then.
+    desk.ask(create.clone()).expect("the version is there");
+    desk.ask(update).expect("another one is dropped");
+    let kept: Vec<u64> = desk.store.resolve_secret("pw").expect("it").spec.versions.iter().map(|version| version.n).collect();
+    assert_eq!(&kept[..2], &[1, 3], "1 is pinned");
+}
+
+#[test]
+fn a_restart_limit_has_a_window_that_can_hold_it() {
+    let mut desk = Desk::new();
+    let seconds = Duration::from_secs;
+    let policy = |delay, max_attempts, window| RestartPolicy { condition: RestartCondition::Any, delay, max_attempts, window };
+    let table = [
+        (policy(seconds(3), 2, seconds(2)), "restart window \"2s\": with a restart delay of 3s it never holds 2 restarts"),
+        (policy(seconds(3), 2, seconds(5)), "it must be at least 6s, or 0"),
+        (policy(seconds(3), u64::MAX, seconds(5)), "restart window"),
+        (policy(seconds(3), 2, seconds(6)), ""),
+        (policy(seconds(3), 0, seconds(2)), ""),
+        (policy(seconds(3), 2, Duration::ZERO), ""),
+        (policy(Duration::ZERO, 2, Duration::from_millis(1)), ""),
+    ];
+    for (n, (policy, expected)) in table.into_iter().enumerate() {
+        let result = desk.create(&format!("s{n}"), |spec| spec.task_template.restart_policy = policy);
+        match expected {
+            "" => drop(result.expect("a limit that can be reached")),
+            expected => assert!(refusal(result).contains(expected), "{policy:?}"),
+        }
+    }
 }
 
 #[test]

@@ -140,6 +140,7 @@ fn merged(task: &Task, status: TaskStatus, now: Time) -> Option<TaskStatus> {
         running_since,
         container: status.container.clone().or_else(|| old.container.clone()),
         ports: if ports.is_empty() { old.ports.clone() } else { ports },
+        is_evicted: status.is_evicted && status.state.is_final(),
         ..status
     };
     let is_news = TaskStatus { timestamp: old.timestamp, ..merged.clone() } != *old;

@@ -11,7 +11,6 @@
 //! goes on behind the newest owner.
 
 use crate::control::subnet::{address, hosts, is_ipv4, number};
-use crate::leader::enforce::REJECTED;
 use crate::store::{Change, Store, StoredObject};
 use skep_model::endpoint::INGRESS_NODES_MAX;
 use skep_model::network::{Network, Pool};
@@ -232,7 +231,7 @@ impl Used {
 /// Whether a task has its addresses: it has not ended, or may be running although
 /// the leader gave it up.
 pub(crate) fn holds(task: &Task) -> bool {
-    !task.status.state.is_final() || (task.status.state == TaskState::Rejected && task.status.error == REJECTED)
+    !task.status.state.is_final() || (task.status.state == TaskState::Rejected && task.status.is_evicted)
 }
 
 /// The first and the last address of a pool that an owner may have.

@@ -132,11 +132,22 @@ pub(crate) struct Cause {
     pub(crate) start_at: Option<Time>,
     pub(crate) replaces: Option<TaskId>,
     pub(crate) is_restart: bool,
+    /// See [`TaskPlan::is_retry`].
+    pub(crate) is_retry: bool,
+    /// See [`TaskPlan::takes_over`].
+    pub(crate) takes_over: bool,
 }
 
 impl Cause {
     /// A task in a new slot.
-    pub(crate) const NEW: Self = Self { desired: TaskState::Running, start_at: None, replaces: None, is_restart: false };
+    pub(crate) const NEW: Self = Self {
+        desired: TaskState::Running,
+        start_at: None,
+        replaces: None,
+        is_restart: false,
+        is_retry: false,
+        takes_over: false,
+    };
 }
 
 /// Makes a task for a slot of the service.
@@ -148,6 +159,8 @@ pub(crate) fn make(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted, slot
         start_at: cause.start_at,
         replaces: cause.replaces,
         is_restart: cause.is_restart,
+        is_retry: cause.is_retry,
+        takes_over: cause.takes_over,
         ..TaskPlan::new(cause.desired, now)
     };
     let (networks, error) = match attachments(draft, &wanted.networks) {

@@ -8,11 +8,12 @@
 //! A transaction holds the versions of what was read as preconditions, with one
 //! exception: a task's status, unless it is written. Observed states only grow,
 //! so what followed from an older one still follows, and a status report never
-//! refuses a plan. Writes that belong together (an old task and its replacement)
-//! are never split.
+//! refuses a plan. Writes that belong together (an old task and its replacement;
+//! the tasks whose failures are counted and the count) are never split.
 
 use super::addresses::Addresses;
 use super::ledger::Ledger;
+use super::slot::{self, SlotKey};
 use crate::dispatch::Barrier;
 use crate::store::Store;
 use crate::timing;
@@ -29,6 +30,10 @@ use std::time::Duration;
 
 /// The most bytes (estimated) of one of the leader's transactions.
 const BYTES_MAX: usize = 1024 * 1024;
+/// The most failures that one turn counts: they go into one transaction, with the count.
+const COUNTED_MAX: usize = 250;
+/// The bytes of that transaction that are left for replacements of what failed.
+const COUNTED_BYTES_MAX: usize = BYTES_MAX / 2;
 
 /// One task and what was done to it.
 #[derive(Debug)]
@@ -59,6 +64,8 @@ pub(crate) struct Draft<'a> {
     record: Option<ServiceRecord>,
     deployment: Option<Deployment>,
     endpoint: ServiceEndpoint,
+    /// Slots with a task whose failure this turn counts.
+    counted: BTreeSet<SlotKey>,
     /// Why no task of the service can be given addresses now.
     pub(crate) exhausted: Option<String>,
     /// When this service must be looked at again if nothing happens.
@@ -92,6 +99,7 @@ impl<'a> Draft<'a> {
             record: None,
             deployment: service.as_ref().and_then(|service| service.plan.deployment.clone()),
             endpoint: service.as_ref().map(|service| service.plan.endpoint.clone()).unwrap_or_default(),
+            counted: BTreeSet::new(),
             exhausted: None,
             service,
             wakeup: None,
@@ -160,6 +168,18 @@ impl<'a> Draft<'a> {
         self.deployment.as_mut()
     }
 
+    /// Whether this turn may count another failure; `bytes` is how much a replacement
+    /// has. The others are for the next turn.
+    pub(crate) fn can_count(&self, bytes: usize) -> bool {
+        let n = self.counted.len();
+        n == 0 || (n < COUNTED_MAX && (n + 1) * bytes <= COUNTED_BYTES_MAX)
+    }
+
+    /// The failure of a task of this slot was counted in the deployment.
+    pub(crate) fn counted(&mut self, slot: SlotKey) {
+        self.counted.insert(slot);
+    }
+
     /// Replaces the deployment.
     pub(crate) fn set_deployment(&mut self, deployment: Deployment) {
         self.deployment = Some(deployment);
@@ -225,12 +245,13 @@ impl<'a> Draft<'a> {
     }
 
     /// The writes, in groups that must not be split. The service's own sections
-    /// come last, since their versions are preconditions of all others.
+    /// come last, since their versions are preconditions of all others, and with
+    /// them the slots whose failures they count.
     fn groups(&mut self) -> Vec<Vec<Write>> {
-        let mut groups: BTreeMap<(u64, Option<NodeId>), Vec<Write>> = BTreeMap::new();
+        let mut groups: BTreeMap<SlotKey, Vec<Write>> = BTreeMap::new();
         for (id, entry) in &self.tasks {
             let Some(any) = entry.task.as_ref().or(entry.stored.as_ref()) else { continue };
-            let key = (any.slot, if any.slot == 0 { any.plan.node } else { None });
+            let key = slot::key(any);
             let mut writes = Vec::new();
             match (&entry.stored, &entry.task) {
                 // A task's networks never change; one that had none yet is made anew.
@@ -254,8 +275,8 @@ impl<'a> Draft<'a> {
                 groups.entry(key).or_default().extend(writes);
             }
         }
+        let mut last: Vec<Write> = self.counted.iter().filter_map(|slot| groups.remove(slot)).flatten().collect();
         let mut groups: Vec<Vec<Write>> = groups.into_values().collect();
-        let mut last = Vec::new();
         if let (Some(record), Some(_)) = (self.record.take(), &self.service) {
             last.push(Write::ServiceSpec(self.id, Box::new(record)));
         }

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The error of a task that its node may not have any more, as in Swarm.
-pub(crate) const REJECTED: &str = "assigned node no longer meets constraints";
+const REJECTED: &str = "assigned node no longer meets constraints";
 
 /// What becomes of a task on its node.
 enum Fate {
@@ -73,6 +73,7 @@ fn end(draft: &mut Draft<'_>, id: TaskId, state: TaskState, error: &str) {
         status.timestamp = now;
         status.applied_at = now;
         status.error = error.into();
+        status.is_evicted = true;
         status.message = if state == TaskState::Orphaned { "orphaned".into() } else { "rejected".into() };
     });
 }

@@ -9,8 +9,9 @@
 //! from nodes that may not have them, *orchestrate* makes and removes slots,
 //! *endpoint* gives it virtual addresses, *restart* replaces what ended, *update*
 //! rolls specs, *allocate* pins what a task needs and gives it addresses,
-//! *schedule* places, *publish* says which tasks are to be found, *verdict* judges
-//! the deployment, *reap* removes what is over; *mesh* gives nodes their part in the
+//! *schedule* places, *publish* says which tasks are to be found, *failures* counts
+//! what fails of the deployment and acts on it, *verdict* judges the deployment and
+//! *reasons* says why it is not there yet, *reap* removes what is over; *mesh* gives nodes their part in the
 //! routing mesh. The cost of a turn grows with the dirty services and their
 //! tasks, not with the cluster; only scheduling and global services look at all
 //! nodes.
@@ -24,11 +25,13 @@ mod aside;
 mod draft;
 mod endpoint;
 mod enforce;
+mod failures;
 mod ledger;
 mod mesh;
 mod orchestrate;
 mod publish;
 mod reap;
+mod reasons;
 mod restart;
 mod schedule;
 mod slot;
@@ -249,7 +252,10 @@ impl Leader {
         transactions.extend(self.aside.take_out(store, &mut services, now));
         self.aside.retries().for_each(|(service, at)| self.timers.set(service, Some(at)));
         let mut drafted_pairs = Vec::new();
-        for id in services {
+        // What an update stopped a task for comes before others that wait for its place.
+        let (first, others): (Vec<_>, Vec<_>) =
+            services.into_iter().partition(|id| self.waiting.contains(id) && schedule::has_claim(store, *id));
+        for id in first.into_iter().chain(others) {
             let planted = self.planted_panic.as_deref();
             let (ledger, addresses) = (&mut self.ledger, &mut self.addresses);
             let drafted = catch_unwind(AssertUnwindSafe(|| {
@@ -350,8 +356,9 @@ fn draft_service(mut draft: Draft<'_>, mint: &mut Mint, overcommitted: &BTreeSet
             endpoint::settle(&mut draft, wanted);
             allocate::attach(&mut draft);
             orchestrate::orchestrate(&mut draft, mint, wanted);
+            failures::count_slots(&mut draft, wanted);
             restart::retire(&mut draft, wanted);
-            verdict::act_on_failures(&mut draft, wanted);
+            failures::act(&mut draft, wanted);
             // A service that rolls back is looked at again with the spec it returns to.
             if !draft.is_spec_replaced() {
                 restart::replace(&mut draft, mint, wanted);

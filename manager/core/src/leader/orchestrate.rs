@@ -6,6 +6,7 @@
 
 use super::allocate::{Cause, Wanted, make};
 use super::draft::Draft;
+use super::failures;
 use super::slot::{Slot, SlotKey, must_leave, slots};
 use crate::mint::Mint;
 use skep_model::node::{Availability, Node, NodeState};
@@ -86,6 +87,7 @@ fn global(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted) {
             // It may come back: its history stays.
             Some(node) if must_leave(Some(node)) => {
                 for task in slot.active() {
+                    failures::note_loss(draft, task);
                     draft.want(task.id, TaskState::Shutdown);
                 }
             }

@@ -9,11 +9,12 @@ use super::allocate::{lacks_addresses, parse};
 use super::draft::Draft;
 use super::ledger::{Load, host_ports};
 use crate::mint::{Mint, Purpose};
+use crate::store::Store;
 use skep_model::constraint::Constraint;
 use skep_model::node::{Availability, Node, NodeState};
 use skep_model::service::Platform;
 use skep_model::task::Task;
-use skep_model::{NodeId, TaskState};
+use skep_model::{NodeId, ServiceId, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -126,6 +127,12 @@ impl Refusals {
     }
 }
 
+/// Whether a service has a task without a node for which a running one was stopped.
+pub(crate) fn has_claim(store: &Store, service: ServiceId) -> bool {
+    let is_unplaced = |task: &Arc<Task>| task.is_active() && task.status.state < TaskState::Assigned;
+    store.tasks_of_service(service).any(|task| is_unplaced(task) && task.plan.takes_over)
+}
+
 /// Places the draft's tasks that have no node yet; whether any has to wait.
 pub(crate) fn schedule(draft: &mut Draft<'_>, mint: &mut Mint) -> bool {
     let unplaced: Vec<Arc<Task>> =
@@ -139,7 +146,7 @@ pub(crate) fn schedule(draft: &mut Draft<'_>, mint: &mut Mint) -> bool {
         }
     }
     for (_, mut group) in groups {
-        group.sort_by_key(|task| (task.meta.created_at, task.slot, task.id));
+        group.sort_by_key(|task| (!task.plan.takes_over, task.meta.created_at, task.slot, task.id));
         is_any_left |= !place(draft, mint, &group);
     }
     is_any_left

@@ -3,7 +3,8 @@
 //! Only dirty tasks are replaced: those whose spec differs from the service's in
 //! anything but placement, or whose node does not meet the new constraints. A
 //! slot occupies one of the update's places until its new task runs and is found
-//! wherever it is to be (or ended) and the delay between batches is over. All of
+//! wherever it is to be (or ended) and the delay between batches is over. A new task
+//! that fits on no node occupies none, unless one that ran was stopped for it. All of
 //! this is read off the tasks.
 
 use super::allocate::{Cause, Wanted, make};
@@ -17,6 +18,7 @@ use skep_model::service::{UpdateConfig, UpdateOrder};
 use skep_model::task::Task;
 use skep_model::{TaskId, TaskState, Time};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// How the deployment under way proceeds.
 pub(crate) fn config(draft: &Draft<'_>, wanted: &Wanted) -> UpdateConfig {
@@ -33,7 +35,7 @@ pub(crate) fn update(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted) {
     if draft.deployment().is_none_or(|deployment| deployment.state == DeploymentState::Paused) {
         return;
     }
-    let n_busy = slots.values().filter(|slot| is_busy(draft, slot, config, wanted.spec_version())).count() as u64;
+    let n_busy = slots.values().filter(|slot| is_busy(draft, wanted, slot, config)).count() as u64;
     let n_free = if config.parallelism == 0 { u64::MAX } else { config.parallelism.saturating_sub(n_busy) };
     let mut dirty: Vec<(&SlotKey, &Slot)> =
         slots.iter().filter(|(key, slot)| is_slot_dirty(draft, wanted, slot) && may_update(draft, wanted, key)).collect();
@@ -53,7 +55,7 @@ pub(crate) fn is_dirty(draft: &Draft<'_>, wanted: &Wanted, task: &Task) -> bool 
     {
         return false;
     }
-    let is_same = have.container_spec == want.container_spec
+    let is_same = have.container_spec.is_equivalent(&want.container_spec)
         && have.resources == want.resources
         && have.restart_policy == want.restart_policy
         && have.network == want.network
@@ -85,17 +87,21 @@ pub(crate) fn is_slot_dirty(draft: &Draft<'_>, wanted: &Wanted, slot: &Slot) -> 
 }
 
 /// A global service's tasks stay as they are on nodes that take no new ones.
-fn may_update(draft: &Draft<'_>, wanted: &Wanted, key: &SlotKey) -> bool {
+pub(crate) fn may_update(draft: &Draft<'_>, wanted: &Wanted, key: &SlotKey) -> bool {
     key.node.is_none_or(|node| draft.store.node(node).is_some_and(|node| takes_new(wanted, node)))
 }
 
 /// Whether a slot still occupies one of the update's places.
-fn is_busy(draft: &mut Draft<'_>, slot: &Slot, config: UpdateConfig, spec_version: u64) -> bool {
-    let made_for_it = || slot.tasks.iter().filter(|task| task.spec_version == spec_version);
-    if !made_for_it().any(|task| task.plan.replaces.is_some() && !task.plan.is_restart) {
+fn is_busy(draft: &mut Draft<'_>, wanted: &Wanted, slot: &Slot, config: UpdateConfig) -> bool {
+    if slot.active().next_back().is_some_and(|newest| is_unplaced(newest) && !newest.plan.takes_over) {
         return false;
     }
-    let reached = made_for_it().filter_map(|task| reached_at(draft, task)).min();
+    // A change that touches no task, such as of the replicas, leaves the steps under way.
+    let steps: Vec<&Arc<Task>> = slot.tasks.iter().filter(|task| is_step(task) && !is_dirty(draft, wanted, task)).collect();
+    if steps.is_empty() {
+        return false;
+    }
+    let reached = steps.into_iter().filter_map(|task| reached_at(draft, task)).min();
     match reached.map(|at| at + config.delay) {
         Some(free_at) if free_at <= draft.now => false,
         Some(free_at) => {
@@ -104,6 +110,17 @@ fn is_busy(draft: &mut Draft<'_>, slot: &Slot, config: UpdateConfig, spec_versio
         }
         None => true,
     }
+}
+
+/// Whether a task took another's place, and not because that had ended.
+pub(crate) fn is_step(task: &Task) -> bool {
+    task.plan.replaces.is_some() && !task.plan.is_restart
+}
+
+/// Whether a task waits for a node: by the time of the next turn that is because none
+/// can have it.
+fn is_unplaced(task: &Task) -> bool {
+    task.status.state < TaskState::Assigned
 }
 
 /// When a task that is found wherever it is to be first ran, or when one ended.
@@ -148,8 +165,11 @@ fn replace(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted, key: SlotKey
     let serves = running().find(|task| is_up(draft, task)).or_else(|| running().next()).map(|task| task.id);
     let stays = serves.filter(|_| order == UpdateOrder::StartFirst);
     stop_others(draft, slot, stays);
-    // Stop-first waits for what runs, and is being stopped by now.
-    let replaces = serves.or_else(|| slot.active().next_back().map(|task| task.id)).or_else(|| slot.predecessor());
+    // Stop-first waits for what runs, and is being stopped by now or was before.
+    let started = slot.active().rev().find(|task| task.status.state >= TaskState::Starting).map(|task| task.id);
+    let replaces = serves.or(started).or_else(|| slot.predecessor());
     let desired = if stays.is_some() { TaskState::Running } else { TaskState::Ready };
-    make(draft, mint, wanted, key, Cause { desired, start_at: None, replaces, is_restart: false });
+    let takes_over = serves.is_some() && stays.is_none();
+    let cause = Cause { desired, start_at: None, replaces, is_restart: false, is_retry: false, takes_over };
+    make(draft, mint, wanted, key, cause);
 }

@@ -16,6 +16,7 @@ use crate::transaction::{Precondition, SectionName, Transaction, Write};
 use ipnet::IpNet;
 use skep_model::cluster::Cluster;
 use skep_model::config::Config;
+use skep_model::container::ContainerSpec;
 use skep_model::endpoint::Transport;
 use skep_model::network::Network;
 use skep_model::node::Node;
@@ -23,6 +24,7 @@ use skep_model::request::Outcome;
 use skep_model::secret::Secret;
 use skep_model::service::Service;
 use skep_model::task::Task;
+use skep_model::versioned::VersionedSpec;
 use skep_model::{ConfigId, Id, Kind, Meta, NetworkId, NodeId, Object, ObjectRef, Refusal, SecretId, Section, ServiceId, TaskId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -94,10 +96,14 @@ impl Conflict {
         })
     }
 
-    /// Whether the proposer lost a race for something that has one owner. Whoever
-    /// won it got on, so such a request may be decided again as often as it takes.
+    /// Whether the proposer lost a race: for something that has one owner, or to change
+    /// something first. Whoever won it got on, so such a request may be decided again as
+    /// often as it takes.
     pub fn is_lost_race(&self) -> bool {
-        matches!(self, Self::NumberTaken(_) | Self::SubnetTaken { .. } | Self::IngressExists(_) | Self::PortTaken { .. })
+        matches!(
+            self,
+            Self::Changed(..) | Self::NumberTaken(_) | Self::SubnetTaken { .. } | Self::IngressExists(_) | Self::PortTaken { .. }
+        )
     }
 }
 
@@ -186,6 +192,7 @@ impl Store {
             }
             _ => {
                 let mut stored = self.object(object).ok_or(Conflict::Missing(object))?;
+                self.check_dropped(object, write)?;
                 stored.write_section(write, self.version, transaction);
                 self.put(object, Some(stored))
             }
@@ -197,6 +204,27 @@ impl Store {
         let nobody = ObjectRef { kind: Kind::Cluster, id: Id::from_random([0; 16]) };
         let cluster = || self.cluster.as_ref().map(|cluster| ObjectRef { kind: Kind::Cluster, id: cluster.id.0 });
         write.object_unless_cluster().or_else(cluster).ok_or(Conflict::Missing(nobody))
+    }
+
+    /// A version of a secret or config goes only while no service names it.
+    fn check_dropped(&self, object: ObjectRef, write: &Write) -> Result<(), Conflict> {
+        let is_named = match write {
+            Write::SecretSpec(id, spec) => {
+                let dropped = dropped(self.secret(*id).map(|secret| &secret.spec.value), spec);
+                let names =
+                    |container: &ContainerSpec| names(&container.secrets, |it| (it.id == *id).then_some(it.version?), &dropped);
+                !dropped.is_empty() && self.services_of_secret(*id).any(|service| in_either_spec(service, names))
+            }
+            Write::ConfigSpec(id, spec) => {
+                let dropped = dropped(self.config(*id).map(|config| &config.spec.value), spec);
+                let names =
+                    |container: &ContainerSpec| names(&container.configs, |it| (it.id == *id).then_some(it.version?), &dropped);
+                !dropped.is_empty() && self.services_of_config(*id).any(|service| in_either_spec(service, names))
+            }
+            _ => false,
+        };
+        // Whoever dropped it did not know of the service: it looks again.
+        if is_named { Err(Conflict::Changed(object, SectionName::Spec)) } else { Ok(()) }
     }
 
     fn check_unused(&self, object: ObjectRef) -> Result<(), Conflict> {
@@ -386,6 +414,24 @@ impl Write {
         };
         Some(ObjectRef { kind, id })
     }
+}
+
+/// The numbers of versions that the new spec has no more.
+fn dropped<const C: bool>(old: Option<&VersionedSpec<C>>, new: &VersionedSpec<C>) -> Vec<u64> {
+    let is_kept = |n: &u64| new.versions.iter().any(|version| version.n == *n);
+    old.iter().flat_map(|old| old.versions.iter().map(|version| version.n)).filter(|n| !is_kept(n)).collect()
+}
+
+/// Whether any reference is to one of these versions.
+fn names<T>(references: &[T], version: impl Fn(&T) -> Option<u64>, versions: &[u64]) -> bool {
+    references.iter().filter_map(version).any(|n| versions.contains(&n))
+}
+
+/// Whether something holds for what a service is, or for what it can go back to.
+fn in_either_spec(service: &Service, holds: impl Fn(&ContainerSpec) -> bool) -> bool {
+    let previous = service.spec.previous.as_deref();
+    holds(&service.spec.spec.task_template.container_spec)
+        || previous.is_some_and(|previous| holds(&previous.task_template.container_spec))
 }
 
 fn set<T: Clone>(section: &mut Section<T>, version: u64, value: &T) {
