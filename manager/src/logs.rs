@@ -168,12 +168,14 @@ impl Source {
 pub struct Merged {
     sources: Vec<Source>,
     follows: bool,
+    /// [`LATE`] and [`SILENT_MAX`].
+    patience: (Duration, Duration),
 }
 
 impl Merged {
     /// No node yet.
     pub fn none(follows: bool) -> Self {
-        Self { sources: Vec::new(), follows }
+        Self { sources: Vec::new(), follows, patience: (LATE, SILENT_MAX) }
     }
 
     /// Takes over the nodes of another subscription of the same reader.
@@ -208,9 +210,9 @@ impl Merged {
             }
             if self.follows {
                 self.await_any().await;
-            } else if tokio::time::timeout(SILENT_MAX, self.await_any()).await.is_err() {
+            } else if tokio::time::timeout(self.patience.1, self.await_any()).await.is_err() {
                 let source = self.sources.remove(0);
-                let silent = format!("said nothing for {} s", SILENT_MAX.as_secs());
+                let silent = format!("said nothing for {} s", self.patience.1.as_secs_f64());
                 return Some(incomplete(source.node, &silent));
             }
         }
@@ -220,7 +222,7 @@ impl Merged {
     async fn await_backlogs(&mut self) -> Option<LogChunk> {
         for source in &mut self.sources {
             while source.head.is_none() && source.state == State::Backlog {
-                match tokio::time::timeout(LATE, source.receiver.recv()).await {
+                match tokio::time::timeout(self.patience.0, source.receiver.recv()).await {
                     Ok(item) => source.take(item),
                     Err(_) => {
                         source.state = State::Live;
@@ -261,14 +263,14 @@ mod tests {
             senders.push(sender);
             sources.push(Source { node: NodeId::from_random([n; 16]), receiver, head: None, state: State::Backlog });
         }
-        (senders, Merged { sources, follows })
+        (senders, Merged { sources, ..Merged::none(follows) })
     }
 
     fn text(chunk: Option<LogChunk>) -> String {
         chunk.map(|chunk| format!("{}{}", chunk.warning, String::from_utf8_lossy(&chunk.data))).unwrap_or_default()
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn lines_leave_in_the_order_of_time_over_all_nodes() {
         let (senders, mut merged) = merged(3, false);
         let told: [&[(u64, &str)]; 3] = [&[(1, "a"), (5, "e"), (5, "f")], &[], &[(2, "b"), (3, "c"), (5, "g"), (4, "h")]];
@@ -287,7 +289,7 @@ mod tests {
         assert_eq!(all, "abcefgh");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn after_the_backlog_lines_leave_as_they_come() {
         let (senders, mut merged) = merged(2, true);
         senders[0].send(line(7, "late")).await.expect("somebody reads");
@@ -306,13 +308,14 @@ mod tests {
         assert!(merged.next().await.is_none());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_node_that_says_nothing_is_named_and_costs_nobody_else() {
         let (senders, mut merged) = merged(2, false);
+        merged.patience = (Duration::from_millis(50), Duration::from_millis(200));
         senders[1].send(line(3, "here")).await.expect("somebody reads");
         senders[1].send(Item::CaughtUp).await.expect("somebody reads");
         assert!(text(merged.next().await).contains("is late"));
         assert_eq!(text(merged.next().await), "here");
-        assert!(text(merged.next().await).contains("said nothing for 15 s"));
+        assert!(text(merged.next().await).contains("said nothing for 0.2 s"));
     }
 }

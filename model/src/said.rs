@@ -135,7 +135,11 @@ mod tests {
         let sane = NodeDescription {
             hostname: "w1".into(),
             engine_labels: [("zone".to_owned(), "a".to_owned())].into(),
-            underlay: Some(Underlay { address: [192, 0, 2, 1].into(), occupied: vec!["10.0.0.0/8".parse().unwrap()] }),
+            underlay: Some(Underlay {
+                address: [192, 0, 2, 1].into(),
+                occupied: vec!["10.0.0.0/8".parse().unwrap()],
+                lacks_ipv6: String::new(),
+            }),
             ..NodeDescription::default()
         };
         assert_eq!(sane.clone().believed(), (sane.clone(), Vec::new()));

@@ -213,4 +213,20 @@ mod tests {
         assert!(left.iter().all(|name| ["images", "identity"].contains(&name.to_str().unwrap())), "{left:?}");
         assert_eq!(std::fs::read_dir(folder.path().join("identity")).unwrap().count(), 0);
     }
+
+    #[test]
+    fn nothing_is_forgotten_under_a_container_that_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let task = skep_model::TaskId::from_random([7; 16]);
+        let state = folder.path().join("tasks").join(task.as_str()).join("state");
+        std::fs::create_dir_all(&state).unwrap();
+        let lock = std::fs::File::create(state.join("lock")).unwrap();
+        lock.try_lock().unwrap();
+        let refused = forget(folder.path()).unwrap_err().line();
+        assert!(refused.contains(&format!("task {task} still runs on this node")), "{refused}");
+        assert!(state.exists());
+        drop(lock);
+        forget(folder.path()).unwrap();
+        assert!(!state.exists());
+    }
 }

@@ -44,6 +44,8 @@ fn killing_the_daemon_at_any_moment_loses_no_task_and_no_line() {
         "service",
         "create",
         "--quiet",
+        "--update-monitor",
+        "1s",
         "--name",
         "counter",
         "--network",

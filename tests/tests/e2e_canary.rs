@@ -104,6 +104,8 @@ fn create(cluster: &Cluster, name: &str, node: &str, more: &[&str], script: &str
         "service",
         "create",
         "--quiet",
+        "--update-monitor",
+        "1s",
         "--name",
         name,
         "--network",

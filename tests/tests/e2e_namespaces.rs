@@ -16,7 +16,8 @@ const CLIENT: &str = "i=0; while [ $i -lt 30 ]; do i=$((i+1)); echo $i; usleep 1
 const SOON: Duration = Duration::from_secs(20);
 
 fn create(cluster: &Cluster, name: &str, more: &[&str], image: &str, command: &str) {
-    let head = ["service", "create", "--quiet", "--name", name, "--network", "n1", "--limit-pids", "50"];
+    let head =
+        ["service", "create", "--quiet", "--update-monitor", "1s", "--name", name, "--network", "n1", "--limit-pids", "50"];
     cluster.skep("m1", &[&head[..], more, &[image, "sh", "-c", command]].concat()).ok();
 }
 

@@ -192,6 +192,8 @@ fn bad_input_is_refused_with_one_line_and_changes_nothing() {
         "service",
         "create",
         "--quiet",
+        "--update-monitor",
+        "1s",
         "--name",
         "web",
         "--secret",

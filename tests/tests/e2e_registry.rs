@@ -123,6 +123,8 @@ fn images_are_pulled_by_tag_and_digest_with_and_without_a_password() {
         "service",
         "create",
         "--quiet",
+        "--update-monitor",
+        "1s",
         "--name",
         "pulled",
         "--network",

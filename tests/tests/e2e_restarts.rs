@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use skep_tests::e2e::{Cluster, is_full, wait_for};
+use skep_tests::e2e::{Cluster, Process, is_full, wait_for};
 
 /// For tasks to come and to go.
 const SETTLED: Duration = Duration::from_secs(60);
@@ -121,6 +121,30 @@ fn a_lost_record_ends_nothing(cluster: &Cluster, image: &str) {
     gone(cluster, &["kept"]);
 }
 
+/// A shim that says nothing costs nobody its container, and what it says late counts.
+fn a_silent_shim_is_left_alone(cluster: &Cluster, image: &str) {
+    create(cluster, "quiet", &["--replicas", "2"], image, COUNTED);
+    wait_for("the tasks", SETTLED, || (cluster.running("m1", "quiet").len() == 2).then_some(()));
+    let processes = cluster.task_processes("w1");
+    let signal = |name: &str| {
+        let shim = processes.iter().find(|process| process.name == "skep-shim").expect("there is a shim");
+        let signal = if name == "stop" { nix::sys::signal::Signal::SIGSTOP } else { nix::sys::signal::Signal::SIGCONT };
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim.pid), signal).unwrap();
+    };
+    let named = |processes: &[Process]| processes.iter().map(|process| (process.pid, process.start)).collect::<BTreeSet<_>>();
+    signal("stop");
+    let log = cluster.dir().join("nodes/w1/skepd.log");
+    let is_noted = || fs::read_to_string(&log).unwrap_or_default().contains("a shim cannot be heard");
+    cluster.kill_daemon("w1");
+    start_again(cluster, &["w1"]);
+    // For ten seconds it says nothing; then the daemon notes that, and does nothing.
+    wait_for("the silence to be noted", SETTLED, || is_noted().then_some(()));
+    assert_eq!(named(&cluster.task_processes("w1")), named(&processes));
+    assert_eq!(cluster.running("m1", "quiet").len(), 2);
+    signal("go on");
+    gone(cluster, &["quiet"]);
+}
+
 /// The machines of the cluster are restarted, and the manager's stays off.
 fn a_machine_that_restarts_without_managers(cluster: &Cluster, image: &str) {
     cluster.skep("m1", &["network", "create", "-d", "overlay", "back"]).ok();
@@ -170,5 +194,6 @@ fn restarts_start_nothing_twice_and_end_nothing() {
     fs::create_dir_all(cluster.data("w1").join("starts")).unwrap();
     a_daemon_killed_at_any_step_of_a_start(&cluster, image);
     a_lost_record_ends_nothing(&cluster, image);
+    a_silent_shim_is_left_alone(&cluster, image);
     a_machine_that_restarts_without_managers(&cluster, image);
 }

@@ -83,6 +83,7 @@ fn updates_roll_and_fail_and_come_back() {
     a_secret_update_is_a_rolling_update(&cluster);
     drain_moves_tasks_and_global_follows_nodes(&cluster);
     a_wait_ends_with_a_verdict(&cluster);
+    a_verdict_is_what_is_there(&cluster);
 }
 
 fn only_what_changed_restarts(cluster: &Cluster) {
@@ -180,6 +181,8 @@ fn drain_moves_tasks_and_global_follows_nodes(cluster: &Cluster) {
         "service",
         "create",
         "--quiet",
+        "--update-monitor",
+        "1s",
         "--name",
         "everywhere",
         "--mode",
@@ -233,6 +236,8 @@ fn a_wait_ends_with_a_verdict(cluster: &Cluster) {
             "service",
             "create",
             "--quiet",
+            "--update-monitor",
+            "1s",
             "--name",
             "crash",
             "--restart-condition",
@@ -256,4 +261,46 @@ fn a_wait_ends_with_a_verdict(cluster: &Cluster) {
     assert_eq!(missing.code, FAILED, "{missing}");
     assert!(format!("{}{}", missing.out, missing.err).contains("missing"), "{missing}");
     cluster.skep("m1", &["service", "rm", "missing"]).ok();
+}
+
+/// A created service is watched as an update is, what completes is a success, and what is
+/// scaled away is gone.
+fn a_verdict_is_what_is_there(cluster: &Cluster) {
+    let once = |name: &str, more: &[&str]| {
+        let head = ["service", "create", "--quiet", "--name", name, "--restart-condition", "none", "--network", "none"];
+        cluster.skep("m1", &[&head, more, &["--limit-pids", "20", "busybox:latest", "true"]].concat())
+    };
+    once("once", &["--replicas", "2"]).ok();
+    once("each", &["--mode", "global"]).ok();
+    update(cluster, "once", &["--env-add", "V=2"]).ok();
+    update(cluster, "each", &["--env-add", "V=2"]).ok();
+    cluster.skep("m1", &["service", "rm", "once", "each"]).ok();
+
+    let head = ["service", "create", "--quiet", "--name", "loop", "--restart-delay", "0s", "--network", "none"];
+    let tail = ["--limit-pids", "20", "busybox:latest", "sh", "-c", "sleep 1; echo no luck; exit 3"];
+    let crash = cluster.skep("m1", &[&head[..], &tail].concat());
+    assert_eq!(crash.code, FAILED, "{crash}");
+    let told = format!("{}{}", crash.out, crash.err);
+    assert!(told.contains("ended early") && told.contains("no luck"), "{crash}");
+    cluster.skep("m1", &["service", "rm", "loop"]).ok();
+
+    // It runs for two seconds after its stop signal.
+    let slow = "trap 'sleep 2; exit 0' TERM; while :; do sleep 1000000 & wait; done";
+    let head = ["service", "create", "--quiet", "--update-monitor", "0s", "--name", "slow", "--network", "none"];
+    cluster.skep("m1", &[&head[..], &["--limit-pids", "20", "busybox:latest", "sh", "-c", slow]].concat()).ok();
+    let scaled = cluster.skep("m1", &["service", "scale", "slow=0"]);
+    assert!(scaled.took >= Duration::from_secs(2), "{scaled}");
+    scaled.ok();
+    assert!(cluster.running("m1", "slow").is_empty());
+
+    // All at once: each is made of what the others left.
+    std::thread::scope(|scope| {
+        for n in 0..20 {
+            let label = format!("l{n}=x");
+            scope.spawn(move || cluster.skep("m1", &["service", "update", "--detach", "--label-add", &label, "slow"]).ok());
+        }
+    });
+    let labels = image_of(cluster, "slow", "{{len .Spec.Labels}}");
+    assert_eq!(labels, "20", "no update was lost");
+    cluster.skep("m1", &["service", "rm", "slow"]).ok();
 }

@@ -295,7 +295,9 @@ impl TaskMachine {
                 actions.push(Action::Kill { task: self.id() });
             }
             Stopping::Signalled(_) => {}
-            _ => self.stopping = Stopping::Signalled(now + withdraw_max + self.grace() + STOP_MARGIN),
+            _ => {
+                self.stopping = Stopping::Signalled(now + withdraw_max + self.task.spec.container_spec.stop_grace() + STOP_MARGIN)
+            }
         }
     }
 
@@ -442,7 +444,7 @@ impl TaskMachine {
     /// again is the manager's to replace.
     pub fn session_up(&mut self, now: Time) {
         if let (Some(cause), Phase::Idle | Phase::Waiting { .. }) = (self.cause, &self.phase) {
-            self.lost(now, cause);
+            self.end_as_lost(now, cause);
         }
     }
 
@@ -515,7 +517,7 @@ impl TaskMachine {
                 self.phase = if self.may_start() { Phase::Waiting { at, in_place: false } } else { Phase::Idle };
                 self.touch(now, cause.text());
             }
-            _ => self.lost(now, cause),
+            _ => self.end_as_lost(now, cause),
         }
     }
 
@@ -616,7 +618,7 @@ impl TaskMachine {
         }
     }
 
-    fn lost(&mut self, now: Time, cause: Loss) {
+    fn end_as_lost(&mut self, now: Time, cause: Loss) {
         match cause {
             Loss::Node => self.evicted(now, cause.text()),
             Loss::Shim => self.fail(now, cause.text()),

@@ -226,12 +226,18 @@ pub fn remove_files(state: &Path) -> Result<(), StateError> {
 ///
 /// Blocks for at most `deadline`.
 pub fn cleanup_orphan(state: &Path, cgroups_path: &str, deadline: Duration) -> Result<(), StateError> {
-    if is_held(state)? {
+    let still_runs = || {
         let pid = ShimState::read(state).unwrap_or(None).map_or(0, |shim| shim.shim.pid);
-        return Err(StateError::StillRuns { pid, path: state.to_owned() });
+        StateError::StillRuns { pid, path: state.to_owned() }
+    };
+    if is_held(state)? {
+        return Err(still_runs());
     }
     // Nobody starts another shim meanwhile; without a folder nobody can.
-    let _lock = if state.exists() { lock(state)? } else { None };
+    let _lock = match state.exists() {
+        true => Some(lock(state)?.ok_or_else(still_runs)?),
+        false => None,
+    };
     cgroup::kill_and_remove(cgroups_path, deadline)?;
     remove_files(state)
 }

@@ -137,7 +137,9 @@ impl NodeLogs {
                 self.look(subscription, reader).await?;
             }
             self.drain(subscription).await?;
-            subscription.send(is_backlog).await?;
+            if is_backlog || !subscription.batch.is_empty() {
+                subscription.send(is_backlog).await?;
+            }
             is_backlog = false;
             if !subscription.options.follow || subscription.readings.iter().all(|(_, reading)| reading.is_over) {
                 return Ok(());

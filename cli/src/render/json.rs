@@ -181,8 +181,9 @@ impl<'a> UpdateStatus<'a> {
 }
 
 /// The word for a deployment's state.
-pub fn deployment_state(state: DeploymentState) -> &'static str {
-    match state {
+pub fn deployment_state(deployment: &Deployment) -> &'static str {
+    match deployment.state {
+        _ if deployment.is_degraded() => "degraded",
         DeploymentState::Progressing => "progressing",
         DeploymentState::Converged => "converged",
         DeploymentState::Failed => "failed",
@@ -206,12 +207,14 @@ fn deployment(deployment: &Deployment) -> Value {
     json!({
         "SpecVersion": deployment.spec_version,
         "Kind": kind,
-        "State": deployment_state(deployment.state),
+        "State": deployment_state(deployment),
         "Cause": deployment.cause,
         "Wanted": deployment.wanted,
         "Running": deployment.running,
+        "Completed": deployment.completed,
         "Failures": deployment.failures,
         "Stragglers": deployment.stragglers,
+        "LostNodes": deployment.lost_nodes,
         "FailedTask": failed,
         "StartedAt": stamp(deployment.started_at),
         "ProgressedAt": stamp(deployment.progressed_at),

@@ -11,7 +11,6 @@ fn daemon() -> Fake {
     let chunk = |slot: u64, stream: v1::LogStream, data: &str, partial: bool| v1::LogChunk {
         task_id: sample::task().id.to_string(),
         service_name: "web".into(),
-        service_labels: Default::default(),
         slot,
         node_id: node_id.clone(),
         stream: stream.into(),

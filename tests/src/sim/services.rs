@@ -4,16 +4,21 @@ use super::containers::IMAGES;
 use super::random::Dice;
 use skep_manager_core::store::Store;
 use skep_manager_core::timing::DEPLOYMENT_DEADLINE;
+use skep_model::constraint::Constraint;
 use skep_model::container::{ContainerSpec, SecretReference};
 use skep_model::deployment::DeploymentState;
 use skep_model::endpoint::{EndpointMode, EndpointSpec, PublishMode, PublishedPort, Transport};
 use skep_model::network::NetworkRequest;
+use skep_model::node::{Availability, Node, NodeState};
 use skep_model::resources::{ResourceRequirements, Resources};
 use skep_model::service::{
     Annotations, FailureAction, NetworkMode, RestartCondition, RestartPolicy, Service, ServiceMode, ServiceSpec, TaskSpec,
     UpdateConfig, UpdateOrder,
 };
-use skep_model::{TaskState, Time};
+use skep_model::task::Task;
+use skep_model::{NodeId, TaskState, Time};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 const MS: Duration = Duration::from_millis(1);
@@ -43,7 +48,8 @@ pub(super) fn draw(
         condition,
         delay: dice.between(Duration::ZERO, MS * 4_000),
         max_attempts: *dice.pick(&[0, 0, 0, 3]),
-        window: *dice.pick(&[Duration::ZERO, MS * 10_000]),
+        // Three of the longest delays fit in.
+        window: *dice.pick(&[Duration::ZERO, MS * 12_000]),
     };
     let nano_cpus = *dice.pick(&[0, 0, 300_000_000, 900_000_000]);
     let reservations = Resources { nano_cpus, memory_bytes: 0 };
@@ -133,11 +139,63 @@ fn lacks(store: &Store, service: &Service, now: Time) -> Option<String> {
     if gives_up || is_stuck || is_pending {
         return None;
     }
-    let ServiceMode::Replicated { replicas } = service.spec.spec.mode else { return None };
+    let n_wanted = match service.spec.spec.mode {
+        ServiceMode::Replicated { replicas } => replicas,
+        ServiceMode::Global {} => store.nodes().filter(|node| takes_tasks(service, node)).count() as u64,
+    };
     let is_up = |state| state == TaskState::Running;
-    let n_running = tasks().filter(|task| is_up(task.plan.desired) && is_up(task.status.state)).count() as u64;
-    (n_running != replicas).then(|| {
-        let states: Vec<_> = tasks().map(|task| (task.slot, task.plan.desired, task.status.state)).collect();
-        format!("service {name} is to have {replicas} tasks and {n_running} run: {deployment:?} {states:?}")
-    })
+    let running = || tasks().filter(|task| is_up(task.plan.desired) && is_up(task.status.state));
+    let n_running = running().filter(|task| is_as_wanted(store, service, task)).count() as u64;
+    if n_running != n_wanted || running().count() as u64 != n_wanted {
+        let states: Vec<_> = tasks().map(|task| (task.slot, task.plan.desired, task.status.state, task.spec_version)).collect();
+        return Some(format!(
+            "service {name} is to have {n_wanted} tasks and {n_running} run as wanted: {deployment:?} {states:?}"
+        ));
+    }
+    misplaced(store, running())
+}
+
+/// Whether a global service has a task on a node.
+fn takes_tasks(service: &Service, node: &Node) -> bool {
+    let constraints = &service.spec.spec.task_template.placement.constraints;
+    let is_open = node.status.state == NodeState::Ready && node.spec.availability == Availability::Active;
+    is_open && constraints.iter().all(|text| meets(text, node))
+}
+
+fn meets(constraint: &str, node: &Node) -> bool {
+    Constraint::parse(constraint).is_ok_and(|constraint| constraint.matches(node))
+}
+
+/// Whether a task runs what its service asks for now, with the newest secrets where it
+/// follows them. Placement does not make a task another one.
+fn is_as_wanted(store: &Store, service: &Service, task: &Task) -> bool {
+    let mut wanted = service.spec.spec.task_template.clone();
+    for reference in &mut wanted.container_spec.secrets {
+        let current = store.secret(reference.id).map(|secret| secret.spec.current);
+        reference.version = reference.version.or(current);
+    }
+    wanted.placement.clone_from(&task.spec.placement);
+    *task.spec == wanted
+}
+
+/// A task that runs where it may not: on a drained node, against its constraints, or as
+/// one of too many.
+fn misplaced<'a>(store: &Store, running: impl Iterator<Item = &'a Arc<Task>>) -> Option<String> {
+    let mut on_node: BTreeMap<NodeId, u64> = BTreeMap::new();
+    for task in running {
+        let Some(node) = task.plan.node.and_then(|node| store.node(node)) else {
+            return Some(format!("task {} runs on a node that is gone", task.name()));
+        };
+        let n = on_node.entry(node.id).or_default();
+        *n += 1;
+        let (max, constraints) = (task.spec.placement.max_replicas, &task.spec.placement.constraints);
+        let why = match node.spec.availability {
+            Availability::Drain => "is drained",
+            Availability::Active if !constraints.iter().all(|text| meets(text, node)) => "does not meet its constraints",
+            _ if max > 0 && *n > max => "has more than its service allows",
+            _ => continue,
+        };
+        return Some(format!("task {} runs on node {}, which {why}", task.name(), node.id));
+    }
+    None
 }

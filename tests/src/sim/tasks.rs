@@ -9,11 +9,16 @@
 use super::coverage::Coverage;
 use crate::slots::Slots;
 use skep_manager_core::store::{Change, Store, StoredObject};
+use skep_model::node::{Availability, NodeState};
 use skep_model::resources::Resources;
 use skep_model::task::Task;
 use skep_model::task_state::Owner;
 use skep_model::{NodeId, TaskId, TaskState};
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// A leader decides by what nodes were this long ago at most.
+const LOOKED_MAX: Duration = Duration::from_secs(2);
 
 /// What is known of tasks beyond the store.
 #[derive(Debug, Default)]
@@ -48,6 +53,9 @@ impl Tasks {
                 let old = if let Some(StoredObject::Task(old)) = &change.old { Some(old) } else { None };
                 self.stepped(old.map(|task| &**task), new, coverage)?;
                 check_reservations(store, new)?;
+                if let Some(old) = old {
+                    check_untouched(store, old, new)?;
+                }
             }
         }
         self.slots.changed(store, changes)
@@ -78,6 +86,29 @@ impl Tasks {
         coverage.count(format!("task: {to}"));
         Ok(())
     }
+}
+
+/// A task that runs on a node where it may be is not stopped while it is the only one of
+/// its slot, is as its service wants it and its node has not changed lately.
+fn check_untouched(store: &Store, old: &Task, new: &Task) -> Result<(), String> {
+    let is_stopped = old.is_active() && new.plan.desired == TaskState::Shutdown && !new.status.state.is_final();
+    let (Some(service), Some(node)) = (store.service(new.service_id), new.plan.node.and_then(|node| store.node(node))) else {
+        return Ok(());
+    };
+    let is_healthy = node.status.state == NodeState::Ready && node.spec.availability == Availability::Active;
+    // The leader may have decided by what the node was when it looked.
+    let is_settled = node.meta.updated_at + LOOKED_MAX <= new.plan.desired_since;
+    let is_old_spec =
+        old.spec_version == service.spec.spec_version
+            && old.spec.container_spec.secrets.iter().all(|it| {
+                it.version.is_some() && store.secret(it.id).is_none_or(|secret| it.version == Some(secret.spec.current))
+            });
+    let is_other = |other: &&std::sync::Arc<Task>| other.id != new.id && other.slot == new.slot && other.is_active();
+    let is_alone = new.slot == 0 || !store.tasks_of_service(service.id).any(|other| is_other(&other));
+    if is_stopped && is_healthy && is_settled && is_old_spec && is_alone {
+        return Err(format!("task {} is stopped, and it runs as wanted on a healthy node", described(new)));
+    }
+    Ok(())
 }
 
 fn check_reservations(store: &Store, task: &Task) -> Result<(), String> {

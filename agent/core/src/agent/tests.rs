@@ -1,7 +1,7 @@
 use super::*;
 use crate::event::{Exit, Found};
-use crate::task::STOP_GRACE;
 use skep_model::assignment::SessionInfo;
+use skep_model::container::STOP_GRACE;
 use skep_model::endpoint::{Publication, PublishMode, PublishedPort, Transport};
 use skep_model::network::Attachment;
 use skep_model::node::Role;

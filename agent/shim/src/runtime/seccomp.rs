@@ -57,7 +57,7 @@ const ALWAYS: &str = "accept accept4 access adjtimex alarm bind brk cachestat ca
     mincore mkdir mkdirat mknod mknodat mlock mlock2 mlockall mmap mmap2 mprotect mq_getsetattr mq_notify mq_open \
     mq_timedreceive mq_timedreceive_time64 mq_timedsend mq_timedsend_time64 mq_unlink mremap mseal msgctl msgget \
     msgrcv msgsnd msync munlock munlockall munmap name_to_handle_at nanosleep newfstatat _newselect open openat \
-    openat2 pause pidfd_getfd pidfd_open pidfd_send_signal pipe pipe2 pkey_alloc pkey_free pkey_mprotect poll ppoll \
+    openat2 pause pidfd_open pidfd_send_signal pipe pipe2 pkey_alloc pkey_free pkey_mprotect poll ppoll \
     ppoll_time64 prctl pread64 preadv preadv2 prlimit64 process_mrelease process_vm_readv process_vm_writev pselect6 \
     pselect6_time64 ptrace pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv recvfrom recvmmsg \
     recvmmsg_time64 recvmsg remap_file_pages removexattr removexattrat rename renameat renameat2 \
@@ -262,6 +262,9 @@ mod tests {
                 ("chroot", 0, DEFAULT, ALLOW),
                 ("chroot", 0, 0, EPERM),
                 ("reboot", 0, DEFAULT, EPERM),
+                ("pidfd_open", 0, DEFAULT, ALLOW),
+                ("pidfd_getfd", 0, DEFAULT, EPERM),
+                ("pidfd_getfd", 0, DEFAULT | 1 << 19, ALLOW),
                 ("execve", 0, 0, ALLOW),
                 ("capset", 0, 0, ALLOW),
                 ("setgroups", 0, 0, ALLOW),

@@ -7,6 +7,7 @@ use crate::flags::time;
 use crate::render::listing::{Listing, row};
 use skep_model::node::{Availability, Node, NodeState};
 use skep_model::{Kind, Object, Time};
+use skep_proto::request::Query;
 use std::time::Duration;
 
 /// List nodes in the swarm
@@ -21,9 +22,11 @@ impl Ls {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         let query = self.flags.query(Kind::Node)?;
         let self_id = super::self_id(client).await?;
-        let (Object::Cluster(cluster), _) = client.get(Kind::Cluster, "").await? else {
-            return Err(Failure::refused("the manager answered with something else than the cluster"));
-        };
+        let cluster = client.list(&Query::List(Kind::Cluster, Vec::new())).await?;
+        let validity = cluster.into_iter().find_map(|object| match object {
+            Object::Cluster(cluster) => Some(cluster.spec.node_cert_expiry),
+            _ => None,
+        });
         let reply = client.read(&query).await?;
         let leader = reply.leader_id.clone().unwrap_or_default();
         let mut nodes: Vec<Node> = objects(reply)?
@@ -31,7 +34,7 @@ impl Ls {
             .filter_map(|object| if let Object::Node(node) = object { Some(*node) } else { None })
             .collect();
         nodes.sort_by(|a, b| a.description.hostname.cmp(&b.description.hostname).then(a.id.cmp(&b.id)));
-        let clock = Clock { now: time::now(), validity: cluster.spec.node_cert_expiry };
+        let clock = Clock { now: time::now(), validity: validity.unwrap_or_default() };
         self.flags.write(&listing(&nodes, &self_id, &leader, clock))
     }
 }

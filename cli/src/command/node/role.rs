@@ -40,8 +40,9 @@ async fn set(client: &Client, name: &str, role: Role) -> Result<String, Failure>
         let change = Mutation::UpdateNode { node: node.id.to_string(), expect: Some(node.spec.version), spec };
         match client.mutate(&change).await {
             Err(failure) if attempts.again(&failure) => {}
-            decided => break decided?,
-        };
+            Ok(_) => break,
+            Err(failure) => return Err(failure),
+        }
     }
     Ok(match role {
         Role::Manager => format!("Node {name} promoted to a manager in the swarm."),

@@ -6,6 +6,7 @@ use crate::command::task::ps::{tasks, without_digest};
 use crate::failure::Failure;
 use crate::render::listing::{Listing, row, short};
 use crate::render::ports;
+use skep_model::deployment::Deployment;
 use skep_model::service::{Service, ServiceMode};
 use skep_model::task::Task;
 use skep_model::{Kind, Object, ServiceId, TaskState};
@@ -57,12 +58,13 @@ fn counts(tasks: &[Task]) -> BTreeMap<ServiceId, Count> {
 
 fn listing(services: &[Service], counts: &BTreeMap<ServiceId, Count>) -> Listing {
     Listing {
-        columns: "{{.ID}}\t{{.Name}}\t{{.Mode}}\t{{.Replicas}}\t{{.Image}}\t{{.Ports}}",
+        columns: "{{.ID}}\t{{.Name}}\t{{.Mode}}\t{{.Replicas}}{{if .Degraded}} (degraded){{end}}\t{{.Image}}\t{{.Ports}}",
         headers: &[
             ("ID", "ID"),
             ("Name", "NAME"),
             ("Mode", "MODE"),
             ("Replicas", "REPLICAS"),
+            ("Degraded", ""),
             ("Image", "IMAGE"),
             ("Ports", "PORTS"),
             ("Labels", "LABELS"),
@@ -85,6 +87,7 @@ fn listing(services: &[Service], counts: &BTreeMap<ServiceId, Count>) -> Listing
                     ("Name", spec.annotations.name.as_str().into()),
                     ("Mode", if matches!(spec.mode, ServiceMode::Global {}) { "global" } else { "replicated" }.into()),
                     ("Replicas", replicas(service, count).into()),
+                    ("Degraded", service.plan.deployment.as_ref().is_some_and(Deployment::is_degraded).into()),
                     ("Image", without_digest(&spec.task_template.container_spec.image).into()),
                     ("Ports", ports::of_service(service).into()),
                     ("Labels", serde_json::to_value(&spec.annotations.labels).unwrap_or_default()),
@@ -102,5 +105,29 @@ fn replicas(service: &Service, count: Count) -> String {
             0 => format!("{}/{replicas}", count.running),
             max => format!("{}/{replicas} (max {max} per node)", count.running),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::sample;
+    use skep_model::deployment::DeploymentState;
+
+    #[test]
+    fn a_service_that_fell_is_degraded_in_its_line_and_in_no_column_of_dockers() {
+        let mut service = sample::service();
+        let deployment = service.plan.value.deployment.as_mut().expect("the sample has one");
+        (deployment.state, deployment.running) = (DeploymentState::Converged, 2);
+        let counts = BTreeMap::from([(service.id, Count { running: 2, desired: 3 })]);
+        let line = |service: &Service, format: Option<&str>| {
+            let text = listing(std::slice::from_ref(service), &counts).render(format, false).expect("a list");
+            text.lines().last().unwrap_or_default().to_owned()
+        };
+        assert!(line(&service, None).contains("2/3 (degraded)"), "{}", line(&service, None));
+        assert_eq!(line(&service, Some("{{.Replicas}}")), "2/3");
+        let deployment = service.plan.value.deployment.as_mut().expect("the sample has one");
+        deployment.completed = 1;
+        assert!(!line(&service, None).contains("degraded"), "what completed is not missing");
     }
 }

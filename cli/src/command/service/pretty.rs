@@ -199,11 +199,14 @@ fn health(text: &mut Text, check: &HealthConfig) {
 fn deployment(text: &mut Text, service: &Service, tasks: &[Task], nodes: &BTreeMap<NodeId, String>) {
     let Some(deployment) = &service.plan.deployment else { return };
     text.line("Deployment:");
-    text.line(format!(" State:\t\t{}", json::deployment_state(deployment.state)));
+    text.line(format!(" State:\t\t{}", json::deployment_state(deployment)));
     text.some(" Message:\t", &deployment.cause);
     text.line(format!(" Tasks:\t\t{}", count(service, tasks)));
     for straggler in &deployment.stragglers {
         text.line(format!(" Straggler:\t{}", nodes.get(straggler).map_or(straggler.as_str(), String::as_str)));
+    }
+    for node in &deployment.lost_nodes {
+        text.line(format!(" Lost node:\t{node}"));
     }
 }
 
@@ -216,7 +219,11 @@ fn count(service: &Service, tasks: &[Task]) -> String {
     };
     let version = service.plan.deployment.as_ref().map_or(service.spec.spec_version, |deployment| deployment.spec_version);
     let n_old = running.clone().filter(|task| task.spec_version != version).count();
-    let text = format!("{} of {wanted} running", running.count());
+    let completed = match service.plan.deployment.as_ref().map_or(0, |deployment| deployment.completed) {
+        0 => String::new(),
+        n => format!(", {n} completed"),
+    };
+    let text = format!("{} of {wanted} running{completed}", running.count());
     if n_old == 0 { text } else { format!("{text}, {n_old} of them with an earlier version of the service") }
 }
 

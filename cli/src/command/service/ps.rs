@@ -37,7 +37,24 @@ impl Ps {
             let known = task::ps::Known::of(client).await?;
             output::write(&self.flags.render(tasks, &known, time::now())?)?;
         }
+        if failures.is_empty() && self.flags.format.is_none() && !self.flags.quiet {
+            self.warn_of_fallen(client).await?;
+        }
         failure::all(failures)
+    }
+
+    /// Says of services that had converged that they are not what they were.
+    async fn warn_of_fallen(&self, client: &Client) -> Result<(), Failure> {
+        for reference in &self.services {
+            // It may have been removed since; its tasks were printed.
+            let Ok((service, _)) = super::get(client, reference).await else { continue };
+            let fallen = service.plan.deployment.as_ref().filter(|deployment| deployment.is_degraded());
+            if let Some(deployment) = fallen {
+                let (name, running, wanted) = (&service.spec.spec.annotations.name, deployment.running, deployment.wanted);
+                eprintln!("skep: warning: service {name} is degraded: {running} of {wanted} tasks run");
+            }
+        }
+        Ok(())
     }
 }
 

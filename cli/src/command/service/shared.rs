@@ -141,8 +141,9 @@ struct Update {
     /// Failure rate to tolerate during an update (default 0)
     #[arg(long, value_parser = number::ratio, value_name = "RATIO")]
     update_max_failure_ratio: Option<f32>,
-    /// Duration after each task update to monitor for failure (default 5s)
-    #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+    /// Duration after each task update, and each start of a new service's tasks, to monitor for
+    /// failure; 0 = not at all (default 5s)
+    #[arg(long, alias = "monitor", value_parser = duration::parse, value_name = "DURATION")]
     update_monitor: Option<Duration>,
     /// Update order (start-first, stop-first) (default stop-first)
     #[arg(long, value_parser = choice::order, value_name = "ORDER")]

@@ -13,11 +13,12 @@ use crate::command::task::ps::tasks;
 use crate::failure::{Exit, Failure};
 use crate::render::progress::{BARS_MAX, Frame, Progress, TaskLine, Verify};
 use crate::render::text::printable;
+use skep_model::container::ContainerSpec;
 use skep_model::deployment::{Deployment, DeploymentKind, DeploymentState};
 use skep_model::endpoint::Publication;
 use skep_model::place::PlaceFaults;
 use skep_model::request::{Mutation, Outcome};
-use skep_model::service::{Service, ServiceMode};
+use skep_model::service::{Service, ServiceMode, UpdateConfig};
 use skep_model::task::Task;
 use skep_model::{Kind, NodeId, Object, TaskId, TaskState};
 use skep_proto::request::{Query, Watch};
@@ -31,6 +32,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 const DEADLINE: Duration = Duration::from_secs(600);
 /// How much later than the leader this gives up; then the leader is not there.
 const GRACE: Duration = Duration::from_secs(60);
+/// The longest silence that is waited out, whatever a spec says.
+const SILENCE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Between the loss of a watch and the next try.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -225,7 +228,9 @@ impl Waiting<'_> {
 
     /// When the leader should long have given its verdict.
     fn end(&self, service: &Service) -> Instant {
-        self.last_news + service.spec.spec.deadline.unwrap_or(DEADLINE) + GRACE
+        let waits = [service.spec.spec.deadline.unwrap_or(DEADLINE), planned(service), GRACE];
+        let silence = waits.into_iter().fold(Duration::ZERO, Duration::saturating_add);
+        self.last_news.checked_add(silence.min(SILENCE_MAX)).unwrap_or(self.last_news)
     }
 
     fn no_verdict(&self) -> Failure {
@@ -258,14 +263,16 @@ impl Waiting<'_> {
             self.last_news = Instant::now();
             self.latest = deployment;
         }
-        let has_stragglers = self.latest.as_ref().is_some_and(|deployment| !deployment.stragglers.is_empty());
-        if has_stragglers && self.names.is_empty() {
+        let names_nodes = |deployment: &Deployment| !(deployment.stragglers.is_empty() && deployment.lost_nodes.is_empty());
+        if self.latest.as_ref().is_some_and(names_nodes) && self.names.is_empty() {
             self.names = node::names(self.client).await?;
         }
         self.called = called(service).to_owned();
         let verdict = verdict(service, self.spec_version);
-        let is_stable =
-            self.latest.as_ref().is_some_and(|it| it.state == DeploymentState::Progressing && it.running >= it.wanted);
+        let is_stable = self
+            .latest
+            .as_ref()
+            .is_some_and(|it| it.state == DeploymentState::Progressing && it.running + it.completed >= it.wanted);
         self.stable_since = if is_stable { self.stable_since.or_else(|| Some(Instant::now())) } else { None };
         let mut frame = self.frame(service);
         if let Some(Verdict::Good) = &verdict {
@@ -276,6 +283,7 @@ impl Waiting<'_> {
             None => None,
             Some(Verdict::Good) => {
                 self.warn_of_stragglers(service).await;
+                warn_of_losses(service, &self.names);
                 Some(Ok(()))
             }
             Some(Verdict::Bad(exit)) => Some(Err(self.bad(service, exit).await)),
@@ -321,6 +329,30 @@ impl Waiting<'_> {
 fn reason<'a>(faults: &PlaceFaults, mut tasks: impl Iterator<Item = &'a Task>) -> Option<String> {
     let fault = tasks.find_map(|task| faults.of_task(task).find(|fault| fault.blocks))?;
     Some(format!(" ({}: {})", fault.place, fault.reason))
+}
+
+/// How long nothing may happen because the spec says so: between steps, while tasks are
+/// watched, and until an old task has stopped.
+fn planned(service: &Service) -> Duration {
+    let spec = &service.spec.spec;
+    let step = |config: &UpdateConfig| config.delay.max(config.monitor);
+    let container = &spec.task_template.container_spec;
+    let previous = service.spec.previous.as_ref().map(|previous| &previous.task_template.container_spec);
+    let stop = |container: &ContainerSpec| container.stop_grace().saturating_add(container.drain_limit());
+    let stop = previous.map_or(Duration::ZERO, |previous| stop(previous)).max(stop(container));
+    step(&spec.update_config).max(step(&spec.rollback_config)).saturating_add(stop)
+}
+
+/// An update goes on without a node that is lost, but not without a word.
+fn warn_of_losses(service: &Service, names: &BTreeMap<NodeId, String>) {
+    for node in service.plan.deployment.iter().flat_map(|deployment| &deployment.lost_nodes) {
+        eprintln!("skep: warning: {}", lost(*node, names));
+    }
+}
+
+fn lost(node: NodeId, names: &BTreeMap<NodeId, String>) -> String {
+    let name = names.get(&node).cloned().unwrap_or_else(|| node.to_string());
+    format!("node {name} was lost or restarted meanwhile; that is no failure of this version")
 }
 
 fn straggler(node: NodeId, names: &BTreeMap<NodeId, String>) -> String {
@@ -378,6 +410,9 @@ fn explain(service: &Service, names: &BTreeMap<NodeId, String>) -> String {
     for node in &deployment.stragglers {
         text.push_str(&format!("\n  network: {}", straggler(*node, names)));
     }
+    for node in &deployment.lost_nodes {
+        text.push_str(&format!("\n  lost:  {}", lost(*node, names)));
+    }
     let Some(failed) = &deployment.failed_task else { return text };
     let node = failed.node.map(|id| names.get(&id).cloned().unwrap_or_else(|| id.to_string()));
     text.push_str(&format!("\n  task:  {}", failed.task));
@@ -416,9 +451,10 @@ fn frame(
     }
     let wanted = match service.spec.spec.mode {
         ServiceMode::Replicated { replicas } => replicas,
-        ServiceMode::Global {} => deployment.map_or(0, |deployment| deployment.wanted).max(newest.len() as u64),
+        ServiceMode::Global {} => deployment.map_or(newest.len() as u64, |deployment| deployment.wanted),
     };
-    let running = deployment.map_or(0, |deployment| deployment.running);
+    // A task that did what it was for is there as well as one that runs.
+    let running = deployment.map_or(0, |deployment| deployment.running + deployment.completed);
     let mut frame = Frame { overall: format!("overall progress: {running} out of {wanted} tasks"), ..Frame::default() };
     if is_rolling_back {
         frame.overall = format!("overall progress: rolling back update: {running} out of {wanted} tasks");
@@ -437,6 +473,11 @@ fn frame(
     }
     if running >= wanted && deployment.is_some_and(|deployment| deployment.state == DeploymentState::Progressing) {
         let hidden = newest.values().filter(|task| is_hidden(task)).count();
+        let leaving = tasks.values().filter(|task| is_leaving(task)).count();
+        if leaving > 0 && hidden == 0 {
+            frame.verify = Verify::Words(format!("Waiting until tasks that are not wanted any more have stopped: {leaving}..."));
+            return frame;
+        }
         frame.verify = match (deployment.map_or(&[][..], |deployment| &deployment.stragglers), hidden) {
             ([], 0) => Verify::Stable(seconds_left(service, stable_for)),
             ([], 1) => Verify::Words("Waiting until 1 task can be reached...".into()),
@@ -456,6 +497,12 @@ fn seconds_left(service: &Service, stable_for: Duration) -> u64 {
     let is_rollback = service.plan.deployment.as_ref().is_some_and(|deployment| deployment.kind.is_rollback());
     let monitor = if is_rollback { spec.rollback_config.monitor } else { spec.update_config.monitor };
     monitor.saturating_sub(stable_for).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
+}
+
+/// Whether a task is to go and has not stopped.
+fn is_leaving(task: &Task) -> bool {
+    let may_run = (TaskState::Assigned..=TaskState::Running).contains(&task.status.state);
+    task.plan.desired == TaskState::Remove && may_run
 }
 
 /// Whether a task runs on a network of the cluster and is not to be found there yet.

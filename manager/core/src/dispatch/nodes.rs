@@ -268,7 +268,8 @@ impl Nodes {
 fn believed(store: &Store, node: &Node, hello: &Hello) -> (NodeDescription, Vec<String>) {
     let (mut description, mut notes) = hello.description.clone().believed();
     let known = &node.description.hostname;
-    if !known.is_empty() && description.hostname != *known && description.hostname != node.spec.hostname {
+    let is_accepted = !description.hostname.is_empty() && description.hostname == node.spec.hostname;
+    if !known.is_empty() && description.hostname != *known && !is_accepted {
         if !description.hostname.is_empty() {
             let new = &description.hostname;
             notes.push(format!(

@@ -450,7 +450,8 @@ fn a_node_cannot_take_the_address_of_another() {
     let mut say = |n: u8, session: u8, from: &str, underlay: &str| {
         let mut hello = hello(n, Vec::new());
         hello.address = from.into();
-        hello.description.underlay = Some(Underlay { address: underlay.parse().expect("an address"), occupied: Vec::new() });
+        hello.description.underlay =
+            Some(Underlay { address: underlay.parse().expect("an address"), occupied: Vec::new(), lacks_ipv6: String::new() });
         dispatcher.opened(START, &store, session_id(session), hello);
         write(&mut store, &mut dispatcher, START);
         let node = store.node(node_id(n)).expect("the node");

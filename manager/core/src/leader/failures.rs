@@ -34,12 +34,15 @@ pub(crate) fn watch(draft: &Draft<'_>, wanted: &Wanted, task: &Task) -> Duration
 /// Notes how many slots the deployment changes: those that it has yet to come to, and
 /// those that have a task because of it.
 pub(crate) fn count_slots(draft: &mut Draft<'_>, wanted: &Wanted) {
+    if !draft.deployment().is_some_and(is_open) {
+        return;
+    }
     let spec_version = wanted.spec_version();
     let is_made_for_it = |task: &Task| task.spec_version == spec_version && !task.plan.is_retry;
     let is_changed = |slot: &Slot| is_slot_dirty(draft, wanted, slot) || slot.tasks.iter().any(|task| is_made_for_it(task));
     let n = slots(draft).values().filter(|slot| is_changed(slot)).count() as u64;
-    if let Some(deployment) = draft.deployment_mut().filter(|deployment| deployment.slots < n && is_open(deployment)) {
-        deployment.slots = n;
+    if let Some(deployment) = draft.deployment_mut() {
+        deployment.slots = deployment.slots.max(n);
     }
 }
 

@@ -69,7 +69,7 @@ fn of_slot(draft: &Draft<'_>, wanted: &Wanted, key: &SlotKey, slot: &Slot) -> Op
         return Some((Weight::Outdated, outdated(draft, wanted, key, old)));
     }
     let mut active = slot.active();
-    let Some(newest) = active.next_back() else {
+    let Some(newest) = active.next_back().filter(|newest| !is_dirty(draft, wanted, newest)) else {
         let ended = slot.newest().filter(|newest| newest.status.state != TaskState::Complete)?;
         return Some((Weight::Failing, format!("task {}{} {}", ended.name(), place(draft, ended), ended.status.state)));
     };

@@ -187,3 +187,50 @@ fn a_replacement_is_the_newest_task_though_the_clock_went_back() {
         assert!(led.task(1).meta.created_at > task.meta.created_at);
     }
 }
+
+/// A draft that is too large for one transaction is split, and any part may be
+/// refused: what is counted as a failure and what is retired for it go together.
+#[test]
+fn a_failure_is_counted_in_the_transaction_that_retires_the_task() {
+    const N: u64 = 600;
+    let mut led = Led::new();
+    led.add_service(1, None);
+    let mut record = led.store.service(service_id(1)).expect("the service").spec.value.clone();
+    record.spec.mode = ServiceMode::Replicated { replicas: N };
+    record.spec.task_template.resources.reservations.nano_cpus = 0;
+    // Replacements of all would be 6 MB.
+    record.spec.task_template.container_spec.env = vec![format!("BLOB={}", "x".repeat(8_000))];
+    record.spec.update_config.failure_action = skep_model::service::FailureAction::Continue;
+    led.write(vec![Write::ServiceSpec(service_id(1), Box::new(record))]);
+    led.settle();
+    led.tasks(1).iter().for_each(|task| led.report(task, TaskState::Failed));
+    let mut n_turns = 0;
+    loop {
+        let transactions = led.turn();
+        if transactions.is_empty() {
+            break;
+        }
+        n_turns += 1;
+        let before = n_counted(&led.store);
+        for transaction in &transactions {
+            let is_retired = |write: &Write| matches!(write, Write::TaskPlan(_, plan) if plan.desired == TaskState::Shutdown);
+            let n_retired = transaction.writes.iter().filter(|write| is_retired(write)).count() as u64;
+            let counted = transaction.writes.iter().find_map(|write| match write {
+                Write::ServicePlan(_, plan) => plan.deployment.as_ref().map(|deployment| deployment.failures),
+                _ => None,
+            });
+            assert_eq!(counted.unwrap_or(before) - before, n_retired, "of {} writes", transaction.writes.len());
+        }
+        // Any of them may be refused: here all but the last are.
+        let (last, refused) = transactions.split_last().expect("there is one");
+        refused.iter().for_each(|transaction| led.leader.refused(transaction));
+        led.apply(last).expect("nobody else writes");
+    }
+    assert!(n_turns > 2, "it was no large draft");
+    assert_eq!(n_counted(&led.store), N);
+}
+
+fn n_counted(store: &Store) -> u64 {
+    let service = store.service(service_id(1)).expect("the service");
+    service.plan.deployment.as_ref().map_or(0, |deployment| deployment.failures)
+}

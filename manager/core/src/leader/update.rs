@@ -97,11 +97,11 @@ fn is_busy(draft: &mut Draft<'_>, wanted: &Wanted, slot: &Slot, config: UpdateCo
         return false;
     }
     // A change that touches no task, such as of the replicas, leaves the steps under way.
-    let steps: Vec<&Arc<Task>> = slot.tasks.iter().filter(|task| is_step(task) && !is_dirty(draft, wanted, task)).collect();
-    if steps.is_empty() {
+    let clean: Vec<&Arc<Task>> = slot.tasks.iter().filter(|task| !is_dirty(draft, wanted, task)).collect();
+    if !clean.iter().any(|task| is_step(task)) {
         return false;
     }
-    let reached = steps.into_iter().filter_map(|task| reached_at(draft, task)).min();
+    let reached = clean.into_iter().filter_map(|task| reached_at(draft, task)).min();
     match reached.map(|at| at + config.delay) {
         Some(free_at) if free_at <= draft.now => false,
         Some(free_at) => {

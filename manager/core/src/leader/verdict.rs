@@ -194,14 +194,15 @@ impl Standing {
                 }
                 settled_at <= draft.now && other.is_none() && is_reachable(draft, task)
             }
-            (Some(_), _) => false,
-            (None, _) => self.add_ended(slot),
+            // With start-first an old task may outlive the new one.
+            _ => self.add_ended(slot),
         }
     }
 
-    /// A slot whose tasks have all ended, or are to.
+    /// A slot whose tasks of the wanted spec have all ended, or are to.
     fn add_ended(&mut self, slot: &Slot) -> bool {
         match slot.newest() {
+            Some(newest) if newest.is_active() => false,
             Some(newest) if should_restart(newest, slot) => false,
             Some(newest) if newest.status.state == TaskState::Complete => {
                 self.n_completed += 1;
