@@ -300,7 +300,7 @@ mod tests {
         assert_eq!(text(merged.next().await), "late");
         senders[1].send(line(1, "now")).await.expect("somebody reads");
         assert_eq!(text(merged.next().await), "now");
-        let mut other = self::merged(1, true);
+        let other = self::merged(1, true);
         other.0[0].send(line(1, "joined")).await.expect("somebody reads");
         merged.join(other.1);
         assert_eq!(text(merged.next().await), "joined");

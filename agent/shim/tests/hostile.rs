@@ -202,7 +202,7 @@ fn under_an_odd_daemon(name: &str, script: &str, change: impl FnOnce(&mut skep_s
     file.write_all(text.as_bytes()).unwrap();
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     drop(file);
-    let spawned = client::spawn(&odd, &task.folder.path().join("state")).unwrap();
+    let spawned = client::spawn(&odd, &task.folder.path().join("state"), &task.spec).unwrap();
     spawned.stream.set_read_timeout(Some(harness::DEADLINE)).unwrap();
     (task.child, task.stream) = (spawned.child, spawned.stream);
     task.start().unwrap();

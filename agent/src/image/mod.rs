@@ -20,6 +20,7 @@ mod document;
 mod download;
 mod error;
 mod export;
+mod index;
 mod layout;
 mod pull;
 mod reference;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::digest::Digest;
 use super::document::{Document, ImageConfig, Manifest, Platform, chain_ids};
 use super::error::{ImageError, Result};
+use super::index::Index;
 use super::layout::{Layout, read_small, sync_folder_of};
 use super::reference::Reference;
 use super::unpack::{LayerLimits, unpack_layer};
@@ -22,8 +23,6 @@ use super::unpack::{LayerLimits, unpack_layer};
 const NAME_FILE_MAX: u64 = 64 << 10;
 /// How long what a failed pull brought is kept without a name.
 const KEPT: Duration = Duration::from_secs(3600);
-/// Bytes sled may cache.
-const INDEX_CACHE: u64 = 4 << 20;
 
 /// How much an image may bring.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +85,7 @@ pub struct Removed {
     pub deleted: Option<Digest>,
 }
 
-/// What a name means. The file on disk and the value in the index are the same JSON.
+/// What a name means. Kept as JSON in a file of its own.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Name {
     /// Normalised reference, or [`NAMELESS`] and the manifest's digest.
@@ -128,7 +127,7 @@ impl std::fmt::Debug for ImageStore {
 pub(super) struct Shared {
     pub layout: Layout,
     pub limits: StoreLimits,
-    db: sled::Db,
+    index: Index,
     /// Names, and what running work counts on: changed together, never held across an await or
     /// a long file operation.
     state: Mutex<State>,
@@ -199,10 +198,10 @@ impl ImageStore {
             fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).map_err(ImageError::store("protect", &dir))?;
             let lock = lock(&dir)?;
             let layout = Layout::open(&dir)?;
-            let names = read_names(&layout)?;
-            let db = open_index(&dir.join("index"), &names)?;
+            let index = Index::open(&dir.join("index"));
+            let names = read_names(&layout, &index)?;
             let state = Mutex::new(State { names, leases: HashMap::new(), kept: HashMap::new() });
-            let shared = Shared { layout, limits, db, state, working: Mutex::default(), _lock: lock };
+            let shared = Shared { layout, limits, index, state, working: Mutex::default(), _lock: lock };
             if let Err(error) = shared.sweep() {
                 // It takes room, and nothing else.
                 tracing::warn!(%error, "what no image needs could not all be removed");
@@ -422,8 +421,9 @@ impl Shared {
     fn put_name(&self, state: &mut State, name: Name) -> Result<()> {
         let bytes = serde_json::to_vec(&name)
             .map_err(|error| ImageError::BadDocument { object: name.name.clone(), reason: error.to_string() })?;
-        self.layout.write(&self.layout.reference(&name.name), &bytes)?;
-        self.db.insert(name.name.as_bytes(), bytes).map_err(ImageError::index("write"))?;
+        let path = self.layout.reference(&name.name);
+        self.layout.write(&path, &bytes)?;
+        self.index.note(&path, &name);
         state.names.insert(name.name.clone(), name);
         Ok(())
     }
@@ -435,7 +435,7 @@ impl Shared {
             _ => {}
         }
         sync_folder_of(&path)?;
-        self.db.remove(name.as_bytes()).map_err(ImageError::index("write"))?;
+        self.index.forget(&path);
         state.names.remove(name);
         Ok(())
     }
@@ -590,17 +590,18 @@ fn lock(dir: &Path) -> Result<Flock<File>> {
 }
 
 /// The names that are sound. One that is not, or whose content is not all there, is dropped, and the others stand.
-fn read_names(layout: &Layout) -> Result<BTreeMap<String, Name>> {
+fn read_names(layout: &Layout, index: &Index) -> Result<BTreeMap<String, Name>> {
     let folder = layout.references();
     let mut names = BTreeMap::new();
     for entry in fs::read_dir(&folder).map_err(ImageError::store("read", &folder))? {
         let path = entry.map_err(ImageError::store("read", &folder))?.path();
-        match read_name(layout, &path) {
+        match read_name(layout, index, &path) {
             Ok(name) => {
                 names.insert(name.name.clone(), name);
             }
             Err(reason) => {
                 tracing::warn!(file = %path.display(), reason, "the name of an image is dropped; pull or load it again");
+                index.forget(&path);
                 let removed =
                     if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
                 if let Err(error) = removed {
@@ -612,39 +613,26 @@ fn read_names(layout: &Layout) -> Result<BTreeMap<String, Name>> {
     Ok(names)
 }
 
-fn read_name(layout: &Layout, path: &Path) -> std::result::Result<Name, String> {
+fn read_name(layout: &Layout, index: &Index, path: &Path) -> std::result::Result<Name, String> {
     if !fs::symlink_metadata(path).map_err(|error| error.to_string())?.is_file() {
         return Err("it is no file".into());
     }
-    let bytes = read_small(path, NAME_FILE_MAX).map_err(|error| error.to_string())?;
-    let name: Name = serde_json::from_slice(&bytes).map_err(|error| format!("it does not parse: {error}"))?;
-    if layout.reference(&name.name) != path {
-        return Err(format!("it is the file of another name than {:?}", name.name));
-    }
+    let name = match index.find(path) {
+        Some(name) => name,
+        None => {
+            let bytes = read_small(path, NAME_FILE_MAX).map_err(|error| error.to_string())?;
+            let name: Name = serde_json::from_slice(&bytes).map_err(|error| format!("it does not parse: {error}"))?;
+            if layout.reference(&name.name) != path {
+                return Err(format!("it is the file of another name than {:?}", name.name));
+            }
+            index.note(path, &name);
+            name
+        }
+    };
     let blobs = name.blobs.iter().filter(|digest| **digest != name.target || **digest == name.manifest);
     let lost = blobs.map(|digest| layout.blob(digest)).chain(name.chain.iter().map(|chain| layout.layer(chain).join("diff")));
     match lost.into_iter().find(|path| !path.exists()) {
         Some(lost) => Err(format!("{} of image {} is lost", lost.display(), name.name)),
         None => Ok(name),
     }
-}
-
-/// Opens the index and makes it say what the files say. One that cannot be opened is made anew.
-fn open_index(path: &Path, names: &BTreeMap<String, Name>) -> Result<sled::Db> {
-    let open = || sled::Config::new().path(path).cache_capacity(INDEX_CACHE).open();
-    let db = match open() {
-        Ok(db) => db,
-        Err(error) => {
-            tracing::warn!(%error, "the image index is damaged and is made anew");
-            remove_tree(path)?;
-            open().map_err(ImageError::index("open"))?
-        }
-    };
-    db.clear().map_err(ImageError::index("write"))?;
-    for (key, name) in names {
-        let value = serde_json::to_vec(name)
-            .map_err(|error| ImageError::BadDocument { object: key.clone(), reason: error.to_string() })?;
-        db.insert(key.as_bytes(), value).map_err(ImageError::index("write"))?;
-    }
-    Ok(db)
 }

@@ -9,7 +9,7 @@
 use skep_model::container::{Mount, MountKind};
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -109,9 +109,26 @@ impl Source {
 
 fn look(source: &Source) -> io::Result<()> {
     if source.is_made {
-        std::fs::create_dir_all(&source.path)?;
+        make_source(&source.path)?;
     }
     std::fs::metadata(&source.path).map(drop)
+}
+
+/// Makes a folder and those above it that are missing, for every user to enter as Docker makes them, whatever the mask of
+/// this process.
+fn make_source(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    if path.exists() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent() {
+        make_source(above)?;
+    }
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        other => other?,
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
 }
 
 #[cfg(test)]

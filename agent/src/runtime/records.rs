@@ -241,6 +241,7 @@ mod tests {
             meta: Meta::default(),
             service_id: ServiceId::from_random([9; 16]),
             service_name: "web".into(),
+            service_labels: std::collections::BTreeMap::new(),
             slot: 1,
             spec: Arc::new(TaskSpec { start_offline: true, ..TaskSpec::default() }),
             spec_version: 1,

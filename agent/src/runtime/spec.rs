@@ -161,23 +161,6 @@ fn mount_of(mount: &Mount, fill: impl Fn(&str) -> Result<String, String>) -> Res
     }
 }
 
-/// Makes a folder and those above it that are missing, for every user to enter as Docker makes them, whatever the mask of
-/// this process.
-fn make_source(path: &std::path::Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    if path.exists() {
-        return Ok(());
-    }
-    if let Some(above) = path.parent() {
-        make_source(above)?;
-    }
-    match std::fs::create_dir(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
-        other => other?,
-    }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
-}
-
 fn secrets(task: &Task, values: &Values) -> Result<Vec<FileSpec>, String> {
     let file = |reference: &skep_model::container::SecretReference| {
         let version = reference.version.unwrap_or_default();

@@ -39,7 +39,8 @@ impl Update {
             let spec = self.apply(node.spec.value)?;
             match client.mutate(&Mutation::UpdateNode { node: id, expect, spec }).await {
                 Err(failure) if attempts.again(&failure) => {}
-                decided => break drop(decided?),
+                Ok(_) => break,
+                Err(failure) => return Err(failure),
             }
         }
         output::line(&self.node)

@@ -339,7 +339,7 @@ fn planned(service: &Service) -> Duration {
     let container = &spec.task_template.container_spec;
     let previous = service.spec.previous.as_ref().map(|previous| &previous.task_template.container_spec);
     let stop = |container: &ContainerSpec| container.stop_grace().saturating_add(container.drain_limit());
-    let stop = previous.map_or(Duration::ZERO, |previous| stop(previous)).max(stop(container));
+    let stop = previous.map_or(Duration::ZERO, stop).max(stop(container));
     step(&spec.update_config).max(step(&spec.rollback_config)).saturating_add(stop)
 }
 
