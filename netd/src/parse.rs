@@ -171,19 +171,25 @@ mod tests {
             let network = v1::NodeNetwork { id: id.to_owned(), vni, mtu, ..Default::default() };
             overlay(v1::overlay_change::Change::PutNetwork(network))
         };
-        check(None, "change: it is empty");
-        check(Some(Wire::Commit(0)), "commit: versions begin at 1");
-        check(Some(Wire::RemoveTask("x".into())), "task: \"x\" is not an id: an id has 25 characters of 0-9 and a-z");
-        check(node("x", "10.0.0.1", 4789), "node: \"x\" is not an id: an id has 25 characters of 0-9 and a-z");
-        check(node(id, "10.0.0", 4789), "address: \"10.0.0\" is not an address");
-        check(node(id, "10.0.0.1", 70_000), "port: 70000 is not a UDP port");
-        check(node(id, "10.0.0.1", 0), "object: 0 is not a UDP port");
-        check(node(id, "127.0.0.1", 4789), "object: 127.0.0.1 cannot be the address of an interface");
-        check(network(0, None), "object: a VXLAN network number is 1 to 16777215, not 0");
-        check(network(5, Some(1279)), "object: the MTU of a network is 1280 to 65535, not 1279");
+        let of_node = |reason: &str| format!("the object of node: it is left out: {reason}");
+        let of_network = |reason: &str| format!("the object of network {id}: it is left out: object: invalid {reason}");
+        check(None, "an object of node: it is left out: change: it is of a kind that this skep-netd does not know");
+        check(
+            Some(Wire::RemoveTask("x".into())),
+            "an object of node: it is left out: task: \"x\" is not an id: an id has 25 characters of 0-9 and a-z",
+        );
+        check(node("x", "10.0.0.1", 4789), &of_node("node: \"x\" is not an id: an id has 25 characters of 0-9 and a-z"));
+        check(node(id, "10.0.0", 4789), &of_node("address: \"10.0.0\" is not an address"));
+        check(node(id, "10.0.0.1", 70_000), &of_node("port: 70000 is not a UDP port"));
+        check(node(id, "10.0.0.1", 0), &of_node("object: invalid port \"0\": 0 is not a UDP port"));
+        let unspecified = "object: invalid data path address \"0.0.0.0\": it is the unspecified address; name an address of this node \
+                           that other nodes reach";
+        check(node(id, "0.0.0.0", 4789), &of_node(unspecified));
+        check(network(0, None), &of_network("network number (VNI) \"0\": it is 1 to 16777215"));
+        check(network(5, Some(575)), &of_network("MTU \"575\": it is a number of bytes between 576 and 65535"));
         check(
             overlay(v1::overlay_change::Change::PutEndpoint(v1::Endpoint::default())),
-            "overlay: malformed message: put_endpoint.id: must be given",
+            "an object of node: it is left out: overlay: malformed message: put_endpoint.id: must be given",
         );
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use skep_tests::e2e::{Cluster, Figures, wait_for};
+use skep_tests::e2e::{Cluster, Figures, Said, wait_for};
 
 /// A service that every manager panics over, and one that every network daemon does.
 const FAULTS: &str = "draft=boom,netd=netboom";
@@ -17,14 +17,16 @@ fn a_panic_costs_the_service_that_it_is_over_and_a_daemon_ends_whole() {
     let mut figures = Figures::new("panics");
     cluster.skep("m1", &["network", "create", "net"]).ok();
     let create = |name: &str, more: &[&str]| {
-        let fixed = ["service", "create", "--quiet", "--name", name, "--stop-grace-period", "1s"];
-        cluster.skep("m1", &[&fixed, more, &[image, "sleep", "1000000"]].concat())
+        let mut words = vec!["service", "create", "--quiet", "--name", name, "--stop-grace-period", "1s"];
+        words.extend_from_slice(more);
+        words.extend_from_slice(&[image, "sleep", "1000000"]);
+        cluster.skep("m1", &words)
     };
     set_aside(&cluster, &create, &mut figures);
     lose_network_daemons(&cluster, &create);
 }
 
-type Create<'a> = dyn Fn(&str, &[&str]) -> skep_tests::e2e::Said + 'a;
+type Create<'a> = dyn Fn(&str, &[&str]) -> Said + 'a;
 
 fn set_aside(cluster: &Cluster, create: &Create<'_>, figures: &mut Figures) {
     create("boom", &["--detach"]).ok();
@@ -46,8 +48,7 @@ fn set_aside(cluster: &Cluster, create: &Create<'_>, figures: &mut Figures) {
     cluster.kill_daemon(&leader);
     wait_for("another leader", SOON, || (cluster.leader(other) != leader).then_some(()));
     cluster.verb("start", &[&leader]).ok();
-    let scaled = cluster.skep(other, &["service", "scale", "--detach", "web0=6"]);
-    scaled.ok();
+    cluster.skep(other, &["service", "scale", "--detach", "web0=6"]).ok();
     wait_for("what was not touched goes on", SOON, || (cluster.running(other, "web0").len() == 6).then_some(()));
     cluster.skep(other, &["service", "rm", "boom"]).ok();
     let left = cluster.skep(other, &["service", "ls", "--format", "{{.Name}}"]).ok();

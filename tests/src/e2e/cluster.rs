@@ -159,9 +159,10 @@ impl Cluster {
         let cluster = Self { folder, guardian, leash, voice };
         let (managers, workers) = (managers.to_string(), workers.to_string());
         let args: Vec<&str> = ["--managers", &managers, "--workers", &workers].into_iter().chain(more.iter().copied()).collect();
-        let (faults, dir) = (format!("SKEP_TEST_PANIC={faults}"), cluster.dir().display().to_string());
-        let script = script();
-        Said::by("env", &[&[&faults, &script, "up", "--dir", &dir], &args[..]].concat(), b"", CLUSTER_DEADLINE).ok();
+        let (faults, dir, script) = (format!("SKEP_TEST_PANIC={faults}"), cluster.dir().display().to_string(), script());
+        let mut command: Vec<&str> = vec![faults.as_str(), script.as_str(), "up", "--dir", dir.as_str()];
+        command.extend(args);
+        Said::by("env", &command, b"", CLUSTER_DEADLINE).ok();
         cluster
     }
 

@@ -188,20 +188,22 @@ fn subnets_that_a_node_uses_are_skipped_and_a_full_pool_says_so() {
     let id = NodeId::from_random([1; 16]);
     let occupied = vec!["10.0.80.0/24".parse().expect("a network"), "0.0.0.0/0".parse().expect("a network")];
     desk.occupy(id, Underlay { address: "10.0.130.9".parse().expect("an address"), occupied, lacks_ipv6: String::new() });
-    // 10.0.0.0/18 overlaps the ingress network, the next one a route, the third the node's address.
+    // The second /18 overlaps a route, the third the node's address.
     desk.network("a", |_| {}).expect("a network");
-    assert_eq!(desk.subnets("a"), ["10.0.192.0/18"]);
-    // Better one that a node has a route to than none; never a node's address.
+    assert_eq!(desk.subnets("a"), ["10.0.0.0/18"]);
     desk.network("b", |_| {}).expect("a network");
-    assert_eq!(desk.subnets("b"), ["10.0.64.0/18"]);
-    let refused = desk.network("c", |_| {});
+    assert_eq!(desk.subnets("b"), ["10.0.192.0/18"]);
+    // Better one that a node has a route to than none; never a node's address.
+    desk.network("c", |_| {}).expect("a network");
+    assert_eq!(desk.subnets("c"), ["10.0.64.0/18"]);
+    let refused = desk.network("d", |_| {});
     assert!(matches!(refused, Err(Refusal::Exhausted(_))), "{refused:?}");
     let text =
-        "could not find an available, non-overlapping IPv4 address pool of size /18 among 10.0.0.0/16 to assign to network c";
+        "could not find an available, non-overlapping IPv4 address pool of size /18 among 10.0.0.0/16 to assign to network d";
     assert!(told(refused).starts_with(text));
-    desk.remove_network("a").expect("nobody uses it");
-    desk.network("c", |_| {}).expect("room again");
-    assert_eq!(desk.subnets("c"), ["10.0.192.0/18"]);
+    desk.remove_network("b").expect("nobody uses it");
+    desk.network("d", |_| {}).expect("room again");
+    assert_eq!(desk.subnets("d"), ["10.0.192.0/18"]);
 }
 
 #[test]

@@ -474,9 +474,6 @@ fn a_gate_that_a_fault_kept_shut_opens_in_time_and_names_the_node() {
     let faults = PlaceFaults::new([PlaceFault::blocking(Place::Network(network_id(1)), "no link has the address")]);
     world.dispatcher.places_failed(&world.store, world.session(2), faults.clone());
     world.program(2);
-    world.now = world.now + seconds(60);
-    world.pass();
-    assert_eq!(world.passage(1), Passage::OpenedWithout(vec![node_id(2)]));
     // The node's status says why; a session that ended and came back says it again.
     let told = world.dispatcher.transactions(&world.store, world.now);
     let status = told.iter().flat_map(|transaction| &transaction.writes).find_map(|write| match write {
@@ -484,6 +481,9 @@ fn a_gate_that_a_fault_kept_shut_opens_in_time_and_names_the_node() {
         _ => None,
     });
     assert_eq!(status.map(|status| &status.faults), Some(&faults));
+    world.now = world.now + seconds(60);
+    world.pass();
+    assert_eq!(world.passage(1), Passage::OpenedWithout(vec![node_id(2)]));
 }
 
 #[test]
