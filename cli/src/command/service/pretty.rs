@@ -208,6 +208,9 @@ fn deployment(text: &mut Text, service: &Service, tasks: &[Task], nodes: &BTreeM
     for node in &deployment.lost_nodes {
         text.line(format!(" Lost node:\t{node}"));
     }
+    for node in &deployment.lost_nodes {
+        text.line(format!(" Lost node:\t{node}"));
+    }
 }
 
 /// How many tasks run, and how many of them are of an older version of the service.
