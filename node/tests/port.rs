@@ -190,7 +190,6 @@ async fn a_secret_is_not_removed_under_a_task_whose_node_is_away() {
     assert!(refused.message().contains("task web.1 on node") && refused.message().contains("has not ended"), "{refused:?}");
     // The node comes back, hears of everything, and goes on taking tasks.
     w1.start();
-    w1.start_netd();
     wait_until("the secret can go once the task has ended", async || m1.mutate(removal()).await.is_ok()).await;
     wait_until("both nodes are ready", async || states(&m1).await.get("NODE_STATE_READY") == Some(&2)).await;
 }
