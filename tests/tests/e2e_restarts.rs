@@ -10,6 +10,8 @@ use skep_tests::e2e::{Cluster, Process, is_full, wait_for};
 
 /// For tasks to come and to go.
 const SETTLED: Duration = Duration::from_secs(60);
+/// A change of the overlay that is not on disk after this time would have been written before.
+const KEPT: Duration = Duration::from_secs(3);
 /// For one step of a start to be seen.
 const STEP: Duration = Duration::from_secs(20);
 /// Every start of a container adds its task's id to a file of the node.
@@ -64,13 +66,12 @@ fn gone(cluster: &Cluster, services: &[&str]) {
     wait_for("every task to be gone", SETTLED, || (shims(cluster, "w1") == (0, 0) && folders(cluster).is_empty()).then_some(()));
 }
 
-/// Kills the daemon of w1 at a step of the start of two tasks, and says which folder was seen there.
-fn kill_at(cluster: &Cluster, step: &str) {
-    let before = folders(cluster);
+/// Kills the daemon of w1 as soon as a task that was not there before has got as far as a step.
+fn kill_at(cluster: &Cluster, before: &BTreeSet<PathBuf>, step: &str) {
     let begun = Instant::now();
     // A step may be over in less than a millisecond: whoever looks must look all the time.
     loop {
-        let is_there = folders(cluster).difference(&before).any(|folder| folder.join(step).exists());
+        let is_there = folders(cluster).difference(before).any(|folder| folder.join(step).exists());
         if is_there {
             return cluster.kill_daemon("w1");
         }
@@ -83,9 +84,12 @@ fn a_daemon_killed_at_any_step_of_a_start(cluster: &Cluster, image: &str) {
     let traces = cluster.traces("w1");
     for (n, step) in STEPS.iter().cycle().take(n_kills()).enumerate() {
         let name = format!("start{n}");
-        let before = starts(cluster).len();
-        create(cluster, &name, &["--replicas", "2"], image, COUNTED);
-        kill_at(cluster, step);
+        let (before, there) = (starts(cluster).len(), folders(cluster));
+        // The command returns when the first task may be running already.
+        std::thread::scope(|scope| {
+            scope.spawn(|| create(cluster, &name, &["--replicas", "2"], image, COUNTED));
+            kill_at(cluster, &there, step);
+        });
         start_again(cluster, &["w1"]);
         let running = wait_for(&format!("both tasks, killed at {step:?}"), SETTLED, || {
             let running = cluster.running("m1", &name);
@@ -160,7 +164,10 @@ fn a_machine_that_restarts_without_managers(cluster: &Cluster, image: &str) {
     let place = format!("w1/{early}");
     let lookup = || cluster.on(&place, &["busybox", "nslookup", "tasks.late", "127.0.0.11"]).out;
     let answer = wait_for("a name", SETTLED, || Some(lookup()).filter(|out| out.contains("10.")));
-    wait_for("the overlay to be kept", SETTLED, || cluster.data("w1").join("overlay").exists().then_some(()));
+    // What changes is kept within some seconds; a file that stands still holds all of it.
+    let kept = cluster.data("w1").join("overlay");
+    let age = || fs::metadata(&kept).and_then(|file| file.modified()).ok()?.elapsed().ok();
+    wait_for("the overlay to be kept", SETTLED, || age().filter(|age| *age > KEPT));
     let before = starts(cluster).len();
     for node in ["m1", "w1"] {
         cluster.verb("off", &[node]).ok();
