@@ -278,7 +278,7 @@ fn the_ingress_network_stays_while_anything_is_published_through_it() {
 
 #[test]
 fn published_ports_have_one_owner() {
-    let many: Vec<PublishedPort> = (1..=65).map(|port| tcp(port, port)).collect();
+    let many: Vec<PublishedPort> = (1..=16_385).map(|port| tcp(port, port)).collect();
     let udp = PublishedPort { transport: Transport::Udp, ..tcp(80, 53) };
     let table: Vec<(Vec<PublishedPort>, &str)> = vec![
         (vec![tcp(81, 80)], ""),
@@ -290,7 +290,7 @@ fn published_ports_have_one_owner() {
         (vec![tcp(82, 1), tcp(82, 2)], "invalid published port \"82:2/tcp\": duplicate published ports provided"),
         (vec![tcp(82, 1), host(82, 2)], "invalid published port \"82:2/tcp\": duplicate published ports provided"),
         (vec![tcp(82, 0)], "invalid target port \"0\""),
-        (many, "invalid number of published ports \"65\": a service publishes at most 64 ports in ingress mode"),
+        (many, "invalid number of published ports \"16385\": a service publishes at most 16384 ports in ingress mode"),
     ];
     for (ports, refused) in table {
         let mut desk = Desk::new();
@@ -311,6 +311,40 @@ fn published_ports_have_one_owner() {
     }));
     assert!(none.starts_with("invalid published port \"80:80/tcp\": a service with the node's own network"), "{none}");
     assert!(spec("web").endpoint_spec.ports.is_empty());
+}
+
+#[test]
+fn the_clusters_own_ports_are_published_by_nobody() {
+    let udp = |published_port| PublishedPort { transport: Transport::Udp, ..tcp(published_port, 53) };
+    let control = "port 2377/tcp is the cluster's own: managers listen on it (the control port); publish another port, or";
+    let listened = "port 7377/tcp is the cluster's own: managers listen on it (the control port); publish another port, or";
+    let data = "port 4789/udp is the cluster's own: overlay networks pass through it (the data path port); publish another";
+    let range = (2_370..2_380).map(|port| tcp(port, port)).collect();
+    let udp_host = PublishedPort { publish_mode: PublishMode::Host, ..udp(4789) };
+    let table: Vec<(Vec<PublishedPort>, &str)> = vec![
+        (vec![tcp(2377, 80)], control),
+        (vec![host(2377, 80)], control),
+        (vec![tcp(81, 80), tcp(2377, 2377)], control),
+        (range, control),
+        (vec![tcp(7377, 80)], listened),
+        (vec![udp(4789)], data),
+        (vec![udp_host], data),
+        (vec![udp(2377), tcp(4789, 80), udp(7377), tcp(2376, 80), tcp(2378, 2377)], ""),
+    ];
+    for (ports, refused) in table {
+        let mut desk = Desk::of_manager_at("[2001:db8::1]:7377");
+        for (how, found) in [
+            ("created", told(desk.publish("web", &ports))),
+            ("updated", {
+                desk.publish("old", &[]).expect("a service");
+                desk.ask(Mutation::RemoveService { service: "web".into() }).ok();
+                told(desk.update("old", |spec| publish(spec, &ports)))
+            }),
+        ] {
+            assert_eq!(found.is_empty(), refused.is_empty(), "{how}: {found:?}, not {refused:?}");
+            assert!(found.contains(refused), "{how}: {found:?}, not {refused:?}");
+        }
+    }
 }
 
 #[test]

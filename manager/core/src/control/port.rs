@@ -6,7 +6,7 @@
 use crate::store::Store;
 use skep_model::Refusal;
 use skep_model::ServiceId;
-use skep_model::endpoint::{DYNAMIC_PORTS, EndpointMode, EndpointSpec, INGRESS_PORTS_MAX, PublishMode, PublishedPort};
+use skep_model::endpoint::{DYNAMIC_PORTS, EndpointMode, EndpointSpec, INGRESS_PORTS_MAX, PublishMode, PublishedPort, Transport};
 use skep_model::service::{NetworkMode, Service, ServiceSpec};
 use std::collections::BTreeSet;
 
@@ -42,7 +42,9 @@ pub(super) fn check(spec: &ServiceSpec) -> Result<(), Refusal> {
 /// spec it becomes, if it exists.
 pub(crate) fn settle(store: &Store, service: Option<&Service>, spec: &EndpointSpec) -> Result<Vec<PublishedPort>, Refusal> {
     let own = service.map(|service| service.id);
-    spec.ports.iter().filter(|port| port.published_port != 0).try_for_each(|port| check_owner(store, own, port))?;
+    let named = || spec.ports.iter().filter(|port| port.published_port != 0);
+    named().try_for_each(|port| check_cluster(store, port))?;
+    named().try_for_each(|port| check_owner(store, own, port))?;
     let mut used: BTreeSet<_> = spec.ports.iter().map(|port| (port.published_port, port.transport)).collect();
     let had: &[PublishedPort] = service.map_or(&[], |service| &service.plan.endpoint.ports);
     let mut settled = spec.ports.clone();
@@ -56,7 +58,10 @@ pub(crate) fn settle(store: &Store, service: Option<&Service>, spec: &EndpointSp
         let is_free = |number: &u16| {
             let claimed = (*number, port.transport);
             let claims = &store.indexes.claims;
-            !used.contains(&claimed) && claims.ingress_port(claimed).is_none() && claims.host_port(claimed, None).is_none()
+            !used.contains(&claimed)
+                && use_of(store, claimed).is_none()
+                && claims.ingress_port(claimed).is_none()
+                && claims.host_port(claimed, None).is_none()
         };
         let (first, last) = DYNAMIC_PORTS;
         let chosen = kept.or_else(|| (first..=last).find(is_free));
@@ -67,6 +72,32 @@ pub(crate) fn settle(store: &Store, service: Option<&Service>, spec: &EndpointSp
         used.insert((port.published_port, port.transport));
     }
     Ok(settled)
+}
+
+/// The port that managers listen on unless they are told another one.
+const CONTROL_PORT: u16 = 2377;
+
+/// What the cluster itself uses a port for on every node that may come to need it.
+fn use_of(store: &Store, (number, transport): (u16, Transport)) -> Option<&'static str> {
+    let of_managers = || {
+        let addresses = store.nodes().filter_map(|node| node.plan.manager.as_ref());
+        let mut ports = addresses.filter_map(|manager| manager.address.rsplit_once(':')?.1.parse::<u16>().ok());
+        number == CONTROL_PORT || ports.any(|port| port == number)
+    };
+    let data_path = || store.cluster().is_some_and(|cluster| cluster.spec.data_path_port == number);
+    match transport {
+        Transport::Tcp => of_managers().then_some("managers listen on it (the control port)"),
+        Transport::Udp => data_path().then_some("overlay networks pass through it (the data path port)"),
+    }
+}
+
+/// A published port is taken from whatever listens on it: without its own ports the
+/// cluster would have no quorum or no networks.
+fn check_cluster(store: &Store, port: &PublishedPort) -> Result<(), Refusal> {
+    let Some(used_for) = use_of(store, (port.published_port, port.transport)) else { return Ok(()) };
+    let key = format!("{}/{}", port.published_port, port.transport.name());
+    let reason = format!("port {key} is the cluster's own: {used_for}; publish another port, or none to have one chosen");
+    Err(Refusal::invalid("published port", told(port), reason))
 }
 
 /// As in Swarm, several services may publish one port in mode host, and nobody

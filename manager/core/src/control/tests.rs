@@ -34,6 +34,10 @@ const NOW: Time = Time::from_millis(1_000_000);
 
 impl Desk {
     pub(super) fn new() -> Self {
+        Self::of_manager_at("10.0.0.1:2377")
+    }
+
+    pub(super) fn of_manager_at(address: &str) -> Self {
         let mut desk = Self { store: Store::default(), mint: Mint::new(1), n: 0 };
         let cluster = Cluster {
             id: ClusterId::from_random([1; 16]),
@@ -41,7 +45,7 @@ impl Desk {
             spec: Section::new(ClusterSpec::default()),
             plan: Section::new(ClusterPlan::default()),
         };
-        let manager = ManagerStatus { raft_id: 1, address: "10.0.0.1:2377".into(), format_max: 1, unreachable: false };
+        let manager = ManagerStatus { raft_id: 1, address: address.into(), format_max: 1, unreachable: false };
         let node = Node {
             id: NodeId::from_random([1; 16]),
             meta: Meta::default(),
