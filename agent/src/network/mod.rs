@@ -27,7 +27,7 @@ use skep_model::task::Task;
 use skep_model::{NodeId, TaskId};
 use skep_proto::v1;
 use skep_proto::v1::netd_client::NetdClient;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -79,6 +79,8 @@ pub(crate) struct Network {
     channel: Channel,
     inbox: Inbox,
     desired: Mutex<Desired>,
+    /// The ports of mode `host` of every task with a namespace.
+    bound: Mutex<BTreeMap<TaskId, Vec<ports::Bound>>>,
     /// Something is new in `desired`.
     changed: Notify,
     /// A manager told something that is to be kept.
@@ -109,6 +111,7 @@ impl Network {
         Arc::new(Self {
             channel: skep_identity::unix::local_channel(&place.socket),
             desired: Mutex::new(desired),
+            bound: Mutex::default(),
             socket: place.socket,
             inbox,
             changed: Notify::new(),
@@ -160,7 +163,23 @@ impl Network {
     /// A task that runs, as a restarted daemon found it.
     pub fn adopt(&self, task: &Arc<Task>, hostname: String, folder: &Path) {
         self.unknown().remove(&task.id);
-        self.lock().put_task(Local { task: task.clone(), hostname, host_ports: ports::load(folder) });
+        let host_ports = ports::load(folder);
+        let mut bound = Vec::new();
+        for port in &host_ports {
+            match ports::Bound::new(port.clone()) {
+                Ok(held) => bound.push(held),
+                Err(error) => {
+                    let (number, protocol) = (port.published_port, port.transport.name());
+                    tracing::warn!(task = %task.id, number, protocol, %error, "a process of the node has taken a task's port");
+                }
+            }
+        }
+        self.held().insert(task.id, bound);
+        self.lock().put_task(Local { task: task.clone(), hostname, host_ports });
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<TaskId, Vec<ports::Bound>>> {
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the task's namespace, with its interfaces and what it needs to know of
@@ -170,7 +189,10 @@ impl Network {
         let (message, after, host_ports) = {
             let mut desired = self.lock();
             let is_others = |port: &_| desired.holder(port).is_some_and(|holder| holder.id != task.id);
-            let host_ports = ports::settle(desired::host_ports(task), is_others)?;
+            let own = self.held().remove(&task.id).unwrap_or_default();
+            let bound = ports::settle(desired::host_ports(task), is_others, own)?;
+            let host_ports = ports::numbers(&bound);
+            self.held().insert(task.id, bound);
             if !host_ports.is_empty() {
                 ports::save(folder, &host_ports).map_err(|error| format!("its ports could not be noted: {error}"))?;
             }
@@ -191,6 +213,7 @@ impl Network {
     /// Removes the task's namespace, if it has one. What cannot be removed now goes
     /// when the network daemon is next told everything.
     pub async fn remove_namespace(&self, task: TaskId) {
+        self.held().remove(&task);
         if !self.lock().remove_task(task) & !self.unknown().remove(&task) {
             return;
         }
