@@ -116,6 +116,10 @@ fn dns(task: &Task, of_node: &std::path::Path) -> protocol::Dns {
         if dns.options.is_empty() {
             dns.options = words("options").into_iter().filter(|option| option.starts_with("ndots:")).collect();
         }
+        // The names of services are short: as in Docker they are asked for as they are, before any search domain.
+        if !dns.options.iter().any(|option| option.starts_with("ndots:")) {
+            dns.options.push("ndots:0".into());
+        }
     }
     dns
 }
