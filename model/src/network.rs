@@ -13,8 +13,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-/// The first number on the wire (VNI) that a network gets, as Swarm's.
-pub const VNI_FIRST: u32 = 4096;
+/// The first number on the wire (VNI) that a network gets. Swarm's begin at 4096 and
+/// share a node's UDP port with ours: a kernel has one device for a number and a port.
+pub const VNI_FIRST: u32 = 1 << 20;
 /// The last one: the field has 24 bits.
 pub const VNI_LAST: u32 = 0xff_ffff;
 /// The name of the network over which published ports are reached.

@@ -139,11 +139,12 @@ async fn an_ingress_node_reaches_every_task_and_marked_answers_go_back_through_i
         let marked = nodes[0].in_task(|| std::net::UdpSocket::bind((own, 0)).unwrap());
         marked.set_read_timeout(Some(DEADLINE)).unwrap();
         set_option(marked.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MARK, ingress_mark(2) as i32);
+        // The node takes over the ingress network what answers it, and nothing else.
+        server.send_to(b"question", marked.local_addr().unwrap()).unwrap();
+        assert_eq!(marked.recv_from(&mut [0; 16]).unwrap().1, server.local_addr().unwrap());
         marked.send_to(b"answer", server.local_addr().unwrap()).unwrap();
         let (_, from) = server.recv_from(&mut [0; 16]).unwrap_or_else(|error| panic!("nothing came to {client}: {error}"));
         assert_eq!(from, marked.local_addr().unwrap(), "the task's own address, by the node of the mark");
-        server.send_to(b"question", from).unwrap();
-        assert_eq!(marked.recv_from(&mut [0; 16]).unwrap().1, server.local_addr().unwrap());
     }
     assert_quiet(&nodes).await;
 }
@@ -224,6 +225,81 @@ async fn a_deleted_row_is_named_once() {
     let status = nodes[0].status().await;
     assert_eq!(status.repaired, [("fdb".to_owned(), 1)].into());
     assert_eq!(status.repairs, ["make   node: fdb 02:42:0a:4d:00:03 on sk001000x = at 192.0.2.2"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_network_number_that_another_program_of_the_node_uses_is_named() {
+    let pins = Pins::new();
+    let mut nodes = cluster(&pins, PLAIN).await;
+    let theirs = rtnetlink::LinkVxlan::new("theirs", 4098).port(4789).build();
+    nodes[0].handle.link().add(theirs).execute().await.unwrap();
+    nodes[0].begin(vec![overlay(&network(2))], 2).await;
+    let named = async {
+        loop {
+            let failures = nodes[0].status().await.failures.join("; ");
+            if failures.contains("the network number 4098 on UDP port 4789, which another VXLAN device of this node has") {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, named).await.expect("it is named");
+    nodes[0].handle.link().del(nodes[0].index("theirs").await).execute().await.unwrap();
+    nodes[0].reach(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_task_adds_to_its_own_links_stays_its_own() {
+    let pins = Pins::new();
+    let mut nodes = cluster(&pins, PLAIN).await;
+    let runtime = tokio::runtime::Handle::current();
+    let handle = nodes[0].in_task(|| {
+        let _context = runtime.enter();
+        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+        runtime.spawn(connection);
+        handle
+    });
+    let index = nodes[0].in_task(|| nix::net::if_::if_nametoindex("eth0").unwrap());
+    // As keepalived does, and OpenVPN; and a neighbour for good.
+    let (own, host, neighbour) = (IpAddr::from([10, 77, 0, 88]), IpAddr::from([203, 0, 113, 7]), IpAddr::from([10, 77, 0, 89]));
+    handle.address().add(index, own, 32).execute().await.unwrap();
+    let route = || rtnetlink::RouteMessageBuilder::<IpAddr>::new().destination_prefix(host, 32).unwrap();
+    handle.route().add(route().gateway(addresses(0, 1)[0]).unwrap().build()).execute().await.unwrap();
+    let request = handle.neighbours().add(index, neighbour).link_layer_address(&[2, 6, 6, 6, 6, 6]);
+    request.state(NeighbourState::Permanent).execute().await.unwrap();
+    let count = async || {
+        let addresses = handle.address().get().execute().filter(|found| {
+            let attributes = &found.as_ref().unwrap().attributes;
+            std::future::ready(attributes.contains(&AddressAttribute::Address(own)))
+        });
+        let is_it = |found: &rtnetlink::packet_route::route::RouteMessage| found.header.destination_prefix_length == 32;
+        let routes = handle.route().get(rtnetlink::RouteMessageBuilder::<std::net::Ipv4Addr>::new().build()).execute();
+        let routes = routes.filter(|found| {
+            let found = found.as_ref().unwrap();
+            let is_static = found.header.protocol == rtnetlink::packet_route::route::RouteProtocol::Static;
+            std::future::ready(is_it(found) && is_static)
+        });
+        let neighbours = handle.neighbours().get().execute().filter(|found| {
+            let attributes = &found.as_ref().unwrap().attributes;
+            let hardware = rtnetlink::packet_route::neighbour::NeighbourAttribute::LinkLayerAddress(vec![2, 6, 6, 6, 6, 6]);
+            std::future::ready(attributes.contains(&hardware))
+        });
+        (addresses.count().await, routes.count().await, neighbours.count().await)
+    };
+    assert_eq!(count().await, (1, 1, 1));
+    // A row of ours in the same namespace is repaired meanwhile, and a restart reads everything anew.
+    let place = Place::task(task(0), Key::Via(interface_name(2), 254, "0.0.0.0/0".parse().unwrap()));
+    nodes[0].with_view(async |view| {
+        let right = view.rows();
+        view.kernel.execute(&Op::Remove(place), &mut view.mirror).await.unwrap();
+        view.until(SECOND, |view| view.rows() == right).await.expect("the row is back within a second");
+    });
+    assert_eq!(nodes[0].status().await.repaired, [("route".to_owned(), 1)].into());
+    nodes[0].process.kill().unwrap();
+    nodes[0].process.wait().unwrap();
+    nodes[0].restart().await;
+    nodes[0].apply_all().await;
+    assert_eq!(count().await, (1, 1, 1));
+    assert_eq!(nodes[0].status().await.repaired, Default::default());
 }
 
 /// Tells when the forwarding of the calling thread's namespace is changed, or the

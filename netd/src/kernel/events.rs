@@ -87,11 +87,11 @@ impl Kernel {
                     matches!(message, RouteNetlinkMessage::DelLink(_)) && link.header.interface_family != AddressFamily::Bridge;
                 return take_link(namespace, scope, link, is_gone, mirror).await;
             }
-            RouteNetlinkMessage::NewAddress(address) => {
-                read::address_row(address, &scope.names).map(|key| mirror.set(at(key), Value::Present)).unwrap_or_default()
-            }
+            RouteNetlinkMessage::NewAddress(address) => read::address_row(namespace, address, &scope.names)
+                .map(|key| mirror.set(at(key), Value::Present))
+                .unwrap_or_default(),
             RouteNetlinkMessage::DelAddress(address) => {
-                read::address_row(address, &scope.names).map(|key| mirror.forget(at(key))).unwrap_or_default()
+                read::address_row(namespace, address, &scope.names).map(|key| mirror.forget(at(key))).unwrap_or_default()
             }
             RouteNetlinkMessage::NewNeighbour(row) => match read::neighbour_row(namespace, row, &scope.names) {
                 Some((key, Some(value))) => mirror.set(at(key), value),
@@ -103,15 +103,18 @@ impl Kernel {
             }
             RouteNetlinkMessage::NewRoute(route) => {
                 // A route may silently take the place of another; the table tells.
-                let row = read::route_row(route, &scope.names);
-                let is_known = row.is_none_or(|(key, value)| mirror.get(&at(key)) == Some(&value));
+                let row = read::route_row(namespace, route, &scope.names);
+                let is_known = match row {
+                    Some((key, value)) => mirror.get(&at(key)) == Some(&value),
+                    None => namespace == Namespace::Node || !read::is_made_by_task(route),
+                };
                 if !is_known {
                     self.stale.insert(namespace);
                 }
                 BTreeSet::new()
             }
             RouteNetlinkMessage::DelRoute(route) => {
-                read::route_row(route, &scope.names).map(|(key, _)| mirror.forget(at(key))).unwrap_or_default()
+                read::route_row(namespace, route, &scope.names).map(|(key, _)| mirror.forget(at(key))).unwrap_or_default()
             }
             RouteNetlinkMessage::NewRule(rule) if namespace != Namespace::Node => {
                 read::rule_row(rule).map(|(key, value)| mirror.set(at(key), value)).unwrap_or_default()

@@ -1,6 +1,7 @@
 //! Operations, carried out. Doing one twice does no harm: what is there already is
 //! replaced, what is gone already counts as removed.
 
+use super::read::PROTOCOL;
 use super::scope::Scope;
 use super::{ANSWER_DEADLINE, Kernel, KernelError, events};
 use ipnet::IpNet;
@@ -48,6 +49,14 @@ pub enum ExecuteError {
     TimedOut {
         /// Which operation.
         op: Box<Op>,
+    },
+    /// Somebody else on the node has what only one can have.
+    #[error("cannot {op}: it needs {taken}")]
+    Taken {
+        /// Which operation.
+        op: Box<Op>,
+        /// What, and who has it.
+        taken: String,
     },
     /// A namespace or link that it needs is not there.
     #[error("cannot {op}: {missing} is not there")]
@@ -130,7 +139,8 @@ impl Kernel {
             }
             Link::Veth { peer: None } | Link::Foreign => return Err(missing(op, "the other end")),
         };
-        answer(op, scope.handle.link().add(message).execute()).await?;
+        let made = answer(op, scope.handle.link().add(message).execute()).await;
+        made.map_err(|error| name_clash(error, link))?;
         mirror.set(place, Value::Link(link));
         self.find(op, place.namespace, name, mirror).await?;
         if let Link::Veth { peer: Some((namespace, inner)) } = link {
@@ -174,6 +184,19 @@ impl Kernel {
 
 fn missing(op: Op, what: &str) -> ExecuteError {
     ExecuteError::Missing { op: Box::new(op), missing: what.to_owned() }
+}
+
+/// The kernel says of a second VXLAN device of a number and port only that there is one.
+fn name_clash(error: ExecuteError, link: Link) -> ExecuteError {
+    match (error, link) {
+        (ExecuteError::Refused { op, source }, Link::Vxlan { vni, port, .. })
+            if matches!(source.raw_os_error(), Some(libc::EEXIST | libc::EADDRINUSE)) =>
+        {
+            let taken = format!("the network number {vni} on UDP port {port}, which another VXLAN device of this node has");
+            ExecuteError::Taken { op, taken }
+        }
+        (error, _) => error,
+    }
 }
 
 fn is_gone(error: &io::Error) -> bool {
@@ -233,7 +256,8 @@ async fn set(op: Op, scope: &Scope, index: u32, key: Key, value: Value) -> Resul
         }
         (Key::Fdb(_, mac, table), Value::Fdb(target)) => answer(op, add_fdb(scope, index, mac, table, target)).await,
         (Key::Neighbour(_, address), Value::Mac(mac)) => {
-            let request = scope.handle.neighbours().add(index, address).link_layer_address(&mac.0);
+            let mut request = scope.handle.neighbours().add(index, address).link_layer_address(&mac.0);
+            request.message_mut().attributes.push(NeighbourAttribute::Protocol(PROTOCOL));
             answer(op, request.state(NeighbourState::Permanent).replace().execute()).await
         }
         _ => Err(missing(op, "a value that fits")),
@@ -301,8 +325,8 @@ fn add_address(scope: &Scope, index: u32, net: IpNet) -> impl Future<Output = Re
 
 fn route(op: Op, index: u32, net: IpNet, table: u32, via: Option<IpAddr>) -> Result<RouteMessage, ExecuteError> {
     let invalid = |error: rtnetlink::Error| ExecuteError::Netlink { op: Box::new(op), cause: error.to_string() };
-    let builder =
-        RouteMessageBuilder::<IpAddr>::new().output_interface(index).destination_prefix(net.network(), net.prefix_len());
+    let builder = RouteMessageBuilder::<IpAddr>::new().protocol(PROTOCOL).output_interface(index);
+    let builder = builder.destination_prefix(net.network(), net.prefix_len());
     let builder = builder.map_err(|error| invalid(Error::InvalidNla(error.to_string())))?.table_id(table);
     match via {
         Some(via) => Ok(builder.gateway(via).map_err(|error| invalid(Error::InvalidNla(error.to_string())))?.build()),
@@ -363,8 +387,10 @@ async fn unset(op: Op, scope: &Scope, index: u32, key: Key) -> Result<(), Execut
 
 async fn remove_route(op: Op, scope: &Scope, index: u32, net: IpNet, table: u32) -> Result<(), ExecuteError> {
     let mut message = route(op, index, net, table, None)?;
-    // Whoever made it, and with whatever next hop.
-    message.header.protocol = RouteProtocol::Unspec;
+    // With whatever next hop, and on the node whoever made it.
+    if scope.fd.is_none() {
+        message.header.protocol = RouteProtocol::Unspec;
+    }
     message.header.scope = RouteScope::NoWhere;
     message.header.kind = RouteType::Unspec;
     answer(op, scope.handle.route().del(message).execute()).await

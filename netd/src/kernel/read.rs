@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
@@ -42,8 +42,10 @@ pub async fn dump(namespace: Namespace, scope: &mut Scope) -> Result<BTreeMap<Ke
         rows.extend(link_rows(namespace, link, &scope.names));
     }
     let addresses = address_table(scope).await.map_err(failed("addresses"))?;
-    rows.extend(addresses.iter().filter_map(|address| address_row(address, &scope.names)).map(|key| (key, Value::Present)));
-    rows.extend(routes(namespace, scope).await?.iter().filter_map(|route| route_row(route, &scope.names)));
+    rows.extend(
+        addresses.iter().filter_map(|address| address_row(namespace, address, &scope.names)).map(|key| (key, Value::Present)),
+    );
+    rows.extend(routes(namespace, scope).await?.iter().filter_map(|route| route_row(namespace, route, &scope.names)));
     let families: &[AddressFamily] = match namespace {
         Namespace::Node => &[AddressFamily::Bridge, AddressFamily::Inet, AddressFamily::Inet6],
         Namespace::Task(_) => &[AddressFamily::Inet, AddressFamily::Inet6],
@@ -285,9 +287,23 @@ fn own_link(names: &Names, index: u32) -> Option<Name> {
     names.get(&index).copied().filter(|name| *name != Name::LOOPBACK)
 }
 
-/// The row of an address. What links give themselves is not ours.
-pub fn address_row(message: &AddressMessage, names: &Names) -> Option<Key> {
+/// The number by which our routes and neighbours in tasks' namespaces are known
+/// (`rtm_protocol`): a task with NET_ADMIN may add others to its links, and they stay
+/// its own. Its addresses are told from ours by a flag that we give and nobody gives
+/// unasked.
+pub const PROTOCOL: RouteProtocol = RouteProtocol::Other(115);
+
+/// The row of an address. What links give themselves is not ours, nor what a task has
+/// added.
+pub fn address_row(namespace: Namespace, message: &AddressMessage, names: &Names) -> Option<Key> {
     let name = own_link(names, message.header.index)?;
+    let is_flagged = message
+        .attributes
+        .iter()
+        .any(|attribute| matches!(attribute, AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Noprefixroute)));
+    if namespace != Namespace::Node && !is_flagged {
+        return None;
+    }
     let net = address_net(message)?;
     if matches!(net.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local()) {
         return None;
@@ -337,9 +353,18 @@ impl Route {
     }
 }
 
-/// The row of a route: of the main table or one of ours, and not the kernel's own.
-pub fn route_row(message: &RouteMessage, names: &Names) -> Option<(Key, Value)> {
+/// Whether a route of a task's namespace was made by the task.
+pub fn is_made_by_task(message: &RouteMessage) -> bool {
+    !matches!(message.header.protocol, RouteProtocol::Kernel | RouteProtocol::Ra | PROTOCOL)
+}
+
+/// The row of a route: of the main table or one of ours, and neither the kernel's own
+/// nor a task's.
+pub fn route_row(namespace: Namespace, message: &RouteMessage, names: &Names) -> Option<(Key, Value)> {
     let header = &message.header;
+    if namespace != Namespace::Node && header.protocol != PROTOCOL {
+        return None;
+    }
     if header.kind != RouteType::Unicast || matches!(header.protocol, RouteProtocol::Kernel | RouteProtocol::Ra) {
         return None;
     }
@@ -378,14 +403,18 @@ fn route_address(address: &RouteAddress) -> Option<IpAddr> {
 /// form that netd makes; a row of another form there counts as missing.
 pub fn neighbour_row(namespace: Namespace, message: &NeighbourMessage, names: &Names) -> Option<(Key, Option<Value>)> {
     let name = own_link(names, message.header.ifindex)?;
-    let (mut hardware, mut destination, mut is_bridge) = (None, None, false);
+    let (mut hardware, mut destination, mut is_bridge, mut is_own) = (None, None, false, namespace == Namespace::Node);
     for attribute in &message.attributes {
         match attribute {
+            NeighbourAttribute::Protocol(protocol) => is_own |= *protocol == PROTOCOL,
             NeighbourAttribute::LinkLayerAddress(bytes) => hardware = mac(bytes),
             NeighbourAttribute::Destination(address) => destination = neighbour_address(address),
             NeighbourAttribute::Controller(_) => is_bridge = true,
             _ => {}
         }
+    }
+    if !is_own {
+        return None;
     }
     let is_permanent = message.header.state == NeighbourState::Permanent;
     let is_vxlan = name.as_str().ends_with('x');
