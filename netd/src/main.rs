@@ -8,6 +8,7 @@ mod status;
 use anyhow::Context as _;
 use clap::Parser as _;
 use skep_identity::process;
+use skep_netd::dns::keeper::{self, Keeper};
 use skep_netd::engine::Engine;
 use skep_netd::kernel::Kernel;
 use skep_netd::namespace::Namespaces;
@@ -29,7 +30,8 @@ const COMMANDS_MAX: usize = 64;
 /// It listens on RUN/netd.sock and pins the network namespaces of tasks under
 /// RUN/netns/. When it is ended (SIGTERM) or killed, everything in the kernel stays
 /// as it is, tasks go on to reach each other, and the next start takes it over
-/// without changing a link; only names are not answered meanwhile.
+/// without changing a link; questions for names wait for it in sockets that a small
+/// process of its own (`keep-names`) holds.
 #[derive(Debug, clap::Parser)]
 #[command(name = "skep-netd", version)]
 struct Args {
@@ -47,6 +49,9 @@ struct Args {
 enum Command {
     /// Asks the running skep-netd how it fares; one thing a line.
     Status,
+    /// Holds the sockets for names while skep-netd restarts; started by it.
+    #[command(hide = true)]
+    KeepNames,
 }
 
 fn main() -> ExitCode {
@@ -70,6 +75,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("cannot start the runtime")?;
     match args.command {
         None => runtime.block_on(serve(args)),
+        Some(Command::KeepNames) => keeper::run(&args.run_dir).context("cannot keep the sockets for names"),
         Some(Command::Status) => runtime.block_on(status::print(&args.run_dir.join(SOCKET))),
     }
 }
@@ -83,6 +89,10 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     let listener = skep_identity::unix::bind(&args.run_dir.join(SOCKET), None)?;
     let namespaces = Namespaces::open(&args.run_dir.join("netns"))?;
     let engine = Engine::adopt(Kernel::open(namespaces)?).await?;
+    match Keeper::find(&args.run_dir) {
+        Ok((keeper, held)) => engine.keep_names(keeper, held),
+        Err(error) => tracing::warn!(%error, "nobody keeps the sockets for names: while netd restarts, questions are lost"),
+    }
     let (commands, received) = tokio::sync::mpsc::channel(COMMANDS_MAX);
     let service = server::service(commands, engine.programmed(), engine.taken(), engine.faults());
     let serving =

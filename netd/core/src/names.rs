@@ -219,7 +219,16 @@ impl Names {
             NameQuestion::Address(address) => self.by_address(task, address),
         };
         // Whoever has no way out may not get one through questions either.
-        found.unwrap_or(if task.has_gateway { NameAnswer::Elsewhere } else { NameAnswer::Nowhere })
+        let may_ask = task.has_gateway || self.has_resolver(task);
+        found.unwrap_or(if may_ask { NameAnswer::Elsewhere } else { NameAnswer::Nowhere })
+    }
+
+    /// Whether a server that the task was given is on one of its own networks.
+    fn has_resolver(&self, task: &LocalTask) -> bool {
+        let given = task.dns.nameservers.iter().filter_map(|text| text.parse::<IpAddr>().ok());
+        let mut subnets = self.visible_to(task).flat_map(|network| &network.pools).map(|pool| pool.subnet);
+        let given: Vec<IpAddr> = given.collect();
+        subnets.any(|subnet| given.iter().any(|address| subnet.contains(address)))
     }
 
     fn by_name(&self, task: &LocalTask, name: &str, is_wanted: impl Fn(&IpAddr) -> bool) -> Option<NameAnswer> {

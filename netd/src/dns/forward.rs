@@ -1,16 +1,20 @@
 //! A question that nobody here knows, asked of other servers.
 //!
 //! They are asked one after the other, each over the transport that the client
-//! used, from the node's own namespace: its resolvers may listen on its loopback
-//! interface. A reply counts if it comes from the server, with the id and the
+//! used. Those that the task was given are asked from its own namespace, as they may
+//! be on a network of its own; where no route leads there, and for the node's
+//! resolvers, which may listen on its loopback interface, it is the node's. A reply counts if it comes from the server, with the id and the
 //! question that were sent.
 
 use super::message::{Asked, Returned, with_id};
+use super::upstream::Server;
+use crate::nft::namespace::within;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 /// How long one server may take.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -28,13 +32,17 @@ pub enum Over {
 
 /// Asks the servers in turn until one knows. The reply of the last that failed is
 /// better than none; none = nobody answered.
-pub async fn forward(asked: &Asked, bytes: &[u8], servers: &[SocketAddr], over: Over) -> Option<Vec<u8>> {
+pub async fn forward(asked: &Asked, bytes: &[u8], servers: &[Server], of_task: BorrowedFd<'_>, over: Over) -> Option<Vec<u8>> {
     let mut failure = None;
-    for server in servers {
+    for Server { address: server, from_task, from_node } in servers {
         let exchange = async {
-            match over {
-                Over::Udp => by_datagram(asked, bytes, *server).await,
-                Over::Tcp => by_connection(asked, bytes, *server).await,
+            let from_there = match from_task {
+                true => exchange(asked, bytes, *server, Some(of_task), over).await,
+                false => Err(io::ErrorKind::NetworkUnreachable.into()),
+            };
+            match from_there {
+                Err(error) if *from_node && is_unreachable(&error) => exchange(asked, bytes, *server, None, over).await,
+                result => result,
             }
         };
         match tokio::time::timeout(SERVER_TIMEOUT, exchange).await {
@@ -47,9 +55,38 @@ pub async fn forward(asked: &Asked, bytes: &[u8], servers: &[SocketAddr], over: 
     failure
 }
 
-async fn by_datagram(asked: &Asked, bytes: &[u8], server: SocketAddr) -> io::Result<Returned> {
+async fn exchange(
+    asked: &Asked,
+    bytes: &[u8],
+    server: SocketAddr,
+    namespace: Option<BorrowedFd<'_>>,
+    over: Over,
+) -> io::Result<Returned> {
+    match over {
+        Over::Udp => by_datagram(asked, bytes, server, namespace).await,
+        Over::Tcp => by_connection(asked, bytes, server, namespace).await,
+    }
+}
+
+/// Whether no route leads there from a namespace.
+fn is_unreachable(error: &io::Error) -> bool {
+    use io::ErrorKind::{AddrNotAvailable, NetworkUnreachable};
+    matches!(error.kind(), NetworkUnreachable | AddrNotAvailable)
+}
+
+/// Makes a socket in a namespace; none = in the one that we are in.
+fn made_in<T: Send>(namespace: Option<BorrowedFd<'_>>, make: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    match namespace {
+        Some(namespace) => within(namespace, make)?,
+        None => make(),
+    }
+}
+
+async fn by_datagram(asked: &Asked, bytes: &[u8], server: SocketAddr, namespace: Option<BorrowedFd<'_>>) -> io::Result<Returned> {
     let local: SocketAddr = if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-    let socket = UdpSocket::bind(local).await?;
+    let made = made_in(namespace, || std::net::UdpSocket::bind(local))?;
+    made.set_nonblocking(true)?;
+    let socket = UdpSocket::from_std(made)?;
     // From then on nobody else is heard.
     socket.connect(server).await?;
     let id = random_id();
@@ -63,8 +100,14 @@ async fn by_datagram(asked: &Asked, bytes: &[u8], server: SocketAddr) -> io::Res
     }
 }
 
-async fn by_connection(asked: &Asked, bytes: &[u8], server: SocketAddr) -> io::Result<Returned> {
-    let mut stream = TcpStream::connect(server).await?;
+async fn by_connection(
+    asked: &Asked,
+    bytes: &[u8],
+    server: SocketAddr,
+    namespace: Option<BorrowedFd<'_>>,
+) -> io::Result<Returned> {
+    let make = || if server.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let mut stream = made_in(namespace, make)?.connect(server).await?;
     let id = random_id();
     write_framed(&mut stream, &with_id(bytes, id)).await?;
     loop {

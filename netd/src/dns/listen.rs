@@ -5,6 +5,7 @@
 //! which returns when no socket is left in the namespace.
 
 use super::forward::{Over, forward, read_framed, write_framed};
+use super::keeper::Kept;
 use super::message::{self, Asked, Read};
 use super::{Error, Shared};
 use crate::nft::names::ADDRESS;
@@ -14,7 +15,7 @@ use skep_model::TaskId;
 use skep_netd_core::NameAnswer;
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -59,19 +60,31 @@ pub struct Listening {
 }
 
 impl Listening {
-    /// Opens both sockets in the namespace and begins to answer.
+    /// Opens both sockets in the namespace, or takes those that were kept there, gives
+    /// them to `keep` and begins to answer.
     ///
     /// # Errors
     /// If the namespace cannot be entered, or no port is free.
-    pub(super) fn open(shared: Arc<Shared>, task: TaskId, namespace: BorrowedFd<'_>) -> Result<Self, Error> {
+    pub(super) fn open(
+        shared: Arc<Shared>,
+        task: TaskId,
+        namespace: BorrowedFd<'_>,
+        kept: Option<Kept>,
+        keep: impl FnOnce(u16, BorrowedFd<'_>, BorrowedFd<'_>),
+    ) -> Result<Self, Error> {
         let failed = |source| Error::Listen { task, source };
         let seed = task.as_str().bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
-        let (udp, tcp, port) = within(namespace, || sockets(seed)).and_then(|made| made).map_err(failed)?;
+        let (udp, tcp, port) = match kept.filter(|kept| kept.is_in(namespace)) {
+            Some(Kept { port, udp, tcp }) => (udp, tcp, port),
+            None => within(namespace, || sockets(seed)).and_then(|made| made).map_err(failed)?,
+        };
+        keep(port, udp.as_fd(), tcp.as_fd());
         let stop = CancellationToken::new();
         let running = TaskTracker::new();
         let server = Arc::new(Server {
             shared,
             task,
+            namespace: namespace.try_clone_to_owned().map_err(failed)?,
             turn: AtomicUsize::new(seed),
             forwards: Semaphore::new(FORWARDS_MAX),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
@@ -135,6 +148,8 @@ fn bound(kind: SockType, port: u16) -> io::Result<OwnedFd> {
 struct Server {
     shared: Arc<Shared>,
     task: TaskId,
+    /// The task's, from which others are asked. It is let go with the last socket.
+    namespace: OwnedFd,
     /// Answers given; equal addresses take turns at the first place, beginning with
     /// another one for each task.
     turn: AtomicUsize,
@@ -254,7 +269,7 @@ impl Server {
             tracing::debug!(task = %self.task, %error, "nobody can be asked for a name");
             Vec::new()
         });
-        forward(asked, bytes, &servers, over).await.or_else(|| asked.failure())
+        forward(asked, bytes, &servers, self.namespace.as_fd(), over).await.or_else(|| asked.failure())
     }
 }
 

@@ -3,9 +3,8 @@
 //! Each task's namespace holds two sockets of ours on 127.0.0.11, made there by a
 //! thread that ends, and served here: a change of the names is a change of one value
 //! that all of them read, and no socket notices. The ports are none that a program
-//! of the task would want; [`crate::nft::names`] leads port 53 to them. After a
-//! restart of netd the sockets are new and so are their ports, so that the table is
-//! written again.
+//! of the task would want; [`crate::nft::names`] leads port 53 to them. While netd
+//! restarts, a small process holds them ([`keeper`]), and what is asked meanwhile waits.
 //!
 //! What a task is told is decided in [`skep_netd_core::Names`]; here are the
 //! messages, the limits, and the way to other servers for what is not known.
@@ -14,6 +13,7 @@
 //! lives as long as a socket in it does, so those of a task that went are closed.
 
 mod forward;
+pub mod keeper;
 mod listen;
 mod message;
 mod resolvers;
@@ -24,16 +24,16 @@ mod upstream;
 pub use listen::Listeners;
 pub use resolvers::Resolvers;
 
+use keeper::{Keeper, Kept};
 use listen::Listening;
 use skep_model::TaskId;
 use skep_netd_core::Names;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
-use upstream::Upstream;
+use upstream::{Server, Upstream};
 
 /// Why names cannot be answered.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +66,14 @@ pub enum Error {
 pub struct NameServer {
     shared: Arc<Shared>,
     tasks: Arc<Mutex<BTreeMap<TaskId, Listening>>>,
+    kept: Arc<Mutex<Keeping>>,
+}
+
+/// The process that holds the sockets beside us, and what it held before.
+#[derive(Debug, Default)]
+struct Keeping {
+    keeper: Option<Keeper>,
+    held: BTreeMap<TaskId, Kept>,
 }
 
 /// What all sockets read.
@@ -80,7 +88,7 @@ impl Shared {
         self.names.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn servers(&self, task: TaskId) -> Result<Vec<SocketAddr>, Error> {
+    fn servers(&self, task: TaskId) -> Result<Vec<Server>, Error> {
         let names = self.names();
         names.task(task).map_or_else(|| Ok(Vec::new()), |task| self.upstream.of(task))
     }
@@ -91,7 +99,7 @@ impl NameServer {
     /// for those that tasks may ask elsewhere.
     pub fn new(resolv_conf: PathBuf) -> Self {
         let shared = Shared { names: RwLock::default(), upstream: Upstream::new(resolv_conf) };
-        Self { shared: Arc::new(shared), tasks: Arc::default() }
+        Self { shared: Arc::new(shared), tasks: Arc::default(), kept: Arc::default() }
     }
 
     /// Changes the names; whoever asks sees all of the change or nothing of it.
@@ -114,7 +122,15 @@ impl NameServer {
         if let Some(listening) = tasks.get(&task) {
             return Ok(listening.ports);
         }
-        let listening = Listening::open(self.shared.clone(), task, namespace)?;
+        let mut kept = self.keeping();
+        let held = kept.held.remove(&task);
+        let keep = |port, udp: BorrowedFd<'_>, tcp: BorrowedFd<'_>| {
+            if let Some(error) = kept.keeper.as_ref().and_then(|keeper| keeper.keep(task, port, udp, tcp).err()) {
+                tracing::warn!(%error, "nobody keeps the sockets for names: while netd restarts, questions are lost");
+                kept.keeper = None;
+            }
+        };
+        let listening = Listening::open(self.shared.clone(), task, namespace, held, keep)?;
         let ports = listening.ports;
         tasks.insert(task, listening);
         Ok(ports)
@@ -131,6 +147,32 @@ impl NameServer {
         if let Some(listening) = listening {
             listening.close().await;
         }
+        let mut kept = self.keeping();
+        kept.held.remove(&task);
+        if let Some(keeper) = &kept.keeper {
+            keeper.forget(task);
+        }
+    }
+
+    /// Has sockets held by another process as well, and takes over those that it held.
+    pub fn keep_by(&self, keeper: Keeper, held: BTreeMap<TaskId, Kept>) {
+        *self.keeping() = Keeping { keeper: Some(keeper), held };
+    }
+
+    /// Lets go of what was held for other tasks than these.
+    pub fn keep_only(&self, is_wanted: impl Fn(&TaskId) -> bool) {
+        let mut kept = self.keeping();
+        let gone: Vec<TaskId> = kept.held.keys().filter(|task| !is_wanted(task)).copied().collect();
+        for task in gone {
+            kept.held.remove(&task);
+            if let Some(keeper) = &kept.keeper {
+                keeper.forget(task);
+            }
+        }
+    }
+
+    fn keeping(&self) -> MutexGuard<'_, Keeping> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<TaskId, Listening>> {

@@ -56,6 +56,8 @@ impl Resolvers {
                 }
             }
         }
+        // Whatever else was held for a netd before us is nobody's any more.
+        self.server.keep_only(|task| self.pending.contains(task));
         settled
     }
 

@@ -405,6 +405,24 @@ fn others_are_asked_for_what_nobody_here_knows() {
 }
 
 #[test]
+fn a_server_on_a_network_of_the_task_is_asked_from_there() {
+    let site = Site::new(1);
+    site.resolv_conf("nameserver 127.0.0.53\n");
+    upstream(&site.node, "127.0.0.53", 1);
+    for (number, has_gateway) in [(10, true), (11, false)] {
+        let client = site.task(task(number, has_gateway, &["10.1.0.9"]));
+        assert_eq!(client.resolve("example.com", RecordType::A), "ServFail", "nobody is there, and the node's are not asked");
+        // A service on the overlay that only the task has a way to.
+        let resolver = Namespace::new();
+        client.namespace.connect("task", &["10.1.1.7/16"], &resolver, "peer", &["10.1.0.9/16"]);
+        upstream(&resolver, "10.1.0.9", 4);
+        assert_eq!(client.resolve("example.com", RecordType::A), "NoError 192.0.2.4");
+        assert_eq!(said(&client.ask_over_tcp(&query("big.example", RecordType::A))), "NoError 192.0.2.4");
+        assert_eq!(client.resolve("web", RecordType::A), "NoError 10.1.0.2");
+    }
+}
+
+#[test]
 fn a_task_that_asks_too_much_delays_nobody() {
     let site = Site::new(1);
     upstream(&site.node, "127.0.0.53", 1);

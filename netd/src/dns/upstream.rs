@@ -13,6 +13,17 @@ const SERVERS_MAX: usize = 3;
 /// The port of the domain name system.
 const PORT: u16 = 53;
 
+/// Somebody who is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Where.
+    pub address: SocketAddr,
+    /// From the task's own namespace: it may be on a network of the task.
+    pub from_task: bool,
+    /// From the node's, if it cannot be reached from the task's.
+    pub from_node: bool,
+}
+
 /// The node's own resolvers, read again when their file changes.
 #[derive(Debug)]
 pub struct Upstream {
@@ -38,10 +49,21 @@ impl Upstream {
     ///
     /// # Errors
     /// If the node's file cannot be read, or names nobody.
-    pub fn of(&self, task: &LocalTask) -> Result<Vec<SocketAddr>, Error> {
+    pub fn of(&self, task: &LocalTask) -> Result<Vec<Server>, Error> {
         let given = task.dns.nameservers.iter().filter_map(|text| text.parse::<IpAddr>().ok());
-        let given: Vec<SocketAddr> = given.take(SERVERS_MAX).map(|address| SocketAddr::new(address, PORT)).collect();
-        if given.is_empty() { self.of_node() } else { Ok(given) }
+        // Whoever has no way out does not get one through questions; a loopback address is the node's.
+        let from_node = task.has_gateway;
+        let server = |address: IpAddr| Server {
+            address: SocketAddr::new(address, PORT),
+            from_task: !address.to_canonical().is_loopback(),
+            from_node,
+        };
+        let given: Vec<Server> = given.take(SERVERS_MAX).map(server).collect();
+        if !given.is_empty() {
+            return Ok(given);
+        }
+        let of_node = if from_node { self.of_node()? } else { Vec::new() };
+        Ok(of_node.into_iter().map(|address| Server { address, from_task: false, from_node: true }).collect())
     }
 
     fn of_node(&self) -> Result<Vec<SocketAddr>, Error> {
@@ -113,14 +135,21 @@ mod tests {
         };
         assert!(matches!(upstream.of(&task), Err(Error::Resolvers { .. })));
         std::fs::write(&path, "nameserver 192.0.2.1\n").expect("it is written");
-        assert_eq!(upstream.of(&task).expect("one"), ["192.0.2.1:53".parse().expect("an address")]);
+        let of_node = |address: &str| Server { address: address.parse().expect("an address"), from_task: false, from_node: true };
+        assert_eq!(upstream.of(&task).expect("one"), [of_node("192.0.2.1:53")]);
         // As most programs replace it: a new file takes the name.
         std::fs::write(folder.path().join("new"), "nameserver 192.0.2.2\n").expect("it is written");
         std::fs::rename(folder.path().join("new"), &path).expect("it is renamed");
-        assert_eq!(upstream.of(&task).expect("one"), ["192.0.2.2:53".parse().expect("an address")]);
+        assert_eq!(upstream.of(&task).expect("one"), [of_node("192.0.2.2:53")]);
         std::fs::write(&path, "search example.com\n").expect("it is written");
         assert!(matches!(upstream.of(&task), Err(Error::NoResolver(_))));
         task.dns.nameservers = vec!["2001:db8::1".into()];
-        assert_eq!(upstream.of(&task).expect("one"), ["[2001:db8::1]:53".parse().expect("an address")]);
+        let own = Server { from_task: true, ..of_node("[2001:db8::1]:53") };
+        assert_eq!(upstream.of(&task).expect("one"), [own]);
+        task.dns.nameservers = vec!["127.0.0.53".into()];
+        assert_eq!(upstream.of(&task).expect("one"), [of_node("127.0.0.53:53")]);
+        task.has_gateway = false;
+        task.dns.nameservers.clear();
+        assert_eq!(upstream.of(&task).expect("nobody"), []);
     }
 }

@@ -220,6 +220,8 @@ impl Engine {
         let failures = failures.chain(self.unreadable.values().cloned());
         let connections = self.tables.failures().map(|(namespace, text)| format!("{namespace}: {text}"));
         let failures = failures.chain(connections).chain(self.underlay_failure());
+        let failures = failures.chain(self.tables.blocked().iter().cloned());
+        let failures = failures.chain(self.tables.ports_in_use(self.desired.overlay()).into_values());
         Status {
             programmed_through: self.programmed.borrow().version,
             tasks: self.desired.namespaces().iter().copied().collect(),

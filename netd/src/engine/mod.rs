@@ -15,6 +15,7 @@ mod repairs;
 mod settling;
 
 use crate::dns::Resolvers;
+use crate::dns::keeper::{Keeper, Kept};
 use crate::kernel::{Kernel, KernelError};
 use crate::nft::tables::{News, Tables};
 use crate::probe::Plan;
@@ -179,6 +180,11 @@ impl Engine {
             audited: (None, Instant::now()),
             next_retry: None,
         })
+    }
+
+    /// Has the sockets for names held by another process while there is no netd.
+    pub fn keep_names(&self, keeper: Keeper, held: BTreeMap<TaskId, Kept>) {
+        self.names.server().keep_by(keeper, held);
     }
 
     /// What does not work, by place.
