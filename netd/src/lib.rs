@@ -5,12 +5,13 @@
 //! the only place where something happens; [`server`] turns calls into its
 //! commands. What should be there is decided in `skep-netd-core`. When the rows are
 //! in place, [`dns`] and [`nft::tables`] follow ([`settled`]). All of it is netlink:
-//! no other program is ever started.
+//! the only process that is ever started holds sockets ([`dns::keeper`]).
 
 pub mod dns;
 pub mod drain;
 pub mod engine;
 pub mod kernel;
+mod listening;
 pub mod namespace;
 pub mod nft;
 pub mod parse;

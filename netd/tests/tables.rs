@@ -509,6 +509,112 @@ async fn a_port_of_one_node_leads_to_its_task_and_closes_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_sender_that_is_older_than_a_port_or_a_service_reaches_it_when_it_comes() {
+    let pins = Pins::new();
+    let mut nodes = cluster(&pins, PLAIN).await;
+    serve(&nodes[1]);
+    let outside = client(&pins, &nodes).await;
+    let sender = |bind: &str, to: &str| {
+        let socket = UdpSocket::bind(bind).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        socket.connect(to).unwrap();
+        socket
+    };
+    let senders = [
+        ("an ingress port", inside(outside.as_fd(), || sender("0.0.0.0:0", "203.0.1.1:9090")).unwrap()),
+        ("a port of one node", inside(outside.as_fd(), || sender("0.0.0.0:0", "203.0.1.1:7001")).unwrap()),
+        ("a virtual address", nodes[0].in_task(|| sender("0.0.0.0:0", &format!("{VIP}:90")))),
+        ("a virtual address of v6", nodes[0].in_task(|| sender("[::]:0", &format!("[{VIP6}]:90")))),
+    ];
+    // Something hears them meanwhile, so that the kernel remembers where they went.
+    let hears = nodes[0].in_node(|| [9090, 7001].map(|port| UdpSocket::bind(("::", port)).unwrap()));
+    for (_, socket) in &senders {
+        socket.send(b"early").unwrap();
+    }
+    for socket in &hears {
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        assert_eq!(socket.recv(&mut [0; 8]).unwrap(), 5);
+    }
+    drop(hears);
+    let mut own = local_task(0);
+    own.host_ports =
+        vec![PublishedPort { transport: Transport::Udp, target_port: 90, published_port: 7001, publish_mode: PublishMode::Host }];
+    serve(&nodes[0]);
+    let changes = vec![overlay(&web()), Change::PutTask(v1::LocalTask::from(&own))];
+    nodes[0].send(changes, 2).await;
+    for (what, socket) in &senders {
+        // What the kernel said to the early one may still lie there.
+        let _ = socket.take_error();
+        socket.send(b"?").unwrap();
+        socket.recv(&mut [0; 64]).unwrap_or_else(|error| panic!("{what} answers the same socket: {error}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_port_in_use_on_a_node_stays_its_own_and_is_given_up_with_its_process() {
+    let pins = Pins::new();
+    let mut nodes = cluster(&pins, PLAIN).await;
+    let own = nodes[0].in_node(|| TcpListener::bind("[::]:8080").unwrap());
+    let limit = nix::sys::time::TimeVal::new(5, 0);
+    nix::sys::socket::setsockopt(&own, nix::sys::socket::sockopt::ReceiveTimeout, &limit).unwrap();
+    for node in &mut nodes {
+        node.send(vec![overlay(&web())], 2).await;
+        serve(node);
+    }
+    let accepted = |from: &dyn Fn(&str) -> std::io::Result<TcpStream>, to: &str| {
+        let _stream = from(to).unwrap();
+        own.accept().unwrap_or_else(|error| panic!("{to} is the process's: {error}"));
+    };
+    let limit = Duration::from_secs(5);
+    let connect = |to: &str| TcpStream::connect_timeout(&to.parse().unwrap(), limit);
+    accepted(&|to| nodes[0].in_node(|| connect(to)), "127.0.0.1:8080");
+    accepted(&|to| nodes[0].in_node(|| connect(to)), "192.0.2.1:8080");
+    accepted(&|to| nodes[1].in_node(|| connect(to)), "192.0.2.1:8080");
+    assert!(nodes[1].in_node(|| open("192.0.2.2:8080")).is_ok(), "the other node answers");
+    let told = nodes[0].status().await.failures.join("; ");
+    assert!(told.contains("port 8080/tcp of this node: a process of the node listens on it at all addresses"), "{told}");
+    assert_eq!(nodes[1].status().await.failures, [] as [String; 0]);
+    drop(own);
+    // From elsewhere it is the service's at once, from the node itself when it was looked for.
+    assert!(nodes[1].in_node(|| open("192.0.2.1:8080")).is_ok());
+    let start = Instant::now();
+    while let Err(error) = nodes[0].in_node(|| open("192.0.2.1:8080")) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        assert!(start.elapsed() < DEADLINE, "the port is given up");
+        tokio::time::timeout(DEADLINE, nodes[0].status()).await.unwrap();
+    }
+}
+
+/// Asks for the address of `web`, as RFC 1035 writes it.
+const QUESTION: &[u8] = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03web\x00\x00\x01\x00\x01";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_name_that_is_asked_for_while_netd_restarts_is_answered_by_the_next_one() {
+    let pins = Pins::new();
+    let mut nodes = serving(&pins, PLAIN).await;
+    let resolver = nodes[0].in_task(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    resolver.connect("127.0.0.11:53").unwrap();
+    resolver.set_read_timeout(Some(DEADLINE)).unwrap();
+    let ask = || resolver.send(QUESTION).unwrap();
+    let answered = || {
+        let mut reply = [0; 512];
+        let length = resolver.recv(&mut reply).expect("an answer");
+        assert!(reply[..length].ends_with(&[10, 77, 0, 200]), "the virtual address: {:?}", &reply[..length]);
+    };
+    ask();
+    answered();
+    for _ in 0..2 {
+        nodes[0].process.kill().unwrap();
+        nodes[0].process.wait().unwrap();
+        ask();
+        nodes[0].restart().await;
+        nodes[0].apply_set(usize::MAX, vec![overlay(&web())]).await;
+        // Once is enough.
+        answered();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn changed_tables_are_written_anew_within_a_second_and_named() {
     let pins = Pins::new();
     let mut nodes = serving(&pins, PLAIN).await;
@@ -524,7 +630,9 @@ async fn changed_tables_are_written_anew_within_a_second_and_named() {
         (true, "skep_services", flush("skep_services", "output")),
         (true, "skep_mesh", flush("skep_mesh", "back")),
         (false, "skep_ingress", delete("skep_ingress")),
-        (false, "skep_ingress", flush("skep_ingress", "tcp_8080")),
+        (false, "skep_ingress", flush("skep_ingress", &format!("service_{}", service()))),
+        (false, "skep_guard", flush("skep_guard", "arrive")),
+        (false, "skep_senders", TableChange::DeleteTable(Table::bridge("skep_senders"))),
         (false, "skep_egress", flush("skep_egress", "postrouting")),
         (false, "skep_underlay", delete("skep_underlay")),
     ];

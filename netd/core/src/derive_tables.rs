@@ -6,15 +6,16 @@
 //! of services. What an object refers to and is not known is left out until it
 //! comes.
 
+use crate::firewall;
 use crate::mark::ingress_mark;
-use crate::name::{Mac, bridge_name};
+use crate::name::Mac;
 use crate::overlay::Overlay;
 use crate::row::Namespace;
 use crate::table::{
-    Content, EgressSubnet, HostPort, IngressNode, IngressPort, PortKey, ServiceKey, TableName, VirtualService, WirePort,
+    Content, EgressSubnet, HostPort, IngressNode, IngressService, PortKey, ServiceKey, TableName, VirtualService, WirePort,
 };
 use crate::touched::Touched;
-use skep_model::endpoint::{INGRESS_NODES_MAX, INGRESS_PORTS_MAX, PublishedPort, wire_port};
+use skep_model::endpoint::{INGRESS_NODES_MAX, INGRESS_PORTS_MAX, PublishedPort, wire_port, wire_width};
 use skep_model::overlay::{LocalTask, NodeService};
 use skep_model::{NetworkId, ServiceId, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,14 +46,14 @@ pub fn tables_touched(overlay: &Overlay, touched: &Touched) -> BTreeMap<Namespac
         }
     }
     for network in &touched.networks {
-        look(Namespace::Node, &[TableName::Ingress, TableName::Egress]);
+        look(Namespace::Node, &[TableName::Ingress, TableName::Egress, TableName::Guard, TableName::Senders]);
         for task in overlay.tasks_on(*network) {
             look(Namespace::Task(task.id), &TableName::OF_TASK);
         }
     }
     for task in &touched.tasks {
         look(Namespace::Task(*task), &TableName::OF_TASK);
-        look(Namespace::Node, &[TableName::HostPorts]);
+        look(Namespace::Node, &[TableName::HostPorts, TableName::Senders]);
     }
     for key in services_touched(overlay, touched) {
         found.entry(Namespace::Node).or_default().services.insert(key);
@@ -81,6 +82,8 @@ pub fn table_content(overlay: &Overlay, namespace: Namespace, table: TableName) 
         (Namespace::Node, TableName::HostPorts) => host_ports(overlay),
         (Namespace::Node, TableName::Egress) => Some(Content::Egress(gateway_subnets(overlay)?)),
         (Namespace::Node, TableName::Underlay) => underlay(overlay),
+        (Namespace::Node, TableName::Guard) => firewall::guard(overlay),
+        (Namespace::Node, TableName::Senders) => firewall::senders(overlay),
         _ => None,
     }
 }
@@ -96,20 +99,20 @@ pub fn virtual_service(overlay: &Overlay, (network, service): ServiceKey) -> Opt
     Some(VirtualService { addresses: on.virtual_addresses.clone(), backends: backends(overlay, network, service) })
 }
 
-/// The ports that this node answers on for a service; none if it takes no part in
-/// the routing mesh.
-pub fn ingress_ports(overlay: &Overlay, service: ServiceId) -> Vec<(PortKey, IngressPort)> {
-    let number = overlay.here().and_then(|here| here.ingress.as_ref()).map(|ingress| ingress.number);
-    let number = number.filter(|number| (1..=INGRESS_NODES_MAX).contains(number));
-    let (Some(number), Some(network), Some(service)) = (number, overlay.ingress(), overlay.service(service)) else {
-        return Vec::new();
-    };
+/// What this node answers on for a service; `None` = on nothing, or it takes no part
+/// in the routing mesh.
+pub fn ingress_service(overlay: &Overlay, service: ServiceId) -> Option<IngressService> {
+    let number = overlay.here()?.ingress.as_ref()?.number;
+    let (network, service) = (overlay.ingress()?, overlay.service(service)?);
+    if !(1..=INGRESS_NODES_MAX).contains(&number) {
+        return None;
+    }
+    let n_ports = service.ingress_ports.len();
+    let port =
+        |(index, port): (usize, &PublishedPort)| ((port.transport, port.published_port), wire_port(number, index, n_ports));
+    let ports: BTreeMap<PortKey, u16> = numbered_ports(service).map(port).collect();
     let backends = backends(overlay, network.id, service.id);
-    let port = |(index, port): (usize, &PublishedPort)| {
-        let key = (port.transport, port.published_port);
-        (key, IngressPort { service: service.id, wire_port: wire_port(number, index), backends: backends.clone() })
-    };
-    numbered_ports(service).map(port).collect()
+    (!ports.is_empty()).then_some(IngressService { ports, backends })
 }
 
 /// The ports of a service that are published, with their places.
@@ -157,18 +160,24 @@ fn mesh(overlay: &Overlay, task: &LocalTask) -> Option<Content> {
     let outward = gateway.map(|gateway| gateway.addresses(task.id)).unwrap_or_default();
     let outward = outward.iter().map(ipnet::IpNet::addr).collect();
     let near = network.pools.iter().map(|pool| pool.subnet).collect();
-    Some(Content::Mesh { nodes, ports: ports.collect(), outward, near })
+    let n_ports = overlay.service(task.service).map_or(0, |service| service.ingress_ports.len());
+    let mask = u16::try_from(wire_width(n_ports) - 1).expect("there are at most INGRESS_PORTS_MAX");
+    Some(Content::Mesh { nodes, ports: ports.collect(), mask, outward, near })
 }
 
 fn ingress(overlay: &Overlay) -> Option<Content> {
     overlay.here()?.ingress.as_ref()?;
-    let bridge = bridge_name(overlay.ingress()?.vni);
-    let mut ports = BTreeMap::new();
-    for (key, port) in overlay.services().flat_map(|service| ingress_ports(overlay, service.id)) {
+    overlay.ingress()?;
+    let (mut services, mut taken) = (BTreeMap::new(), BTreeSet::new());
+    for id in overlay.services().map(|service| service.id) {
+        let Some(mut found) = ingress_service(overlay, id) else { continue };
         // Admission lets nobody publish what another has; the first counts.
-        ports.entry(key).or_insert(port);
+        found.ports.retain(|key, _| taken.insert(*key));
+        if !found.ports.is_empty() {
+            services.insert(id, found);
+        }
     }
-    Some(Content::Ingress { bridge, ports })
+    Some(Content::Ingress { services, kept: BTreeSet::new() })
 }
 
 fn host_ports(overlay: &Overlay) -> Option<Content> {
@@ -309,13 +318,15 @@ mod tests {
             nodes: [1, 2].map(|n| IngressNode { hardware: Mac::of(address(1, 100 + n)), mark: ingress_mark(n.into()) }).into(),
             // The first port is not published; places stay what they are.
             ports: vec![WirePort { transport: Transport::Tcp, index: 1, target_port: 80 }],
+            mask: 63,
             outward: vec![IpAddr::from([172, 18, 0, 2])],
             near: overlay.ingress().unwrap().pools.iter().map(|pool| pool.subnet).collect(),
         };
         assert_eq!(table_content(overlay, Namespace::Task(task(1)), TableName::Mesh), Some(mesh));
         assert_eq!(table_content(overlay, Namespace::Task(task(3)), TableName::Mesh), None, "it is not on the ingress network");
-        let leads = IngressPort { service: service(1), wire_port: wire_port(1, 1), backends: vec![address(1, 2)] };
-        let ingress = Content::Ingress { bridge: bridge_name(4097), ports: [((Transport::Tcp, 8080), leads)].into() };
+        let ports = [((Transport::Tcp, 8080), wire_port(1, 1, 2))].into();
+        let leads = IngressService { ports, backends: vec![address(1, 2)] };
+        let ingress = Content::Ingress { services: [(service(1), leads)].into(), kept: BTreeSet::new() };
         assert_eq!(table_content(overlay, Namespace::Node, TableName::Ingress), Some(ingress));
         let subnets = vec![EgressSubnet { bridge: crate::gateway_bridge_name(), subnet: "172.18.0.0/16".parse().unwrap() }];
         // Both tasks ask for one port: the first has it.

@@ -16,6 +16,7 @@
 
 mod derive_tables;
 mod desired;
+mod firewall;
 mod gateway;
 mod gone;
 mod ingress_rows;
@@ -35,8 +36,9 @@ mod table;
 mod testing;
 mod touched;
 
-pub use derive_tables::{TablesTouched, ingress_ports, services_touched, table_content, tables_touched, virtual_service};
+pub use derive_tables::{TablesTouched, ingress_service, services_touched, table_content, tables_touched, virtual_service};
 pub use desired::{Change, Desired};
+pub use firewall::reaching;
 pub use gateway::Gateway;
 pub use gone::{Backends, Came, Turnover, Vanished};
 pub use mark::{ingress_mark, is_ingress_mark};
@@ -52,7 +54,7 @@ pub use plan::{Op, plan};
 pub use probe::{Probe, ProbeQuestion, probes};
 pub use row::{Family, FdbTable, FdbTarget, Key, Link, Namespace, Place, Port, Setting, Sysctl, TABLE_MAIN, Value};
 pub use table::{
-    Content, EgressSubnet, HostPort, IngressNode, IngressPort, PortKey, ServiceKey, TableName, VirtualService, WIRE_PORT_MASK,
-    WirePort,
+    Content, EgressSubnet, Guard, HostPort, IngressNode, IngressService, KeptPort, PortKey, Sender, Senders, ServiceKey,
+    TableName, VirtualService, WirePort,
 };
 pub use touched::Touched;

@@ -138,13 +138,24 @@ pub fn bridge_with_addresses(bridge: Name, addresses: &[IpNet], mtu: u32) -> Vec
     rows
 }
 
+/// Whether a network has rows on this node.
+pub fn has_rows(overlay: &Overlay, network: &NodeNetwork) -> bool {
+    overlay.mtu(network).is_some()
+}
+
+/// The node's end of the pair that attaches a task to a network, the hardware
+/// address of the task's end, and the addresses that the task has there. Without an
+/// address inside the network there is nothing to attach.
+pub fn attached_port(network: &NodeNetwork, attachment: &Attachment) -> Option<(Name, Mac, Vec<IpAddr>)> {
+    let offset = attachment.addresses.iter().find_map(|address| offset(network, *address))?;
+    let own = attachment.addresses.iter().copied().filter(|address| subnet_of(network, *address).is_some());
+    Some((veth_name(network.vni, offset), Mac::of(attachment.addresses[0]), own.collect()))
+}
+
 fn attached(network: &NodeNetwork, task: TaskId, attachment: &Attachment, inner: Name, mtu: u32) -> Vec<Row> {
-    // Without an address inside the network there is nothing to attach.
-    let Some(offset) = attachment.addresses.iter().find_map(|address| offset(network, *address)) else { return Vec::new() };
-    let outer = veth_name(network.vni, offset);
+    let Some((outer, mac, own)) = attached_port(network, attachment) else { return Vec::new() };
     let within = |address: &IpAddr| with_prefix_of(*address, subnet_of(network, *address)?);
-    let addresses: Vec<IpNet> = attachment.addresses.iter().filter_map(within).collect();
-    let mac = Mac::of(attachment.addresses[0]);
+    let addresses: Vec<IpNet> = own.iter().filter_map(within).collect();
     pair(task, (outer, inner), (bridge_name(network.vni), false), mac, &addresses, mtu)
 }
 

@@ -7,9 +7,9 @@
 use crate::name::{Mac, Name};
 use crate::row::Namespace;
 use ipnet::IpNet;
-use skep_model::endpoint::{INGRESS_PORTS_MAX, Transport};
+use skep_model::endpoint::Transport;
 use skep_model::{NetworkId, ServiceId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,13 +31,17 @@ pub enum TableName {
     Egress,
     /// On the node: who may send to the overlays.
     Underlay,
+    /// On the node: what it takes from its bridges, and what it passes on to them.
+    Guard,
+    /// On the node's bridges: who may send what through which port.
+    Senders,
 }
 
 impl TableName {
     /// The tables of a task's namespace.
     pub const OF_TASK: [Self; 3] = [Self::Services, Self::Names, Self::Mesh];
     /// The tables of the node's namespace.
-    pub const OF_NODE: [Self; 4] = [Self::Ingress, Self::HostPorts, Self::Egress, Self::Underlay];
+    pub const OF_NODE: [Self; 6] = [Self::Ingress, Self::HostPorts, Self::Egress, Self::Underlay, Self::Guard, Self::Senders];
 
     /// Those that are made of services, of whichever namespace.
     pub const OF_SERVICES: [Self; 2] = [Self::Services, Self::Ingress];
@@ -60,7 +64,14 @@ impl TableName {
             Self::HostPorts => "skep_host_ports",
             Self::Egress => "skep_egress",
             Self::Underlay => "skep_underlay",
+            Self::Guard => "skep_guard",
+            Self::Senders => "skep_senders",
         }
+    }
+
+    /// Whether it is asked about the frames on bridges, and not about packets.
+    pub fn is_of_bridges(self) -> bool {
+        self == Self::Senders
     }
 }
 
@@ -85,15 +96,24 @@ pub struct VirtualService {
 /// A port that this node answers on.
 pub type PortKey = (Transport, u16);
 
-/// Where a port that this node answers on for a service leads.
+/// A service whose published ports this node answers on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IngressPort {
-    /// The service.
-    pub service: ServiceId,
-    /// The port that this node's packets have on the overlay.
-    pub wire_port: u16,
+pub struct IngressService {
+    /// Its published ports, each with the wire port that this node's packets have on
+    /// the overlay.
+    pub ports: BTreeMap<PortKey, u16>,
     /// The ingress addresses of the published tasks, both families mixed, sorted.
     pub backends: Vec<IpAddr>,
+}
+
+/// A port that a process of the node listens on: published or not, it is the
+/// process's there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeptPort {
+    /// Protocol and number.
+    pub key: PortKey,
+    /// The one address that it listens at; all when `None`.
+    pub address: Option<IpAddr>,
 }
 
 /// An ingress node as a task sees it.
@@ -105,17 +125,13 @@ pub struct IngressNode {
     pub mark: u32,
 }
 
-/// The bits of a wire port that say which of the service's ports it means; the
-/// others say by which node it came.
-pub const WIRE_PORT_MASK: u16 = INGRESS_PORTS_MAX as u16 - 1;
-
 /// What the wire ports of one published port mean to a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WirePort {
     /// Its protocol.
     pub transport: Transport,
-    /// The place of the port among the service's ingress ports: the bits of
-    /// [`WIRE_PORT_MASK`] of its wire port, whatever node it comes from.
+    /// The place of the port among the service's ingress ports: the lower bits of its
+    /// wire port, whatever node it comes from.
     pub index: u16,
     /// The port that the task listens on.
     pub target_port: u16,
@@ -139,6 +155,37 @@ pub struct EgressSubnet {
     pub subnet: IpNet,
 }
 
+/// What the node takes from its bridges, and passes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// The UDP port of VXLAN: nobody behind a bridge may send to it.
+    pub data_path_port: u16,
+    /// The bridges of overlays, that of the ingress network included.
+    pub overlays: BTreeSet<Name>,
+    /// The bridge by which tasks leave the node.
+    pub gateway: Option<Name>,
+}
+
+/// A task, as the bridge knows it behind one of its ports.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sender {
+    /// The port.
+    pub port: Name,
+    /// Its hardware address.
+    pub hardware: Mac,
+    /// Its addresses, the link-local one included.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Who sends through the ports of bridges.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Senders {
+    /// Ports that lead to other nodes, which check their own tasks.
+    pub trusted: BTreeSet<Name>,
+    /// The tasks of this node.
+    pub senders: BTreeSet<Sender>,
+}
+
 /// What a table should hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
@@ -157,6 +204,9 @@ pub enum Content {
         nodes: Vec<IngressNode>,
         /// The ports of the task's service.
         ports: Vec<WirePort>,
+        /// The bits of a wire port that say which of them it means; the others say by
+        /// which node it came.
+        mask: u16,
         /// The addresses that the task's own packets to anywhere have: a process
         /// that takes datagrams on any address answers with these.
         outward: Vec<IpAddr>,
@@ -166,10 +216,10 @@ pub enum Content {
     },
     /// Of [`TableName::Ingress`].
     Ingress {
-        /// The bridge of the ingress network.
-        bridge: Name,
-        /// Every port that the node answers on.
-        ports: BTreeMap<PortKey, IngressPort>,
+        /// Whose ports the node answers on. No port is of two of them.
+        services: BTreeMap<ServiceId, IngressService>,
+        /// Those that processes of the node have, as far as they were seen.
+        kept: BTreeSet<KeptPort>,
     },
     /// Of [`TableName::HostPorts`].
     HostPorts {
@@ -187,19 +237,8 @@ pub enum Content {
         /// The addresses of all nodes, sorted.
         members: Vec<IpAddr>,
     },
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use skep_model::endpoint::{INGRESS_NODES_MAX, wire_port};
-
-    #[test]
-    fn a_wire_port_tells_its_place_whatever_the_node() {
-        for number in [1, 2, 17, INGRESS_NODES_MAX] {
-            for index in 0..INGRESS_PORTS_MAX {
-                assert_eq!(usize::from(wire_port(number, index) & WIRE_PORT_MASK), index);
-            }
-        }
-    }
+    /// Of [`TableName::Guard`].
+    Guard(Guard),
+    /// Of [`TableName::Senders`].
+    Senders(Senders),
 }

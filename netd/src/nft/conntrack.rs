@@ -16,7 +16,9 @@ use super::ingress::number;
 use super::socket::{Error, Socket};
 use super::wire;
 use nix::errno::Errno;
+use skep_model::endpoint::Transport;
 use skep_netd_core::Vanished;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 const SUBSYSTEM: u16 = 1 << 8;
@@ -32,11 +34,13 @@ const FILTER: u16 = 25;
 const STATUS_MASK: u16 = 26;
 const DNAT: u32 = 1 << 5;
 
-/// What is told of a tracked connection whose destination was rewritten.
+/// What is told of a tracked connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
     /// Where its opener sent it.
     pub opened_to: IpAddr,
+    /// The port there, if its protocol has ports.
+    pub opened_to_port: Option<u16>,
     /// Where it was sent instead.
     pub answers_from: IpAddr,
     /// The number of its protocol.
@@ -84,6 +88,86 @@ pub fn forget(socket: &mut Socket, vanished: &Vanished) -> Result<bool, Error> {
     }
 }
 
+/// Where the rules lead packets that they did not lead before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Appeared {
+    /// A port of the node, of UDP.
+    Port(u16),
+    /// An address.
+    Address(IpAddr),
+}
+
+/// From here on one list of all connections costs less than a search for each.
+const SEARCHES_MAX: usize = 256;
+
+/// Forgets the datagrams that went elsewhere before the rules led them: their senders
+/// do not stop, so that the kernel would remember for ever that they are not led.
+/// Connections of TCP begin with a packet of their own.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn forget_unled(socket: &mut Socket, appeared: &BTreeSet<Appeared>) -> Result<(), Error> {
+    if appeared.is_empty() || count(socket)? == 0 {
+        return Ok(());
+    }
+    let is_searchable = |appeared: &Appeared| !matches!(appeared, Appeared::Address(IpAddr::V6(_)));
+    if appeared.len() <= SEARCHES_MAX && appeared.iter().all(is_searchable) {
+        let mut is_done = true;
+        for one in appeared {
+            is_done &= search_unled(socket, *one)?;
+        }
+        if is_done {
+            return Ok(());
+        }
+    }
+    for tracked in list_all(socket)? {
+        let Connection { opened_to, opened_to_port, .. } = tracked.connection;
+        let is_led = || {
+            appeared.contains(&Appeared::Address(opened_to))
+                || opened_to_port.is_some_and(|port| appeared.contains(&Appeared::Port(port)))
+        };
+        if !tracked.is_rewritten && tracked.connection.protocol == Some(number(Transport::Udp)) && is_led() {
+            forget_one(socket, &tracked)?;
+        }
+    }
+    Ok(())
+}
+
+/// Forgets those that one filter describes; `false` = this kernel has no filters.
+fn search_unled(socket: &mut Socket, appeared: Appeared) -> Result<bool, Error> {
+    const ORIGINAL_FLAGS: u16 = 1;
+    const DESTINATION: u32 = 1 << 1;
+    const PROTOCOL: u32 = 1 << 3;
+    const DESTINATION_PORT: u32 = 1 << 5;
+    let (flags, families): (u32, &[Family]) = match appeared {
+        Appeared::Port(_) => (PROTOCOL | DESTINATION_PORT, &[Family::V4, Family::V6]),
+        Appeared::Address(_) => (PROTOCOL | DESTINATION, &[Family::V4]),
+    };
+    for family in families {
+        let result = socket.request("forget datagrams", DELETE, family.number(), |request| {
+            request.nest(TUPLE_ORIGINAL, |tuple| {
+                if let Appeared::Address(IpAddr::V4(address)) = appeared {
+                    tuple.nest(1, |addresses| addresses.bytes(2, &address.octets()).done());
+                }
+                tuple.nest(2, |protocol| {
+                    protocol.bytes(1, &[number(Transport::Udp)]);
+                    if let Appeared::Port(port) = appeared {
+                        protocol.bytes(3, &port.to_be_bytes());
+                    }
+                });
+            });
+            request.be32(STATUS, 0).be32(STATUS_MASK, DNAT);
+            request.nest(FILTER, |filter| filter.bytes(ORIGINAL_FLAGS, &flags.to_ne_bytes()).done());
+        });
+        match result {
+            Ok(()) => {}
+            Err(Error::Refused { errno: Errno::EINVAL | Errno::EOPNOTSUPP, .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
+
 /// Whether a connection was given to a backend.
 pub fn was_given_to(vanished: &Vanished, connection: &Connection) -> bool {
     connection.answers_from == vanished.backend
@@ -95,6 +179,10 @@ pub fn was_given_to(vanished: &Vanished, connection: &Connection) -> bool {
 /// # Errors
 /// When the kernel refuses to list them.
 pub fn list(socket: &mut Socket) -> Result<Vec<Tracked>, Error> {
+    Ok(list_all(socket)?.into_iter().filter(|tracked| tracked.is_rewritten).collect())
+}
+
+fn list_all(socket: &mut Socket) -> Result<Vec<Tracked>, Error> {
     // Both families at once: the walk is what costs.
     let found = socket.dump(GET, 0, |_| {})?;
     Ok(found.iter().filter_map(|body| Tracked::parse(body.get(4..)?)).collect())
@@ -124,12 +212,13 @@ pub fn forget_one(socket: &mut Socket, tracked: &Tracked) -> Result<bool, Error>
 pub struct Tracked {
     original: Vec<u8>,
     identity: Vec<u8>,
+    is_rewritten: bool,
     /// What is told of it.
     pub connection: Connection,
 }
 
 impl Tracked {
-    /// Reads one whose destination was rewritten; others do not matter.
+    /// Reads one.
     fn parse(attributes: &[u8]) -> Option<Self> {
         let original = wire::find(attributes, TUPLE_ORIGINAL)?;
         let reply = wire::find(attributes, TUPLE_REPLY)?;
@@ -137,11 +226,12 @@ impl Tracked {
         let protocol = wire::find(reply, 2).unwrap_or_default();
         let connection = Connection {
             opened_to: address(original, 2, 4)?,
+            opened_to_port: wire::find(original, 2).and_then(|value| wire::find(value, 3)).and_then(wire::be16),
             answers_from: address(reply, 1, 3)?,
             protocol: wire::find(protocol, 1).and_then(|value| value.first().copied()),
         };
         let identity = wire::find(attributes, IDENTITY)?;
-        is_rewritten.then(|| Self { original: original.to_vec(), identity: identity.to_vec(), connection })
+        Some(Self { original: original.to_vec(), identity: identity.to_vec(), is_rewritten, connection })
     }
 }
 

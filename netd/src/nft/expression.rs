@@ -126,11 +126,14 @@ pub enum Meta {
     Family,
     /// The transport protocol, 1 byte.
     Transport,
+    /// The EtherType, 2 bytes in network order.
+    EtherType,
 }
 
 impl Meta {
     fn number(self) -> u32 {
         match self {
+            Self::EtherType => 1,
             Self::Mark => 3,
             Self::InputName => 6,
             Self::OutputName => 7,
@@ -192,6 +195,9 @@ pub enum Expr {
     SetTrackedMark { from: Register },
     /// The kind of route the packet's destination has, 4 bytes in the machine's order.
     RouteKind { to: Register },
+    /// Holds when the namespace has a socket that waits for the packet; loads 1 byte, whether it waits at any
+    /// address. A packet that a socket of the namespace sends has one always.
+    SocketFound { to: Register },
     /// `(register & mask) ^ 0`; the mask's length is the value's.
     Mask { register: Register, mask: Vec<u8> },
     /// Holds when the register equals the value.
@@ -218,6 +224,8 @@ pub enum Expr {
     RejectReset,
     /// Answers with "port unreachable" in the packet's own family.
     RejectUnreachable,
+    /// Counts packets and bytes.
+    Counter,
     /// Decides.
     Verdict(Verdict),
 }
@@ -230,6 +238,7 @@ impl Expr {
             Self::Meta { .. } | Self::SetMark { .. } => "meta",
             Self::Tracked { .. } | Self::SetTrackedMark { .. } => "ct",
             Self::RouteKind { .. } => "fib",
+            Self::SocketFound { .. } => "socket",
             Self::Mask { .. } => "bitwise",
             Self::Equal { .. } | Self::Differs { .. } => "cmp",
             Self::InSet { .. } | Self::Lookup { .. } | Self::LookupOwn { .. } => "lookup",
@@ -239,6 +248,7 @@ impl Expr {
             Self::Masquerade => "masq",
             Self::Untracked => "notrack",
             Self::RejectReset | Self::RejectUnreachable => "reject",
+            Self::Counter => "counter",
         }
     }
 
@@ -266,6 +276,8 @@ impl Expr {
             Self::Tracked { to, key } => data.be32(1, to.number()).be32(2, key.number()).done(),
             Self::SetTrackedMark { from } => data.be32(2, Tracked::Mark.number()).be32(4, from.number()).done(),
             Self::RouteKind { to } => data.be32(1, to.number()).be32(2, 3).be32(3, 2).done(),
+            // NFT_SOCKET_WILDCARD
+            Self::SocketFound { to } => data.be32(1, 2).be32(2, to.number()).done(),
             Self::Mask { register, mask } => encode_mask(*register, mask, data),
             Self::Equal { register, value } => encode_compare(*register, 0, value, data),
             Self::Differs { register, value } => encode_compare(*register, 1, value, data),
@@ -288,7 +300,7 @@ impl Expr {
                     data.be32(5, port.number());
                 }
             }
-            Self::Masquerade | Self::Untracked => {}
+            Self::Masquerade | Self::Untracked | Self::Counter => {}
             Self::RejectReset => data.be32(1, 1).done(),
             Self::RejectUnreachable => data.be32(1, 2).bytes(2, &[1]).done(),
             Self::Verdict(verdict) => {
@@ -325,6 +337,14 @@ pub fn family_is(family: Family) -> Vec<Expr> {
     vec![
         Expr::Meta { to: Register::FIRST, key: Meta::Family },
         Expr::Equal { register: Register::FIRST, value: vec![family.number()] },
+    ]
+}
+
+/// Holds for packets that came in on a link whose name begins so.
+pub fn input_begins_with(prefix: &str) -> Vec<Expr> {
+    vec![
+        Expr::Meta { to: Register::FIRST, key: Meta::InputName },
+        Expr::Equal { register: Register::FIRST, value: prefix.as_bytes().to_vec() },
     ]
 }
 

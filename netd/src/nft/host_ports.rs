@@ -38,7 +38,7 @@ pub fn replace(subnets: &[EgressSubnet], ports: &BTreeMap<PortKey, HostPort>) ->
         let is_family = Expr::Equal { register: spare, value: vec![family.number()] };
         rules.push(vec![Expr::Meta { to: spare, key: Meta::Family }, is_family, pick, dnat]);
     }
-    add_entrances(&mut transaction, &table, &rules);
+    add_entrances(&mut transaction, &table, &rules, false);
     transaction.push(Change::AddChain(table.clone(), postrouting()));
     transaction.push(Change::AddRule(table.clone(), masquerade_loopback()));
     for subnet in subnets {

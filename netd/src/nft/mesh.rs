@@ -26,15 +26,16 @@ use super::ingress::port_key;
 use super::object::{Chain, ChainKind, Element, Gives, Hook, Kind, Map, PRIORITY_DNAT, PRIORITY_MANGLE, Rule, Table, Value};
 use super::transaction::{Change, Transaction};
 use ipnet::IpNet;
-use skep_netd_core::{IngressNode, WIRE_PORT_MASK, WirePort};
+use skep_netd_core::{IngressNode, WirePort};
 use std::net::IpAddr;
 
 /// The table's name.
 pub const TABLE: &str = "skep_mesh";
 
-/// Writes the table anew; `outward` are the task's addresses on the way out of the
-/// node, `near` the subnets of the ingress network.
-pub fn replace(nodes: &[IngressNode], ports: &[WirePort], outward: &[IpAddr], near: &[IpNet]) -> Transaction {
+/// Writes the table anew; `mask` has the bits of a wire port that say which of `ports`
+/// it means, `outward` are the task's addresses on the way out of the node, `near` the
+/// subnets of the ingress network.
+pub fn replace(nodes: &[IngressNode], ports: &[WirePort], mask: u16, outward: &[IpAddr], near: &[IpNet]) -> Transaction {
     let table = Table::new(TABLE);
     let mut transaction = Transaction::new();
     transaction.replace_table(&table);
@@ -45,7 +46,7 @@ pub fn replace(nodes: &[IngressNode], ports: &[WirePort], outward: &[IpAddr], ne
     let targets = Map::named("ports", vec![Kind::Protocol, Kind::Port], Gives::Values(vec![Kind::Port]));
     transaction.push(Change::AddMap(table.clone(), targets.with(wired.collect())));
     add_marking(&mut transaction, &table);
-    add_mapping_back(&mut transaction, &table, outward, near);
+    add_mapping_back(&mut transaction, &table, mask, outward, near);
     transaction
 }
 
@@ -71,7 +72,7 @@ fn add_marking(transaction: &mut Transaction, table: &Table) {
     transaction.push(Change::AddRule(table.clone(), Rule::new("reply", [copy_mark()])));
 }
 
-fn add_mapping_back(transaction: &mut Transaction, table: &Table, outward: &[IpAddr], near: &[IpNet]) {
+fn add_mapping_back(transaction: &mut Transaction, table: &Table, mask: u16, outward: &[IpAddr], near: &[IpNet]) {
     let back = Chain::base("back", ChainKind::Nat, Hook::Prerouting, PRIORITY_DNAT);
     transaction.push(Change::AddChain(table.clone(), back));
     for address in outward {
@@ -86,12 +87,12 @@ fn add_mapping_back(transaction: &mut Transaction, table: &Table, outward: &[IpA
             let load = source(family, Register::FIRST);
             std::iter::once(load).chain(outside_subnet(Register::FIRST, subnet.addr(), subnet.prefix_len()))
         });
-        let steps = [family_is(family), is_far.collect(), is_marked(), transport_is(17), target_port(), lead];
+        let steps = [family_is(family), is_far.collect(), is_marked(), transport_is(17), target_port(mask), lead];
         transaction.push(Change::AddRule(table.clone(), Rule::new("back", steps)));
     }
     for family in [Family::V4, Family::V6] {
         let lead = vec![Expr::Dnat { family, address: None, port: Some(Register::FIRST) }];
-        let steps = [family_is(family), is_marked(), target_port(), lead];
+        let steps = [family_is(family), is_marked(), target_port(mask), lead];
         transaction.push(Change::AddRule(table.clone(), Rule::new("back", steps)));
     }
 }
@@ -106,11 +107,11 @@ fn is_marked() -> Vec<Expr> {
 }
 
 /// The port that the wire port means, into the first register.
-fn target_port() -> Vec<Expr> {
+fn target_port(mask: u16) -> Vec<Expr> {
     vec![
         Expr::Meta { to: Register::FIRST, key: Meta::Transport },
         destination_port(Register::word(1)),
-        Expr::Mask { register: Register::word(1), mask: WIRE_PORT_MASK.to_be_bytes().to_vec() },
+        Expr::Mask { register: Register::word(1), mask: mask.to_be_bytes().to_vec() },
         Expr::Lookup { map: "ports".to_owned(), key: Register::FIRST, to: Some(Register::FIRST) },
     ]
 }

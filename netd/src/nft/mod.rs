@@ -15,6 +15,8 @@
 //! | `skep_host_ports` | node | port in mode `host` → a task of the node | [`host_ports`] |
 //! | `skep_egress` | node | masquerading behind the gateway bridge | [`egress`] |
 //! | `skep_underlay` | node | VXLAN only from members | [`underlay`] |
+//! | `skep_guard` | node | what enters by its bridges, and what is passed on to them | [`firewall::guard`] |
+//! | `skep_senders` | node's bridges | port, hardware address and addresses belong together | [`firewall::senders`] |
 //!
 //! Established connections live in conntrack and not in the rules: replacing a whole table moves new
 //! connections only. Cutting those to a backend that is gone is [`conntrack`]'s work.
@@ -26,6 +28,7 @@
 pub mod conntrack;
 pub mod egress;
 pub mod expression;
+pub mod firewall;
 pub mod host_ports;
 pub mod ingress;
 pub mod mesh;

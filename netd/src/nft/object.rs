@@ -1,18 +1,34 @@
 //! Tables, chains, sets, maps and rules, as values.
 //!
-//! Every table is of the `inet` family: one table serves IPv4 and IPv6.
+//! A table is of the `inet` family, where one serves IPv4 and IPv6, or of the `bridge` family,
+//! which sees the frames that pass a bridge of the node.
 
 use super::expression::{Expr, Verdict};
 use std::net::IpAddr;
 
-/// A table by its name.
+/// NFPROTO_INET.
+pub(crate) const INET: u8 = 1;
+/// NFPROTO_BRIDGE.
+pub(crate) const BRIDGE: u8 = 7;
+
+/// A table by its name and family.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Table(pub String);
+pub struct Table {
+    /// Its name.
+    pub name: String,
+    /// The number of its family (`NFPROTO_*`).
+    pub(crate) family: u8,
+}
 
 impl Table {
-    /// A table of this name.
+    /// A table of the `inet` family.
     pub fn new(name: impl Into<String>) -> Self {
-        Self(name.into())
+        Self { name: name.into(), family: INET }
+    }
+
+    /// A table of the `bridge` family.
+    pub fn bridge(name: impl Into<String>) -> Self {
+        Self { name: name.into(), family: BRIDGE }
     }
 }
 
@@ -48,6 +64,10 @@ pub const PRIORITY_RAW: i32 = -300;
 pub const PRIORITY_MANGLE: i32 = -150;
 /// Priority of rewriting destinations.
 pub const PRIORITY_DNAT: i32 = -100;
+/// Priority of our decisions on what may pass: after other filters of the node, which may answer with a refusal.
+pub const PRIORITY_GUARD: i32 = 10;
+/// Priority in the `bridge` family before everything else.
+pub const PRIORITY_BRIDGE_FIRST: i32 = -300;
 /// Priority of filtering.
 pub const PRIORITY_FILTER: i32 = 0;
 /// Priority of rewriting sources.
@@ -94,6 +114,11 @@ impl Value {
         Self(vec![protocol])
     }
 
+    /// The name of an interface.
+    pub fn interface(name: &str) -> Self {
+        Self(super::expression::interface_name(name))
+    }
+
     /// A hardware address.
     pub fn hardware(address: [u8; 6]) -> Self {
         Self(address.to_vec())
@@ -137,6 +162,8 @@ pub enum Kind {
     Ipv6,
     /// 6 bytes.
     Hardware,
+    /// 16 bytes, filled with zeros.
+    Interface,
     /// 1 byte.
     Protocol,
     /// 2 bytes.
@@ -157,6 +184,7 @@ impl Kind {
             Self::Protocol => 12,
             Self::Port => 13,
             Self::Mark => 19,
+            Self::Interface => 41,
         }
     }
 
@@ -165,7 +193,7 @@ impl Kind {
             Self::Protocol => 1,
             Self::Port => 2,
             Self::Hardware => 6,
-            Self::Ipv6 => 16,
+            Self::Ipv6 | Self::Interface => 16,
             Self::Ipv4 | Self::Mark | Self::Number => 4,
         }
     }

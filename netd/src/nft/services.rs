@@ -1,9 +1,11 @@
 //! Virtual addresses in a task's own namespace: no proxy and no extra hop.
 //!
-//! `skep_services` has one verdict map per family, from virtual address to the chain of its service, and one
-//! rule in each such chain that gives new connections to the backends in turn. The addresses of services without
-//! a backend are in a set that refuses at once (a filter: a reset made in an address-rewriting chain does not
-//! arrive). Many namespaces must not all begin with the same backend: each takes the backends in an
+//! `skep_services` has one verdict map per family, from virtual address to the chain of its service. Each such
+//! chain draws a number and looks address and number up in a map of backends: a service costs the kernel a chain, a
+//! rule and its elements, and no set of its own, of which a table cannot have many. A few maps share the services, as
+//! the kernel goes through the rules that use a map when another one is added. The addresses of
+//! services without a backend are in a set that refuses at once (a filter: a reset made in an address-rewriting
+//! chain does not arrive). Many namespaces must not all begin with the same backend: each takes the backends in an
 //! order of its own, a hash of its seed (the task id), which stays the same for those that stay.
 
 use super::expression::{
@@ -12,10 +14,13 @@ use super::expression::{
 use super::object::Kind;
 use super::object::{Chain, ChainKind, Element, Gives, Hook, Map, PRIORITY_DNAT, PRIORITY_FILTER, Rule, Table, Value};
 use super::transaction::{Change, Transaction};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// The table's name.
 pub const TABLE: &str = "skep_services";
+/// Maps of backends of each family.
+const BACKENDS_MAPS: u64 = 8;
 /// Bytes in a service's key: it becomes part of a chain's name.
 pub const KEY_BYTES_MAX: usize = 100;
 
@@ -46,9 +51,7 @@ pub fn replace_all(seed: &str, services: &[Service]) -> Transaction {
     for family in [Family::V4, Family::V6] {
         add_family(&mut transaction, &table, family);
     }
-    for service in services {
-        transaction.append(add(seed, service));
-    }
+    transaction.append(add_all(seed, services));
     transaction
 }
 
@@ -58,6 +61,10 @@ fn add_family(transaction: &mut Transaction, table: &Table, family: Family) {
     let vacant = vacant_name(family);
     transaction.push(Change::AddMap(table.clone(), Map::named(map_name(family), vec![kind], Gives::Verdicts)));
     transaction.push(Change::AddMap(table.clone(), Map::named(vacant, vec![kind], Gives::Membership)));
+    for number in 0..BACKENDS_MAPS {
+        let backends = Map::named(backends_name(family, number), vec![kind, Kind::Number], Gives::Values(vec![kind]));
+        transaction.push(Change::AddMap(table.clone(), backends));
+    }
     let to = destination(family, Register::FIRST);
     let pick = Expr::Lookup { map: map_name(family).to_owned(), key: Register::FIRST, to: None };
     let rule = Rule::new("output", [family_is(family), vec![to.clone(), pick]]);
@@ -71,37 +78,57 @@ fn add_family(transaction: &mut Transaction, table: &Table, family: Family) {
     }
 }
 
-/// Adds a service to the table. Its addresses must not be there.
-pub fn add(seed: &str, service: &Service) -> Transaction {
+/// Adds services to the table. Their addresses must not be there.
+pub fn add_all(seed: &str, services: &[Service]) -> Transaction {
     let table = Table::new(TABLE);
     let mut transaction = Transaction::new();
-    for family in families(service) {
-        transaction.push(Change::AddChain(table.clone(), Chain::plain(chain_name(&service.key, family))));
-        transaction.append(rules(seed, service, family));
-        transaction.push(Change::AddElements(table.clone(), map_name(family).to_owned(), elements(service, family)));
+    for family in [Family::V4, Family::V6] {
+        let mut elements = Elements::default();
+        for service in services.iter().filter(|service| has_family(service, family)) {
+            let chain = chain_name(&service.key, family);
+            transaction.push(Change::AddChain(table.clone(), Chain::plain(&chain)));
+            transaction.append(pick(seed, service, family));
+            elements.add(seed, service, family);
+            elements.verdicts.extend(of_family(service, family).map(|address| {
+                let verdict = Verdict::Goto(chain.clone());
+                Element::Decision(address.into(), verdict)
+            }));
+        }
+        transaction.append(elements.change(family, Change::AddElements));
     }
     transaction
 }
 
-/// Replaces the backends of a service that is in the table: established connections stay with theirs.
-pub fn replace_backends(seed: &str, service: &Service) -> Transaction {
+/// Replaces the backends of a service that is in the table as `held`: established connections stay with theirs.
+pub fn replace_backends(seed: &str, held: &Service, wanted: &Service) -> Transaction {
     let mut transaction = Transaction::new();
-    for family in families(service) {
-        transaction.push(Change::FlushChain(Table::new(TABLE), chain_name(&service.key, family)));
-        transaction.append(rules(seed, service, family));
+    for family in [Family::V4, Family::V6].into_iter().filter(|family| has_family(wanted, *family)) {
+        let (mut old, mut new) = (Elements::default(), Elements::default());
+        old.add(seed, held, family);
+        new.add(seed, wanted, family);
+        transaction.push(Change::FlushChain(Table::new(TABLE), chain_name(&wanted.key, family)));
+        transaction.append(old.change(family, Change::DeleteElements));
+        transaction.append(new.change(family, Change::AddElements));
+        transaction.append(pick(seed, wanted, family));
     }
     transaction
 }
 
-/// Removes a service that is in the table with these addresses.
-pub fn remove(service: &Service) -> Transaction {
+/// Removes services that are in the table just so.
+pub fn remove_all(seed: &str, services: &[Service]) -> Transaction {
     let table = Table::new(TABLE);
     let mut transaction = Transaction::new();
-    for family in families(service) {
-        transaction.append(vacate(service, family, false));
-        transaction.push(Change::DeleteElements(table.clone(), map_name(family).to_owned(), elements(service, family)));
-        transaction.push(Change::FlushChain(table.clone(), chain_name(&service.key, family)));
-        transaction.push(Change::DeleteChain(table.clone(), chain_name(&service.key, family)));
+    for family in [Family::V4, Family::V6] {
+        let mut elements = Elements::default();
+        let mut chains = Transaction::new();
+        for service in services.iter().filter(|service| has_family(service, family)) {
+            elements.add(seed, service, family);
+            elements.verdicts.extend(of_family(service, family).map(|address| Element::Member(address.into())));
+            chains.push(Change::FlushChain(table.clone(), chain_name(&service.key, family)));
+            chains.push(Change::DeleteChain(table.clone(), chain_name(&service.key, family)));
+        }
+        transaction.append(elements.change(family, Change::DeleteElements));
+        transaction.append(chains);
     }
     transaction
 }
@@ -114,59 +141,82 @@ pub fn order(seed: &str, key: &str, family: Family, backends: &[IpAddr]) -> Vec<
     ordered
 }
 
-fn rules(seed: &str, service: &Service, family: Family) -> Transaction {
-    let table = Table::new(TABLE);
-    let chain = chain_name(&service.key, family);
-    let backends = order(seed, &service.key, family, &service.backends);
-    let mut transaction = Transaction::new();
-    transaction.append(vacate(service, family, backends.is_empty()));
-    if backends.is_empty() {
-        return transaction;
+/// What services have in the maps of one family.
+#[derive(Default)]
+struct Elements {
+    verdicts: Vec<Element>,
+    /// By the number of their map.
+    backends: BTreeMap<u64, Vec<Element>>,
+    vacant: Vec<Element>,
+}
+
+impl Elements {
+    /// Adds the backends of a service, or that it has none.
+    fn add(&mut self, seed: &str, service: &Service, family: Family) {
+        let backends = order(seed, &service.key, family, &service.backends);
+        for address in of_family(service, family) {
+            if backends.is_empty() {
+                self.vacant.push(Element::Member(address.into()));
+            }
+            let numbered = (0u32..).zip(&backends);
+            let entry = |(number, backend): (u32, &IpAddr)| {
+                Element::Entry(Value::from(address).then(Value::number(number)), Value::from(*backend))
+            };
+            self.backends.entry(share(&service.key, BACKENDS_MAPS)).or_default().extend(numbered.map(entry));
+        }
     }
-    let targets = backends.into_iter().map(Value::from).collect();
-    let kind = if family == Family::V4 { Kind::Ipv4 } else { Kind::Ipv6 };
-    let mut steps = in_turn(targets, vec![kind]);
-    steps.push(Expr::Dnat { family, address: Some(Register::FIRST), port: None });
-    transaction.push(Change::AddRule(table, Rule::new(&chain, [steps])));
+
+    /// Adds or deletes all of them.
+    fn change(self, family: Family, how: impl Fn(Table, String, Vec<Element>) -> Change) -> Transaction {
+        let mut transaction = Transaction::new();
+        let backends = self.backends.into_iter().map(|(number, elements)| (backends_name(family, number), elements));
+        let maps = [(map_name(family).to_owned(), self.verdicts), (vacant_name(family).to_owned(), self.vacant)];
+        for (map, elements) in maps.into_iter().chain(backends).filter(|(_, elements)| !elements.is_empty()) {
+            transaction.push(how(Table::new(TABLE), map, elements));
+        }
+        transaction
+    }
+}
+
+/// The rule of a service's chain, if it has backends of the family.
+fn pick(seed: &str, service: &Service, family: Family) -> Transaction {
+    let mut transaction = Transaction::new();
+    let modulus = u32::try_from(order(seed, &service.key, family, &service.backends).len()).expect("backends are few");
+    if modulus > 0 {
+        let steps = vec![
+            destination(family, Register::FIRST),
+            Expr::Turn { to: family.after_address(), modulus },
+            Expr::Lookup {
+                map: backends_name(family, share(&service.key, BACKENDS_MAPS)),
+                key: Register::FIRST,
+                to: Some(Register::FIRST),
+            },
+            Expr::Dnat { family, address: Some(Register::FIRST), port: None },
+        ];
+        transaction.push(Change::AddRule(Table::new(TABLE), Rule::new(chain_name(&service.key, family), [steps])));
+    }
     transaction
 }
 
-/// Puts a service's addresses among the vacant ones or takes them out, wherever they were before.
-fn vacate(service: &Service, family: Family, vacant: bool) -> Transaction {
-    let table = Table::new(TABLE);
-    let addresses = service.addresses.iter().copied().filter(|address| Family::of(*address) == family);
-    let members: Vec<Element> = addresses.map(|address| Element::Member(address.into())).collect();
-    let set = vacant_name(family).to_owned();
-    let mut transaction = Transaction::new();
-    transaction.push(Change::AddElements(table.clone(), set.clone(), members.clone()));
-    if !vacant {
-        // Only what is there can be taken out: it is there now.
-        transaction.push(Change::DeleteElements(table, set, members));
-    }
-    transaction
+fn of_family(service: &Service, family: Family) -> impl Iterator<Item = IpAddr> + '_ {
+    service.addresses.iter().copied().filter(move |address| Family::of(*address) == family)
 }
 
-/// Steps that load one of the targets in turn from the first register on.
-pub(crate) fn in_turn(targets: Vec<Value>, kinds: Vec<Kind>) -> Vec<Expr> {
-    let modulus = u32::try_from(targets.len()).expect("backends are fewer than 2^32");
-    let numbered = (0..modulus).map(Value::number).zip(targets).map(|(number, target)| Element::Entry(number, target));
-    let map = Map::own(vec![Kind::Number], Gives::Values(kinds), numbered.collect());
-    vec![Expr::Turn { to: Register::FIRST, modulus }, Expr::LookupOwn { map, key: Register::FIRST, to: Some(Register::FIRST) }]
-}
-
-fn elements(service: &Service, family: Family) -> Vec<Element> {
-    let addresses = service.addresses.iter().copied().filter(|address| Family::of(*address) == family);
-    let chain = chain_name(&service.key, family);
-    addresses.map(|address| Element::Decision(address.into(), Verdict::Goto(chain.clone()))).collect()
-}
-
-fn families(service: &Service) -> impl Iterator<Item = Family> {
-    let has = |family| service.addresses.iter().any(|address| Family::of(*address) == family);
-    [Family::V4, Family::V6].into_iter().filter(move |family| has(*family))
+fn has_family(service: &Service, family: Family) -> bool {
+    of_family(service, family).next().is_some()
 }
 
 fn map_name(family: Family) -> &'static str {
     if family == Family::V4 { "v4" } else { "v6" }
+}
+
+fn backends_name(family: Family, number: u64) -> String {
+    format!("{}_{number}", if family == Family::V4 { "backends4" } else { "backends6" })
+}
+
+/// Which of so many maps a service's elements are in.
+pub(crate) fn share(key: &str, n_maps: u64) -> u64 {
+    rank("", key, IpAddr::from([0; 4])) % n_maps
 }
 
 fn vacant_name(family: Family) -> &'static str {

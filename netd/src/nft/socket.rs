@@ -3,7 +3,8 @@
 //! The kernel works through what is sent before `send` returns, so its answers are there to be read and
 //! nothing here ever waits: every read is non-blocking, and an answer that is missing is an error.
 
-use super::transaction::{INET, SUBSYSTEM, Transaction, bracket};
+use super::object::Table;
+use super::transaction::{SUBSYSTEM, Transaction, bracket};
 use super::wire::{self, HEADER_LEN, MessageView, MessageWriter};
 use netlink_sys::{Socket as RawSocket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -12,10 +13,10 @@ use std::hash::Hasher;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-/// Messages in one transaction: every one is answered, and the answers must fit in the receive buffer.
-pub const TRANSACTION_MESSAGES_MAX: usize = 8192;
-/// Bytes of both buffers of a socket.
-const BUFFER_BYTES: usize = 16 << 20;
+/// Bytes of one transaction. It is sent as one datagram; the memory is taken only while it is sent.
+pub const TRANSACTION_BYTES_MAX: usize = 256 << 20;
+/// Bytes of the receive buffer: dumps, and refusals of many messages at once.
+const RECEIVE_BYTES: usize = 16 << 20;
 /// Dumps that the kernel calls interrupted by a change are begun again this often.
 const DUMP_ATTEMPTS_MAX: u32 = 16;
 
@@ -56,16 +57,14 @@ pub enum Error {
         /// The kernel's reason.
         errno: nix::errno::Errno,
     },
-    /// The kernel did not answer all messages.
-    #[error("{n_missing} of {n_messages} messages were not answered")]
+    /// The kernel neither took nor refused what was sent.
+    #[error("{n_messages} messages were not answered")]
     Unanswered {
-        /// Messages without an answer.
-        n_missing: usize,
-        /// Messages in the transaction.
+        /// Messages that were sent.
         n_messages: usize,
     },
-    /// The transaction is longer than [`TRANSACTION_MESSAGES_MAX`].
-    #[error("a transaction of {0} messages is too long (at most {TRANSACTION_MESSAGES_MAX})")]
+    /// The transaction is longer than [`TRANSACTION_BYTES_MAX`].
+    #[error("a transaction of {0} bytes is too long (at most {TRANSACTION_BYTES_MAX})")]
     TooLong(usize),
     /// Changes came faster than the rules could be read.
     #[error("the dump was interrupted {DUMP_ATTEMPTS_MAX} times by changes")]
@@ -117,13 +116,15 @@ impl Socket {
         if messages.is_empty() {
             return Ok(());
         }
-        if messages.len() > TRANSACTION_MESSAGES_MAX {
-            return Err(Error::TooLong(messages.len()));
+        let n_bytes = messages.iter().map(|message| message.bytes.len()).sum();
+        if n_bytes > TRANSACTION_BYTES_MAX {
+            return Err(Error::TooLong(n_bytes));
         }
-        let count = u32::try_from(messages.len()).expect("checked above");
+        let count = u32::try_from(messages.len()).expect("a message has more than one byte");
         let end = begin.wrapping_add(count + 1);
         self.sequence = end.wrapping_add(1);
         let mut batch = bracket(false, begin);
+        batch.reserve(n_bytes + HEADER_LEN + 4);
         for message in &messages {
             batch.extend_from_slice(&message.bytes);
         }
@@ -154,7 +155,7 @@ impl Socket {
                 }
             }
         }
-        Err(Error::Unanswered { n_missing: 1, n_messages: 1 })
+        Err(Error::Unanswered { n_messages: 1 })
     }
 
     /// A number for all that the kernel holds in a table; `None` when there is no such table. It changes
@@ -162,7 +163,7 @@ impl Socket {
     ///
     /// # Errors
     /// When the kernel refuses the dump or changes interrupt it too often.
-    pub fn fingerprint(&mut self, table: &str) -> Result<Option<u64>, Error> {
+    pub fn fingerprint(&mut self, table: &Table) -> Result<Option<u64>, Error> {
         for _ in 0..DUMP_ATTEMPTS_MAX {
             match self.try_fingerprint(table) {
                 Err(Error::Restless) => {}
@@ -173,11 +174,12 @@ impl Socket {
         Err(Error::Restless)
     }
 
-    fn try_fingerprint(&mut self, table: &str) -> Result<Option<u64>, Error> {
+    fn try_fingerprint(&mut self, table: &Table) -> Result<Option<u64>, Error> {
         const TABLE: (u16, u16) = (1, 1);
         const CHAINS: (u16, u16) = (4, 1);
         const RULES: (u16, u16) = (7, 1);
         const SETS: (u16, u16) = (10, 1);
+        let Table { name: table, family } = table;
         let generation = self.generation()?;
         let mut hasher = DefaultHasher::new();
         let mut sets = Vec::new();
@@ -188,9 +190,9 @@ impl Socket {
                     m.text(1, table).done()
                 }
             };
-            for body in self.dump(SUBSYSTEM | kind, INET, filter)? {
+            for body in self.dump(SUBSYSTEM | kind, *family, filter)? {
                 let attributes = body.get(4..).unwrap_or_default();
-                if wire::find(attributes, name_attribute).map(wire::text).as_deref() != Some(table) {
+                if wire::find(attributes, name_attribute).map(wire::text).as_ref() != Some(table) {
                     continue;
                 }
                 there = true;
@@ -202,7 +204,7 @@ impl Socket {
         }
         for set in sets {
             // The order of a set's elements is the kernel's hash order: add them up.
-            let elements = self.dump(SUBSYSTEM | 13, INET, |m| m.text(1, table).text(2, &set).done())?;
+            let elements = self.dump(SUBSYSTEM | 13, *family, |m| m.text(1, table).text(2, &set).done())?;
             hasher.write_u64(elements.iter().fold(0, |sum, body| sum_elements(body).wrapping_add(sum)));
         }
         if self.generation()? != generation {
@@ -241,7 +243,7 @@ impl Socket {
                 bodies.push(message.body.to_vec());
             }
         }
-        Err(Error::Unanswered { n_missing: 1, n_messages: 1 })
+        Err(Error::Unanswered { n_messages: 1 })
     }
 
     /// Sends one request outside of a transaction and reads its acknowledgement.
@@ -261,7 +263,7 @@ impl Socket {
                 return refuse_error(&message, what);
             }
         }
-        Err(Error::Unanswered { n_missing: 1, n_messages: 1 })
+        Err(Error::Unanswered { n_messages: 1 })
     }
 
     fn next_sequence(&mut self) -> u32 {
@@ -284,10 +286,18 @@ impl Socket {
         }
     }
 
-    /// Reads the answers to messages `begin ..= begin + n_messages`, the opening bracket at place 0.
+    /// Reads the answers to messages `begin ..= begin + n_messages`, the opening bracket at place 0: every
+    /// refusal, as far as there was room for them, and that of the last message in any case.
     fn read_answers(&self, begin: u32, n_messages: usize) -> Result<Vec<Option<Answer>>, Error> {
         let mut answers = vec![None; n_messages + 1];
-        while let Some(datagram) = self.receive()? {
+        loop {
+            let datagram = match self.receive() {
+                Ok(Some(datagram)) => datagram,
+                Ok(None) => break,
+                // The first refusals are there, and they are what is told.
+                Err(Error::Transfer { source, .. }) if source.raw_os_error() == Some(libc::ENOBUFS) => continue,
+                Err(error) => return Err(error),
+            };
             for message in wire::messages(&datagram) {
                 let place = message.sequence.wrapping_sub(begin) as usize;
                 let (Some(slot), Some(answer)) = (answers.get_mut(place), Answer::parse(&message)) else { continue };
@@ -338,9 +348,9 @@ fn judge(answers: &[Option<Answer>], messages: &[super::transaction::Message]) -
     {
         return Err(Error::Commit { n_messages, errno: nix::errno::Errno::from_raw(*errno) });
     }
-    match answers.iter().skip(1).filter(|answer| answer.is_none()).count() {
-        0 => Ok(()),
-        n_missing => Err(Error::Unanswered { n_missing, n_messages }),
+    match answers.last() {
+        Some(Some(_)) => Ok(()),
+        _ => Err(Error::Unanswered { n_messages }),
     }
 }
 
@@ -364,7 +374,8 @@ fn sum_elements(body: &[u8]) -> u64 {
 }
 
 fn force_buffers(raw: &RawSocket) -> io::Result<()> {
-    setsockopt(raw, sockopt::RcvBufForce, &BUFFER_BYTES)?;
-    setsockopt(raw, sockopt::SndBufForce, &BUFFER_BYTES)?;
+    setsockopt(raw, sockopt::RcvBufForce, &RECEIVE_BYTES)?;
+    // The kernel doubles it.
+    setsockopt(raw, sockopt::SndBufForce, &(TRANSACTION_BYTES_MAX / 2 + (1 << 20)))?;
     Ok(())
 }

@@ -1,15 +1,14 @@
 //! A change of a namespace's rules that the kernel takes whole or not at all.
 
-use super::expression::Expr;
+use super::expression::{Expr, Verdict};
 use super::object::{Chain, ChainKind, Element, Gives, Hook, Map, Rule, Table, layout};
-use super::wire::MessageWriter;
+
+use super::wire::{self, MessageWriter};
 
 /// NFNL_SUBSYS_NFTABLES in the upper byte of a message's kind.
 pub(crate) const SUBSYSTEM: u16 = 10 << 8;
-/// The `inet` family.
-pub(crate) const INET: u8 = 1;
-/// Elements in one message: at most 511 bytes each, so that their list fits in an attribute.
-const ELEMENTS_PER_MESSAGE: usize = 128;
+/// Bytes of elements in one message: their list is one attribute, which ends at 65,535.
+const ELEMENT_BYTES_MAX: usize = 60_000;
 
 const REQUEST: u16 = 0x001;
 const ACK: u16 = 0x004;
@@ -37,6 +36,11 @@ pub enum Change {
     DeleteElements(Table, String, Vec<Element>),
     /// Appends a rule.
     AddRule(Table, Rule),
+    /// Adds a rule with a comment to a chain of others: before the rule with this handle, or at the end.
+    #[allow(missing_docs, reason = "the sentence above says it")]
+    AddRemarkedRule { table: Table, rule: Rule, comment: String, before: Option<u64> },
+    /// Removes the rule of a chain that has this handle.
+    DeleteRule(Table, String, u64),
 }
 
 /// Changes that belong together.
@@ -88,8 +92,41 @@ impl Transaction {
         for change in &self.changes {
             encoder.change(change);
         }
+        // One answer tells that all were taken; a refusal is told of without being asked for.
+        if let Some(last) = encoder.messages.last_mut() {
+            wire::add_flags(&mut last.bytes, ACK);
+        }
         encoder.messages
     }
+}
+
+/// Cuts elements into lists that fit in an attribute.
+fn chunks(mut elements: &[Element]) -> impl Iterator<Item = &[Element]> {
+    std::iter::from_fn(move || {
+        let mut n_bytes = 0;
+        let fits = |element: &&Element| {
+            n_bytes += element_bytes_max(element);
+            n_bytes <= ELEMENT_BYTES_MAX
+        };
+        let count = elements.iter().take_while(fits).count();
+        let (chunk, rest) = elements.split_at_checked(count.max(1))?;
+        elements = rest;
+        Some(chunk)
+    })
+}
+
+/// No fewer bytes than an element takes in its message: names and values, and six attributes around them.
+fn element_bytes_max(element: &Element) -> usize {
+    let verdict = |verdict: &Verdict| match verdict {
+        Verdict::Jump(chain) | Verdict::Goto(chain) => chain.len() + 4,
+        Verdict::Accept | Verdict::Drop | Verdict::Return => 0,
+    };
+    let bytes = match element {
+        Element::Member(key) => key.bytes().len(),
+        Element::Entry(key, value) => key.bytes().len() + value.bytes().len(),
+        Element::Decision(key, decision) => key.bytes().len() + verdict(decision),
+    };
+    bytes + 6 * 8
 }
 
 /// BATCH_BEGIN or BATCH_END.
@@ -114,20 +151,20 @@ impl Encoder {
     fn change(&mut self, change: &Change) {
         match change {
             Change::AddTable(table) => {
-                self.message(0, CREATE, format!("add table {}", table.0), |m| m.text(1, &table.0).be32(2, 0).done());
+                self.message(table, 0, CREATE, format!("add table {}", table.name), |m| m.text(1, &table.name).be32(2, 0).done());
             }
             Change::DeleteTable(table) => {
-                self.message(2, 0, format!("delete table {}", table.0), |m| m.text(1, &table.0).done());
+                self.message(table, 2, 0, format!("delete table {}", table.name), |m| m.text(1, &table.name).done());
             }
             Change::AddChain(table, chain) => self.add_chain(table, chain),
             Change::FlushChain(table, chain) => {
-                self.message(8, 0, format!("flush chain {} {chain}", table.0), |m| {
-                    m.text(1, &table.0).text(2, chain);
+                self.message(table, 8, 0, format!("flush chain {} {chain}", table.name), |m| {
+                    m.text(1, &table.name).text(2, chain);
                 });
             }
             Change::DeleteChain(table, chain) => {
-                self.message(5, 0, format!("delete chain {} {chain}", table.0), |m| {
-                    m.text(1, &table.0).text(3, chain);
+                self.message(table, 5, 0, format!("delete chain {} {chain}", table.name), |m| {
+                    m.text(1, &table.name).text(3, chain);
                 });
             }
             Change::AddMap(table, map) => {
@@ -136,13 +173,19 @@ impl Encoder {
             }
             Change::AddElements(table, map, elements) => self.elements(12, CREATE, table, map, None, elements),
             Change::DeleteElements(table, map, elements) => self.elements(14, 0, table, map, None, elements),
-            Change::AddRule(table, rule) => self.add_rule(table, rule),
+            Change::AddRule(table, rule) => self.add_rule(table, rule, None, None),
+            Change::AddRemarkedRule { table, rule, comment, before } => self.add_rule(table, rule, Some(comment), *before),
+            Change::DeleteRule(table, chain, handle) => {
+                self.message(table, 8, 0, format!("delete rule {handle} of {} {chain}", table.name), |m| {
+                    m.text(1, &table.name).text(2, chain).bytes(3, &handle.to_be_bytes());
+                });
+            }
         }
     }
 
     fn add_chain(&mut self, table: &Table, chain: &Chain) {
-        self.message(3, CREATE, format!("add chain {} {}", table.0, chain.name), |m| {
-            m.text(1, &table.0).text(3, &chain.name);
+        self.message(table, 3, CREATE, format!("add chain {} {}", table.name, chain.name), |m| {
+            m.text(1, &table.name).text(3, &chain.name);
             let Some((kind, hook, priority)) = chain.base else { return };
             let hook = match hook {
                 Hook::Prerouting => 0,
@@ -170,8 +213,8 @@ impl Encoder {
         self.n_maps += 1;
         let id = self.n_maps;
         let (key_kind, key_length) = layout(&map.key);
-        self.message(9, CREATE, format!("add map {} {}", table.0, map.name), |m| {
-            m.text(1, &table.0).text(2, &map.name);
+        self.message(table, 9, CREATE, format!("add map {} {}", table.name, map.name), |m| {
+            m.text(1, &table.name).text(2, &map.name);
             m.be32(3, extra_flags | if map.gives == Gives::Membership { 0 } else { MAP });
             m.be32(4, key_kind).be32(5, key_length);
             match &map.gives {
@@ -188,11 +231,11 @@ impl Encoder {
     }
 
     fn elements(&mut self, kind: u16, flags: u16, table: &Table, map: &str, id: Option<u32>, elements: &[Element]) {
-        for chunk in elements.chunks(ELEMENTS_PER_MESSAGE) {
+        for chunk in chunks(elements) {
             let verb = if kind == 12 { "add" } else { "delete" };
-            let what = format!("{verb} {} elements of {} {map}", chunk.len(), table.0);
-            self.message(kind, flags, what, |m| {
-                m.text(1, &table.0).text(2, map);
+            let what = format!("{verb} {} elements of {} {map}", chunk.len(), table.name);
+            self.message(table, kind, flags, what, |m| {
+                m.text(1, &table.name).text(2, map);
                 if let Some(id) = id {
                     m.be32(4, id);
                 }
@@ -205,7 +248,7 @@ impl Encoder {
         }
     }
 
-    fn add_rule(&mut self, table: &Table, rule: &Rule) {
+    fn add_rule(&mut self, table: &Table, rule: &Rule, comment: Option<&String>, before: Option<u64>) {
         const ANONYMOUS_CONSTANT: u32 = 0x1 | 0x2;
         let own_maps: Vec<u32> = rule
             .expressions
@@ -217,20 +260,31 @@ impl Encoder {
                 id
             })
             .collect();
-        self.message(6, CREATE | APPEND, format!("add rule to {} {}", table.0, rule.chain), |m| {
-            m.text(1, &table.0).text(2, &rule.chain);
+        let flags = if before.is_some() { CREATE } else { CREATE | APPEND };
+        self.message(table, 6, flags, format!("add rule to {} {}", table.name, rule.chain), |m| {
+            m.text(1, &table.name).text(2, &rule.chain);
             m.nest(4, |list| {
                 for (expression, own_map) in rule.expressions.iter().zip(own_maps) {
                     expression.encode(own_map, list);
                 }
             });
+            if let Some(before) = before {
+                m.bytes(6, &before.to_be_bytes());
+            }
+            if let Some(comment) = comment {
+                // As `nft` keeps it: type 0, length, text with its ending zero.
+                let mut data = vec![0, u8::try_from(comment.len() + 1).expect("our comments are short")];
+                data.extend_from_slice(comment.as_bytes());
+                data.push(0);
+                m.bytes(7, &data);
+            }
         });
     }
 
-    fn message(&mut self, kind: u16, flags: u16, what: String, fill: impl FnOnce(&mut MessageWriter)) {
+    fn message(&mut self, table: &Table, kind: u16, flags: u16, what: String, fill: impl FnOnce(&mut MessageWriter)) {
         let number = u32::try_from(self.messages.len()).expect("a transaction is bounded");
         let sequence = self.first.wrapping_add(number);
-        let mut message = MessageWriter::new(SUBSYSTEM | kind, REQUEST | ACK | flags, sequence, INET, 0);
+        let mut message = MessageWriter::new(SUBSYSTEM | kind, REQUEST | flags, sequence, table.family, 0);
         fill(&mut message);
         self.messages.push(Message { bytes: message.finish(), what });
     }

@@ -76,6 +76,14 @@ impl MessageWriter {
     }
 }
 
+/// Adds flags to a finished message.
+pub(crate) fn add_flags(message: &mut [u8], flags: u16) {
+    const FLAGS: std::ops::Range<usize> = 6..8;
+    let field = &mut message[FLAGS];
+    let all = u16::from_ne_bytes([field[0], field[1]]) | flags;
+    field.copy_from_slice(&all.to_ne_bytes());
+}
+
 /// One message of a datagram as it was read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MessageView<'a> {

@@ -281,6 +281,11 @@ impl Node {
 
     /// The same without the task of one node.
     pub async fn apply_all_but(&mut self, missing: usize) {
+        self.apply_set(missing, Vec::new()).await;
+    }
+
+    /// The same without the task of one node, and with more.
+    pub async fn apply_set(&mut self, missing: usize, more: Vec<Change>) {
         self.changes = None;
         let mut changes = vec![Change::Reset(v1::NetdReset {}), self.node(), overlay(&network(0)), overlay(&network(1))];
         for number in 0..2 {
@@ -291,6 +296,7 @@ impl Node {
             changes.extend([overlay(&endpoint(0, number)), overlay(&endpoint(1, number))]);
         }
         changes.push(Change::PutTask(v1::LocalTask::from(&local_task(self.number))));
+        changes.extend(more);
         self.send(changes, 1).await;
     }
 

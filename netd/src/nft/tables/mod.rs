@@ -18,18 +18,24 @@ mod tests;
 
 use super::poller::Poller;
 use crate::dns::Listeners;
+use crate::listening::listening;
 use crate::settled::{Repair, Settled, Turn};
 use forgetting::{Forgetting, Strangers, Unwanted};
-use scope::{Brought, Look, Scope, host_addresses};
+use scope::{Brought, Found, Look, Scope, host_addresses};
 use skep_model::TaskId;
 use skep_netd_core::{
-    Backends, Came, Content, Namespace, Overlay, ServiceKey, TableName, TablesTouched, Turnover, Vanished, VirtualService,
-    services_touched, table_content, tables_touched, virtual_service,
+    Backends, Came, Content, KeptPort, Namespace, Overlay, PortKey, ServiceKey, TableName, TablesTouched, Turnover, Vanished,
+    VirtualService, ingress_service, reaching, services_touched, table_content, tables_touched, virtual_service,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
+/// The time between two looks at the ports that processes of the node have.
+const LISTING_PERIOD: Duration = Duration::from_secs(5);
 /// Rounds of writing and listening before other work gets its turn.
 const ROUNDS_MAX: usize = 4;
 
@@ -43,6 +49,11 @@ pub struct Tables {
     forgetting: Forgetting,
     listeners: BTreeMap<TaskId, Listeners>,
     audits: BTreeSet<Namespace>,
+    /// The ports that processes of the node were seen to have, and when to look again.
+    kept: BTreeSet<KeptPort>,
+    next_listing: Option<Instant>,
+    /// What other firewalls block.
+    blocked: Vec<String>,
     poller: Option<Poller>,
     /// Something was brought in line before.
     is_settled: bool,
@@ -61,6 +72,7 @@ impl Tables {
         let mut settled = Settled::default();
         self.note(turn, listeners);
         self.let_go(turn);
+        self.list_ports(turn, &mut settled);
         for round in 0..ROUNDS_MAX {
             self.listen(&mut settled);
             if round == 0 {
@@ -84,6 +96,7 @@ impl Tables {
                 break;
             }
         }
+        self.tell_others(turn.overlay);
         self.is_settled = true;
         self.forgetting.start();
         settled
@@ -94,6 +107,7 @@ impl Tables {
         tokio::select! {
             () = drifted(self.poller.as_ref()) => News::Drifted,
             () = self.forgetting.progress() => News::Forgotten,
+            () = due(self.next_listing) => News::Drifted,
         }
     }
 
@@ -141,6 +155,66 @@ impl Tables {
             }
             self.listeners.clone_from(listeners);
         }
+    }
+
+    /// Tells other firewalls of the bridges by which tasks are reached.
+    fn tell_others(&mut self, overlay: &Overlay) {
+        let Some(scope) = self.scopes.get_mut(&Namespace::Node) else { return };
+        let blocked = match scope.tell_others(&reaching(overlay)) {
+            Ok(None) => return,
+            Ok(Some(blocked)) => blocked,
+            Err(error) => vec![format!("another firewall of the node cannot be told of the tasks' bridges: {error}")],
+        };
+        for text in blocked.iter().filter(|text| !self.blocked.contains(text)) {
+            tracing::warn!("{text}");
+        }
+        self.blocked = blocked;
+    }
+
+    /// What other firewalls of the node block, a sentence each.
+    pub fn blocked(&self) -> &[String] {
+        &self.blocked
+    }
+
+    /// Looks which ports processes of the node have: nothing tells when that changes.
+    fn list_ports(&mut self, turn: &Turn<'_>, settled: &mut Settled) {
+        if turn.overlay.ingress().is_none() {
+            self.next_listing = None;
+            return;
+        }
+        let is_concerned = turn.touched.ports || turn.touched.node;
+        if !is_concerned && self.next_listing.is_some_and(|next| next > Instant::now()) {
+            return;
+        }
+        self.next_listing = Some(Instant::now() + LISTING_PERIOD);
+        match listening() {
+            Ok(found) => {
+                if self.kept != found {
+                    self.kept = found;
+                    self.look_at(Namespace::Node, [TableName::Ingress].into());
+                }
+            }
+            Err(error) => {
+                settled.failures.insert(Namespace::Node, format!("the ports in use on this node cannot be listed: {error}"));
+            }
+        }
+    }
+
+    /// Published ports on which this node does not answer, as processes of its own
+    /// listen on them, with a sentence for each.
+    pub fn ports_in_use(&self, overlay: &Overlay) -> BTreeMap<PortKey, String> {
+        let services = overlay.services().filter_map(|service| ingress_service(overlay, service.id));
+        let published: BTreeSet<PortKey> = services.flat_map(|service| service.ports.into_keys()).collect();
+        let is_reached = |address: IpAddr| !address.to_canonical().is_loopback();
+        let kept = self.kept.iter().filter(|kept| kept.address.is_none_or(is_reached) && published.contains(&kept.key));
+        let sentence = |KeptPort { key: (transport, port), address }: &KeptPort| {
+            let at = address.map_or_else(|| "all addresses".to_owned(), |address| address.to_string());
+            format!(
+                "the service is not answered on port {port}/{} of this node: a process of the node listens on it at {at}",
+                transport.name()
+            )
+        };
+        kept.map(|kept| (kept.key, sentence(kept))).collect()
     }
 
     /// Strikes off who is there again, before any table leads there.
@@ -250,7 +324,7 @@ impl Tables {
                 self.forgetting.welcome(namespace, address, true);
             }
         }
-        match scope.bring(&look, names.as_ref(), services) {
+        match scope.bring(&look, Found { names: names.as_ref(), kept: &self.kept }, services) {
             Ok(Brought { repaired, left }) => {
                 settled.repairs.extend(repaired.into_iter().map(|(table, by_audit)| Repair {
                     kind: "table",
@@ -316,6 +390,13 @@ pub enum News {
     Drifted,
     /// Connections were forgotten somewhere, or could not be.
     Forgotten,
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn drifted(poller: Option<&Poller>) {

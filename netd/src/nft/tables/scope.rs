@@ -2,13 +2,16 @@
 //! are brought to hold something else.
 
 use super::Services;
+use crate::nft::conntrack::{self, Appeared};
+use crate::nft::firewall::others;
 use crate::nft::monitor::{Event, Monitor};
 use crate::nft::{Error, Socket, Transaction};
-use crate::nft::{conntrack, write};
+use crate::nft::{ingress, write};
+use skep_model::endpoint::Transport;
 use skep_model::{ServiceId, TaskId};
 use skep_netd_core::{
-    Content, IngressPort, Namespace, Overlay, PortKey, ServiceKey, TableName, Vanished, VirtualService, ingress_ports,
-    table_content,
+    Content, IngressService, KeptPort, Name, Namespace, Overlay, PortKey, ServiceKey, TableName, Vanished, VirtualService,
+    ingress_service, table_content,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -26,6 +29,15 @@ pub struct Look {
     pub vanished: BTreeSet<Vanished>,
     /// It was there before this process: nobody knows yet what connections there are.
     pub is_adopted: bool,
+}
+
+/// What tables hold that does not follow from what the node was told.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    /// Of a task: where its names are answered.
+    pub names: Option<&'a Content>,
+    /// Of the node: the ports that its processes have.
+    pub kept: &'a BTreeSet<KeptPort>,
 }
 
 /// A table as we wrote it.
@@ -48,6 +60,12 @@ pub struct Scope {
     /// Tables of which only the kernel knows what they hold; whether that is
     /// somebody else's doing, and whether only an audit found it.
     unknown: BTreeMap<TableName, Option<ByAudit>>,
+    /// Where the tables lead, and datagrams may not go yet.
+    unled: BTreeSet<Appeared>,
+    /// Somebody else changed rules since the last look at other firewalls.
+    others_changed: bool,
+    /// The bridges that other firewalls were told of.
+    told: Vec<Name>,
     /// Two services ask for one address: who has it depends on all of them.
     is_disputed: bool,
 }
@@ -72,12 +90,34 @@ impl Scope {
             None => (Socket::open()?, Monitor::open()?),
         };
         let unknown = TableName::of(namespace).iter().map(|table| (*table, None)).collect();
-        Ok(Self { namespace, socket, monitor, seed, held: BTreeMap::new(), unknown, is_disputed: false })
+        Ok(Self {
+            namespace,
+            socket,
+            monitor,
+            seed,
+            held: BTreeMap::new(),
+            unknown,
+            unled: BTreeSet::new(),
+            others_changed: true,
+            told: Vec::new(),
+            is_disputed: false,
+        })
     }
 
     /// Whether any connection is tracked in the namespace.
     pub fn has_connections(&mut self) -> Result<bool, Error> {
         Ok(conntrack::count(&mut self.socket)? > 0)
+    }
+
+    /// Tells other firewalls of our bridges, if any of them may have changed; answers
+    /// with what they block, a sentence each, and nothing if nothing changed.
+    pub fn tell_others(&mut self, bridges: &[Name]) -> Result<Option<Vec<String>>, Error> {
+        if !std::mem::take(&mut self.others_changed) && self.told == bridges {
+            return Ok(None);
+        }
+        let blocked = others::settle(&mut self.socket, bridges).inspect_err(|_| self.others_changed = true)?;
+        self.told = bridges.to_vec();
+        Ok(Some(blocked))
     }
 
     /// For events.
@@ -90,6 +130,8 @@ impl Scope {
     pub fn listen(&mut self) -> Result<BTreeSet<TableName>, Error> {
         let mut drifted = BTreeSet::new();
         while let Some(event) = self.monitor.hear()? {
+            // Whoever else changes anything may be a firewall.
+            self.others_changed |= !matches!(&event, Event::Committed(committed) if committed.port == self.socket.port());
             match event {
                 Event::Committed(committed) if committed.port == self.socket.port() => {}
                 Event::Committed(committed) => {
@@ -114,13 +156,13 @@ impl Scope {
         for table in TableName::of(self.namespace) {
             let known = self.held.get(table).map(|held| held.fingerprint);
             let is_as_known = match known {
-                Some(Some(fingerprint)) => self.socket.fingerprint(table.as_str())? == Some(fingerprint),
+                Some(Some(fingerprint)) => self.socket.fingerprint(&write::named(*table))? == Some(fingerprint),
                 Some(None) => {
                     self.unknown.entry(*table).or_insert(None);
                     drifted.insert(*table);
                     true
                 }
-                None => self.unknown.contains_key(table) || self.socket.fingerprint(table.as_str())?.is_none(),
+                None => self.unknown.contains_key(table) || self.socket.fingerprint(&write::named(*table))?.is_none(),
             };
             if !is_as_known {
                 self.drift(*table, false);
@@ -134,7 +176,7 @@ impl Scope {
     pub fn audit(&mut self, tables: &[TableName]) -> Result<BTreeSet<TableName>, Error> {
         let mut drifted = BTreeSet::new();
         for table in tables.iter().filter(|table| !self.unknown.contains_key(table)).copied().collect::<Vec<_>>() {
-            let seen = self.socket.fingerprint(table.as_str())?;
+            let seen = self.socket.fingerprint(&write::named(table))?;
             let is_right = match (self.held.get_mut(&table), seen) {
                 (None, seen) => seen.is_none(),
                 (Some(_), None) => false,
@@ -155,13 +197,13 @@ impl Scope {
     }
 
     /// Brings the tables in line.
-    pub fn bring(&mut self, look: &Look, names: Option<&Content>, services: &mut Services<'_>) -> Result<Brought, Error> {
+    pub fn bring(&mut self, look: &Look, found: Found<'_>, services: &mut Services<'_>) -> Result<Brought, Error> {
         let led_to = self.host_addresses();
-        match self.write(look, names, services) {
+        match self.write(look, found, services) {
             Ok(()) => {}
             // Somebody was here and we have not heard of it yet: then write anew
             // what cannot be changed as we thought.
-            Err(Error::Refused { .. }) if self.forget_held(look) => self.write(look, names, services)?,
+            Err(Error::Refused { .. }) if self.forget_held(look) => self.write(look, found, services)?,
             Err(error) => return Err(error),
         }
         let left = led_to.difference(&self.host_addresses()).copied().collect();
@@ -180,7 +222,7 @@ impl Scope {
     }
 
     /// Commits the difference, and notes what the tables hold from then on.
-    fn write(&mut self, look: &Look, names: Option<&Content>, services: &mut Services<'_>) -> Result<(), Error> {
+    fn write(&mut self, look: &Look, found: Found<'_>, services: &mut Services<'_>) -> Result<(), Error> {
         let mut wholly: BTreeSet<TableName> = look.tables.iter().chain(self.unknown.keys()).copied().collect();
         let mut steps = Vec::new();
         for table in TableName::OF_SERVICES.into_iter().filter(|table| TableName::of(self.namespace).contains(table)) {
@@ -192,7 +234,7 @@ impl Scope {
                 None => drop(wholly.insert(table)),
             }
         }
-        steps.extend(wholly.into_iter().filter_map(|table| self.whole(table, names, services.overlay())));
+        steps.extend(wholly.into_iter().filter_map(|table| self.whole(table, found, services.overlay())));
         let mut transaction = Transaction::new();
         for step in &mut steps {
             transaction.append(std::mem::take(&mut step.changes));
@@ -200,13 +242,24 @@ impl Scope {
         if !transaction.changes().is_empty() {
             self.socket.commit(&transaction)?;
         }
+        let appeared: BTreeSet<Appeared> = steps.iter().flat_map(|step| self.appeared(step)).collect();
         steps.into_iter().for_each(|step| self.note(step.table, step.after));
+        self.unled.extend(appeared);
+        conntrack::forget_unled(&mut self.socket, &self.unled)?;
+        self.unled.clear();
         Ok(())
     }
 
     /// The step for a whole table, if there is anything to do.
-    fn whole(&self, table: TableName, names: Option<&Content>, overlay: &Overlay) -> Option<Step> {
-        let wanted = if table == TableName::Names { names.cloned() } else { table_content(overlay, self.namespace, table) };
+    fn whole(&self, table: TableName, found: Found<'_>, overlay: &Overlay) -> Option<Step> {
+        let wanted = match table {
+            TableName::Names => found.names.cloned(),
+            _ => table_content(overlay, self.namespace, table),
+        };
+        let wanted = wanted.map(|content| match content {
+            Content::Ingress { services, .. } => Content::Ingress { services, kept: found.kept.clone() },
+            other => other,
+        });
         let (wanted, is_disputed) = settle_disputes(wanted);
         let changes = match (self.held.get(&table), &wanted) {
             (None, None) if !self.unknown.contains_key(&table) => return None,
@@ -224,7 +277,7 @@ impl Scope {
             (Namespace::Task(task), Content::Services(held)) if !self.is_disputed => {
                 self.services_part(task, held, look, services)
             }
-            (Namespace::Node, Content::Ingress { ports, .. }) => self.ports_part(ports, look, services.overlay()),
+            (Namespace::Node, Content::Ingress { services: held, .. }) => self.ports_part(held, look, services.overlay()),
             _ => None,
         }
     }
@@ -256,13 +309,45 @@ impl Scope {
         Some(Step { table: TableName::Services, changes, after: After::Services { gone, new } })
     }
 
-    fn ports_part(&self, held: &BTreeMap<PortKey, IngressPort>, look: &Look, overlay: &Overlay) -> Option<Step> {
+    fn ports_part(&self, held: &BTreeMap<ServiceId, IngressService>, look: &Look, overlay: &Overlay) -> Option<Step> {
         let ids: BTreeSet<ServiceId> = look.services.iter().map(|(_, service)| *service).collect();
-        let of_ids = held.iter().filter(|(_, port)| ids.contains(&port.service));
-        let old: BTreeMap<PortKey, IngressPort> = of_ids.map(|(key, port)| (*key, port.clone())).collect();
-        let new: BTreeMap<PortKey, IngressPort> = ids.into_iter().flat_map(|id| ingress_ports(overlay, id)).collect();
-        let changes = write::ports_difference(&self.seed, &old, &new)?;
-        Some(Step { table: TableName::Ingress, changes, after: After::Ports(new) })
+        let (mut old, mut new) = (BTreeMap::new(), BTreeMap::new());
+        for id in ids {
+            let (before, now) = (held.get(&id), ingress_service(overlay, id));
+            if let Some(now) = &now
+                && before.is_none_or(|before| before.ports != now.ports)
+                && held.iter().any(|(other, found)| *other != id && now.ports.keys().any(|key| found.ports.contains_key(key)))
+            {
+                // Who has a port that two ask for depends on all of them.
+                return None;
+            }
+            old.extend(before.map(|before| (id, before.clone())));
+            new.extend(now.map(|now| (id, now)));
+        }
+        let changes = ingress::difference(&self.seed, &old, &new);
+        let gone = old.into_keys().filter(|id| !new.contains_key(id)).collect();
+        Some(Step { table: TableName::Ingress, changes, after: After::Ports { gone, new } })
+    }
+
+    /// Where a step leads datagrams that were not led before.
+    fn appeared(&self, step: &Step) -> BTreeSet<Appeared> {
+        let held = self.held.get(&step.table).map(|held| &held.content);
+        let (after, before) = match (&step.after, held) {
+            (After::All { content, .. }, held) => {
+                (content.as_ref().map(led).unwrap_or_default(), held.map(led).unwrap_or_default())
+            }
+            (After::Services { new, .. }, Some(Content::Services(held))) => {
+                let old = new.keys().filter_map(|key| held.get(key));
+                (new.values().flat_map(|service| led_by(service)).collect(), old.flat_map(|service| led_by(service)).collect())
+            }
+            (After::Ports { new, .. }, Some(Content::Ingress { services: held, .. })) => {
+                let old = new.keys().filter_map(|id| held.get(id));
+                let ports = |service: &IngressService| service.ports.keys().filter_map(datagrams_to).collect::<Vec<_>>();
+                (new.values().flat_map(ports).collect(), old.flat_map(ports).collect())
+            }
+            (After::Services { .. } | After::Ports { .. }, _) => (BTreeSet::new(), BTreeSet::new()),
+        };
+        after.difference(&before).copied().collect()
     }
 
     fn note(&mut self, table: TableName, after: After) {
@@ -275,7 +360,7 @@ impl Scope {
                 self.held.extend(content.map(|content| (table, Held { content, fingerprint: None })));
                 return;
             }
-            After::Services { .. } | After::Ports(_) => self.held.get_mut(&table),
+            After::Services { .. } | After::Ports { .. } => self.held.get_mut(&table),
         };
         match (held, after) {
             (Some(Held { content: Content::Services(held), fingerprint }), After::Services { gone, new }) => {
@@ -283,9 +368,10 @@ impl Scope {
                 gone.iter().for_each(|key| drop(held.remove(key)));
                 held.extend(new);
             }
-            (Some(Held { content: Content::Ingress { ports, .. }, fingerprint }), After::Ports(new)) => {
+            (Some(Held { content: Content::Ingress { services: held, .. }, fingerprint }), After::Ports { gone, new }) => {
                 *fingerprint = None;
-                ports.extend(new);
+                gone.iter().for_each(|id| drop(held.remove(id)));
+                held.extend(new);
             }
             _ => {}
         }
@@ -305,6 +391,28 @@ pub fn host_addresses(content: &Content) -> BTreeSet<IpAddr> {
     }
 }
 
+/// Where a table leads datagrams.
+fn led(content: &Content) -> BTreeSet<Appeared> {
+    match content {
+        Content::Services(services) => services.values().flat_map(|service| led_by(service)).collect(),
+        Content::Ingress { services, kept } => {
+            let kept: BTreeSet<PortKey> = kept.iter().map(|kept| kept.key).collect();
+            let ports = services.values().flat_map(|service| service.ports.keys());
+            ports.filter(|key| !kept.contains(key)).filter_map(datagrams_to).collect()
+        }
+        Content::HostPorts { ports, .. } => ports.keys().filter_map(datagrams_to).collect(),
+        _ => BTreeSet::new(),
+    }
+}
+
+fn led_by(service: &VirtualService) -> impl Iterator<Item = Appeared> + '_ {
+    service.addresses.iter().copied().map(Appeared::Address)
+}
+
+fn datagrams_to((transport, port): &PortKey) -> Option<Appeared> {
+    (*transport == Transport::Udp).then_some(Appeared::Port(*port))
+}
+
 /// A part of a transaction, and what is known once it is committed.
 struct Step {
     table: TableName,
@@ -315,7 +423,7 @@ struct Step {
 enum After {
     All { content: Option<Content>, is_disputed: bool },
     Services { gone: BTreeSet<ServiceKey>, new: BTreeMap<ServiceKey, Arc<VirtualService>> },
-    Ports(BTreeMap<PortKey, IngressPort>),
+    Ports { gone: BTreeSet<ServiceId>, new: BTreeMap<ServiceId, IngressService> },
 }
 
 fn shares_address(one: &VirtualService, other: &VirtualService) -> bool {

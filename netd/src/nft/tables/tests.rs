@@ -1,15 +1,18 @@
 //! One namespace whose events are not heard, and what a change costs.
 
 use super::Services;
-use super::scope::{Look, Scope};
+use super::scope::{Found, Look, Scope};
 use crate::nft::testing::Namespace as TestNamespace;
 use crate::nft::{Change, Socket, Table, Transaction};
 use skep_model::network::{Attachment, Pool};
 use skep_model::overlay::{Endpoint, EndpointId, LocalTask, NodeNetwork, NodeService, Peer, ServiceNetwork};
 use skep_model::{NetworkId, NodeId, ServiceId, TaskId};
 use skep_netd_core::{Desired, Namespace, Object, TableName};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
+
+const NOTHING: Found<'static> = Found { names: None, kept: &BTreeSet::new() };
 
 fn id(number: u16) -> [u8; 16] {
     let mut bytes = [7; 16];
@@ -78,7 +81,7 @@ fn told(n_services: u16) -> Desired {
 fn opened(namespace: &TestNamespace, desired: &Desired) -> Scope {
     let mut scope = Scope::open(Namespace::Task(task()), Some(namespace.fd()), "seed".to_owned()).expect("the sockets");
     let look = Look { tables: TableName::OF_TASK.into(), ..Look::default() };
-    let brought = scope.bring(&look, None, &mut Services::new(desired.overlay())).expect("the tables are written");
+    let brought = scope.bring(&look, NOTHING, &mut Services::new(desired.overlay())).expect("the tables are written");
     assert_eq!(brought.repaired, [], "what was there before is nobody's fault");
     scope
 }
@@ -98,9 +101,9 @@ fn an_audit_finds_what_no_event_told_of() {
     let found = scope.audit(&TableName::OF_TASK).expect("an audit");
     assert_eq!(found, [TableName::Services, TableName::Mesh].into());
     let look = Look { tables: found, ..Look::default() };
-    let brought = scope.bring(&look, None, &mut Services::new(desired.overlay())).expect("the tables are written");
+    let brought = scope.bring(&look, NOTHING, &mut Services::new(desired.overlay())).expect("the tables are written");
     assert_eq!(brought.repaired, [(TableName::Services, true), (TableName::Mesh, true)]);
-    assert_eq!(stranger.fingerprint("skep_mesh").expect("a dump"), None);
+    assert_eq!(stranger.fingerprint(&Table::new("skep_mesh")).expect("a dump"), None);
     assert_eq!(scope.audit(&TableName::OF_TASK).expect("an audit"), [].into());
 }
 
@@ -117,13 +120,13 @@ fn a_change_costs_what_its_service_costs() {
         for round in 0..100 {
             drop(desired.put(endpoint(4, 41, round % 2 == 1)).unwrap());
             let start = Instant::now();
-            scope.bring(&look, None, &mut Services::new(desired.overlay())).expect("the table is changed");
+            scope.bring(&look, NOTHING, &mut Services::new(desired.overlay())).expect("the table is changed");
             took += start.elapsed();
         }
         println!("one endpoint of {n_services} services changed in {:?}", took / 100);
         let whole = Look { tables: [TableName::Services].into(), ..Look::default() };
         let generation = stranger.generation().expect("a generation");
-        scope.bring(&whole, None, &mut Services::new(desired.overlay())).expect("nothing is to be done");
+        scope.bring(&whole, NOTHING, &mut Services::new(desired.overlay())).expect("nothing is to be done");
         assert_eq!(stranger.generation().expect("a generation"), generation, "the parts made up the whole");
     }
 }

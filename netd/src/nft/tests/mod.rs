@@ -1,5 +1,6 @@
 //! The rules as real traffic meets them.
 
+mod other_firewalls;
 mod published_ports;
 mod transactions;
 mod virtual_addresses;
@@ -14,8 +15,10 @@ use super::*;
 use skep_model::endpoint::{Transport, wire_port};
 use skep_model::{ServiceId, TaskId};
 use skep_netd_core::{
-    EgressSubnet, HostPort, IngressNode, IngressPort, Mac, Name, Namespace as InKernel, Vanished, WirePort, ingress_mark,
+    EgressSubnet, HostPort, IngressNode, IngressService, KeptPort, Mac, Name, Namespace as InKernel, PortKey, Vanished, WirePort,
+    ingress_mark,
 };
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
@@ -93,8 +96,15 @@ fn link(name: &str) -> Name {
     Name::new(name).expect("the name of a link")
 }
 
-fn leads_to(wire_port: u16, backends: &[&str]) -> IngressPort {
-    IngressPort { service: ServiceId::from_random([1; 16]), wire_port, backends: addresses(backends) }
+/// One service with these ports, each with its wire port.
+fn leads_to(ports: &[(PortKey, u16)], backends: &[&str]) -> ingress::Services {
+    let service = IngressService { ports: ports.iter().copied().collect(), backends: addresses(backends) };
+    [(ServiceId::from_random([1; 16]), service)].into()
+}
+
+/// The whole table of a node where no process listens.
+fn answers_on(services: &ingress::Services) -> Transaction {
+    ingress::replace("node", services, &BTreeSet::new())
 }
 
 fn addresses(list: &[&str]) -> Vec<IpAddr> {

@@ -28,10 +28,9 @@ fn mesh_of_two() -> Mesh {
         task.route_mark(mark, mark);
         senders.push(IngressNode { hardware: Mac(node.hardware("tasks")), mark });
         let published = [(Transport::Tcp, 8080, 0), (Transport::Udp, 9090, 1)];
-        let ports =
-            published.map(|(transport, port, index)| ((transport, port), leads_to(wire_port(number, index), &["10.7.0.12"])));
+        let ports = published.map(|(transport, port, index)| ((transport, port), wire_port(number, index, 2)));
         let mut socket = Socket::open_in(node.fd()).expect("a socket");
-        socket.commit(&ingress::replace("node", link("tasks"), &ports.into())).expect("the node's rules are taken");
+        socket.commit(&answers_on(&leads_to(&ports, &["10.7.0.12"]))).expect("the node's rules are taken");
     }
     let wired = [(Transport::Tcp, 0, 80), (Transport::Udp, 1, 90)].map(|(transport, index, target_port)| WirePort {
         transport,
@@ -41,7 +40,7 @@ fn mesh_of_two() -> Mesh {
     // UDP replies are routed before the hook that marks them: there must be a route for the first look.
     task.default_route("10.1.0.1");
     let mut socket = Socket::open_in(task.fd()).expect("a socket");
-    socket.commit(&mesh::replace(&senders, &wired, &[], &[])).expect("the task's rules are taken");
+    socket.commit(&mesh::replace(&senders, &wired, 63, &[], &[])).expect("the task's rules are taken");
     greet(&task, "10.7.0.12:80", b't');
     answer(&task, "10.7.0.12:90", b'u');
     Mesh { client, _nodes: nodes, _task: task }
@@ -91,24 +90,71 @@ fn published_datagrams_return_through_the_node_they_came_by() {
 
 #[test]
 fn a_published_port_without_a_task_refuses() {
-    let node = Namespace::new();
-    let port = ((Transport::Tcp, 8080), leads_to(8001, &[]));
+    let (_task, node, outside) = behind_a_node();
+    let services = leads_to(&[((Transport::Tcp, 8080), 8001)], &[]);
     let mut socket = Socket::open_in(node.fd()).expect("a socket");
-    socket.commit(&ingress::replace("node", link("tasks"), &[port].into())).expect("the rules are taken");
-    // Even a process of the node that listens there is not mistaken for the service.
-    greet(&node, "0.0.0.0:8080", b'n');
-    let error = connect(&node, "127.0.0.1:8080").err().expect("nobody answers");
-    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{error}");
+    socket.commit(&answers_on(&services)).expect("the rules are taken");
+    for (from, to) in [(&node, "127.0.0.1:8080"), (&node, "203.0.113.1:8080"), (&outside, "203.0.113.1:8080")] {
+        let error = connect(from, to).err().expect("nobody answers");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{error}");
+    }
+}
+
+#[test]
+fn a_port_that_a_process_of_the_node_listens_on_stays_its_own() {
+    let (task, node, outside) = behind_a_node();
+    for port in 8001..8005 {
+        greet(&task, &format!("172.20.0.2:{port}"), b't');
+        greet(&task, &format!("[fd20::2]:{port}"), b't');
+    }
+    greet(&node, "[::]:22", b'n');
+    greet(&node, "203.0.113.1:23", b'n');
+    answer(&node, "0.0.0.0:53", b'n');
+    answer(&task, "172.20.0.2:8004", b't');
+    let (tcp, udp_key) = (|port| (Transport::Tcp, port), (Transport::Udp, 53));
+    let ports = [(tcp(22), 8001), (tcp(23), 8002), (tcp(24), 8003), (udp_key, 8004)];
+    let both = leads_to(&ports, &["172.20.0.2", "fd20::2"]);
+    let own = IpAddr::from([203, 0, 113, 1]);
+    let kept = [(tcp(22), None), (tcp(23), Some(own)), (udp_key, None)].map(|(key, address)| KeptPort { key, address });
+    let mut socket = Socket::open_in(node.fd()).expect("a socket");
+    let empty = leads_to(&ports, &[]);
+    for services in [&both, &empty] {
+        socket.commit(&ingress::replace("node", services, &kept.into())).expect("the rules are taken");
+        for (from, to) in [
+            (&outside, "203.0.113.1:22"),
+            (&outside, "[fd99::1]:22"),
+            (&outside, "203.0.113.1:23"),
+            (&node, "203.0.113.1:22"),
+            (&node, "127.0.0.1:22"),
+            (&node, "[fd99::1]:22"),
+            (&node, "203.0.113.1:23"),
+            (&task, "172.20.0.1:22"),
+        ] {
+            assert_eq!(names(from, to, 1), "n", "{to}");
+        }
+        for from in [&outside, &node] {
+            assert_eq!(ask(&udp(from, "0.0.0.0:0"), "203.0.113.1:53"), 'n');
+        }
+    }
+    socket.commit(&ingress::difference("node", &empty, &both)).expect("the backends are replaced");
+    // What it listens on at one address is the service's at the others, and so is every other port.
+    for (from, to) in [(&outside, "[fd99::1]:23"), (&outside, "203.0.113.1:24"), (&node, "203.0.113.1:24")] {
+        let seen = connect(from, to).map(|client| client.name);
+        assert!(matches!(seen, Ok('t')), "{to}: {seen:?}");
+    }
+    // When the process of the node goes, its port is the service's.
+    socket.commit(&ingress::kept_difference(&kept.into(), &BTreeSet::new())).expect("the ports are given up");
+    assert_eq!(names(&node, "203.0.113.1:22", 1), "t");
 }
 
 #[test]
 fn datagrams_that_came_too_early_reach_the_first_backend() {
     let (task, node, outside) = behind_a_node();
     answer(&task, "172.20.0.2:8001", b'u');
-    let key = (Transport::Udp, 9090);
-    let replace = |backends: &[&str]| ingress::replace_backends("node", key, &leads_to(8001, backends));
+    let ports = [((Transport::Udp, 9090), 8001)];
+    let (empty, led) = (leads_to(&ports, &[]), leads_to(&ports, &["172.20.0.2"]));
     let mut socket = Socket::open_in(node.fd()).expect("a socket");
-    socket.commit(&ingress::replace("node", link("tasks"), &[(key, leads_to(8001, &[]))].into())).expect("the rules are taken");
+    socket.commit(&answers_on(&empty)).expect("the rules are taken");
     for (from, to) in [(&outside, "203.0.113.1:9090"), (&node, "203.0.113.1:9090")] {
         let client = udp(from, "0.0.0.0:0");
         client.connect(to).expect("connected");
@@ -116,32 +162,50 @@ fn datagrams_that_came_too_early_reach_the_first_backend() {
         let refused = client.send(b"?").and_then(|_| client.recv(&mut [0; 8])).expect_err("nobody is there").kind();
         let is_own = std::ptr::eq(from, &raw const node);
         assert_eq!(refused, if is_own { ErrorKind::PermissionDenied } else { ErrorKind::ConnectionRefused });
-        socket.commit(&replace(&["172.20.0.2"])).expect("the backends are replaced");
+        socket.commit(&ingress::difference("node", &empty, &led)).expect("the backends are replaced");
         // The word on the first one may still lie there.
         client.take_error().expect("it is fetched");
         client.send(b"?").expect("it is sent");
         client.recv(&mut [0; 8]).expect("the same stream is answered now");
-        socket.commit(&replace(&[])).expect("the backends are replaced");
+        socket.commit(&ingress::difference("node", &led, &empty)).expect("the backends are replaced");
     }
 }
 
 #[test]
-fn nobody_is_routed_past_the_published_ports() {
+fn thousands_of_ports_are_published_and_changed_one_by_one() {
     let (task, node, outside) = behind_a_node();
-    for port in [8001, 8002] {
+    for port in [1024, 2024] {
         greet(&task, &format!("172.20.0.2:{port}"), b't');
     }
-    outside.default_route("203.0.113.1");
-    let port = ((Transport::Tcp, 8080), leads_to(8001, &["172.20.0.2"]));
-    assert_eq!(names(&outside, "172.20.0.2:8002", 1), "t", "without the table there is nothing in the way");
+    let service = |first: u16, n: u16| {
+        let ports = (0..n).map(|index| ((Transport::Tcp, first + index), 1024 + index)).collect();
+        IngressService { ports, backends: addresses(&["172.20.0.2", "fd20::2"]) }
+    };
+    let id = |number: u16| {
+        let [high, low] = number.to_be_bytes();
+        ServiceId::from_random([high, low, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7])
+    };
+    // One with a range as passive FTP has it, and thousands with a port each.
+    let mut all: ingress::Services = (0..5_000).map(|number| (id(number), service(20_000 + number, 1))).collect();
+    all.insert(id(5_000), service(40_000, 5_000));
     let mut socket = Socket::open_in(node.fd()).expect("a socket");
-    socket.commit(&ingress::replace("node", link("tasks"), &[port].into())).expect("the rules are taken");
-    assert_eq!(names(&outside, "203.0.113.1:8080", 1), "t", "the published port");
-    for (from, to) in [(&outside, "172.20.0.2:8002"), (&outside, "172.20.0.2:8001"), (&task, "203.0.113.9:80")] {
-        let limit = Duration::from_millis(300);
-        let error = from.run(|| TcpStream::connect_timeout(&to.parse().expect("an address"), limit)).err();
-        assert_eq!(error.map(|error| error.kind()), Some(std::io::ErrorKind::TimedOut), "{to}");
+    let start = Instant::now();
+    socket.commit(&answers_on(&all)).expect("the rules are taken");
+    let whole = start.elapsed();
+    for to in ["203.0.113.1:20000", "203.0.113.1:24999", "203.0.113.1:40000", "203.0.113.1:41000"] {
+        assert_eq!(names(&outside, to, 1), "t", "{to}");
     }
+    let start = Instant::now();
+    let (held, wanted) = (all.clone(), [(id(6_000), service(50_000, 1))]);
+    all.remove(&id(0));
+    all.extend(wanted);
+    let changes = ingress::difference("node", &held, &all);
+    socket.commit(&changes).expect("one goes and one comes");
+    println!("10,000 ports of 5,001 services in {whole:?}, one more and one less in {:?}", start.elapsed());
+    assert!(changes.changes().len() < 20, "{}", changes.changes().len());
+    assert_eq!(names(&outside, "203.0.113.1:50000", 1), "t");
+    let error = connect(&outside, "203.0.113.1:20000").err().expect("it is not published any more");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
 }
 
 #[test]

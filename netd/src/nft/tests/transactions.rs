@@ -19,7 +19,7 @@ fn a_refused_message_undoes_its_transaction_and_is_named() {
             if what == "add rule to skep_test nowhere"),
         "{error:?}"
     );
-    assert_eq!(socket.fingerprint("skep_test").expect("a dump"), None, "nothing of it was done");
+    assert_eq!(socket.fingerprint(&Table::new("skep_test")).expect("a dump"), None, "nothing of it was done");
     assert_eq!(socket.generation().expect("a generation"), generation);
     // The socket is good for the next one.
     socket.commit(&services::replace_all("task1", &[web(&ALL)])).expect("the rules are taken");
@@ -31,21 +31,21 @@ fn a_fingerprint_tells_every_change_and_rests_otherwise() {
     let namespace = Namespace::new();
     let mut socket = Socket::open_in(namespace.fd()).expect("a socket");
     socket.commit(&services::replace_all("task1", &[web(&ALL)])).expect("the rules are taken");
-    let first = socket.fingerprint(services::TABLE).expect("a dump").expect("the table is there");
-    assert_eq!(socket.fingerprint(services::TABLE).expect("a dump"), Some(first));
+    let first = socket.fingerprint(&Table::new(services::TABLE)).expect("a dump").expect("the table is there");
+    assert_eq!(socket.fingerprint(&Table::new(services::TABLE)).expect("a dump"), Some(first));
     let flush = |socket: &mut Socket, chain: &str| {
         let mut transaction = Transaction::new();
         transaction.push(Change::FlushChain(Table::new(services::TABLE), chain.to_owned()));
         socket.commit(&transaction).expect("the chain is emptied");
     };
     flush(&mut socket, "s4_web");
-    let second = socket.fingerprint(services::TABLE).expect("a dump").expect("the table is there");
+    let second = socket.fingerprint(&Table::new(services::TABLE)).expect("a dump").expect("the table is there");
     assert_ne!(first, second);
     let mut transaction = Transaction::new();
     let entry = Element::Decision(Value::from(IpAddr::from([10, 7, 0, 9])), Verdict::Drop);
     transaction.push(Change::AddElements(Table::new(services::TABLE), "v4".to_owned(), vec![entry]));
     socket.commit(&transaction).expect("an element is added");
-    assert_ne!(socket.fingerprint(services::TABLE).expect("a dump"), Some(second));
+    assert_ne!(socket.fingerprint(&Table::new(services::TABLE)).expect("a dump"), Some(second));
 }
 
 #[test]
@@ -78,15 +78,23 @@ fn many_backends_and_many_services_are_one_transaction() {
     let created = created.elapsed();
     let replaced = Instant::now();
     for _ in 0..50 {
-        socket.commit(&services::replace_backends("task1", &service)).expect("the backends are replaced");
+        socket.commit(&services::replace_backends("task1", &service, &service)).expect("the backends are replaced");
     }
     println!("100 backends: created in {created:?}, replaced in {:?}", replaced.elapsed() / 50);
-    let many: Vec<Service> = (0..600u16)
+    let many: Vec<Service> = (0..5_000u16)
         .map(|n| {
             let [high, low] = n.to_be_bytes();
-            let address = IpAddr::from([10, 9, high, low]);
-            Service { key: format!("{n}_{}", "k".repeat(90)), addresses: vec![address], backends: vec![address] }
+            let both =
+                |last: u8| vec![IpAddr::from([10, 9 + last, high, low]), IpAddr::from([0xfd09, 0, 0, 0, 0, 0, last.into(), n])];
+            let backends = [both(1), both(2)].concat();
+            Service { key: format!("{n}_{}", "k".repeat(90)), addresses: both(0), backends }
         })
         .collect();
-    socket.commit(&services::replace_all("task1", &many)).expect("600 services with long names are taken");
+    let start = Instant::now();
+    socket.commit(&services::replace_all("task1", &many)).expect("5,000 services of both families are taken");
+    let whole = start.elapsed();
+    let start = Instant::now();
+    socket.commit(&services::remove_all("task1", &many[..1])).expect("one is taken away");
+    socket.commit(&services::add_all("task1", &many[..1])).expect("and added again");
+    println!("5,000 services in {whole:?}, one taken away and added in {:?}", start.elapsed());
 }

@@ -38,7 +38,7 @@ fn replaced_backends_take_new_connections_and_the_old_keep_theirs() {
     socket.commit(&services::replace_all("task1", &[web(&ALL[..1])])).expect("the rules are taken");
     let mut old = connect(&client, "10.7.0.100:80").expect("a connection");
     assert_eq!(old.name, 'a');
-    socket.commit(&services::replace_backends("task1", &web(&ALL[1..2]))).expect("the backends are replaced");
+    socket.commit(&services::replace_backends("task1", &web(&ALL[..1]), &web(&ALL[1..2]))).expect("the backends are replaced");
     assert_eq!(names(&client, "10.7.0.100:80", 4), "bbbb");
     old.stream.write_all(b"x").expect("the connection stands");
     let mut byte = [0];
@@ -60,7 +60,7 @@ fn a_connection_to_a_vanished_backend_is_reset_and_datagrams_move() {
     let mut direct = connect(&client, "10.7.1.2:80").expect("a connection past the rules");
     let datagrams = udp(&client, "0.0.0.0:0");
     assert_eq!(ask(&datagrams, "10.7.0.100:90"), 'a');
-    socket.commit(&services::replace_backends("task1", &web(&ALL[1..2]))).expect("the backends are replaced");
+    socket.commit(&services::replace_backends("task1", &web(&ALL[..1]), &web(&ALL[1..2]))).expect("the backends are replaced");
     assert_eq!(ask(&datagrams, "10.7.0.100:90"), 'a', "conntrack still remembers");
     let mut empty = Socket::open_in(Namespace::new().fd()).expect("a socket");
     assert_eq!(conntrack::count(&mut empty).expect("there is nothing"), 0, "each namespace counts its own");
@@ -157,6 +157,29 @@ async fn a_namespace_that_is_let_go_holds_up_nothing() {
 }
 
 #[test]
+fn datagrams_that_went_elsewhere_are_forgotten_by_port_and_by_address() {
+    use conntrack::Appeared;
+    let namespace = Namespace::new();
+    let mut socket = Socket::open_in(namespace.fd()).expect("a socket");
+    socket.commit(&services::replace_all("task1", &[])).expect("the rules are taken");
+    for address in ["127.0.0.1:9090", "[::1]:9090", "127.0.0.2:9091", "[::1]:9091"] {
+        answer(&namespace, address, b'a');
+        assert_eq!(ask(&udp(&namespace, if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" }), address), 'a');
+    }
+    let v6: IpAddr = "::1".parse().expect("an address");
+    for (appeared, left) in [
+        (Appeared::Port(9092), 4),
+        (Appeared::Port(9090), 2),
+        (Appeared::Address(IpAddr::from([127, 0, 0, 3])), 2),
+        (Appeared::Address(IpAddr::from([127, 0, 0, 2])), 1),
+        (Appeared::Address(v6), 0),
+    ] {
+        conntrack::forget_unled(&mut socket, &[appeared].into()).expect("it is forgotten");
+        assert_eq!(conntrack::count(&mut socket).expect("a number"), left, "{appeared:?}");
+    }
+}
+
+#[test]
 fn a_listed_connection_is_forgotten_once_and_alone() {
     let (client, _servers) = cluster();
     let mut socket = Socket::open_in(client.fd()).expect("a socket");
@@ -184,10 +207,10 @@ fn a_service_without_a_backend_refuses_at_once_and_comes_back() {
         let error = connect(&client, address).err().expect("nobody answers");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{address}: {error}");
     }
-    socket.commit(&services::replace_backends("task1", &web(&ALL))).expect("the backends are replaced");
+    socket.commit(&services::replace_backends("task1", &web(&[]), &web(&ALL))).expect("the backends are replaced");
     assert_eq!(names(&client, "10.7.0.100:80", 3).len(), 3);
-    socket.commit(&services::remove(&web(&[]))).expect("the service is removed");
-    socket.commit(&services::add("task1", &web(&ALL))).expect("it can be added again");
+    socket.commit(&services::remove_all("task1", &[web(&ALL)])).expect("the service is removed");
+    socket.commit(&services::add_all("task1", &[web(&ALL)])).expect("it can be added again");
     assert_eq!(names(&client, "[fd07::100]:80", 3).len(), 3);
 }
 
