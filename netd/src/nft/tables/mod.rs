@@ -23,6 +23,7 @@ use crate::settled::{Repair, Settled, Turn};
 use forgetting::{Forgetting, Strangers, Unwanted};
 use scope::{Brought, Found, Look, Scope, host_addresses};
 use skep_model::TaskId;
+use skep_model::place::{Place, PlaceFault};
 use skep_netd_core::{
     Backends, Came, Content, KeptPort, Namespace, Overlay, PortKey, ServiceKey, TableName, TablesTouched, Turnover, Vanished,
     VirtualService, ingress_service, reaching, services_touched, table_content, tables_touched, virtual_service,
@@ -97,6 +98,9 @@ impl Tables {
             }
         }
         self.tell_others(turn.overlay);
+        settled.faults.extend(self.blocked.iter().map(|text| PlaceFault::lasting(Place::Node, text.clone())));
+        let in_use = self.ports_in_use(turn.overlay).into_iter();
+        settled.faults.extend(in_use.map(|((transport, port), text)| PlaceFault::lasting(Place::Port(transport, port), text)));
         self.is_settled = true;
         self.forgetting.start();
         settled
