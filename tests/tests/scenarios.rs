@@ -41,7 +41,8 @@ fn a_panic_over_one_service_sets_it_aside_and_all_others_go_on() {
     let mut cluster = Cluster::new(7);
     add_node(&mut cluster, "n1", &[]);
     let create = |cluster: &mut Cluster, name: &str| {
-        let spec = new_spec(name);
+        let mut spec = new_spec(name);
+        spec.update_config.monitor = Duration::from_secs(1);
         cluster.request(Mutation::CreateService { spec: Box::new(spec) }).expect("a valid service");
         cluster.settle();
     };

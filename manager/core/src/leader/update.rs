@@ -97,7 +97,8 @@ fn is_busy(draft: &mut Draft<'_>, wanted: &Wanted, slot: &Slot, config: UpdateCo
         return false;
     }
     // A change that touches no task, such as of the replicas, leaves the steps under way.
-    let clean: Vec<&Arc<Task>> = slot.tasks.iter().filter(|task| !is_dirty(draft, wanted, task)).collect();
+    // An older task may be as it is wanted again, after a rollback: the last ones count.
+    let clean: Vec<&Arc<Task>> = slot.tasks.iter().rev().take_while(|task| !is_dirty(draft, wanted, task)).collect();
     if !clean.iter().any(|task| is_step(task)) {
         return false;
     }
