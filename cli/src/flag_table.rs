@@ -1,8 +1,8 @@
 //! The table test over every flag of Swarm: each acts or is refused by its name.
 //!
 //! `tests/flags.txt` lists them. That a flag *acts* is shown for services by the
-//! spec, which must differ from the one without it; for other commands by its
-//! being read, which the commands' own tests and the compiler see to.
+//! spec, which must differ from the one without it; for all other commands by what
+//! the program asks and prints (`tests/daemon/flags.rs`).
 
 use crate::command::{grammar, service};
 use crate::failure::Exit;
@@ -128,6 +128,86 @@ fn every_flag_acts_or_is_refused_by_name() {
         }
     }
     assert!(n_acting > 200 && n_refused > 80, "{n_acting} act, {n_refused} are refused");
+}
+
+/// Flags whose value is a word of the user's, so that every word is right.
+const FREE: [&str; 44] = [
+    "advertise-addr",
+    "data-path-addr",
+    "listen-addr",
+    "external-ca",
+    "token",
+    "format",
+    "filter",
+    "label",
+    "label-add",
+    "label-rm",
+    "container-label",
+    "container-label-add",
+    "container-label-rm",
+    "credential-spec",
+    "dns-option",
+    "dns-option-add",
+    "dns-option-rm",
+    "dns-search",
+    "dns-search-add",
+    "dns-search-rm",
+    "dns-rm",
+    "entrypoint",
+    "args",
+    "env",
+    "env-add",
+    "env-rm",
+    "env-file",
+    "group",
+    "group-add",
+    "group-rm",
+    "health-cmd",
+    "host-rm",
+    "hostname",
+    "image",
+    "name",
+    "network-rm",
+    "secret-rm",
+    "config-rm",
+    "stop-signal",
+    "sysctl-rm",
+    "ulimit-rm",
+    "user",
+    "workdir",
+    "since",
+];
+
+#[test]
+fn a_wrong_value_is_told_with_its_flag_once_and_the_fix() {
+    let mut n_wrong = 0;
+    for Flag { command, long, value, .. } in table().1 {
+        let Some(grammar) = at(&command) else { continue };
+        let argument = grammar.get_arguments().find(|it| it.get_long() == Some(long)).expect("it exists");
+        if argument.is_hide_set() || value.is_none() || FREE.contains(&long) {
+            continue;
+        }
+        for wrong in ["-5zz", "zz%", "99999999999999999999999999"] {
+            let given = format!("--{long}");
+            let mut words = command.clone();
+            words.extend([given.as_str(), wrong]);
+            if command == ["swarm", "join"] {
+                words.extend(["--token", "x"]);
+            }
+            words.extend(positional(&command));
+            let line: Vec<&str> = ["skep"].iter().chain(&words).copied().collect();
+            // Names, which every word may be: of secrets, configs, networks.
+            let Err(error) = crate::command::grammar().try_get_matches_from(&line) else { continue };
+            let text = crate::command::explain(&error).expect_err("it is an error").text;
+            let n_said = text.matches(wrong).count();
+            assert!(text.contains(&given) && (1..=2).contains(&n_said), "{line:?}: {text}");
+            for library in ["invalid digit", "IP address syntax", "unexpected argument", "too large to fit", "is not in "] {
+                assert!(!text.contains(library), "{line:?}: {text}");
+            }
+            n_wrong += 1;
+        }
+    }
+    assert!(n_wrong > 200, "{n_wrong}");
 }
 
 /// Flags that change how the command goes, not the spec; and those that need a

@@ -17,6 +17,7 @@ mod failure;
 #[cfg(test)]
 mod flag_table;
 mod flags;
+mod help;
 mod refused;
 mod render;
 

@@ -7,6 +7,11 @@ use crate::Refusal;
 use crate::node::{Node, Role};
 use std::net::IpAddr;
 
+/// What a constraint can ask of, beside labels.
+const KEYS: [&str; 6] = ["node.id", "node.hostname", "node.role", "node.platform.os", "node.platform.arch", "node.ip"];
+/// What keys of labels begin with.
+const LABELS: [&str; 2] = ["node.labels.", "engine.labels."];
+
 /// One parsed constraint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Constraint {
@@ -34,6 +39,31 @@ impl Constraint {
             return Err(refuse(format!("value '{value}' is invalid")));
         }
         Ok(Self { key: key.into(), is_equal, value: value.into() })
+    }
+
+    /// Refuses what no node can ever satisfy, or every node does: an unknown key, and a value
+    /// that a key cannot have.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let text = format!("{}{}{}", self.key, if self.is_equal { "==" } else { "!=" }, self.value);
+        let refuse = |reason: String| Err(Refusal::invalid("placement constraint", &text, reason));
+        let key = self.key.to_ascii_lowercase();
+        let is_label = |prefix: &str| key.strip_prefix(prefix).is_some_and(|label| !label.is_empty());
+        if !KEYS.contains(&key.as_str()) && !LABELS.iter().any(|prefix| is_label(prefix)) {
+            let known = KEYS.join(", ");
+            return refuse(format!(
+                "key '{}' is not known; the keys are {known}, node.labels.NAME and engine.labels.NAME",
+                self.key
+            ));
+        }
+        let is_role = ["manager", "worker"].iter().any(|role| role.eq_ignore_ascii_case(&self.value));
+        if key == "node.role" && !is_role {
+            return refuse("a node's role is manager or worker".into());
+        }
+        let is_address = self.value.parse::<IpAddr>().is_ok() || self.value.parse::<ipnet::IpNet>().is_ok();
+        if key == "node.ip" && !is_address {
+            return refuse("node.ip is compared with an address or a subnet, such as 10.0.0.0/24".into());
+        }
+        Ok(())
     }
 
     /// Whether `node` satisfies it.
@@ -101,6 +131,31 @@ mod tests {
         ];
         for (text, valid) in table {
             assert_eq!(Constraint::parse(text).is_ok(), valid, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_no_node_can_satisfy_is_refused_by_name() {
+        let table = [
+            ("node.role==manager", None),
+            ("Node.Role != Worker", None),
+            ("node.labels.zone==a", None),
+            ("engine.labels.ssd==true", None),
+            ("node.ip!=10.0.0.0/8", None),
+            ("node.ip==fd00::1", None),
+            ("node.rol==manager", Some("key 'node.rol' is not known; the keys are node.id, node.hostname, node.role")),
+            ("node.label.zone==a", Some("node.labels.NAME")),
+            ("node.labels.==a", Some("is not known")),
+            ("hostname==m1", Some("node.hostname")),
+            ("node.role==manger", Some("a node's role is manager or worker")),
+            ("node.ip==m1", Some("an address or a subnet")),
+        ];
+        for (text, reason) in table {
+            let checked = Constraint::parse(text).expect(text).check().map_err(|refusal| refusal.to_string());
+            match reason {
+                None => assert_eq!(checked, Ok(()), "{text}"),
+                Some(reason) => assert!(checked.as_ref().is_err_and(|error| error.contains(reason)), "{text}: {checked:?}"),
+            }
         }
     }
 }

@@ -410,6 +410,8 @@ impl TaskMachine {
         self.status.container.get_or_insert_default().exit_code = code;
         let cause = self.stop_cause.take();
         self.status.error = match (&cause, code, exit.oom_killed) {
+            // It was told to stop, and did so in good order.
+            (Some(cause), 0, _) => cut(&format!("task: {cause}")),
             (Some(cause), _, _) => cut(&format!("task: non-zero exit ({code}): {cause}")),
             // The exit decides: a process whose child was killed may have coped.
             (None, 0, _) => String::new(),

@@ -21,13 +21,13 @@ mod versioned;
 use crate::address::{self, Address};
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::refused;
+use crate::{help, refused};
 use clap::{CommandFactory, Parser, Subcommand};
 
 /// Run services on a cluster of machines.
 #[derive(Debug, Parser)]
 #[command(name = "skep", version = skep_model::version::RELEASE, max_term_width = 100)]
-#[command(subcommand_required = true, arg_required_else_help = true, after_help = crate::failure::EXIT_CODES)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
 pub struct Arguments {
     /// The daemon to ask, as unix:///PATH
     #[arg(long, short = 'H', env = "SKEP_HOST", value_name = "ADDRESS")]
@@ -83,7 +83,18 @@ enum System {
 
 /// The whole grammar, with what is refused in it.
 pub fn grammar() -> clap::Command {
-    refused::add(Arguments::command())
+    values(help::add(refused::add(Arguments::command())))
+}
+
+/// A flag that needs a value takes the next word, whatever it begins with, as Go's do:
+/// `--limit-memory -5m` is a wrong size, not an unknown flag.
+fn values(mut command: clap::Command) -> clap::Command {
+    command = command.mut_args(|argument| {
+        let is_needed = argument.get_num_args().is_none_or(|n| n.min_values() > 0);
+        let takes = !argument.is_positional() && argument.get_action().takes_values() && is_needed;
+        if takes { argument.allow_hyphen_values(true) } else { argument }
+    });
+    command.mut_subcommands(values)
 }
 
 /// Answers help and version, or says in one line what is wrong.
@@ -95,8 +106,32 @@ pub fn explain(error: &clap::Error) -> Result<(), Failure> {
             eprint!("{}", error.render());
             Err(Failure::told(crate::failure::Exit::Usage))
         }
+        ErrorKind::ValueValidation => Err(Failure::usage(wrong_value(error))),
         _ => Err(Failure::usage(one_line(&error.render().to_string()))),
     }
+}
+
+/// What is wrong with a value: its flag, the value and the fix, each said once.
+fn wrong_value(error: &clap::Error) -> String {
+    use clap::error::{ContextKind, ContextValue};
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        _ => "",
+    };
+    let (argument, value) = (text(ContextKind::InvalidArg), text(ContextKind::InvalidValue));
+    let reason = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    if reason.is_empty() {
+        return one_line(&error.render().to_string());
+    }
+    // A short value may be a part of any word.
+    let is_quoted = [format!("{value:?}"), format!("'{value}'")].iter().any(|quoted| reason.contains(quoted));
+    let says_value = reason.starts_with("invalid ") || is_quoted || value.len() > 2 && reason.contains(value);
+    let line = match argument.split(' ').next().filter(|flag| flag.starts_with('-')) {
+        _ if !says_value => format!("invalid value '{value}' for '{argument}': {reason}"),
+        Some(flag) => format!("{flag}: {reason}"),
+        None => reason,
+    };
+    crate::render::text::cell(&line)
 }
 
 /// The sentence of a usage error, without the grammar that follows it.

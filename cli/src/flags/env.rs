@@ -13,7 +13,11 @@ pub fn variable(text: &str) -> Result<Option<String>, String> {
 fn resolve(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<Option<String>, String> {
     let key = text.split_once('=').map_or(text, |(key, _)| key);
     if key.is_empty() {
-        return Err(format!("invalid environment variable: {text}"));
+        // The value may be confidential.
+        let shown = if text.is_empty() { "" } else { "=…" };
+        return Err(format!(
+            "invalid environment variable {shown:?}: it has no name; write it as KEY=VALUE, or as KEY for the value of this shell"
+        ));
     }
     if text.contains('=') { Ok(Some(text.to_owned())) } else { Ok(lookup(key).map(|value| format!("{key}={value}"))) }
 }
@@ -72,7 +76,11 @@ mod tests {
         assert_eq!(resolve("HOME", lookup), Ok(Some("HOME=/root".into())));
         assert_eq!(resolve("NONE", lookup), Ok(None));
         assert_eq!(resolve("A=", lookup), Ok(Some("A=".into())));
-        assert!(resolve("=x", lookup).is_err() && resolve("", lookup).is_err());
+        for (text, shown) in [("", "\"\""), ("=hunter2", "\"=…\"")] {
+            let error = resolve(text, lookup).expect_err("it has no name");
+            let begin = format!("invalid environment variable {shown}: it has no name; write it as KEY=VALUE");
+            assert!(error.starts_with(&begin) && !error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]

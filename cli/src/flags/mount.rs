@@ -5,6 +5,32 @@ use skep_model::container::{Mount, MountKind};
 
 const PROPAGATIONS: [&str; 4] = ["private", "rprivate", "slave", "rslave"];
 
+/// Every option; those after [`N_SHOWN`] are other names, or refused by name.
+const KEYS: [&str; 21] = [
+    "type",
+    "source",
+    "target",
+    "readonly",
+    "bind-propagation",
+    "bind-create-src",
+    "tmpfs-size",
+    "tmpfs-mode",
+    "consistency",
+    "bind-recursive",
+    "src",
+    "dst",
+    "destination",
+    "ro",
+    "bind-nonrecursive",
+    "volume-driver",
+    "volume-opt",
+    "volume-label",
+    "volume-nocopy",
+    "volume-subpath",
+    "image-subpath",
+];
+const N_SHOWN: usize = 8;
+
 /// Parses one mount.
 pub fn parse(text: &str) -> Result<Mount, String> {
     let pairs = csv::pairs(text)?;
@@ -16,6 +42,10 @@ pub fn parse(text: &str) -> Result<Mount, String> {
         if value.as_deref() == Some("") {
             return Err(format!("invalid value for '{key}' in mount {text:?}: it is empty"));
         }
+    }
+    // A misspelt `type` is not a mount of the default type.
+    if let Some((key, _)) = pairs.iter().find(|(key, _)| !KEYS.contains(&key.as_str())) {
+        return Err(format!("mount option '{key}' is not known: the options are {}", KEYS[..N_SHOWN].join(", ")));
     }
     let kind = kind(&pairs)?;
     let mut mount = Mount {
@@ -132,6 +162,7 @@ mod tests {
             ("target=/b", Err("mount type=volume is not supported by this version of skep")),
             ("type=image,target=/b", Err("mount type=image is not supported")),
             ("type=cat,target=/b", Err("is not known")),
+            ("typ=bind,source=/a,target=/b", Err("mount option 'typ' is not known: the options are type, source, target,")),
             ("type=bind,source=/a", Err("needs a target")),
             ("type=bind,target=/b", Err("needs a source")),
             ("type=bind,source=a,target=/b", Err("absolute path")),

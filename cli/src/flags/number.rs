@@ -21,6 +21,54 @@ pub fn ratio(text: &str) -> Result<f32, String> {
     }
 }
 
+/// Parses a count, such as a number of tasks.
+pub fn count(text: &str) -> Result<u64, String> {
+    whole(text, 0, u64::MAX)
+}
+
+/// Parses a count that is stored in 32 bits.
+pub fn count32(text: &str) -> Result<u32, String> {
+    whole(text, 0, u32::MAX)
+}
+
+/// Parses a count of at least 1.
+pub fn positive(text: &str) -> Result<u64, String> {
+    whole(text, 1, u64::MAX)
+}
+
+/// Parses the length of a subnet's mask.
+pub fn mask_length(text: &str) -> Result<u32, String> {
+    whole(text, 1, 29)
+}
+
+/// Parses what the kernel adds to a task's OOM score.
+pub fn oom_score_adj(text: &str) -> Result<i32, String> {
+    whole(text, -1000, 1000)
+}
+
+/// Parses how many old tasks a slot keeps; a negative number keeps all.
+pub fn history(text: &str) -> Result<i64, String> {
+    whole(text, i64::MIN, i64::MAX)
+}
+
+/// A whole number within bounds, as its error says.
+fn whole<T>(text: &str, min: T, max: T) -> Result<T, String>
+where
+    T: Copy + PartialOrd + std::fmt::Display + TryFrom<i128>,
+{
+    // The library takes `+5`, as Go does.
+    let number = text.parse::<i128>().ok().and_then(|number| T::try_from(number).ok());
+    number.filter(|number| (min..=max).contains(number)).ok_or_else(|| {
+        let bounds = format!("{min} to {max}");
+        format!("invalid number {text:?}: it must be a whole number from {bounds}")
+    })
+}
+
+/// Parses an IP address.
+pub fn address(text: &str) -> Result<std::net::IpAddr, String> {
+    text.parse().map_err(|_| format!("invalid address {text:?}: write it as 10.0.0.53 or fd00::53"))
+}
+
 /// Parses a boolean as Go does.
 pub fn boolean(text: &str) -> Result<bool, String> {
     match text {
@@ -51,6 +99,20 @@ mod tests {
         for (text, nanos) in table {
             assert_eq!(cpus(text).ok(), nanos, "{text}");
         }
+    }
+
+    #[test]
+    fn whole_numbers_say_their_bounds() {
+        let texts = ["-1", "abc", "", "1.5", "99999999999999999999999999999999999999999"];
+        for text in texts {
+            let expected = format!("invalid number {text:?}: it must be a whole number from 0 to 18446744073709551615");
+            assert_eq!(count(text), Err(expected));
+        }
+        assert_eq!((count("0"), count32("7"), positive("1"), mask_length("29")), (Ok(0), Ok(7), Ok(1), Ok(29)));
+        assert!(positive("0").is_err() && mask_length("30").is_err() && count32("4294967296").is_err());
+        assert_eq!((oom_score_adj("-1000"), history("-1")), (Ok(-1000), Ok(-1)));
+        let expected = "invalid number \"1001\": it must be a whole number from -1000 to 1000";
+        assert_eq!(oom_score_adj("1001"), Err(expected.into()));
     }
 
     #[test]

@@ -20,9 +20,15 @@ pub fn preference(text: &str) -> Result<String, String> {
     }
 }
 
-/// A constraint, checked for its form.
+/// A constraint, checked for its form and for what it asks of.
 pub fn constraint(text: &str) -> Result<String, String> {
-    Constraint::parse(text).map(|_| text.to_owned()).map_err(|refusal| refusal.to_string())
+    let checked = Constraint::parse(text).and_then(|constraint| constraint.check());
+    checked.map(|()| text.to_owned()).map_err(|refusal| refusal.to_string())
+}
+
+/// Whether two texts are one constraint, however they are spaced.
+pub fn is_same(one: &str, other: &str) -> bool {
+    one == other || Constraint::parse(one).is_ok_and(|one| Constraint::parse(other) == Ok(one))
 }
 
 #[cfg(test)]
@@ -36,5 +42,7 @@ mod tests {
             assert!(preference(wrong).is_err(), "{wrong}");
         }
         assert!(constraint("node.role==worker").is_ok() && constraint("node.role").is_err());
+        assert!(constraint("node.rol==worker").is_err_and(|error| error.contains("node.role")));
+        assert!(is_same("node.role == worker", "node.role==worker") && !is_same("node.role!=worker", "node.role==worker"));
     }
 }

@@ -35,7 +35,7 @@ fn fields(text: &str) -> Result<PublishedPort, String> {
             "mode" => port.publish_mode = mode(&value)?,
             "target" => port.target_port = number("target", &value)?,
             "published" => port.published_port = number("published", &value)?,
-            _ => return Err(format!("invalid field key: {key}")),
+            _ => return Err(format!("invalid field key: {key}: the fields are published, target, protocol and mode")),
         }
     }
     match port.target_port {
@@ -49,7 +49,7 @@ fn transport(text: &str) -> Result<Transport, String> {
         "tcp" => Ok(Transport::Tcp),
         "udp" => Ok(Transport::Udp),
         "sctp" => Err("protocol sctp is not supported by this version of skep: use tcp or udp".into()),
-        _ => Err(format!("invalid protocol value '{text}'")),
+        _ => Err(format!("invalid protocol value '{text}': use tcp or udp")),
     }
 }
 
@@ -82,7 +82,7 @@ fn short(text: &str) -> Result<Vec<PublishedPort>, String> {
         _ => unreachable!("a split in two has one part or two"),
     };
     if targets.is_empty() {
-        return Err(format!("no port specified: {text}<empty>"));
+        return Err(format!("no port specified: {text}<empty>: write it as [PUBLISHED:]TARGET[/PROTOCOL]"));
     }
     let targets = range("containerPort", targets)?;
     if *targets.start() == 0 {
@@ -106,16 +106,26 @@ fn short(text: &str) -> Result<Vec<PublishedPort>, String> {
 }
 
 fn range(which: &str, text: &str) -> Result<RangeInclusive<u16>, String> {
-    let invalid = || format!("invalid {which}: {text}");
+    let first_port = if which == "hostPort" { 0 } else { 1 };
+    let invalid = || format!("invalid {which}: {text}: a port is a number from {first_port} to 65535, a range FIRST-LAST");
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (digits(first).ok_or_else(invalid)?, digits(last).ok_or_else(invalid)?);
     if first <= last { Ok(first..=last) } else { Err(invalid()) }
 }
 
-/// Whether `--publish-rm` with `given` takes `port` away: the published port is not
-/// looked at, as in Swarm.
+/// Whether `--publish-rm` with `given` takes `port` away. `PUBLISHED:TARGET` takes away
+/// exactly that one; a target alone every port that leads to it, as in Swarm.
 pub fn removes(given: &PublishedPort, port: &PublishedPort) -> bool {
-    (given.target_port, given.transport, given.publish_mode) == (port.target_port, port.transport, port.publish_mode)
+    let is_target =
+        (given.target_port, given.transport, given.publish_mode) == (port.target_port, port.transport, port.publish_mode);
+    is_target && (given.published_port == 0 || given.published_port == port.published_port)
+}
+
+/// A port in the words of `--publish`.
+pub fn told(port: &PublishedPort) -> String {
+    let published = if port.published_port == 0 { String::new() } else { format!("{}:", port.published_port) };
+    let mode = if port.publish_mode == PublishMode::Host { " in mode host" } else { "" };
+    format!("{published}{}/{}{mode}", port.target_port, port.transport.name())
 }
 
 #[cfg(test)]
@@ -152,19 +162,36 @@ mod tests {
     }
 
     #[test]
+    fn a_published_port_is_removed_exactly() {
+        let table = [
+            ("8081:80", "8081:80", true),
+            ("8081:80", "8080:80", false),
+            ("80", "8080:80", true),
+            ("80", "published=8080,target=80,mode=host", false),
+            ("8080:80/udp", "8080:80", false),
+            ("target=80,mode=host", "published=8080,target=80,mode=host", true),
+        ];
+        for (given, port, expected) in table {
+            let [given_port, port_there] = [given, port].map(|text| parse(text).expect(text).remove(0));
+            assert_eq!(removes(&given_port, &port_there), expected, "{given} of {port}");
+        }
+    }
+
+    #[test]
     fn bad_ports_are_refused_with_a_reason() {
         let table = [
-            ("", "no port specified: <empty>"),
-            ("8080:", "no port specified: 8080:<empty>"),
-            ("web:80", "invalid hostPort: web"),
-            ("80:web", "invalid containerPort: web"),
-            ("80:99999", "invalid containerPort: 99999"),
-            ("80:+1", "invalid containerPort: +1"),
+            ("", "no port specified: <empty>: write it as [PUBLISHED:]TARGET[/PROTOCOL]"),
+            ("8080:", "no port specified: 8080:<empty>: write it as [PUBLISHED:]TARGET[/PROTOCOL]"),
+            ("web:80", "invalid hostPort: web: a port is a number from 0 to 65535, a range FIRST-LAST"),
+            ("80:web", "invalid containerPort: web: a port is a number from 1 to 65535, a range FIRST-LAST"),
+            ("80:99999", "invalid containerPort: 99999: a port is a number from 1 to 65535, a range FIRST-LAST"),
+            ("99999:80", "invalid hostPort: 99999: a port is a number from 0 to 65535, a range FIRST-LAST"),
+            ("80:+1", "invalid containerPort: +1: a port is a number from 1 to 65535, a range FIRST-LAST"),
             ("80:0", "invalid containerPort: 80:0: it must not be 0"),
-            ("82-80:1-3", "invalid hostPort: 82-80"),
+            ("82-80:1-3", "invalid hostPort: 82-80: a port is a number from 0 to 65535, a range FIRST-LAST"),
             ("8000-8003:80-82", "invalid ranges specified for container and host Ports: 8000-8003:80-82"),
             ("80:80/sctp", "protocol sctp is not supported by this version of skep: use tcp or udp"),
-            ("80:80/icmp", "invalid protocol value 'icmp'"),
+            ("80:80/icmp", "invalid protocol value 'icmp': use tcp or udp"),
             ("127.0.0.1:80:80", "hostip is not supported: 127.0.0.1:80:80"),
             ("[::1]:80:80", "hostip is not supported: [::1]:80:80"),
             ("published=80", "missing mandatory field 'target'"),
@@ -174,7 +201,7 @@ mod tests {
             ("target=80,mode=both", "invalid publish mode value (both): must be either 'ingress' or 'host'"),
             ("target=80,protocol=sctp", "protocol sctp is not supported by this version of skep: use tcp or udp"),
             ("target=80,x", "invalid field: x"),
-            ("target=80,port=1", "invalid field key: port"),
+            ("target=80,port=1", "invalid field key: port: the fields are published, target, protocol and mode"),
         ];
         for (text, expected) in table {
             assert_eq!(parse(text), Err(expected.into()), "{text}");

@@ -1,6 +1,7 @@
 //! One object of each kind, for tests of what is printed.
 
 use ipnet::IpNet;
+use skep_model::cluster::{Cluster, ClusterPlan, ClusterSpec};
 use skep_model::config::{Config, ConfigSpec, ConfigVersion};
 use skep_model::deployment::{Deployment, DeploymentKind, DeploymentState, FailedTask};
 use skep_model::endpoint::{Addresses, EndpointState, NodeIngress, Publication, PublishMode, PublishedPort, Transport};
@@ -11,7 +12,7 @@ use skep_model::sealed::Sealed;
 use skep_model::secret::{Secret, SecretSpec, SecretVersion};
 use skep_model::service::*;
 use skep_model::task::{ContainerStatus, Task, TaskPlan, TaskStatus};
-use skep_model::{ConfigId, Meta, NetworkId, NodeId, SecretId, Section, ServiceId, TaskId, TaskState, Time};
+use skep_model::{ClusterId, ConfigId, Meta, NetworkId, NodeId, SecretId, Section, ServiceId, TaskId, TaskState, Time};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -168,6 +169,17 @@ pub fn node() -> Node {
             ingress: Some(NodeIngress { number: 1, addresses: vec![[10, 0, 0, 2].into()] }),
             ..NodePlan::default()
         }),
+    }
+}
+
+/// The cluster, whose root cannot be read.
+#[allow(dead_code, reason = "only the tests against a daemon use it")]
+pub fn cluster() -> Cluster {
+    Cluster {
+        id: ClusterId::from_random(bytes(8)),
+        meta: meta(),
+        spec: section(ClusterSpec { annotations: annotations("default"), ..ClusterSpec::default() }),
+        plan: section(ClusterPlan::default()),
     }
 }
 

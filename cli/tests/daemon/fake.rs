@@ -54,6 +54,8 @@ pub struct State {
     pub verified: Vec<v1::VerifyRow>,
     pub mutations: Vec<v1::MutateRequest>,
     pub watched_after: Vec<Option<u64>>,
+    /// Everything that was asked, in order, but for the ids of requests.
+    pub asked: Vec<String>,
 }
 
 /// The running daemon; it stops when this is dropped.
@@ -151,6 +153,12 @@ struct Api {
     asking: std::sync::mpsc::Sender<()>,
 }
 
+impl Api {
+    fn heard(&self, request: &impl std::fmt::Debug) {
+        self.state.lock().expect("unpoisoned").asked.push(format!("{request:?}"));
+    }
+}
+
 fn status(refusal: &Refusal) -> Status {
     Status::with_details(tonic::Code::FailedPrecondition, refusal.to_string(), v1::Refusal::from(refusal).encode_to_vec().into())
 }
@@ -170,6 +178,7 @@ fn not_here<T>() -> Result<Response<T>, Status> {
 #[tonic::async_trait]
 impl Control for Api {
     async fn mutate(&self, request: Request<v1::MutateRequest>) -> Result<Response<v1::MutateReply>, Status> {
+        self.heard(&request.get_ref().mutation);
         let mut state = self.state.lock().expect("unpoisoned");
         state.mutations.push(request.into_inner());
         // Few tests listen.
@@ -184,6 +193,7 @@ impl Control for Api {
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<v1::ReadReply>, Status> {
         use v1::Kind;
+        self.heard(request.get_ref());
         let state = self.state.lock().expect("unpoisoned");
         let service = || state.service.clone().map(|service| Object::Service(Box::new(service)));
         let objects: Vec<Object> = match request.into_inner().query {
@@ -201,7 +211,16 @@ impl Control for Api {
                 let refusal = Refusal::NotFound { kind: skep_model::Kind::Network, reference: get.reference.clone() };
                 vec![networks().find(wanted).ok_or_else(|| status(&refusal))?]
             }
-            Some(Query::ClusterInfo(_)) => Vec::new(),
+            Some(Query::Get(get)) if get.kind() == Kind::Task => {
+                let refusal = Refusal::NotFound { kind: skep_model::Kind::Task, reference: get.reference.clone() };
+                let task = state.tasks.iter().find(|task| task.id.as_str() == get.reference);
+                vec![Object::Task(Box::new(task.ok_or_else(|| status(&refusal))?.clone()))]
+            }
+            Some(Query::Get(get)) if get.kind() == Kind::Node => vec![Object::Node(Box::new(sample::node()))],
+            Some(Query::Get(get)) if get.kind() == Kind::Cluster => vec![Object::Cluster(Box::new(sample::cluster()))],
+            Some(Query::Get(get)) if get.kind() == Kind::Config => vec![Object::Config(Box::new(sample::config()))],
+            Some(Query::List(list)) if list.kind() == Kind::Config => vec![Object::Config(Box::new(sample::config()))],
+            Some(Query::ClusterInfo(_) | Query::JoinTokens(_)) => Vec::new(),
             Some(Query::List(list)) if list.kind() != Kind::Task => Vec::new(),
             Some(Query::List(_) | Query::TasksOf(_)) => {
                 state.tasks.iter().map(|task| Object::Task(Box::new(task.clone()))).collect()
@@ -210,7 +229,9 @@ impl Control for Api {
         };
         let leader_id = Some(sample::node().id.to_string());
         let objects = objects.into_iter().map(wire).collect();
-        Ok(Response::new(v1::ReadReply { objects, version: state.version, leader_id, ..Default::default() }))
+        let token = || Some(v1::Confidential::new("SWMTKN-1-a-b"));
+        let join_tokens = Some(v1::JoinTokens { worker: token(), manager: token() });
+        Ok(Response::new(v1::ReadReply { objects, version: state.version, leader_id, join_tokens, ..Default::default() }))
     }
 
     type WatchStream = Replies<v1::WatchEvent>;
@@ -218,7 +239,9 @@ impl Control for Api {
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let steps = {
             let mut state = self.state.lock().expect("unpoisoned");
-            state.watched_after.push(request.into_inner().after_version);
+            let request = request.into_inner();
+            state.asked.push(format!("{request:?}"));
+            state.watched_after.push(request.after_version);
             state.watches.pop_front().unwrap_or_default()
         };
         let (sender, receiver) = mpsc::channel(16);
@@ -244,7 +267,8 @@ impl Control for Api {
 
     type LogsStream = Replies<v1::LogChunk>;
 
-    async fn logs(&self, _: Request<v1::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
+    async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
+        self.heard(request.get_ref());
         let chunks = self.state.lock().expect("unpoisoned").logs.clone();
         Ok(Response::new(Box::pin(tokio_stream::iter(chunks).map(Ok))))
     }
@@ -277,15 +301,18 @@ impl Api {
 
 #[tonic::async_trait]
 impl Local for Api {
-    async fn init(&self, _: Request<v1::InitRequest>) -> Result<Response<v1::InitReply>, Status> {
+    async fn init(&self, request: Request<v1::InitRequest>) -> Result<Response<v1::InitReply>, Status> {
+        self.heard(request.get_ref());
         not_here()
     }
 
-    async fn join(&self, _: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {
+    async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {
+        self.heard(request.get_ref());
         not_here()
     }
 
-    async fn leave_cluster(&self, _: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveReply>, Status> {
+    async fn leave_cluster(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveReply>, Status> {
+        self.heard(request.get_ref());
         not_here()
     }
 
@@ -293,8 +320,9 @@ impl Local for Api {
         not_here()
     }
 
-    async fn unlock_key(&self, _: Request<v1::UnlockKeyRequest>) -> Result<Response<v1::UnlockKeyReply>, Status> {
-        not_here()
+    async fn unlock_key(&self, request: Request<v1::UnlockKeyRequest>) -> Result<Response<v1::UnlockKeyReply>, Status> {
+        self.heard(request.get_ref());
+        Ok(Response::new(v1::UnlockKeyReply { key: Some(v1::Confidential::new("SWMKEY-1-x")) }))
     }
 
     async fn info(&self, _: Request<v1::InfoRequest>) -> Result<Response<v1::NodeInfo>, Status> {

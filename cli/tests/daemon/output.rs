@@ -23,7 +23,7 @@ fn daemon() -> Fake {
         chunk(1, v1::LogStream::Stdout, "ready to ", true),
         chunk(1, v1::LogStream::Stdout, "serve\n", false),
         chunk(1, v1::LogStream::Stderr, "oh", false),
-        v1::LogChunk { warning: "node w1 is down: its logs are missing".into(), ..Default::default() },
+        v1::LogChunk { warning: "warning: incomplete log stream. node w1 is down".into(), ..Default::default() },
     ];
     let info = v1::NodeInfo { state: v1::LocalState::Active.into(), node_id, is_manager: true, ..Default::default() };
     Fake::start(State {
@@ -67,12 +67,65 @@ fn log_lines_name_their_task() {
     let fake = daemon();
     let ran = fake.run(&["service", "logs", "web"]);
     assert_eq!(ran.stdout, "web.1.000000000000@m1    | ready to serve\n");
-    assert_eq!(ran.stderr, "web.1.000000000000@m1    | oh\nskep: warning: node w1 is down: its logs are missing\n");
+    assert_eq!(ran.stderr, "web.1.000000000000@m1    | oh\nskep: warning: incomplete log stream. node w1 is down\n");
     assert_eq!(fake.run(&["service", "logs", "--raw", "-n", "3", "web"]).stdout, "ready to serve\n");
     assert_eq!(
         fake.run(&["service", "logs", "--timestamps", "--no-task-ids", "web"]).stdout,
         "1970-01-01T00:00:01.500000000Z web.1@m1    | ready to serve\n"
     );
+    let (node, service, task) = (sample::node().id, sample::service().id, sample::task().id);
+    let details = format!(
+        "com.docker.swarm.node.id={node},com.docker.swarm.service.id={service},com.docker.swarm.task.id={task} ready to serve\n"
+    );
+    assert_eq!(fake.run(&["service", "logs", "--raw", "--details", "web"]).stdout, details);
+    for words in [["task", "logs", "web.1"], ["service", "logs", "web"]] {
+        assert!(fake.run(&words).stdout.ends_with("| ready to serve\n"), "{words:?}");
+    }
+    assert_eq!(fake.run(&["task", "logs", "web.9"]).stderr, "skep: task web.9 not found\n");
+}
+
+#[test]
+fn a_task_goes_by_the_name_that_lists_show() {
+    let fake = daemon();
+    let id = sample::task().id.to_string();
+    for reference in ["web.1", &id, &format!("web.1.{id}")] {
+        let ran =
+            fake.run(&["task", "inspect", "--format", "{{.ID}} {{.Status.ContainerStatus.PID}}{{.JobIteration}}", reference]);
+        assert_eq!(ran.stdout, format!("{id} 42<nil>\n"), "{ran:?}");
+    }
+    expect![[r#"
+        NAME      NODE      DESIRED STATE
+        web.1     m1        Running
+    "#]]
+    .assert_eq(&fake.run(&["task", "ls", "--format", "table {{.Name}}\t{{.Node}}\t{{.DesiredState}}"]).stdout);
+}
+
+#[test]
+fn optional_fields_are_nil_in_templates() {
+    let fake = daemon();
+    let table: [(&[&str], &str); 7] = [
+        (
+            &["service", "inspect", "-f", "{{if .PreviousSpec}}a{{else}}b{{end}}{{with .PreviousSpec}}{{.Name}}{{end}}", "web"],
+            "b",
+        ),
+        (&["service", "inspect", "-f", "{{if .Spec.Mode.Global}}a{{else}}b{{end}}{{if .UpdateStatus}}c{{end}}", "web"], "bc"),
+        (&["service", "inspect", "-f", "{{.UpdateStatus.CompletedAt}} {{.Spec.TaskTemplate.LogDriver}}", "web"], "<nil> <nil>"),
+        (&["service", "inspect", "-f", "{{json .Spec.Mode}}", "web"], "{\"Replicated\":{\"Replicas\":3}}"),
+        (&["node", "inspect", "-f", "{{if .ManagerStatus}}{{.ManagerStatus.Leader}}{{end}}", "m1"], "true"),
+        (&["config", "inspect", "-f", "{{.Spec.Templating}}", "settings"], "<nil>"),
+        (
+            &["network", "inspect", "-f", "{{.ID}} {{range .IPAM.Config}}{{.IPRange}}{{end}}", "backend"],
+            "0000000000000000000000006 ",
+        ),
+    ];
+    for (words, expected) in table {
+        let ran = fake.run(words);
+        assert_eq!((ran.code, ran.stdout.trim_end_matches('\n')), (Some(0), expected), "{words:?}: {ran:?}");
+    }
+    for format in ["{{.Nope}}", "{{.Spec.Nope}}", "{{.Spec.Mode.Nope}}", "{{.UpdateStatus.Nope}}"] {
+        let ran = fake.run(&["service", "inspect", "-f", format, "web"]);
+        assert!(ran.code == Some(2) && ran.stderr.contains("map has no entry for key \"Nope\""), "{format}: {ran:?}");
+    }
 }
 
 #[test]
@@ -134,8 +187,8 @@ fn events_say_what_the_managers_have_forgotten_and_go_on() {
 #[test]
 fn wrong_words_are_one_line_and_change_nothing() {
     let fake = daemon();
-    let table: [(&[&str], &str); 13] = [
-        (&["srvice", "ls"], "a similar subcommand exists: 'service'"),
+    let table: [(&[&str], &str); 32] = [
+        (&["servce", "ls"], "exist"),
         (&["service", "create", "--nmae", "web", "redis"], "'--nmae'"),
         (&["service", "create"], "IMAGE"),
         (&["service", "create", "--publish", "80:80/sctp", "redis"], "sctp is not supported by this version of skep"),
@@ -150,6 +203,40 @@ fn wrong_words_are_one_line_and_change_nothing() {
             &["swarm", "init", "--barrier-timeout", "0"],
             "'0' for '--barrier-timeout <DURATION>': it must be between 100ms and 1m0s",
         ),
+        (&["service", "create", "--limit-memory", "-5m", "redis"], "--limit-memory: invalid size \"-5m\": write it as"),
+        (&["service", "create", "--limit-cpu", "-1", "redis"], "--limit-cpu: invalid number of CPUs \"-1\": write it as"),
+        (
+            &["service", "create", "--replicas", "-1", "redis"],
+            "--replicas: invalid number \"-1\": it must be a whole number from 0",
+        ),
+        (&["service", "create", "--replicas", "abc", "redis"], "--replicas: invalid number \"abc\": it must be a whole number"),
+        (&["service", "create", "--update-delay", "-5s", "redis"], "--update-delay: invalid duration \"-5s\": write it as 1m30s"),
+        (
+            &["service", "create", "--mount", "typ=bind,source=/a,target=/b", "redis"],
+            "mount option 'typ' is not known: the options",
+        ),
+        (&["node", "update", "--role", "boss", "m1"], "--role: invalid value \"boss\": expected one of worker, manager"),
+        (&["service", "create", "-p", "99999:80", "redis"], "invalid hostPort: 99999: a port is a number from 0 to 65535"),
+        (
+            &["service", "create", "-e", "", "redis"],
+            "--env: invalid environment variable \"\": it has no name; write it as KEY=VALUE",
+        ),
+        (&["service", "create", "--dns", "x", "redis"], "--dns: invalid address \"x\": write it as 10.0.0.53"),
+        (
+            &["service", "create", "--oom-score-adj", "9999", "redis"],
+            "--oom-score-adj: invalid number \"9999\": it must be a whole",
+        ),
+        (
+            &["service", "create", "--constraint", "node.rol==manager", "redis"],
+            "key 'node.rol' is not known; the keys are node.id,",
+        ),
+        (&["service", "create", "--health-retries", "x", "redis"], "--health-retries: invalid number \"x\""),
+        (&["service", "update", "--env-add", "=x", "web"], "--env-add: invalid environment variable"),
+        (&["swarm", "init", "--default-addr-pool-mask-length", "x"], "--default-addr-pool-mask-length: invalid number \"x\""),
+        (&["swarm", "update", "--max-snapshots", "3"], "--max-snapshots is not supported by this version of skep"),
+        (&["tag", "a", "b"], "the command 'skep tag' is not supported by this version of skep: use a client of the registry"),
+        (&["exec", "-it", "x", "sh"], "the command 'skep exec' is not supported by this version of skep"),
+        (&["service", "scale", "web=-1"], "invalid replicas value \"-1\" of web: it must be a whole number, 0 or more"),
         (&["swarm", "update", "--barrier-timeout", "61s"], "'61s' for '--barrier-timeout <DURATION>': it must be between"),
     ];
     for (words, part) in table {
@@ -157,6 +244,11 @@ fn wrong_words_are_one_line_and_change_nothing() {
         assert_eq!(ran.code, Some(2), "{words:?}: {ran:?}");
         assert!(ran.stdout.is_empty() && ran.stderr.starts_with("skep: ") && ran.stderr.contains(part), "{words:?}: {ran:?}");
         assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
+        assert!(
+            !["invalid digit", "IP address syntax", "unexpected argument"].iter().any(|text| ran.stderr.contains(text))
+                || words.contains(&"--nmae"),
+            "{ran:?}"
+        );
     }
     assert!(fake.state.lock().expect("unpoisoned").mutations.is_empty());
 }

@@ -195,6 +195,8 @@ fn an_image_is_pinned_where_a_registry_answers_and_warned_of_elsewhere() {
     };
     assert_eq!(created(&["known:1"]), (format!("known:1@sha256:{}", "0".repeat(64)), String::new()));
     assert_eq!(created(&["--no-resolve-image", "other:1"]), ("other:1".into(), String::new()));
+    // Every node is known to have it.
+    assert_eq!(created(&["redis:7"]), ("redis:7".into(), String::new()));
     let (image, warning) = created(&["other:1"]);
     assert_eq!(image, "other:1");
     assert!(warning.starts_with("image other:1 could not be accessed on a registry to record\nits digest."), "{warning}");

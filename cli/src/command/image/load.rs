@@ -54,23 +54,32 @@ impl Load {
             let mut stream = client::call(SILENCE_MAX, client.local().image_load(chunks)).await?;
             return show(&mut stream, SILENCE_MAX, self.quiet).await;
         }
+        let archive = self.input.as_deref().unwrap_or("the archive").to_owned();
         let names = node::names(client).await?.into_iter().map(|(id, name)| (id.to_string(), name)).collect();
         let mut stream = client::call(SILENCE_MAX, client.control().distribute_image(chunks)).await?;
         let (mut failed, mut n_done) = (Vec::new(), 0);
         while let Some(progress) = client::next_within(&mut stream, SILENCE_MAX).await? {
             n_done += usize::from(progress.done);
-            failed.extend(report(&progress, &names, self.quiet)?);
+            failed.extend(report(&progress, &names, &archive, self.quiet)?);
         }
         match &failed[..] {
             [] if n_done == 0 => Err(Failure::refused("no node said that it loaded the image: is any node ready?")),
             [] => Ok(()),
-            failed => Err(Failure::refused(format!("{} of the nodes could not load it: {}", failed.len(), failed.join(", ")))),
+            failed => {
+                let n = n_done.max(failed.len());
+                Err(Failure::refused(format!("{} of {n} nodes could not load {archive}: {}", failed.len(), failed.join(", "))))
+            }
         }
     }
 }
 
 /// Prints how a node ended. Returns its name if that was badly.
-fn report(progress: &ImageProgress, names: &BTreeMap<String, String>, quiet: bool) -> Result<Option<String>, Failure> {
+fn report(
+    progress: &ImageProgress,
+    names: &BTreeMap<String, String>,
+    archive: &str,
+    quiet: bool,
+) -> Result<Option<String>, Failure> {
     let name = names.get(&progress.node_id).map_or(progress.node_id.as_str(), String::as_str);
     if !progress.message.is_empty() {
         eprintln!("skep: {name}: {}", progress.message);
@@ -79,11 +88,11 @@ fn report(progress: &ImageProgress, names: &BTreeMap<String, String>, quiet: boo
         return Ok(None);
     }
     if !progress.error.is_empty() {
-        eprintln!("skep: {name}: {}", progress.error);
+        eprintln!("skep: {name}: cannot load {archive}: {}", progress.error);
         return Ok(Some(name.to_owned()));
     }
     if !quiet && progress.references.is_empty() {
-        output::line(format!("{name}: loaded"))?;
+        output::line(format!("{name}: Loaded {archive}, whose images have no name"))?;
     }
     if !quiet {
         for reference in &progress.references {

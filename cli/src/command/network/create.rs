@@ -24,7 +24,7 @@ pub struct Create {
     #[arg(long, short, default_value = "overlay", value_parser = driver)]
     driver: String,
     /// IPv4 or IPv6 Gateway for the master subnet
-    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+    #[arg(long, value_parser = number::address, value_delimiter = ',', value_name = "ADDRESS")]
     gateway: Vec<IpAddr>,
     /// Create swarm routing-mesh network
     #[arg(long)]

@@ -30,7 +30,7 @@ pub struct Create {
     #[arg(long, short, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = number::boolean)]
     detach: Option<bool>,
     /// Set custom DNS servers
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_parser = number::address, value_name = "ADDRESS")]
     dns: Vec<std::net::IpAddr>,
     /// Set DNS options
     #[arg(long, value_name = "OPTION")]
@@ -84,7 +84,7 @@ pub struct Create {
     /// Sysctl options
     #[arg(long, value_parser = label::sysctl, value_name = "KEY=VALUE")]
     sysctl: Vec<(String, String)>,
-    /// Give the deployment up when no task advances for this long (default 10m)
+    /// Give up when no task advances for this long (default 10m); the exit code is 5
     #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
     timeout: Option<Duration>,
     /// Ulimit options
@@ -158,7 +158,7 @@ impl Create {
             env::merge(&mut variables, env::file(path).map_err(Failure::usage)?);
         }
         for text in &self.env {
-            env::merge(&mut variables, env::variable(text).map_err(Failure::usage)?);
+            env::merge(&mut variables, env::variable(text).map_err(|error| Failure::usage(format!("--env: {error}")))?);
         }
         Ok(variables)
     }

@@ -2,8 +2,15 @@
 //! all nodes run the same one, as Swarm does.
 
 use crate::client::Client;
+use crate::command::node;
+use crate::command::task::ps::{tasks, without_digest};
+use skep_model::node::NodeState;
 use skep_model::service::ServiceSpec;
-use skep_proto::v1::ImageResolveRequest;
+use skep_model::task::Task;
+use skep_model::{Kind, NodeId, Object};
+use skep_proto::request::Query;
+use skep_proto::v1::{ImageListRequest, ImageResolveRequest};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -26,8 +33,36 @@ pub async fn pin(client: &Client, spec: &mut ServiceSpec) -> Option<String> {
         }
         // A reference that does not read is refused by the manager, in its words.
         Ok(Err(status)) if status.code() == tonic::Code::InvalidArgument => None,
+        Ok(Err(_)) | Err(_) if is_everywhere(client, image).await => None,
         Ok(Err(_)) | Err(_) => Some(warning(image)),
     }
+}
+
+/// Whether every ready node is known to have the image: the one that is asked by its
+/// list, each other one by a task of that image that got as far as to run there.
+async fn is_everywhere(client: &Client, image: &str) -> bool {
+    let Ok(nodes) = client.list(&Query::List(Kind::Node, Vec::new())).await else { return false };
+    let mut missing: BTreeSet<NodeId> = nodes
+        .into_iter()
+        .filter_map(|object| if let Object::Node(node) = object { Some(node) } else { None })
+        .filter(|node| node.status.state == NodeState::Ready)
+        .map(|node| node.id)
+        .collect();
+    if let (Ok(Ok(list)), Ok(own)) =
+        (timeout(RESOLVE_MAX, client.local().image_list(ImageListRequest {})).await, node::self_id(client).await)
+        && list.into_inner().images.iter().any(|it| it.references.iter().any(|reference| reference == image))
+        && let Ok(own) = own.parse()
+    {
+        missing.remove(&own);
+    }
+    if !missing.is_empty() {
+        let Ok(objects) = client.list(&Query::List(Kind::Task, Vec::new())).await else { return false };
+        let ran = |task: &Task| task.status.running_since.is_some() && without_digest(&task.spec.container_spec.image) == image;
+        for node in tasks(objects).iter().filter(|task| ran(task)).filter_map(|task| task.plan.node) {
+            missing.remove(&node);
+        }
+    }
+    missing.is_empty()
 }
 
 /// The reference with the tag that it has if none is given, as docker's client sends it.

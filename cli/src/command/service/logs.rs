@@ -1,11 +1,13 @@
 //! `skep service logs`.
 
 use crate::client::{self, CALL_MAX, Client};
-use crate::command::node;
-use crate::failure::Failure;
+use crate::command::{node, task};
+use crate::failure::{Exit, Failure};
 use crate::flags::time;
 use crate::render::listing::short;
+use crate::render::text::{cell, printable};
 use crate::render::{ago, output};
+use skep_model::task::Task;
 use skep_model::{Kind, NodeId, Object, Refusal, Time};
 use skep_proto::v1::{LogChunk, LogOptions, LogStream, LogsRequest, logs_request};
 use std::collections::BTreeMap;
@@ -14,10 +16,10 @@ use std::io::Write;
 /// Fetch the logs of a service or task
 #[derive(Debug, clap::Args)]
 pub struct Logs {
-    /// Name or id of a service, or id of a task
+    /// Name or id of a service, or name (SERVICE.SLOT) or id of a task
     #[arg(value_name = "SERVICE|TASK")]
     of: String,
-    /// Show extra details provided to logs
+    /// Show the ids of node, service and task
     #[arg(long)]
     details: bool,
     /// Follow log output
@@ -49,8 +51,18 @@ pub struct Logs {
 impl Logs {
     /// Prints what the tasks wrote; the tasks' errors go to standard error.
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        let source = self.source(client).await?;
+        self.print(client, source).await
+    }
+
+    /// Prints what one task wrote.
+    pub async fn run_for_task(self, client: &Client) -> Result<(), Failure> {
+        let task = task::find(client, &self.of).await?;
+        self.print(client, Source::of_task(&task)).await
+    }
+
+    async fn print(self, client: &Client, source: Source) -> Result<(), Failure> {
         let since = self.since.as_deref().map(|text| time::parse(text, time::now())).transpose().map_err(Failure::usage)?;
-        let (of, width) = self.source(client).await?;
         let names = if self.no_resolve || self.raw { BTreeMap::new() } else { node::names(client).await? };
         let options = LogOptions {
             follow: self.follow,
@@ -61,18 +73,18 @@ impl Logs {
             stderr: true,
             details: self.details,
         };
-        let request = LogsRequest { of: Some(of), options: Some(options) };
+        let request = LogsRequest { of: Some(source.of), options: Some(options) };
         let mut stream = client::call(CALL_MAX, client.control().logs(request)).await?;
-        let mut printer = Printer { flags: &self, names, width, unfinished: BTreeMap::new() };
+        let mut printer =
+            Printer { flags: &self, names, service_id: source.service_id, width: source.width, unfinished: BTreeMap::new() };
         while let Some(chunk) = client::next(&mut stream).await? {
             printer.print(&chunk)?;
         }
         Ok(())
     }
 
-    /// A service by that name or, if there is none, a task; and the digits of the
-    /// highest slot.
-    async fn source(&self, client: &Client) -> Result<(logs_request::Of, usize), Failure> {
+    /// A service by that name or, if there is none, a task.
+    async fn source(&self, client: &Client) -> Result<Source, Failure> {
         let missing = Refusal::NotFound { kind: Kind::Service, reference: self.of.clone() };
         match client.get(Kind::Service, &self.of).await {
             Ok((Object::Service(service), _)) => {
@@ -80,15 +92,33 @@ impl Logs {
                     skep_model::service::ServiceMode::Replicated { replicas } => replicas.max(1).ilog10() as usize + 1,
                     skep_model::service::ServiceMode::Global {} => 1,
                 };
-                return Ok((logs_request::Of::Service(service.id.to_string()), width));
+                let service_id = service.id.to_string();
+                return Ok(Source { of: logs_request::Of::Service(service_id.clone()), service_id, width });
             }
             Err(failure) if failure.text != missing.to_string() => return Err(failure),
             _ => {}
         }
-        match client.get(Kind::Task, &self.of).await {
-            Ok((Object::Task(task), _)) => Ok((logs_request::Of::Task(task.id.to_string()), 1)),
-            _ => Err(Failure::refused(format!("no such service or task: {}", self.of))),
+        match task::find(client, &self.of).await {
+            Ok(task) => Ok(Source::of_task(&task)),
+            Err(failure) if failure.exit == Exit::Refused && failure.text.ends_with("not found") => {
+                Err(Failure::refused(format!("no such service or task: {}", self.of)))
+            }
+            Err(failure) => Err(failure),
         }
+    }
+}
+
+/// Whose logs are read.
+struct Source {
+    of: logs_request::Of,
+    service_id: String,
+    /// The digits of the highest slot.
+    width: usize,
+}
+
+impl Source {
+    fn of_task(task: &Task) -> Self {
+        Self { of: logs_request::Of::Task(task.id.to_string()), service_id: task.service_id.to_string(), width: 1 }
     }
 }
 
@@ -106,6 +136,7 @@ const LINE_MAX: usize = 1 << 20;
 struct Printer<'a> {
     flags: &'a Logs,
     names: BTreeMap<NodeId, String>,
+    service_id: String,
     width: usize,
     /// What has come of lines that are not whole yet, by task and stream.
     unfinished: BTreeMap<(String, i32), Vec<u8>>,
@@ -114,7 +145,8 @@ struct Printer<'a> {
 impl Printer<'_> {
     fn print(&mut self, chunk: &LogChunk) -> Result<(), Failure> {
         if !chunk.warning.is_empty() {
-            eprintln!("skep: warning: {}", chunk.warning);
+            let warning = chunk.warning.trim_start_matches("warning: ");
+            eprintln!("skep: warning: {}", printable(warning));
             return Ok(());
         }
         let Some(line) = self.line(chunk) else { return Ok(()) };
@@ -150,13 +182,20 @@ impl Printer<'_> {
             prefix.push_str(&self.task(chunk));
             prefix.push_str("    | ");
         }
-        if self.flags.details && !chunk.details.is_empty() {
-            let mut details: Vec<String> = chunk.details.iter().map(|(key, value)| format!("{key}={value}")).collect();
-            details.sort();
-            prefix.push_str(&details.join(","));
+        if self.flags.details {
+            prefix.push_str(&self.details(chunk));
             prefix.push(' ');
         }
         prefix
+    }
+
+    /// What docker shows of every line, and what else the node knows of it.
+    fn details(&self, chunk: &LogChunk) -> String {
+        let mut details = chunk.details.clone();
+        let ids = [("node", &chunk.node_id), ("service", &self.service_id), ("task", &chunk.task_id)];
+        details.extend(ids.map(|(what, id)| (format!("com.docker.swarm.{what}.id"), id.clone())));
+        let pairs: Vec<String> = details.iter().map(|(key, value)| format!("{key}={}", cell(value))).collect();
+        pairs.join(",")
     }
 
     fn task(&self, chunk: &LogChunk) -> String {
@@ -191,7 +230,13 @@ mod tests {
     fn lines_of_two_writers_leave_whole() {
         for raw in [&["logs", "--raw", "web"][..], &["logs", "web"]] {
             let flags = Line::parse_from(raw).logs;
-            let mut printer = Printer { flags: &flags, names: BTreeMap::new(), width: 1, unfinished: BTreeMap::new() };
+            let mut printer = Printer {
+                flags: &flags,
+                names: BTreeMap::new(),
+                service_id: String::new(),
+                width: 1,
+                unfinished: BTreeMap::new(),
+            };
             let mut lines = Vec::new();
             // 70,000 characters in pieces, each of one writer between those of the other.
             for (n, last) in [(0, false), (1, false), (2, false), (3, false), (4, true)] {

@@ -3,7 +3,7 @@
 mod create;
 mod image;
 mod inspect;
-mod logs;
+pub mod logs;
 mod ls;
 mod pretty;
 mod ps;

@@ -19,7 +19,7 @@ pub struct Rollback {
     /// Suppress progress output
     #[arg(long, short)]
     quiet: bool,
-    /// Stop waiting after this long
+    /// Give up when no task advances for this long (default 10m); the exit code is 5
     #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
     timeout: Option<Duration>,
 }

@@ -3,7 +3,7 @@
 use super::wait::{Options, Wait};
 use crate::client::Client;
 use crate::failure::{self, Exit, Failure};
-use crate::flags::duration;
+use crate::flags::{duration, number};
 use crate::render::output;
 use skep_model::request::Mutation;
 use std::time::Duration;
@@ -15,9 +15,9 @@ pub struct Scale {
     #[arg(required = true, value_parser = parse, value_name = "SERVICE=REPLICAS")]
     targets: Vec<(String, u64)>,
     /// Exit immediately instead of waiting for the service to converge
-    #[arg(long, short, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = crate::flags::number::boolean)]
+    #[arg(long, short, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = number::boolean)]
     detach: Option<bool>,
-    /// Stop waiting for a service after this long
+    /// Give up when no task of a service advances for this long (default 10m); the exit code is 5
     #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
     timeout: Option<Duration>,
 }
@@ -27,7 +27,8 @@ fn parse(text: &str) -> Result<(String, u64), String> {
         .split_once('=')
         .filter(|(service, _)| !service.is_empty())
         .ok_or_else(|| format!("invalid scale specifier {text:?}: write it as SERVICE=REPLICAS"))?;
-    let replicas = replicas.parse().map_err(|_| format!("invalid replicas value {replicas:?}: it must be a number"))?;
+    let replicas = number::count(replicas)
+        .map_err(|_| format!("invalid replicas value {replicas:?} of {service}: it must be a whole number, 0 or more"))?;
     Ok((service.to_owned(), replicas))
 }
 

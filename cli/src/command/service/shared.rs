@@ -36,22 +36,22 @@ pub struct Shared {
     #[arg(long, value_parser = bytes::parse, value_name = "BYTES")]
     limit_memory: Option<u64>,
     /// Maximum number of processes (0 = unlimited)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = number::count, value_name = "N")]
     limit_pids: Option<u64>,
     /// Keep set-uid programs from gaining privileges
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = number::boolean)]
     no_new_privileges: Option<bool>,
     /// Tune host's OOM preferences (-1000 to 1000)
-    #[arg(long, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1000..=1000))]
+    #[arg(long, allow_negative_numbers = true, value_parser = number::oom_score_adj, value_name = "N")]
     oom_score_adj: Option<i32>,
     /// Mount the container's root filesystem as read only
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = number::boolean)]
     read_only: Option<bool>,
     /// Number of tasks
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_parser = number::count, value_name = "N", allow_negative_numbers = true)]
     replicas: Option<u64>,
     /// Maximum number of tasks per node (0 = unlimited)
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_parser = number::count, value_name = "N", allow_negative_numbers = true)]
     replicas_max_per_node: Option<u64>,
     /// Reserve CPUs
     #[arg(long, value_parser = number::cpus, value_name = "CPUS")]
@@ -98,7 +98,7 @@ struct Health {
     #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
     health_interval: Option<Duration>,
     /// Consecutive failures needed to report unhealthy
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = number::count32, value_name = "N")]
     health_retries: Option<u32>,
     /// Time between running the check during the start period
     #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
@@ -123,7 +123,7 @@ struct Restart {
     #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
     restart_delay: Option<Duration>,
     /// Maximum number of restarts before giving up
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = number::count, value_name = "N")]
     restart_max_attempts: Option<u64>,
     /// Window used to evaluate the restart policy
     #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
@@ -149,7 +149,7 @@ struct Update {
     #[arg(long, value_parser = choice::order, value_name = "ORDER")]
     update_order: Option<UpdateOrder>,
     /// Maximum number of tasks updated simultaneously (0 to update all at once)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = number::count, value_name = "N")]
     update_parallelism: Option<u64>,
 }
 
@@ -171,7 +171,7 @@ struct Rollback {
     #[arg(long, value_parser = choice::order, value_name = "ORDER")]
     rollback_order: Option<UpdateOrder>,
     /// Maximum number of tasks rolled back simultaneously (0 to roll back all at once)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = number::count, value_name = "N")]
     rollback_parallelism: Option<u64>,
 }
 

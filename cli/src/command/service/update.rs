@@ -9,6 +9,7 @@ use crate::failure::Failure;
 use crate::flags::network::Network;
 use crate::flags::{duration, env, file, host, label, mount, network, number, placement, publish, ulimit};
 use crate::render::output;
+use crate::render::text::cell;
 use skep_model::container::{ConfigReference, ContainerSpec, HostEntry, Mount, SecretReference, Ulimit};
 use skep_model::endpoint::PublishedPort;
 use skep_model::network::NetworkRequest;
@@ -51,7 +52,7 @@ pub struct Changes {
     /// Do not query the registry to resolve image digest and supported platforms
     #[arg(long)]
     no_resolve_image: bool,
-    /// Give the deployment up when no task advances for this long (default 10m)
+    /// Give up when no task advances for this long (default 10m); the exit code is 5
     #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
     timeout: Option<Duration>,
     #[command(flatten)]
@@ -82,7 +83,7 @@ struct Lists {
     #[arg(long, value_name = "KEY")]
     container_label_rm: Vec<String>,
     /// Add or update a custom DNS server
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_parser = number::address, value_name = "ADDRESS")]
     dns_add: Vec<IpAddr>,
     /// Add or update a DNS option
     #[arg(long, value_name = "OPTION")]
@@ -173,40 +174,43 @@ impl Update {
         let options = Options { detach: self.detach.unwrap_or_default(), quiet: self.quiet, timeout: None };
         let mut wait = Wait::new(client, options)?;
         let attempts = Attempts::begin();
-        let (outcome, warning) = loop {
-            let (mutation, warning) = self.mutation(client).await?;
+        let (outcome, warning, missing) = loop {
+            let (mutation, warning, missing) = self.mutation(client).await?;
             match wait.change(&mutation).await {
                 Err(failure) if attempts.again(&failure) => {}
-                decided => break (decided?, warning),
+                decided => break (decided?, warning, missing),
             }
         };
         output::line(&self.service)?;
+        missing.iter().for_each(|text| eprintln!("skep: warning: {text}"));
         output::warning(warning);
         wait.verdict(&outcome).await
     }
 
-    /// What is asked for, and a warning about the image.
-    async fn mutation(&self, client: &Client) -> Result<(Mutation, Option<String>), Failure> {
+    /// What is asked for, a warning about the image, and what is to be taken away and is not there.
+    async fn mutation(&self, client: &Client) -> Result<(Mutation, Option<String>, Vec<String>), Failure> {
         if self.rollback {
             if self.changes != Changes::default() {
                 return Err(Failure::usage("other flags may not be combined with --rollback"));
             }
-            return Ok((Mutation::RollbackService { service: self.service.clone(), expect: None }, None));
+            return Ok((Mutation::RollbackService { service: self.service.clone(), expect: None }, None, Vec::new()));
         }
         let (service, _) = super::get(client, &self.service).await?;
         let mut spec = service.spec.spec.clone();
-        let found = self.changes.lists.look_up(client).await?;
-        self.changes.apply(&mut spec, found)?;
+        let mut found = self.changes.lists.look_up(client).await?;
+        found.settled = service.plan.endpoint.ports.clone();
+        let missing = self.changes.apply(&mut spec, found)?;
         let is_to_be_pinned = self.changes.image.is_some() && !self.changes.no_resolve_image;
         let warning = if is_to_be_pinned { image::pin(client, &mut spec).await } else { None };
         let (expect, service) = (Some(service.spec.version), service.id.to_string());
-        Ok((Mutation::UpdateService { service, expect, spec: Box::new(spec) }, warning))
+        Ok((Mutation::UpdateService { service, expect, spec: Box::new(spec) }, warning, missing))
     }
 }
 
 impl Changes {
-    /// Changes the spec; what the flags name has been looked up.
-    pub(super) fn apply(&self, spec: &mut ServiceSpec, found: Found) -> Result<(), Failure> {
+    /// Changes the spec; what the flags name has been looked up. Answers a sentence for
+    /// each thing that was to be taken away and is not there.
+    pub(super) fn apply(&self, spec: &mut ServiceSpec, found: Found) -> Result<Vec<String>, Failure> {
         self.shared.apply(spec)?;
         let template = &mut spec.task_template;
         if let Some(args) = &self.args {
@@ -217,14 +221,14 @@ impl Changes {
         if self.timeout.is_some() {
             spec.deadline = self.timeout;
         }
-        self.lists.apply(spec, &found.networks)?;
+        let mut removal = Removal::default();
+        self.lists.apply(spec, &found, &mut removal)?;
         let container = &mut spec.task_template.container_spec;
-        let (secret_rm, config_rm) = (&self.lists.secret_rm, &self.lists.config_rm);
-        container.secrets.retain(|it| !secret_rm.iter().any(|gone| *gone == it.name || gone == it.id.as_str()));
-        container.configs.retain(|it| !config_rm.iter().any(|gone| *gone == it.name || gone == it.id.as_str()));
+        removal.files("--secret-rm", "secret", &mut container.secrets, &self.lists.secret_rm);
+        removal.files("--config-rm", "config", &mut container.configs, &self.lists.config_rm);
         replace(&mut container.secrets, found.secrets, |it| it.file.name.clone());
         replace(&mut container.configs, found.configs, |it| it.file.name.clone());
-        Ok(())
+        Ok(removal.missing)
     }
 }
 
@@ -235,6 +239,8 @@ pub struct Found {
     configs: Vec<ConfigReference>,
     /// The ids that networks have, by what the flags call them.
     networks: BTreeMap<String, String>,
+    /// The ports of the service with those that the managers chose.
+    pub(super) settled: Vec<PublishedPort>,
 }
 
 impl Lists {
@@ -248,22 +254,29 @@ impl Lists {
             secrets: references::secrets(client, &self.secret_add).await?,
             configs: references::configs(client, &self.config_add).await?,
             networks: references::networks(client, added.chain(removed)).await?,
+            settled: Vec::new(),
         })
     }
 
-    fn apply(&self, spec: &mut ServiceSpec, networks: &BTreeMap<String, String>) -> Result<(), Failure> {
+    fn apply(&self, spec: &mut ServiceSpec, found: &Found, removal: &mut Removal) -> Result<(), Failure> {
         let labels = &mut spec.annotations.labels;
-        labels.retain(|key, _| !self.label_rm.contains(key));
+        removal.keys("--label-rm", "label", labels, &self.label_rm);
         labels.extend(self.label_add.iter().cloned());
         let template = &mut spec.task_template;
-        edit(&mut template.placement.constraints, &self.constraint_add, &self.constraint_rm);
-        template.placement.spread.retain(|label| !self.placement_pref_rm.contains(label));
-        template.placement.spread.extend(self.placement_pref_add.iter().cloned());
-        self.apply_networks(template, networks)?;
-        self.apply_container(&mut template.container_spec)?;
+        let placement = &mut template.placement;
+        removal.each("--constraint-rm", "constraint", &mut placement.constraints, &self.constraint_rm, |it, gone| {
+            placement::is_same(it, gone)
+        });
+        extend(&mut placement.constraints, &self.constraint_add);
+        let preferences = &self.placement_pref_rm;
+        removal.each("--placement-pref-rm", "placement preference", &mut placement.spread, preferences, |it, gone| it == gone);
+        placement.spread.extend(self.placement_pref_add.iter().cloned());
+        self.apply_networks(template, &found.networks, removal)?;
+        self.apply_container(&mut template.container_spec, removal)?;
         let ports = &mut spec.endpoint_spec.ports;
-        let gone: Vec<&PublishedPort> = self.publish_rm.iter().flat_map(|ports| &ports.0).collect();
-        ports.retain(|port| !gone.iter().any(|given| publish::removes(given, port)));
+        for given in self.publish_rm.iter().flat_map(|ports| &ports.0) {
+            removal.port(ports, given, &found.settled);
+        }
         for port in self.publish_add.iter().flat_map(|ports| &ports.0) {
             if !ports.contains(port) {
                 ports.push(port.clone());
@@ -273,13 +286,24 @@ impl Lists {
     }
 
     /// Without the node's own network, and without none, the default is back.
-    fn apply_networks(&self, template: &mut TaskSpec, ids: &BTreeMap<String, String>) -> Result<(), Failure> {
+    fn apply_networks(
+        &self,
+        template: &mut TaskSpec,
+        ids: &BTreeMap<String, String>,
+        removal: &mut Removal,
+    ) -> Result<(), Failure> {
         let id = |name: &String| ids.get(name).unwrap_or(name).clone();
         for name in &self.network_rm {
             match network::parse(name) {
                 Ok(Network::OfNode(mode)) if mode == template.network => template.network = NetworkMode::Bridge,
-                Ok(Network::OfNode(_)) => {}
-                _ => template.networks.retain(|request| request.target != id(name)),
+                Ok(Network::OfNode(_)) => removal.miss("--network-rm", "network", name),
+                _ => {
+                    let target = id(name);
+                    let list = &mut template.networks;
+                    if !take(list, |request| request.target == target) {
+                        removal.miss("--network-rm", "network", name);
+                    }
+                }
             }
         }
         let add = |network: &Network| match network {
@@ -292,37 +316,149 @@ impl Lists {
         network::attach(template, &networks).map_err(Failure::usage)
     }
 
-    fn apply_container(&self, container: &mut ContainerSpec) -> Result<(), Failure> {
-        container.labels.retain(|key, _| !self.container_label_rm.contains(key));
+    fn apply_container(&self, container: &mut ContainerSpec, removal: &mut Removal) -> Result<(), Failure> {
+        removal.keys("--container-label-rm", "container label", &mut container.labels, &self.container_label_rm);
         container.labels.extend(self.container_label_add.iter().cloned());
-        container.sysctls.retain(|key, _| !self.sysctl_rm.contains(key));
+        removal.keys("--sysctl-rm", "sysctl", &mut container.sysctls, &self.sysctl_rm);
         container.sysctls.extend(self.sysctl_add.iter().cloned());
-        container.env.retain(|variable| !self.env_rm.iter().any(|key| key == env::key(variable)));
+        removal.each("--env-rm", "environment variable", &mut container.env, &self.env_rm, |it, gone| env::key(it) == gone);
         for text in &self.env_add {
-            env::merge(&mut container.env, env::variable(text).map_err(Failure::usage)?);
+            let variable = env::variable(text).map_err(|error| Failure::usage(format!("--env-add: {error}")))?;
+            env::merge(&mut container.env, variable);
         }
+        let dns = &mut container.dns;
+        let same = |it: &String, gone: &str| it == gone;
+        removal.each("--dns-rm", "DNS server", &mut dns.nameservers, &self.dns_rm, |it, gone| {
+            it == gone || gone.parse::<IpAddr>().is_ok_and(|gone| gone.to_string() == *it)
+        });
+        removal.each("--dns-option-rm", "DNS option", &mut dns.options, &self.dns_option_rm, same);
+        removal.each("--dns-search-rm", "DNS search domain", &mut dns.search, &self.dns_search_rm, same);
+        removal.each("--group-rm", "group", &mut container.groups, &self.group_rm, same);
         let servers: Vec<String> = self.dns_add.iter().map(ToString::to_string).collect();
-        edit(&mut container.dns.nameservers, &servers, &self.dns_rm);
-        edit(&mut container.dns.options, &self.dns_option_add, &self.dns_option_rm);
-        edit(&mut container.dns.search, &self.dns_search_add, &self.dns_search_rm);
-        edit(&mut container.groups, &self.group_add, &self.group_rm);
-        container.hosts.retain(|entry| !self.host_rm.iter().any(|text| host::removes(text, entry)));
+        extend(&mut dns.nameservers, &servers);
+        extend(&mut dns.options, &self.dns_option_add);
+        extend(&mut dns.search, &self.dns_search_add);
+        extend(&mut container.groups, &self.group_add);
+        removal.each("--host-rm", "host entry", &mut container.hosts, &self.host_rm, |it, gone| host::removes(gone, it));
         for entry in &self.host_add {
             if !container.hosts.contains(entry) {
                 container.hosts.push(entry.clone());
             }
         }
-        container.mounts.retain(|mount| !self.mount_rm.contains(&mount.target));
+        removal.each("--mount-rm", "mount", &mut container.mounts, &self.mount_rm, |it, gone| it.target == gone);
         replace(&mut container.mounts, self.mount_add.clone(), |mount| mount.target.clone());
-        container.ulimits.retain(|ulimit| !self.ulimit_rm.contains(&ulimit.name));
+        removal.each("--ulimit-rm", "ulimit", &mut container.ulimits, &self.ulimit_rm, |it, gone| it.name == gone);
         replace(&mut container.ulimits, self.ulimit_add.clone(), |ulimit| ulimit.name.clone());
         Ok(())
     }
 }
 
-/// Takes away, then adds what is not there yet.
-fn edit(list: &mut Vec<String>, add: &[String], remove: &[String]) {
-    list.retain(|item| !remove.contains(item));
+/// Takes things away, and remembers what is not there.
+#[derive(Debug, Default)]
+struct Removal {
+    /// A sentence each.
+    missing: Vec<String>,
+}
+
+impl Removal {
+    fn miss(&mut self, flag: &str, what: &str, gone: &str) {
+        self.missing.push(format!("{flag} {}: the service has no such {what}", cell(gone)));
+    }
+
+    /// Takes from a list what each of `gone` names.
+    fn each<T>(&mut self, flag: &str, what: &str, list: &mut Vec<T>, gone: &[String], is_it: impl Fn(&T, &str) -> bool) {
+        for gone in gone {
+            if !take(list, |item| is_it(item, gone)) {
+                self.miss(flag, what, gone);
+            }
+        }
+    }
+
+    fn keys(&mut self, flag: &str, what: &str, map: &mut BTreeMap<String, String>, gone: &[String]) {
+        for gone in gone {
+            if map.remove(gone).is_none() {
+                self.miss(flag, what, gone);
+            }
+        }
+    }
+
+    /// Secrets and configs go by name or id, or by the beginning of one id.
+    fn files<F: Reference>(&mut self, flag: &str, what: &str, list: &mut Vec<F>, gone: &[String]) {
+        for gone in gone {
+            let is_named = |it: &F| it.name() == gone || it.id() == *gone;
+            let begins = |it: &F| !gone.is_empty() && it.id().starts_with(gone.as_str());
+            let ids: std::collections::BTreeSet<String> = list.iter().filter(|it| begins(it)).map(Reference::id).collect();
+            if take(list, is_named) || ids.len() == 1 && take(list, begins) {
+                continue;
+            }
+            match list.iter().find(|it| it.target() == gone) {
+                Some(it) => self.missing.push(format!(
+                    "{flag} {}: a {what} is taken away by its name; this is where {} appears",
+                    cell(gone),
+                    it.name()
+                )),
+                None => self.miss(flag, what, gone),
+            }
+        }
+    }
+
+    /// A port that the managers chose is named by that number, too.
+    fn port(&mut self, ports: &mut Vec<PublishedPort>, given: &PublishedPort, settled: &[PublishedPort]) {
+        let chosen = |port: &PublishedPort| {
+            let is_it = |it: &&PublishedPort| {
+                (it.target_port, it.transport, it.publish_mode) == (port.target_port, port.transport, port.publish_mode)
+            };
+            port.published_port == 0 && settled.iter().filter(is_it).any(|it| publish::removes(given, it))
+        };
+        if !take(ports, |port| publish::removes(given, port) || chosen(port)) {
+            let shown = publish::told(given);
+            let there: Vec<String> = ports.iter().map(publish::told).collect();
+            let there = if there.is_empty() { "no port".into() } else { there.join(", ") };
+            self.missing.push(format!("--publish-rm {shown}: the service does not publish it; it publishes {there}"));
+        }
+    }
+}
+
+/// What references to secrets and configs have in common.
+trait Reference {
+    fn id(&self) -> String;
+    fn name(&self) -> &str;
+    fn target(&self) -> &str;
+}
+
+impl Reference for SecretReference {
+    fn id(&self) -> String {
+        self.id.to_string()
+    }
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn target(&self) -> &str {
+        &self.file.name
+    }
+}
+
+impl Reference for ConfigReference {
+    fn id(&self) -> String {
+        self.id.to_string()
+    }
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn target(&self) -> &str {
+        &self.file.name
+    }
+}
+
+/// Takes items away. Whether there were any.
+fn take<T>(list: &mut Vec<T>, is_it: impl Fn(&T) -> bool) -> bool {
+    let before = list.len();
+    list.retain(|item| !is_it(item));
+    list.len() < before
+}
+
+/// Adds what is not there yet.
+fn extend(list: &mut Vec<String>, add: &[String]) {
     for item in add {
         if !list.contains(item) {
             list.push(item.clone());
@@ -388,9 +524,14 @@ mod tests {
             let line = Line::try_parse_from(["update", "web"].iter().chain(words)).expect("valid");
             line.update.changes.apply(spec, Found::default())
         };
-        // The published port is not looked at; the mode is.
-        change(&["--publish-rm", "target=80,mode=host"], &mut again).expect("it applies");
-        assert_eq!(again, spec);
+        // Exactly the port that is named: published port and mode count.
+        for other in ["target=80,mode=host", "8081:80", "8080:80/udp"] {
+            let missing = change(&["--publish-rm", other], &mut again).expect("it applies");
+            assert_eq!((&again, missing.len()), (&spec, 1), "{other}");
+        }
+        let mut two = spec.clone();
+        change(&["--publish-add", "8081:80", "--publish-rm", "8080:80"], &mut two).expect("it applies");
+        assert_eq!(two.endpoint_spec.ports.iter().map(|port| port.published_port).collect::<Vec<_>>(), [8081]);
         change(&["--publish-rm", "80", "--network-rm", "backend"], &mut again).expect("it applies");
         assert_eq!(again, sample::service().spec.value.spec);
         assert!(change(&["--network-add", "backend"], &mut spec.clone()).is_err(), "it is attached already");
@@ -417,5 +558,65 @@ mod tests {
         };
         assert_eq!((apply(&[]), apply(&["--start-offline=false"])), (true, false));
         assert!(Line::try_parse_from(["update", "web", "--start-offline=maybe"]).is_err());
+    }
+
+    #[test]
+    fn a_port_that_was_chosen_is_named_by_its_number() {
+        let mut spec = after(&["--publish-add", "80", "--publish-add", "81"]);
+        let line = Line::try_parse_from(["update", "web", "--publish-rm", "30001:81"]).expect("valid");
+        let settled = [(80, 30_000), (81, 30_001)].map(|(target_port, published_port)| PublishedPort {
+            target_port,
+            published_port,
+            ..spec.endpoint_spec.ports[0].clone()
+        });
+        let missing = line.update.changes.apply(&mut spec, Found { settled: settled.to_vec(), ..Found::default() });
+        assert_eq!(missing.expect("it applies"), Vec::<String>::new());
+        assert_eq!(spec.endpoint_spec.ports.iter().map(|port| port.target_port).collect::<Vec<_>>(), [80]);
+    }
+
+    #[test]
+    fn what_is_not_there_is_named_by_every_flag_that_takes_away() {
+        use clap::CommandFactory as _;
+        let grammar = Line::command();
+        let flags: Vec<String> =
+            grammar.get_arguments().filter_map(|it| it.get_long()).filter(|it| it.ends_with("-rm")).map(str::to_owned).collect();
+        assert!(flags.len() >= 17, "{flags:?}");
+        for flag in flags {
+            let value = match flag.as_str() {
+                "placement-pref-rm" => "spread=node.labels.nope",
+                "publish-rm" => "7:8",
+                "constraint-rm" => "node.role==nope",
+                _ => "nope",
+            };
+            let line = Line::try_parse_from(["update", "web", &format!("--{flag}={value}")]).expect("valid");
+            let mut spec = sample::service().spec.value.spec;
+            let missing = line.update.changes.apply(&mut spec, Found::default()).expect("it applies");
+            assert_eq!(spec, sample::service().spec.value.spec, "--{flag}");
+            let [sentence] = &missing[..] else { panic!("--{flag}: {missing:?}") };
+            let shown = value.trim_start_matches("spread=");
+            assert!(sentence.starts_with(&format!("--{flag} {shown}")), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_taken_away_by_name_id_or_the_beginning_of_its_id() {
+        let mut with = sample::service().spec.value.spec;
+        let file = skep_model::container::FileTarget { name: "pw".into(), uid: 0, gid: 0, mode: 0o444 };
+        let secret = sample::secret();
+        with.task_template.container_spec.secrets =
+            vec![SecretReference { id: secret.id, name: "password".into(), version: None, file }];
+        let after = |gone: &str| {
+            let line = Line::try_parse_from(["update", "web", "--secret-rm", gone]).expect("valid");
+            let mut spec = with.clone();
+            let missing = line.update.changes.apply(&mut spec, Found::default()).expect("it applies");
+            (spec.task_template.container_spec.secrets.len(), missing)
+        };
+        let id = secret.id.to_string();
+        for gone in ["password", &id, &id[..12]] {
+            assert_eq!(after(gone), (0, Vec::new()), "{gone}");
+        }
+        let sentence = "--secret-rm pw: a secret is taken away by its name; this is where password appears";
+        assert_eq!(after("pw"), (1, vec![sentence.to_owned()]));
+        assert_eq!(after("x"), (1, vec!["--secret-rm x: the service has no such secret".to_owned()]));
     }
 }

@@ -11,6 +11,7 @@ use crate::client::Client;
 use crate::command::node;
 use crate::command::task::ps::tasks;
 use crate::failure::{Exit, Failure};
+use crate::flags::duration;
 use crate::render::progress::{BARS_MAX, Frame, Progress, TaskLine, Verify};
 use crate::render::text::printable;
 use skep_model::container::ContainerSpec;
@@ -44,7 +45,7 @@ pub struct Options {
     pub detach: bool,
     /// Show nothing.
     pub quiet: bool,
-    /// Stop waiting after this long, whatever happens.
+    /// Give up when no task advances for this long, instead of what the deployment says.
     pub timeout: Option<Duration>,
 }
 
@@ -96,8 +97,8 @@ impl<'a> Wait<'a> {
             last_news: Instant::now(),
             latest: None,
             stable_since: None,
+            timeout: self.options.timeout,
         };
-        let limit = self.options.timeout.map(|timeout| Instant::now() + timeout);
         tokio::select! {
             result = waiting.run() => result,
             () = interrupted(&mut self.interrupt) => {
@@ -105,13 +106,6 @@ impl<'a> Wait<'a> {
                 eprintln!("\nOperation continuing in background.\nUse `skep service ps {called}` to check progress.");
                 Err(Failure::told(Exit::Detached))
             }
-            () = passed(limit) => Err(Failure {
-                exit: Exit::Deadline,
-                text: format!(
-                    "service {0} did not converge within the timeout; the deployment goes on, `skep service ps {0}` shows it",
-                    waiting.called
-                ),
-            }),
         }
     }
 }
@@ -119,13 +113,6 @@ impl<'a> Wait<'a> {
 async fn interrupted(interrupt: &mut Option<Signal>) {
     match interrupt {
         Some(interrupt) => drop(interrupt.recv().await),
-        None => std::future::pending().await,
-    }
-}
-
-async fn passed(limit: Option<Instant>) {
-    match limit {
-        Some(limit) => sleep_until(limit).await,
         None => std::future::pending().await,
     }
 }
@@ -158,6 +145,8 @@ struct Waiting<'a> {
     latest: Option<Deployment>,
     /// Since when this side has seen all wanted tasks run.
     stable_since: Option<Instant>,
+    /// See [`Options::timeout`].
+    timeout: Option<Duration>,
 }
 
 impl Waiting<'_> {
@@ -226,16 +215,26 @@ impl Waiting<'_> {
         }
     }
 
-    /// When the leader should long have given its verdict.
+    /// When this side gives up: after the timeout that it was given, or when the leader
+    /// should long have given its verdict.
     fn end(&self, service: &Service) -> Instant {
         let waits = [service.spec.spec.deadline.unwrap_or(DEADLINE), planned(service), GRACE];
-        let silence = waits.into_iter().fold(Duration::ZERO, Duration::saturating_add);
+        let patience = waits.into_iter().fold(Duration::ZERO, Duration::saturating_add);
+        let silence = self.timeout.unwrap_or(patience);
         self.last_news.checked_add(silence.min(SILENCE_MAX)).unwrap_or(self.last_news)
     }
 
     fn no_verdict(&self) -> Failure {
-        let text =
-            format!("the managers gave no verdict on service {0} in time; `skep service ps {0}` shows its tasks", self.called);
+        let called = &self.called;
+        let text = match self.timeout {
+            Some(timeout) => format!(
+                "no task of service {called} advanced for {}; the deployment goes on, `skep service ps {called}` shows it",
+                duration::print(timeout)
+            ),
+            None => {
+                format!("the managers gave no verdict on service {called} in time; `skep service ps {called}` shows its tasks")
+            }
+        };
         Failure { exit: Exit::Deadline, text }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::client::{self, Client};
 use crate::failure::Failure;
-use crate::flags::{choice, duration, subnet};
+use crate::flags::{choice, duration, number, subnet};
 use crate::render::output;
 use ipnet::IpNet;
 use skep_model::cluster::BARRIER_TIMEOUTS;
@@ -41,7 +41,7 @@ pub struct Init {
     #[arg(long, value_delimiter = ',', value_parser = subnet::parse, value_name = "NET")]
     default_addr_pool: Vec<IpNet>,
     /// Default address pool subnet mask length [default: 20]
-    #[arg(long, value_name = "LENGTH", value_parser = clap::value_parser!(u32).range(1..=29))]
+    #[arg(long, value_name = "LENGTH", value_parser = number::mask_length)]
     default_addr_pool_mask_length: Option<u32>,
     /// Dispatcher heartbeat period (ns|us|ms|s|m|h) [default: 500ms]
     #[arg(long, value_parser = duration::parse)]
@@ -52,14 +52,11 @@ pub struct Init {
     /// Listen address (format: <ip|interface>[:port])
     #[arg(long, default_value = "0.0.0.0:2377", value_name = "ADDRESS")]
     listen_addr: String,
-    /// Number of additional Raft snapshots to retain [default: 0]
-    #[arg(long)]
-    max_snapshots: Option<u64>,
     /// Number of log entries between Raft snapshots [default: 10000]
-    #[arg(long)]
+    #[arg(long, value_parser = number::positive, value_name = "N")]
     snapshot_interval: Option<u64>,
     /// Task history retention limit [default: 5]
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, allow_negative_numbers = true, value_parser = number::history, value_name = "N")]
     task_history_limit: Option<i64>,
 }
 
@@ -85,7 +82,7 @@ impl Init {
             heartbeat_period: self.dispatcher_heartbeat.map(nanos),
             task_history_limit: self.task_history_limit,
             snapshot_interval: self.snapshot_interval,
-            max_snapshots: self.max_snapshots,
+            max_snapshots: None,
             force_new_cluster: self.force_new_cluster,
             barrier_timeout: self.barrier_timeout.map(nanos),
         }
@@ -110,7 +107,7 @@ pub fn barrier_timeout(text: &str) -> Result<Duration, String> {
 fn data_path_port(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(port) if port == 0 || (1024..=49151).contains(&port) => Ok(port),
-        _ => Err("a data path port is between 1024 and 49151, or 0 for 4789".into()),
+        _ => Err(format!("invalid port {text:?}: a data path port is between 1024 and 49151, or 0 for 4789")),
     }
 }
 

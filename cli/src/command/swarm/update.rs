@@ -26,14 +26,11 @@ pub struct Update {
     /// Dispatcher heartbeat period (ns|us|ms|s|m|h)
     #[arg(long, value_parser = duration::parse)]
     dispatcher_heartbeat: Option<Duration>,
-    /// Number of additional Raft snapshots to retain
-    #[arg(long)]
-    max_snapshots: Option<u64>,
     /// Number of log entries between Raft snapshots
-    #[arg(long)]
+    #[arg(long, value_parser = number::positive, value_name = "N")]
     snapshot_interval: Option<u64>,
     /// Task history retention limit
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, allow_negative_numbers = true, value_parser = number::history, value_name = "N")]
     task_history_limit: Option<i64>,
 }
 
@@ -72,7 +69,6 @@ impl Update {
         spec.barrier_timeout = self.barrier_timeout.unwrap_or(spec.barrier_timeout);
         spec.node_cert_expiry = self.cert_expiry.unwrap_or(spec.node_cert_expiry);
         spec.heartbeat_period = self.dispatcher_heartbeat.unwrap_or(spec.heartbeat_period);
-        spec.max_snapshots = self.max_snapshots.unwrap_or(spec.max_snapshots);
         spec.snapshot_interval = self.snapshot_interval.unwrap_or(spec.snapshot_interval);
         spec.task_history_limit = self.task_history_limit.unwrap_or(spec.task_history_limit);
         spec
@@ -86,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_setting_that_is_not_named_stays() {
-        let before = ClusterSpec { barrier_timeout: Duration::from_secs(7), max_snapshots: 3, ..ClusterSpec::default() };
+        let before = ClusterSpec { barrier_timeout: Duration::from_secs(7), snapshot_interval: 3, ..ClusterSpec::default() };
         let after = |words: &[&str]| {
             let matches = Update::augment_args(clap::Command::new("update")).get_matches_from(words);
             Update::from_arg_matches(&matches).expect("flags").apply(before.clone())

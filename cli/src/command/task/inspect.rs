@@ -5,12 +5,11 @@ use crate::client::Client;
 use crate::command::network::known::Networks;
 use crate::failure::{self, Failure};
 use crate::render::{inspect, json, output, shape};
-use skep_model::{Kind, Object};
 
 /// Display detailed information on one or more tasks
 #[derive(Debug, clap::Args)]
 pub struct Inspect {
-    /// Ids
+    /// Names (SERVICE.SLOT) or ids
     #[arg(required = true, value_name = "TASK")]
     tasks: Vec<String>,
     /// json, or a Go template
@@ -24,14 +23,13 @@ impl Inspect {
         let (networks, known) = (Networks::of(client).await?, Known::of(client).await?);
         let (mut found, mut failures) = (Vec::new(), Vec::new());
         for task in &self.tasks {
-            match client.get(Kind::Task, task).await {
-                Ok((Object::Task(task), _)) => {
+            match super::find(client, task).await {
+                Ok(task) => {
                     let mut task_json = json::task(&task, &networks)?;
                     // What of its network does not work, as its node says.
                     task_json["Status"]["Faults"] = known.faults(&task).into();
                     found.push(task_json);
                 }
-                Ok(_) => failures.push(Failure::refused("the daemon answered with an object of another kind")),
                 Err(failure) => failures.push(failure),
             }
         }

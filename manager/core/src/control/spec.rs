@@ -72,12 +72,27 @@ fn check_resources(spec: &ServiceSpec) -> Result<(), Refusal> {
             return Err(Refusal::invalid(field, value.to_string(), "it must be at least 4MiB"));
         }
     }
+    let (limits, reserved) = (&resources.limits, &resources.reservations);
+    if limits.nano_cpus != 0 && reserved.nano_cpus > limits.nano_cpus {
+        let cpus = |nanos: u64| (nanos as f64 / 1e9).to_string();
+        let limit = cpus(limits.nano_cpus);
+        let reason =
+            format!("it exceeds the cpu limit of {limit}, so that a task could never use it: lower one or raise the other");
+        return Err(Refusal::invalid("cpu reservation", cpus(reserved.nano_cpus), reason));
+    }
+    if limits.memory_bytes != 0 && reserved.memory_bytes > limits.memory_bytes {
+        let limit = limits.memory_bytes;
+        let reason = format!(
+            "it exceeds the memory limit of {limit} bytes, so that a task could never use it: lower one or raise the other"
+        );
+        return Err(Refusal::invalid("memory reservation", reserved.memory_bytes.to_string(), reason));
+    }
     Ok(())
 }
 
 fn check_placement(placement: &Placement) -> Result<(), Refusal> {
     for constraint in &placement.constraints {
-        Constraint::parse(constraint)?;
+        Constraint::parse(constraint)?.check()?;
     }
     for descriptor in &placement.spread {
         let key = descriptor.strip_prefix("node.labels.").or(descriptor.strip_prefix("engine.labels."));

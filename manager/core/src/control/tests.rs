@@ -194,7 +194,25 @@ fn every_field_of_a_service_is_checked() {
         (Box::new(|spec| spec.task_template.resources.limits.memory_bytes = 4 << 20), ""),
         (Box::new(|spec| spec.task_template.resources.limits.memory_bytes = 4095 << 10), "invalid memory limit"),
         (Box::new(|spec| spec.task_template.resources.reservations.memory_bytes = 1), "invalid memory reservation"),
+        (
+            Box::new(|spec| {
+                spec.task_template.resources.limits.nano_cpus = 4_000_000_000;
+                spec.task_template.resources.reservations.nano_cpus = 8_000_000_000;
+            }),
+            "invalid cpu reservation \"8\": it exceeds the cpu limit of 4",
+        ),
+        (
+            Box::new(|spec| {
+                spec.task_template.resources.limits.memory_bytes = 8 << 20;
+                spec.task_template.resources.reservations.memory_bytes = (8 << 20) + 1;
+            }),
+            "invalid memory reservation \"8388609\": it exceeds the memory limit of 8388608 bytes",
+        ),
         (Box::new(|spec| spec.task_template.placement.constraints = vec!["node.role".into()]), "invalid placement constraint"),
+        (
+            Box::new(|spec| spec.task_template.placement.constraints = vec!["node.rol==manager".into()]),
+            "invalid placement constraint \"node.rol==manager\": key 'node.rol' is not known; the keys are node.id",
+        ),
         (Box::new(|spec| spec.task_template.placement.spread = vec!["node.id".into()]), "invalid placement preference spread"),
         (Box::new(|spec| spec.task_template.placement.spread = vec!["node.labels.".into()]), "invalid placement preference"),
         (Box::new(|spec| spec.update_config.max_failure_ratio = 1.5), "invalid update max failure ratio \"1.5\""),
