@@ -183,22 +183,19 @@ impl Folders {
         let state = self.of(task).state();
         let fail = |source| FolderError::Container { task, source };
         let began = Instant::now();
-        if let Some(shim) = ShimState::read(&state).unwrap_or(None)
-            && shim.shim_is_alive().map_err(fail)?
-        {
-            kill(shim.shim.pid);
-        }
-        match cleanup_orphan(&state, cgroup, KILL_MAX) {
-            // Killed a moment ago and not yet gone, or leaving by itself as nothing was asked of it.
-            Err(StateError::StillRuns { pid, .. }) => {
-                await_end(pid);
-                // The lock of a shim that never got an identity has no event to wait for.
-                while state::is_held(&state).map_err(fail)? && began.elapsed() < KILL_MAX {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                cleanup_orphan(&state, cgroup, KILL_MAX).map_err(fail)
+        loop {
+            if let Some(shim) = ShimState::read(&state).unwrap_or(None)
+                && shim.shim_is_alive().map_err(fail)?
+            {
+                kill(shim.shim.pid);
+                await_end(shim.shim.pid);
             }
-            result => result.map_err(fail),
+            match cleanup_orphan(&state, cgroup, KILL_MAX) {
+                // A shim that leaves by itself as nothing was asked of it, or a release of the same task that is not
+                // done. The lock has no event to wait for.
+                Err(StateError::StillRuns { .. }) if began.elapsed() < KILL_MAX => std::thread::sleep(Duration::from_millis(5)),
+                result => return result.map_err(fail),
+            }
         }
     }
 
@@ -262,9 +259,6 @@ fn kill(pid: i32) {
 
 /// Waits until a killed process is gone, by its pidfd; at most [`KILL_MAX`].
 fn await_end(pid: i32) {
-    if pid <= 0 {
-        return;
-    }
     use std::os::fd::{FromRawFd, OwnedFd};
     // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
@@ -278,4 +272,29 @@ fn await_end(pid: i32) {
     let mut polled = [nix::poll::PollFd::new(fd.as_fd(), nix::poll::PollFlags::POLLIN)];
     let timeout = nix::poll::PollTimeout::try_from(KILL_MAX).unwrap_or(nix::poll::PollTimeout::MAX);
     let _ = nix::poll::poll(&mut polled, timeout);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_ends_of_one_task_wait_for_each_other() {
+        let data = tempfile::tempdir().unwrap();
+        let folders = Folders::open(data.path()).unwrap();
+        let task = TaskId::from_random([1; 16]);
+        folders.make(task).unwrap();
+        let held = state::lock(&folders.of(task).state()).unwrap().unwrap();
+        let cgroup = format!("/skep-agent-test/{}", std::process::id());
+        let removing = std::thread::spawn({
+            let folders = folders.clone();
+            move || folders.destroy_container(task, &cgroup).and_then(|()| folders.remove(task))
+        });
+        // Whoever has the lock for a moment holds the other end up, and does not make it fail.
+        std::thread::yield_now();
+        assert!(folders.of(task).state().exists());
+        drop(held);
+        removing.join().unwrap().unwrap();
+        assert!(!folders.of(task).path().exists());
+    }
 }
