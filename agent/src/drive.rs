@@ -6,7 +6,6 @@ use skep_agent_core::{Agent, Event};
 use skep_identity::{clock, process};
 use skep_model::assignment::AssignmentChange;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -38,8 +37,9 @@ pub async fn run(
     world: Arc<World>,
     stop: CancellationToken,
 ) {
+    let mut timer = clock::Timer::new();
     loop {
-        let wakeup = lock(&agent).next_wakeup().map(|at| at.since(clock::now()));
+        let wakeup = lock(&agent).next_wakeup();
         let event = tokio::select! {
             biased;
             () = stop.cancelled() => break,
@@ -47,16 +47,16 @@ pub async fn run(
                 Some(event) => event,
                 None => break,
             },
-            () = tokio::time::sleep(wakeup.unwrap_or(Duration::MAX)), if wakeup.is_some() => Event::Tick,
+            () = timer.until(wakeup) => Event::Tick,
         };
         let actions = {
             let mut agent = lock(&agent);
             panic_if_planted(&event);
-            agent.handle(clock::now(), event);
+            agent.handle(clock::read(), event);
             for _ in 1..BATCH_MAX {
                 let Ok(event) = events.try_recv() else { break };
                 panic_if_planted(&event);
-                agent.handle(clock::now(), event);
+                agent.handle(clock::read(), event);
             }
             agent.take_actions()
         };

@@ -146,7 +146,7 @@ impl Agent {
         let (images, for_runtime) = (start.images.clone(), inbox.clone());
         let runtime = Runtime::new(start.settings, folders.clone(), boot, images, values.clone(), network.clone(), for_runtime);
         let recovered = tokio::task::block_in_place(|| runtime.recover()).map_err(fail)?;
-        let core = Arc::new(Mutex::new(Core::new(recovered, network.is_known(), clock::now())));
+        let core = Arc::new(Mutex::new(Core::new(recovered, network.is_known(), clock::read())));
         let task_of: logs::TaskOf = Arc::new({
             let core = core.clone();
             move |id| lock(&core).tasks().find(|task| task.id == id).cloned()

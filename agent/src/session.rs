@@ -18,6 +18,7 @@ use crate::probe::Prober;
 use crate::underlay;
 use crate::values::Values;
 use skep_agent_core::{Agent, Event};
+use skep_identity::clock;
 use skep_model::assignment::{Assignments, SessionInfo, StatusUpdate};
 use skep_model::node::NodeDescription;
 use skep_model::place::PlaceFaults;
@@ -49,6 +50,8 @@ const BEGIN_MAX: Duration = Duration::from_secs(5);
 const NETD_MAX: Duration = Duration::from_secs(2);
 /// Answers that wait for a session.
 const UNSENT_MAX: usize = 256;
+/// How long a manager may take to hear that this node leaves.
+const GOODBYE_MAX: Duration = Duration::from_secs(2);
 /// Messages that wait to be sent.
 const QUEUE_MAX: usize = 256;
 
@@ -178,7 +181,7 @@ impl Sessions {
         loop {
             let begun = std::time::Instant::now();
             let ended = tokio::select! {
-                () = stop.cancelled() => break,
+                () = self.cut_off(&stop) => break,
                 ended = self.session(&mut outgoing, &stop) => ended,
             };
             self.inbox.put(Event::SessionDown);
@@ -192,6 +195,14 @@ impl Sessions {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(jittered(pause)) => {}
             }
+        }
+    }
+
+    /// When a session ends, whatever it is at; one that leaves is given time for its goodbye.
+    async fn cut_off(&self, stop: &CancellationToken) {
+        stop.cancelled().await;
+        if self.is_leaving.load(Ordering::Relaxed) {
+            tokio::time::sleep(GOODBYE_MAX).await;
         }
     }
 
@@ -253,7 +264,8 @@ impl Sessions {
         stop: &CancellationToken,
     ) -> Ended {
         let session = SessionId::from_random(random());
-        let (mut heartbeat, mut term) = (tokio::time::interval(Duration::from_millis(500)), 0);
+        let (mut timer, mut period, mut term) = (clock::Timer::new(), Duration::from_millis(500), 0);
+        let mut beat_at = clock::boot();
         // A new session says it anew.
         let mut faults = self.network.faults();
         faults.mark_changed();
@@ -268,11 +280,12 @@ impl Sessions {
                 () = stop.cancelled() => {
                     // A daemon that is only restarted says nothing: its containers go on.
                     if self.is_leaving.load(Ordering::Relaxed) {
-                        let _ = sender.try_send(agent_message(agent_message::Message::Goodbye(v1::Goodbye {})));
+                        say_goodbye(sender, messages).await;
                     }
                     return "the daemon is stopping".into();
                 }
-                _ = heartbeat.tick() => {
+                () = timer.until(Some(beat_at)) => {
+                    beat_at = clock::boot() + period;
                     if sender.try_send(agent_message(agent_message::Message::Heartbeat(v1::Heartbeat {}))).is_err() {
                         return "heartbeats cannot be sent".into();
                     }
@@ -321,7 +334,7 @@ impl Sessions {
                     Ok(Some(ManagerMessage { message: Some(message) })) => match message {
                         Message::Info(info) => match SessionInfo::try_from(info) {
                             Ok(info) => {
-                                heartbeat = tokio::time::interval(info.heartbeat_period);
+                                (period, beat_at) = (info.heartbeat_period, clock::boot());
                                 self.network.learn_port(info.data_path_port);
                                 if !is_ready {
                                     // The core has no session.
@@ -392,6 +405,20 @@ async fn say_faults(
     match known {
         Some(known) => sender.send(agent_message(agent_message::Message::Faults(known))).await,
         None => Ok(()),
+    }
+}
+
+/// Tells the manager that this node leaves, and waits until it has read that: it ends
+/// its stream then.
+async fn say_goodbye(sender: mpsc::Sender<AgentMessage>, messages: &mut Streaming<ManagerMessage>) {
+    let said = async {
+        if sender.send(agent_message(agent_message::Message::Goodbye(v1::Goodbye {}))).await.is_ok() {
+            drop(sender);
+            while let Ok(Some(_)) = messages.message().await {}
+        }
+    };
+    if tokio::time::timeout(GOODBYE_MAX, said).await.is_err() {
+        tracing::warn!("the manager did not hear in time that this node leaves; it finds out by its silence");
     }
 }
 

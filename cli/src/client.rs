@@ -202,7 +202,7 @@ where
 /// Whether the same call may be made again.
 pub fn is_repeatable(status: &Status) -> bool {
     match refusal(status) {
-        Some(refusal) => refusal.is_retryable(),
+        Some(refusal) => refusal.passes_soon(),
         None => is_connection_lost(status),
     }
 }

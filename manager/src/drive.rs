@@ -9,26 +9,24 @@ use crate::inbox::Inbox;
 use crate::world::World;
 use skep_identity::{clock, process};
 use skep_manager_core::{Event, Manager};
-use skep_model::Time;
 use skep_model::request::Mutation;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Runs the core until `stop`; afterwards every waiting caller is answered by
 /// its channel being closed.
 pub async fn run(mut manager: Manager, inbox: Inbox, world: Arc<World>, stop: CancellationToken) {
+    let mut timer = clock::Timer::new();
     loop {
-        let wakeup = manager.next_wakeup().map(until);
         let events = tokio::select! {
             biased;
             () = stop.cancelled() => break,
             events = inbox.next() => events,
-            () = tokio::time::sleep(wakeup.unwrap_or(Duration::MAX)), if wakeup.is_some() => vec![Event::Tick],
+            () = timer.until(manager.next_wakeup()) => vec![Event::Tick],
         };
         for event in events {
             panic_if_planted(&event);
-            manager.handle(clock::now(), event);
+            manager.handle(clock::read(), event);
         }
         for action in manager.take_actions() {
             world.carry_out(action);
@@ -36,10 +34,6 @@ pub async fn run(mut manager: Manager, inbox: Inbox, world: Arc<World>, stop: Ca
     }
     inbox.close();
     world.close();
-}
-
-fn until(wakeup: Time) -> Duration {
-    wakeup.since(clock::now())
 }
 
 fn panic_if_planted(event: &Event) {

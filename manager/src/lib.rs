@@ -27,5 +27,5 @@ mod world;
 pub use api::Leadership;
 pub use api::control::ControlApi;
 pub use sealing::NewCluster;
-pub use start::{Founding, Manager, Start, StartError, found};
+pub use start::{Founding, Manager, NoteLog, Start, StartError, found};
 pub use status::{from_refusal, to_refusal};

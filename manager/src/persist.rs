@@ -129,7 +129,8 @@ pub fn recovered(folder: &Path, seal: &Arc<RecordSeal>, found: crate::disk::Reco
     Ok(Recovered { hard_state: found.hard_state, membership, membership_index, snapshot, entries: found.entries })
 }
 
-fn read_snapshot(
+/// Reads a snapshot file to its end: only then it is known to be the one that `meta` describes.
+pub fn read_snapshot(
     folder: &Path,
     seal: &Arc<RecordSeal>,
     meta: &SnapshotMeta,
@@ -147,7 +148,7 @@ fn read_snapshot(
 }
 
 /// The store in a snapshot's plain content: four bytes of format, then records.
-pub fn decode_content(index: u64, bytes: &[u8]) -> Result<SnapshotContent, String> {
+fn decode_content(index: u64, bytes: &[u8]) -> Result<SnapshotContent, String> {
     let (format, records) = bytes.split_first_chunk::<4>().ok_or("it is too short")?;
     SnapshotContent::decode(index, u32::from_be_bytes(*format), FORMAT_MAX, records).map_err(|error| error.to_string())
 }
@@ -168,13 +169,18 @@ fn decode_membership(bytes: &[u8]) -> Option<(u64, ConfState)> {
 
 /// The disk failed: says so and ends the process.
 pub fn fatal(what: &str, error: &dyn Error) -> ! {
+    fatal_text(what, &line(error))
+}
+
+/// An error with its causes.
+pub fn line(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
         text = format!("{text}: {error}");
         source = error.source();
     }
-    fatal_text(what, &text)
+    text
 }
 
 fn fatal_text(what: &str, text: &str) -> ! {

@@ -6,7 +6,7 @@
 
 use crate::api::{Shared, raft as raft_api};
 use crate::disk::{SNAPSHOT_BYTES_MAX, SnapshotDigest, SnapshotMeta, SnapshotWriter};
-use crate::persist::{PersistError, decode_content, encode_membership};
+use crate::persist::{PersistError, encode_membership, read_snapshot};
 use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
 use sha2::{Digest, Sha256};
 use skep_manager_core::Store;
@@ -137,8 +137,9 @@ pub async fn receive<F: Future<Output = Result<(), Status>>>(
         }
     }
     drop(sender);
-    fed?;
+    // It ends by itself, and leaves nothing of what did not come whole.
     let content = writing.await.map_err(|error| Status::internal(error.to_string()))?;
+    fed?;
     let content = content.map_err(|error| Status::data_loss(error.to_string()))?;
     shared.disk.received.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(meta.index, meta);
     Ok((message, content))
@@ -157,13 +158,12 @@ fn write(
 ) -> Result<SnapshotContent, PersistError> {
     let disk = &shared.disk;
     let mut writer = SnapshotWriter::create(&disk.folder, disk.seal.clone(), meta.index, meta.term)?;
-    let mut plain = Vec::new();
     for chunk in chunks {
         writer.write(&chunk)?;
-        plain.extend_from_slice(&chunk);
     }
     writer.finish(Some(&meta.content))?;
-    decode_content(meta.index, &plain).map_err(|reason| PersistError::Snapshot { index: meta.index, reason })
+    // What the next start will find, and not what was to be written.
+    Ok(read_snapshot(&disk.folder, &disk.seal, meta)?.1)
 }
 
 fn parse(header: &v1::SnapshotHeader) -> Result<(Message, SnapshotMeta), Status> {

@@ -51,6 +51,8 @@ pub struct Start {
     pub node: NodeId,
     /// Its raft id; not 0.
     pub raft_id: u64,
+    /// `host:port` at which the others reach it.
+    pub address: String,
     /// Its folder: log, snapshots, spool.
     pub folder: PathBuf,
     /// Its certificate and the roots.
@@ -65,7 +67,13 @@ pub struct Start {
     pub peers: BTreeMap<u64, String>,
     /// The first start of a new cluster's first manager.
     pub founding: Option<Founding>,
+    /// `None` if something was promised in the name of this raft id: then its log must
+    /// be there. Else called once the log is on the disk, before anything is promised.
+    pub note_log: Option<NoteLog>,
 }
+
+/// Puts down that a raft id has a log; an error in words.
+pub type NoteLog = Box<dyn FnOnce() -> Result<(), String> + Send>;
 
 /// What a new cluster begins with.
 #[derive(Debug)]
@@ -106,6 +114,25 @@ pub enum StartError {
     /// The log.
     #[error(transparent)]
     Disk(#[from] disk::DiskError),
+    /// The log is gone, and with it what this manager promised: its votes, and the
+    /// entries that it acknowledged.
+    #[error(
+        "the log of this manager is not in {path}, although raft id {raft_id} has taken part with one; without it this manager \
+         could vote twice and lose changes that were acknowledged. If the folder lies on a disk that is not mounted, mount it: \
+         the manager is started as soon as the log is there. If the log is lost, run `skep node demote {node}` and then \
+         `skep node promote {node}` on another manager; where there is none, run `skep swarm leave --force` here and join again"
+    )]
+    LogLost {
+        /// Where it should be.
+        path: PathBuf,
+        /// This node.
+        node: NodeId,
+        /// Its raft id.
+        raft_id: u64,
+    },
+    /// That there is a log could not be put down.
+    #[error("could not put down that this manager has a log: {0}")]
+    NoteLog(String),
     /// The cluster could not be founded.
     #[error("could not found the cluster: {0}")]
     Founding(Refusal),
@@ -136,15 +163,28 @@ impl Manager {
     /// Opens the log, begins to follow or lead, and serves the port.
     pub async fn start(start: Start) -> Result<Self, StartError> {
         let listener = listen(start.listen).await?;
+        let is_there = disk::is_there(&start.folder)?;
+        if !skep_manager_core::manager::may_start(start.note_log.is_none(), is_there) {
+            return Err(StartError::LogLost { path: start.folder, node: start.node, raft_id: start.raft_id });
+        }
         make_folder(&start.folder)?;
         let seal = record_seal(start.node, start.data_keys)?;
         let founder = start.founding.is_some().then_some(start.raft_id);
         let (disk, recovered, is_new) = open(start.folder.clone(), seal, founder).await?;
+        if let Some(note) = start.note_log {
+            note().map_err(StartError::NoteLog)?;
+        }
         let founding = start.founding.filter(|_| is_new);
         let planted_panic = planted("draft").map(str::to_owned);
-        let config =
-            Config { node: start.node, raft_id: start.raft_id, format_max: FORMAT_MAX, peers: start.peers, planted_panic };
-        let core = Core::new(config, seed(), recovered, clock::now());
+        let config = Config {
+            node: start.node,
+            raft_id: start.raft_id,
+            address: start.address,
+            format_max: FORMAT_MAX,
+            peers: start.peers,
+            planted_panic,
+        };
+        let core = Core::new(config, seed(), recovered, clock::read());
         let inbox = Inbox::default();
         let (leadership, leadership_seen) = watch::channel(Leadership::default());
         let sessions = Arc::new(Sessions::default());

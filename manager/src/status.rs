@@ -32,6 +32,6 @@ fn code(refusal: &Refusal) -> Code {
         Refusal::Unsupported { .. } => Code::Unimplemented,
         Refusal::Exhausted(_) => Code::ResourceExhausted,
         Refusal::PermissionDenied(_) => Code::PermissionDenied,
-        Refusal::NotLeader { .. } | Refusal::Unavailable(_) => Code::Unavailable,
+        Refusal::NotLeader { .. } | Refusal::Unavailable(_) | Refusal::NoQuorum(_) => Code::Unavailable,
     }
 }

@@ -10,12 +10,15 @@ use protobuf::Message as _;
 use skep_identity::tls::Connections;
 use skep_manager_core::action::Persist;
 use skep_manager_core::{Action, Event, Store};
-use skep_model::SessionId;
 use skep_model::assignment::Assignments;
+use skep_model::{Refusal, SessionId};
 use skep_proto::v1::manager_message::Message;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+/// What whoever asks a manager is told that has just ceased to be one.
+const REMOVED: &str = "This node is not a swarm manager any more. Please run this command on a manager node.";
 
 /// Everything that actions need.
 pub struct World {
@@ -50,7 +53,11 @@ impl World {
                 let shared = self.shared.clone();
                 tokio::task::spawn_blocking(move || match snapshots::save(&shared, &metadata, &view) {
                     Ok(()) => shared.inbox.put(Event::SnapshotSaved { index: metadata.index }),
-                    Err(error) => persist::fatal("save a snapshot", &error),
+                    // The log is whole without it: a disk that is full now may have room later.
+                    Err(error) => {
+                        tracing::warn!("could not save a snapshot: {}; it is tried again later", persist::line(&error));
+                        shared.inbox.put(Event::SnapshotNotSaved);
+                    }
                 });
             }
             Action::Compact { index } => self.shared.disk.compact(index),
@@ -69,8 +76,22 @@ impl World {
                 self.shared.sessions.close_node(node);
                 self.connections.close_node(node.as_str());
             }
-            Action::LeaderChanged { term, leader, is_self } => self.leader_changed(Leadership { term, leader, is_self }),
-            Action::Removed => self.removed.cancel(),
+            Action::LeaderChanged { term, leader, is_self } => {
+                let lost = self.leadership.borrow().lost.clone();
+                self.leader_changed(Leadership { term, leader, is_self, lost });
+            }
+            Action::QuorumLost { sentence } => {
+                match &sentence {
+                    Some(sentence) => tracing::warn!("{sentence}"),
+                    None => tracing::info!("enough managers are heard of again"),
+                }
+                self.leadership.send_modify(|leadership| leadership.lost = sentence.map(Refusal::NoQuorum));
+            }
+            Action::Removed => {
+                let refusal = Refusal::FailedPrecondition(REMOVED.into());
+                self.leadership.send_replace(Leadership { lost: Some(refusal), ..Leadership::default() });
+                self.removed.cancel();
+            }
             Action::Warn { sentence } => tracing::warn!("{sentence}"),
             Action::Halt { sentence } => {
                 tracing::error!("{sentence}");

@@ -5,7 +5,7 @@ use skep_identity::SecretBytes;
 use skep_identity::ca::NodeKey;
 use skep_identity::seal::UnsealingKey;
 use skep_identity::tls::{Material, TlsIdentity};
-use skep_manager::{Founding, Manager, NewCluster, Start, found};
+use skep_manager::{Founding, Manager, NewCluster, NoteLog, Start, StartError, found};
 use skep_model::cluster::ClusterSpec;
 use skep_model::node::{Node, NodeDescription, NodePlan, NodeSpec, NodeStatus, Role};
 use skep_model::{ClusterId, Meta, NodeId, Section};
@@ -30,12 +30,14 @@ fn start(folder: &Path, node: NodeId, keys: &Keys, certificate: &str, root: &str
     Start {
         node,
         raft_id: RAFT_ID,
+        address: "127.0.0.1:2377".into(),
         folder: folder.join("manager"),
         tls: TlsIdentity::new(&material).expect("the identity is whole"),
         listen: "127.0.0.1:0".parse().expect("an address"),
         data_keys: BTreeMap::from([(1, keys.data.duplicate())]),
         unsealing: UnsealingKey::from_bytes(keys.unsealing.bytes().duplicate()).expect("a key"),
         peers: BTreeMap::new(),
+        note_log: founding.is_some().then(|| Box::new(|| Ok(())) as NoteLog),
         founding,
     }
 }
@@ -114,5 +116,23 @@ async fn what_was_acknowledged_survives_a_restart_and_is_sealed_on_disk() {
     let secrets = list_secrets(&manager).await;
     assert_eq!(secrets.len(), 1, "an acknowledged secret is there after a restart");
     assert!(!format!("{secrets:?}").contains("canary"), "a list shows no value");
+    manager.stop().await;
+    // A disk that is not mounted: the folder is there and empty.
+    let (log, away) = (folder.path().join("manager"), folder.path().join("away"));
+    std::fs::rename(&log, &away).expect("the folder can be moved");
+    std::fs::create_dir(&log).expect("a mount point");
+    let again = || start(folder.path(), node, &keys, &certificate, &root, None);
+    let refused = Manager::start(again()).await.err().expect("it has promised what it does not know any more");
+    assert!(matches!(refused, StartError::LogLost { raft_id: RAFT_ID, .. }), "{refused}");
+    let text = refused.to_string();
+    for part in ["not mounted", &format!("skep node demote {node}"), "skep node promote", "skep swarm leave --force"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert_eq!(std::fs::read_dir(&log).expect("it is there").count(), 0, "nothing is put where the disk belongs");
+    std::fs::remove_dir(&log).expect("it is empty");
+    assert!(matches!(Manager::start(again()).await, Err(StartError::LogLost { .. })), "the folder is gone, too");
+    std::fs::rename(&away, &log).expect("it comes back");
+    let manager = Manager::start(again()).await.expect("the log is there again");
+    assert_eq!(list_secrets(&manager).await.len(), 1);
     manager.stop().await;
 }

@@ -23,15 +23,19 @@ pub struct Deployment {
     pub cause: String,
     /// The task that decided a failure, and what it said.
     pub failed_task: Option<FailedTask>,
-    /// When it began.
+    /// When it began, in cluster time.
     pub started_at: Time,
-    /// When a task last advanced because of it.
+    /// The same in wall time, for people; zero in what was stored before there was
+    /// cluster time. See [`Deployment::wall`].
+    pub started_wall: Time,
+    /// When a task last advanced because of it, in cluster time.
     pub progressed_at: Time,
-    /// When it ended; `None` while it goes on.
+    /// When it ended, in cluster time; `None` while it goes on.
     pub ended_at: Option<Time>,
     /// Its slots whose first task ended within the monitor period.
     pub failures: u64,
-    /// When the slots that are being monitored, or the delay between batches, are over.
+    /// When the slots that are being monitored, or the delay between batches, are over,
+    /// in cluster time.
     pub next_step_at: Option<Time>,
     /// Tasks wanted, and of those: running and healthy with this spec. Both go on being
     /// counted when the deployment is over.
@@ -50,6 +54,13 @@ pub struct Deployment {
 
 /// The most nodes that a deployment names as lost.
 pub const LOST_NODES_MAX: usize = 64;
+
+impl Deployment {
+    /// What a wall clock showed at a cluster time of this deployment.
+    pub fn wall(&self, at: Time) -> Time {
+        if self.started_wall == Time::ZERO { at } else { self.started_wall.when_other_showed(self.started_at, at) }
+    }
+}
 
 /// What caused a deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -122,7 +122,7 @@ pub enum Publication {
 pub struct EndpointState {
     /// Whether.
     pub publication: Publication,
-    /// Since when; the barrier's timeout runs from here.
+    /// Since when, in cluster time; the barrier's timeout runs from here.
     pub since: Time,
 }
 

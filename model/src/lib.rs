@@ -40,4 +40,4 @@ pub use id::{ClusterId, ConfigId, Id, NetworkId, NodeId, RequestId, SecretId, Se
 pub use object::{Kind, Meta, Object, ObjectRef, Section};
 pub use refusal::Refusal;
 pub use task_state::TaskState;
-pub use time::Time;
+pub use time::{Now, Time};

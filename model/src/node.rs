@@ -180,10 +180,20 @@ pub struct NodeStatus {
     pub message: String,
     /// Its address as its sessions show it, without port.
     pub address: String,
-    /// Since when it is in this state.
+    /// Since when it is in this state, in cluster time.
     pub since: Time,
+    /// The same in wall time, for people; zero in what was stored before there was
+    /// cluster time. See [`NodeStatus::wall`].
+    pub since_wall: Time,
     /// What of its network does not work, as its newest session said.
     pub faults: PlaceFaults,
+}
+
+impl NodeStatus {
+    /// Since when it is in this state, in wall time.
+    pub fn wall(&self) -> Time {
+        if self.since_wall == Time::ZERO { self.since } else { self.since_wall }
+    }
 }
 
 /// The section that the leader writes for the node's part in the cluster.

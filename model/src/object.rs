@@ -59,12 +59,23 @@ pub struct ObjectRef {
 /// When an object was made and last changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Meta {
-    /// When it was made, by the proposer's clock.
+    /// When it was made, in wall time of the manager that proposed it.
     pub created_at: Time,
-    /// When any section last changed, by the proposer's clock.
+    /// When any section last changed, in wall time of the manager that proposed it.
     pub updated_at: Time,
+    /// When it was made, in cluster time; zero in what was stored before there was
+    /// one. See [`Meta::made`].
+    pub made_at: Time,
     /// The store version (raft index) at which any section last changed.
     pub version: u64,
+}
+
+impl Meta {
+    /// When the object was made, in cluster time: what its age and its place among
+    /// others are told by. Before there was cluster time, wall time took its place.
+    pub fn made(&self) -> Time {
+        if self.made_at == Time::ZERO { self.created_at } else { self.made_at }
+    }
 }
 
 /// A part of an object with one writer and a version of its own: the store

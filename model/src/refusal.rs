@@ -78,6 +78,9 @@ pub enum Refusal {
     },
     /// The cluster has no leader now; the request may be retried with its id.
     Unavailable(String),
+    /// Too few managers are online for anything to be decided; the text names them. It
+    /// lasts until somebody brings them back; the request may be retried with its id then.
+    NoQuorum(String),
     /// The outcome is unknown: leadership was lost while the proposal was under
     /// way. The request may be repeated with the same id.
     Aborted,
@@ -93,7 +96,13 @@ impl Refusal {
     /// Whether the same call with the same request id may be repeated: on
     /// another manager, or on this one a little later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::NotLeader { .. } | Self::Unavailable(_) | Self::Aborted)
+        matches!(self, Self::NotLeader { .. } | Self::Unavailable(_) | Self::Aborted | Self::NoQuorum(_))
+    }
+
+    /// Whether it is worth repeating the call at once: what stands against it passes by
+    /// itself in about a second.
+    pub fn passes_soon(&self) -> bool {
+        self.is_retryable() && !matches!(self, Self::NoQuorum(_))
     }
 }
 
@@ -109,9 +118,11 @@ impl fmt::Display for Refusal {
             Self::Invalid { field, value, reason } if value.is_empty() => write!(f, "invalid {field}: {reason}"),
             Self::Invalid { field, value, reason } => write!(f, "invalid {field} {value:?}: {reason}"),
             Self::OutOfSequence => f.write_str("update out of sequence: the object was changed meanwhile, read it again"),
-            Self::FailedPrecondition(text) | Self::Exhausted(text) | Self::PermissionDenied(text) | Self::Unavailable(text) => {
-                f.write_str(text)
-            }
+            Self::FailedPrecondition(text)
+            | Self::Exhausted(text)
+            | Self::PermissionDenied(text)
+            | Self::Unavailable(text)
+            | Self::NoQuorum(text) => f.write_str(text),
             Self::Unsupported { what } => write!(f, "{what} is not supported by this version of skep"),
             Self::TooLarge { what, limit } => write!(f, "{what} is too large: the limit is {limit}"),
             Self::NotLeader { leader: Some(node) } => write!(f, "this manager is not the leader; the leader is node {node}"),

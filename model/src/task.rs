@@ -62,13 +62,13 @@ pub struct TaskPlan {
     pub desired: TaskState,
     /// Its node; preassigned for a global service, else chosen by the scheduler.
     pub node: Option<NodeId>,
-    /// A replacement that waits for its restart delay starts at this time.
+    /// A replacement that waits for its restart delay starts at this cluster time.
     pub start_at: Option<Time>,
     /// The task it replaces, which must have stopped first.
     pub replaces: Option<TaskId>,
     /// Whether it was made by a restart (and not by a scale-up or an update).
     pub is_restart: bool,
-    /// When `desired` last changed.
+    /// When `desired` last changed, in cluster time.
     pub desired_since: Time,
     /// Whether it is to be found by name, virtual address and published port.
     pub endpoint: EndpointState,
@@ -84,9 +84,9 @@ pub struct TaskPlan {
 pub struct TaskStatus {
     /// The observed state; never goes back.
     pub state: TaskState,
-    /// When it was observed, by the observer's clock.
+    /// When it was observed, in wall time of the observer: for people.
     pub timestamp: Time,
-    /// When the leader stored it.
+    /// When the leader stored this state, in cluster time.
     pub applied_at: Time,
     /// What happened, in a word or two.
     pub message: String,
@@ -98,7 +98,8 @@ pub struct TaskStatus {
     pub container: Option<ContainerStatus>,
     /// The last lines written by a task that failed, newest last.
     pub log_tail: Vec<String>,
-    /// When it was first running (and healthy, where it has a health check).
+    /// When it was first running (and healthy, where it has a health check): in cluster
+    /// time where it is stored, in wall time of the agent where that reports it.
     pub running_since: Option<Time>,
     /// The ports at which its node answers for it alone, as the node settled them:
     /// those of mode `host`, with a number for each that nobody named.
@@ -156,6 +157,13 @@ impl TaskStatus {
             is_healthy: false,
             is_evicted: false,
         }
+    }
+}
+
+impl TaskStatus {
+    /// What a wall clock showed at a cluster time of this task.
+    pub fn wall(&self, at: Time) -> Time {
+        self.timestamp.when_other_showed(self.applied_at, at)
     }
 }
 

@@ -41,6 +41,11 @@ pub struct Args {
     /// Host name to give instead of this machine's
     #[arg(long, value_name = "NAME", value_parser = hostname)]
     pub hostname: Option<String>,
+    /// Where others reach this node from now on: address or interface, with a port or without.
+    /// For a node that is in a cluster; without it, one whose address is gone takes the one
+    /// that leads to the managers
+    #[arg(long, value_name = "ADDR|INTERFACE", env = "SKEPD_ADVERTISE_ADDR")]
+    pub advertise_addr: Option<String>,
     /// What to log to standard error: error, warn, info, debug, trace, or filters by module
     #[arg(long, value_name = "LEVEL", env = "SKEPD_LOG_LEVEL", default_value = "info")]
     pub log_level: String,
@@ -89,6 +94,8 @@ pub struct Settings {
     pub registries: RegistryOptions,
     /// The host name it gives.
     pub hostname: String,
+    /// Where others reach it from now on.
+    pub advertise: Option<String>,
     /// The shim's program.
     pub shim: PathBuf,
     _lock: Flock<File>,
@@ -119,6 +126,7 @@ impl Args {
                 ..RegistryOptions::default()
             },
             hostname: self.hostname.unwrap_or_else(skep_agent::description::hostname),
+            advertise: self.advertise_addr,
             shim: find_shim()?,
             _lock: lock,
         })

@@ -19,6 +19,7 @@ mod local_control;
 mod member;
 mod node;
 mod reach;
+mod readdress;
 mod renew;
 mod roles;
 mod state;

@@ -14,12 +14,13 @@ use skep_agent::underlay;
 use skep_identity::SecretBytes;
 use skep_identity::seal::UnsealingKey;
 use skep_identity::tls::TlsIdentity;
-use skep_manager::{Founding, Manager};
+use skep_manager::{Founding, Manager, NoteLog};
 use skep_model::node::{NodeDescription, Role};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio_util::sync::CancellationToken;
 
 use crate::identity::ManagerKeys;
@@ -98,7 +99,7 @@ impl Member {
     ///
     /// # Errors
     /// If the agent cannot start.
-    pub async fn start(node: &Arc<Node>, file: NodeFile, mut identity: Identity) -> Result<Self, Failure> {
+    pub async fn start(node: &Arc<Node>, mut file: NodeFile, mut identity: Identity) -> Result<Self, Failure> {
         let mut addresses = file.managers.clone();
         let is_manager = identity.node().role == Role::Manager;
         if is_manager {
@@ -107,7 +108,7 @@ impl Member {
         // The cluster's quorum does not wait for what this node finds of its tasks. Without
         // a place in raft, the role may have changed since: the loop asks first.
         let manager = match file.raft_id.filter(|_| is_manager) {
-            Some(raft_id) => Some(resume_manager(node, &file, &mut identity, raft_id).await),
+            Some(raft_id) => Some(resume_manager(node, &mut file, &mut identity, raft_id).await),
             None => None,
         };
         let agent = match start_agent(node, &file, identity.tls().clone(), &addresses).await {
@@ -142,15 +143,16 @@ impl Member {
                 // What an earlier time as a manager left is of no use: its raft id is spent.
                 Manager::destroy(&folder)?;
                 let managers = reach::known_managers(&node.view(), data, &self.file);
-                let placed = reach::join_raft(&self.identity, &managers, self.file.advertise, &keys.unsealing).await?;
+                let placed = reach::join_raft(self.identity.tls(), &managers, self.file.advertise, &keys.unsealing).await?;
                 self.file.raft_id = Some(placed.raft_id);
+                self.file.has_log = false;
                 self.file.peers = placed.peers;
                 self.file.save(data)?;
                 placed.raft_id
             }
         };
-        let start = manager_start(&self.file, raft_id, folder, self.identity.tls().clone(), keys, founding);
-        let manager = Manager::start(start).await?;
+        let tls = self.identity.tls().clone();
+        let manager = started_manager(node, &mut self.file, (raft_id, tls, keys), founding).await?;
         self.has_manager(node, manager)
     }
 
@@ -175,6 +177,7 @@ impl Member {
         }
         if self.file.raft_id.take().is_some() || !self.file.peers.is_empty() {
             self.file.peers.clear();
+            self.file.has_log = false;
             self.file.save(&node.settings.data)?;
         }
         let folder = node.manager_folder();
@@ -202,10 +205,32 @@ impl Member {
 }
 
 /// Starts the manager of a place in raft that it has already.
-async fn resume_manager(node: &Node, file: &NodeFile, identity: &mut Identity, raft_id: u64) -> Result<Manager, Failure> {
+async fn resume_manager(node: &Node, file: &mut NodeFile, identity: &mut Identity, raft_id: u64) -> Result<Manager, Failure> {
     let keys = identity.manager_keys()?;
-    let start = manager_start(file, raft_id, node.manager_folder(), identity.tls().clone(), keys, None);
-    Ok(Manager::start(start).await?)
+    started_manager(node, file, (raft_id, identity.tls().clone(), keys), None).await
+}
+
+/// Starts a manager. That its raft id has a log is put down as soon as there is one, and
+/// before anything is promised in its name.
+async fn started_manager(
+    node: &Node,
+    file: &mut NodeFile,
+    (raft_id, tls, keys): (u64, TlsIdentity, ManagerKeys),
+    founding: Option<Founding>,
+) -> Result<Manager, Failure> {
+    let noted = Arc::new(AtomicBool::new(false));
+    let note_log = (!file.is_id_used()).then(|| {
+        let (mut file, data, noted) = (file.clone(), node.settings.data.clone(), noted.clone());
+        file.has_log = true;
+        Box::new(move || {
+            file.save(&data).map_err(|error| Failure::from(error).line())?;
+            noted.store(true, Ordering::Relaxed);
+            Ok(())
+        }) as NoteLog
+    });
+    let started = Manager::start(manager_start(file, raft_id, node.manager_folder(), tls, keys, (founding, note_log))).await;
+    file.has_log |= noted.load(Ordering::Relaxed);
+    Ok(started?)
 }
 
 /// How a manager of this place starts.
@@ -215,12 +240,13 @@ pub fn manager_start(
     folder: PathBuf,
     tls: TlsIdentity,
     keys: ManagerKeys,
-    founding: Option<Founding>,
+    (founding, note_log): (Option<Founding>, Option<NoteLog>),
 ) -> skep_manager::Start {
     let (data_keys, unsealing): (BTreeMap<u32, SecretBytes>, UnsealingKey) = (keys.data, keys.unsealing);
     skep_manager::Start {
         node: file.node,
         raft_id,
+        address: file.advertise.to_string(),
         folder,
         tls,
         listen: file.listen,
@@ -228,5 +254,6 @@ pub fn manager_start(
         unsealing,
         peers: file.peers.clone(),
         founding,
+        note_log,
     }
 }

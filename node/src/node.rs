@@ -10,6 +10,7 @@ use crate::failure::Failure;
 use crate::identity::{self, Identity};
 use crate::leave;
 use crate::member::Member;
+use crate::readdress::readdress;
 use crate::state::{NodeFile, Stage, StateError};
 use skep_agent::image::ImageStore;
 use skep_agent::runtime::Runtime;
@@ -126,6 +127,7 @@ impl Node {
             }
             Stage::Joining | Stage::Member => {}
         }
+        readdress(&mut file, self.settings.advertise.as_deref(), data)?;
         match Keystore::open(&identity::folder(data))? {
             Opened::Open(keystore) => {
                 if file.stage == Stage::Joining {

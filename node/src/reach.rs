@@ -4,7 +4,7 @@
 //! that is what these calls are about.
 
 use crate::failure::Failure;
-use crate::identity::{Identity, Issued};
+use crate::identity::Issued;
 use crate::member::managers_file;
 use crate::node::View;
 use crate::state::NodeFile;
@@ -65,10 +65,15 @@ pub fn known_managers(view: &View, data: &Path, file: &NodeFile) -> KnownManager
     let managers =
         view.info.as_ref().and_then(|info| info.borrow().as_ref().map(|info| info.managers.clone())).unwrap_or_default();
     managers.iter().for_each(|(_, address)| add(address));
-    std::fs::read_to_string(managers_file(data)).unwrap_or_default().lines().for_each(&mut add);
-    file.managers.iter().for_each(|address| add(address));
+    managers_on_file(data, file).iter().for_each(|address| add(address));
     known.by_node = managers.into_iter().collect();
     known
+}
+
+/// The managers that are written down, this node perhaps among them.
+pub fn managers_on_file(data: &Path, file: &NodeFile) -> Vec<String> {
+    let saved = std::fs::read_to_string(managers_file(data)).unwrap_or_default();
+    saved.lines().map(str::to_owned).chain(file.managers.iter().cloned()).collect()
 }
 
 /// Calls one manager after the other until one answers for good: who is not the
@@ -160,7 +165,7 @@ pub async fn renew(tls: &TlsIdentity, managers: &KnownManagers, hostname: &str) 
 /// # Errors
 /// If no manager gives one.
 pub async fn join_raft(
-    identity: &Identity,
+    own: &TlsIdentity,
     managers: &KnownManagers,
     advertise: SocketAddr,
     unsealing: &UnsealingKey,
@@ -175,9 +180,9 @@ pub async fn join_raft(
         protocol_min: PROTOCOL_MIN,
         protocol_max: PROTOCOL_MAX,
     };
-    let own = identity.node().node_id;
+    let node = own.node().node_id;
     ask("joining the managers", managers, |address| {
-        let (request, tls, own) = (request.clone(), identity.tls().clone(), own.clone());
+        let (request, tls, own) = (request.clone(), own.clone(), node.clone());
         async move {
             let answer = RaftClient::new(connect(&tls, &address).await?).join_raft(request).await;
             let reply = answer.map(tonic::Response::into_inner).map_err(Failure::Answered)?;

@@ -34,7 +34,7 @@ impl Renewal {
 
     /// Returns when it may be time: the caller looks.
     pub async fn due(&self) {
-        tokio::time::sleep(self.at.since(clock::now()).min(LOOK_MAX)).await;
+        clock::sleep(self.at.since(clock::now()).min(LOOK_MAX)).await;
     }
 
     /// It failed; how long to wait until the next attempt.

@@ -60,6 +60,8 @@ enum Step {
     End,
     /// Start the manager.
     Start,
+    /// Tell the other managers where this one is now.
+    Announce,
     /// Nothing.
     Rest,
 }
@@ -72,6 +74,7 @@ struct Seen {
     has_manager: bool,
     is_removed: bool,
     has_place: bool,
+    is_moved: bool,
     is_fresh: bool,
     is_due: bool,
 }
@@ -82,6 +85,8 @@ fn step(seen: Seen) -> Step {
         Seen { has_manager: true, is_removed: true, .. } | Seen { certificate: Role::Worker, has_manager: true, .. } => Step::End,
         // A log that a crash left behind.
         Seen { certificate: Role::Worker, has_place: true, .. } => Step::End,
+        // Until they know it, the others cannot reach this manager.
+        Seen { has_manager: true, is_moved: true, .. } => Step::Announce,
         Seen { is_due: true, .. } => Step::Renew,
         // A session may lag behind a certificate that was issued just now.
         Seen { is_fresh: false, .. } if is_other => Step::Renew,
@@ -108,6 +113,7 @@ impl Keeper {
                     continue;
                 }
                 Step::Renew => self.renew().await,
+                Step::Announce => self.announce().await,
                 Step::End | Step::Start => self.change(step).await,
             };
             match (step, done) {
@@ -157,16 +163,16 @@ impl Keeper {
         let role = |info: &Option<SessionInfo>| info.as_ref().map(|info| info.role);
         let before = role(&self.info.borrow());
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = skep_identity::clock::sleep(pause) => {}
             Ok(_) = self.info.wait_for(|now| role(now) != before) => {}
         }
     }
 
     async fn see(&self, session: Option<Role>, is_fresh: bool, is_due: bool) -> (Seen, Option<CancellationToken>) {
         let phase = self.node.phase().await;
-        let (manager, has_place) = match &*phase {
-            Phase::Active(member) => (member.manager.as_ref(), member.file.raft_id.is_some()),
-            _ => (None, false),
+        let (manager, has_place, is_moved) = match &*phase {
+            Phase::Active(member) => (member.manager.as_ref(), member.file.raft_id.is_some(), member.file.is_moved),
+            _ => (None, false, false),
         };
         let removed = manager.map(Manager::removed);
         let seen = Seen {
@@ -175,6 +181,7 @@ impl Keeper {
             has_manager: manager.is_some(),
             is_removed: removed.as_ref().is_some_and(CancellationToken::is_cancelled),
             has_place,
+            is_moved,
             is_fresh,
             is_due,
         };
@@ -196,6 +203,30 @@ impl Keeper {
         let Phase::Active(member) = &mut *phase else { return Ok(()) };
         member.identity.renew(issued)?;
         tracing::info!(role = ?self.tls.node().role, "this node's certificate was renewed");
+        Ok(())
+    }
+
+    /// Asks for this manager's place again, with its new address: the others keep the
+    /// place and record the address.
+    async fn announce(&self) -> Result<(), Failure> {
+        let (managers, file, unsealing) = {
+            let mut phase = self.node.phase().await;
+            let Phase::Active(member) = &mut *phase else { return Ok(()) };
+            let mut known = reach::known_managers(&self.node.view(), &self.node.settings.data, &member.file);
+            // Alone, or the leader, it records that itself.
+            known.addresses.push(member.file.advertise.to_string());
+            (known, member.file.clone(), member.identity.manager_keys()?.unsealing)
+        };
+        let placed = reach::join_raft(&self.tls, &managers, file.advertise, &unsealing).await?;
+        let mut phase = self.node.phase().await;
+        let Phase::Active(member) = &mut *phase else { return Ok(()) };
+        if member.file.advertise == file.advertise && member.file.raft_id == Some(placed.raft_id) {
+            member.file.is_moved = false;
+            member.file.save(&self.node.settings.data)?;
+            member.trouble = None;
+            self.node.publish(&phase);
+            tracing::info!("the other managers know that this one is at {} now", file.advertise);
+        }
         Ok(())
     }
 
@@ -234,6 +265,7 @@ mod tests {
         has_manager: false,
         is_removed: false,
         has_place: false,
+        is_moved: false,
         is_fresh: false,
         is_due: false,
     };
@@ -247,6 +279,10 @@ mod tests {
             (Seen { session: None, ..WORKER }, Step::Rest),
             (MANAGER, Step::Rest),
             (Seen { is_due: true, ..WORKER }, Step::Renew),
+            // Its address changed: first of all, unless it is to be no manager.
+            (Seen { is_moved: true, is_due: true, ..MANAGER }, Step::Announce),
+            (Seen { is_moved: true, is_removed: true, ..MANAGER }, Step::End),
+            (Seen { is_moved: true, has_manager: false, ..MANAGER }, Step::Start),
             // Promoted: renew, then start, though the session does not say so yet.
             (Seen { session: Some(Role::Manager), ..WORKER }, Step::Renew),
             (Seen { certificate: Role::Manager, is_fresh: true, ..WORKER }, Step::Start),

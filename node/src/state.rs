@@ -52,6 +52,12 @@ pub struct NodeFile {
     pub listen: SocketAddr,
     /// Its place in raft, while it has one; the log is in `DATA/manager`.
     pub raft_id: Option<u64>,
+    /// Something was promised in the name of the raft id: the log must be there.
+    #[serde(default)]
+    pub has_log: bool,
+    /// Its address changed, and the other managers have yet to hear of that.
+    #[serde(default)]
+    pub is_moved: bool,
     /// The other managers by raft id, until the manager has started once.
     #[serde(default)]
     pub peers: BTreeMap<u64, String>,
@@ -105,6 +111,8 @@ impl NodeFile {
             data_path: None,
             listen,
             raft_id: None,
+            has_log: false,
+            is_moved: false,
             peers: BTreeMap::new(),
             managers: Vec::new(),
         }
@@ -113,6 +121,12 @@ impl NodeFile {
     /// The address at which other nodes reach it with overlay traffic.
     pub fn underlay(&self) -> IpAddr {
         self.data_path.unwrap_or(self.advertise.ip())
+    }
+
+    /// Whether its raft id has been used. In a file from before that was put down, a
+    /// member's peers were forgotten when its manager had started.
+    pub fn is_id_used(&self) -> bool {
+        self.has_log || (self.raft_id.is_some() && self.stage == Stage::Member && self.peers.is_empty())
     }
 
     /// Reads the file of a data folder, if there is one.

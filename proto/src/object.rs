@@ -30,7 +30,7 @@ use skep_model::{Kind, Meta, Object, ObjectRef, TaskState};
 
 choice!(Kind { Cluster, Node, Network, Secret, Config, Service, Task });
 message!(ObjectRef { kind, id });
-message!(Meta { created_at, updated_at, version });
+message!(Meta { created_at, updated_at, version, made_at });
 message!(Annotations { name, labels });
 message!(Sealed { key_generation, nonce, bytes });
 message!(Outcome { id, version, number });
@@ -87,7 +87,7 @@ choice!(NodeState { Unknown, Down, Ready, Disconnected });
 message!(NodeSpec { labels, desired_role, availability, hostname });
 message!(NodeDescription { hostname, platform, resources, engine_version, engine_labels, underlay });
 message!(Underlay { address, occupied, lacks_ipv6 });
-message!(NodeStatus { state, message, address, since, faults });
+message!(NodeStatus { state, message, address, since, faults, since_wall });
 
 /// What a node says of its places is cut to its limits, and a place that cannot be
 /// read is one that is not named: it must not cost the node its session, nor a manager
@@ -208,6 +208,7 @@ message!(Deployment {
     completed,
     slots,
     lost_nodes,
+    started_wall,
 });
 message!(FailedTask { task, node, error, log_tail });
 

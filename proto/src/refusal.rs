@@ -35,6 +35,7 @@ fn encode(refusal: Refusal) -> Any {
         Refusal::PermissionDenied(text) => Any::PermissionDenied(text),
         Refusal::NotLeader { leader } => Any::NotLeader(v1::NotLeader { leader: leader.encode() }),
         Refusal::Unavailable(text) => Any::Unavailable(text),
+        Refusal::NoQuorum(text) => Any::NoQuorum(text),
         Refusal::Aborted => Any::Aborted(v1::Aborted {}),
     }
 }
@@ -65,6 +66,7 @@ fn decode(wire: Any) -> Result<Refusal, Malformed> {
         Any::PermissionDenied(it) => Refusal::PermissionDenied(text(it)?),
         Any::NotLeader(it) => Refusal::NotLeader { leader: field("leader", it.leader)? },
         Any::Unavailable(it) => Refusal::Unavailable(text(it)?),
+        Any::NoQuorum(it) => Refusal::NoQuorum(text(it)?),
         Any::Aborted(_) => Refusal::Aborted,
     })
 }

@@ -238,7 +238,7 @@ variants!(TaskState {
     Orphaned,
 });
 fields!(ObjectRef { kind, id });
-fields!(Meta { created_at, updated_at, version });
+fields!(Meta { created_at, updated_at, version, made_at });
 fields!(Annotations { name, labels });
 fields!(Sealed { key_generation, nonce, bytes });
 fields!(Outcome { id, version, number });
@@ -274,7 +274,7 @@ fields!(Node { id, meta, spec, description, status, plan });
 fields!(NodeSpec { labels, desired_role, availability, hostname });
 fields!(NodeDescription { hostname, platform, resources, engine_version, engine_labels, underlay });
 fields!(Underlay { address, occupied, lacks_ipv6 });
-fields!(NodeStatus { state, message, address, since, faults });
+fields!(NodeStatus { state, message, address, since, faults, since_wall });
 
 impl Draw for Place {
     fn draw(source: &mut Source) -> Self {
@@ -351,6 +351,7 @@ fields!(Deployment {
     completed,
     slots,
     lost_nodes,
+    started_wall,
 });
 fields!(FailedTask { task, node, error, log_tail });
 fields!(Resources { nano_cpus, memory_bytes });
@@ -465,7 +466,7 @@ impl Draw for Object {
 impl Draw for Refusal {
     fn draw(source: &mut Source) -> Self {
         let (kind, text) = (Kind::draw(source), String::draw(source));
-        match source.below(14) {
+        match source.below(15) {
             0 => Self::NotFound { kind, reference: text },
             1 => Self::Ambiguous { kind, reference: text, matches: Draw::draw(source) },
             2 => Self::NameConflict { kind, name: text },
@@ -479,6 +480,7 @@ impl Draw for Refusal {
             10 => Self::PermissionDenied(text),
             11 => Self::NotLeader { leader: Draw::draw(source) },
             12 => Self::Unavailable(text),
+            13 => Self::NoQuorum(text),
             _ => Self::Aborted,
         }
     }

@@ -92,7 +92,7 @@ fn of_slot<'a>(store: &'a Store, task: &Task) -> Tasks<'a> {
 }
 
 fn by_age(mut tasks: Tasks<'_>) -> Tasks<'_> {
-    tasks.sort_by_key(|task| task.meta.created_at);
+    tasks.sort_by_key(|task| task.meta.made());
     tasks
 }
 

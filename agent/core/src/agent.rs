@@ -5,7 +5,7 @@ use crate::event::{Event, Found, RecoveredTask};
 use crate::task::{Surroundings, TaskMachine, WITHDRAW_MARGIN};
 use skep_model::assignment::{AssignmentChange, Assignments, SessionInfo, StatusUpdate};
 use skep_model::task::Task;
-use skep_model::{ConfigId, SecretId, SessionId, TaskId, TaskState, Time};
+use skep_model::{ConfigId, Now, SecretId, SessionId, TaskId, TaskState, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +49,8 @@ impl Agent {
     /// An agent that finds these tasks on its node; [`Event::Found`] says of each that
     /// has not ended what there is of its container. `knows_networks`: what a manager
     /// last told of overlay networks was found, too.
-    pub fn new(recovered: Vec<RecoveredTask>, knows_networks: bool, now: Time) -> Self {
+    pub fn new(recovered: Vec<RecoveredTask>, knows_networks: bool, now: impl Into<Now>) -> Self {
+        let now = now.into();
         let mut agent = Self { knows_networks, ..Self::default() };
         for RecoveredTask { id, task, status, is_released } in recovered {
             let Some(task) = task else {
@@ -64,7 +65,8 @@ impl Agent {
     }
 
     /// One thing happened.
-    pub fn handle(&mut self, now: Time, event: Event) {
+    pub fn handle(&mut self, now: impl Into<Now>, event: Event) {
+        let now = now.into();
         match event {
             Event::Tick => {}
             Event::SessionUp { session, info } => {
@@ -132,7 +134,7 @@ impl Agent {
         waits + WITHDRAW_MARGIN
     }
 
-    fn session_up(&mut self, now: Time, session: SessionId, term: u64) {
+    fn session_up(&mut self, now: Now, session: SessionId, term: u64) {
         if term < self.term {
             return self.reset(format!("the manager speaks for term {term}, but term {} was heard of", self.term));
         }
@@ -158,7 +160,7 @@ impl Agent {
         self.dirty.extend(self.tasks.keys().copied());
     }
 
-    fn assignments(&mut self, now: Time, term: u64, assignments: Assignments) {
+    fn assignments(&mut self, now: Now, term: u64, assignments: Assignments) {
         if term < self.term || !self.has_session {
             return;
         }
@@ -224,7 +226,7 @@ impl Agent {
         }
     }
 
-    fn change(&mut self, now: Time, change: AssignmentChange) {
+    fn change(&mut self, now: Now, change: AssignmentChange) {
         match change {
             AssignmentChange::PutSecret(id, version) => {
                 self.secrets.insert((id, version));
@@ -242,7 +244,7 @@ impl Agent {
         }
     }
 
-    fn put(&mut self, now: Time, task: Arc<Task>) {
+    fn put(&mut self, now: Now, task: Arc<Task>) {
         let id = task.id;
         self.dirty.insert(id);
         if let Some(machine) = self.tasks.get_mut(&id) {
@@ -304,9 +306,9 @@ impl Agent {
     }
 
     /// Steps every task that something happened to, or whose time has come.
-    fn run(&mut self, now: Time) {
+    fn run(&mut self, now: Now) {
         while let Some((time, id)) = self.wakeups.first().copied() {
-            if time > now {
+            if time > now.boot {
                 break;
             }
             self.set_wakeup(id, None);

@@ -1,13 +1,14 @@
 //! The life of one task on its node: one machine, driven by what is desired and
 //! what was observed. `step` is level-triggered: it may be called at any time
-//! and asks for nothing twice.
+//! and asks for nothing twice. What it waits for counts in boot time, what it reports
+//! in wall time.
 
 use crate::action::Action;
 use crate::event::{Exit, Found};
 use skep_model::endpoint::{Publication, PublishedPort};
 use skep_model::service::RestartCondition;
 use skep_model::task::{ContainerStatus, Task, TaskStatus, cut};
-use skep_model::{TaskId, TaskState, Time};
+use skep_model::{Now, TaskId, TaskState, Time};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -116,7 +117,7 @@ pub struct TaskMachine {
 
 impl TaskMachine {
     /// A task that was just assigned.
-    pub fn new(task: Arc<Task>, now: Time) -> Self {
+    pub fn new(task: Arc<Task>, now: Now) -> Self {
         let mut status = task.status.value.clone();
         status.attempt = 0;
         let mut machine = Self::with(task, status, Phase::Idle);
@@ -127,7 +128,7 @@ impl TaskMachine {
 
     /// A task that the manager believes to have been started here, of which
     /// nothing is known: it must not be run a second time under this id.
-    pub fn lost(task: Arc<Task>, now: Time) -> Self {
+    pub fn lost(task: Arc<Task>, now: Now) -> Self {
         let status = task.status.value.clone();
         let mut machine = Self::with(task, status, Phase::Ended);
         if !machine.status.state.is_final() {
@@ -221,7 +222,7 @@ impl TaskMachine {
 
     /// Asks for what is next. `has_all`: every file that it references is present,
     /// and its networks are known.
-    pub fn step(&mut self, now: Time, around: Surroundings, has_all: bool, actions: &mut Vec<Action>) {
+    pub fn step(&mut self, now: Now, around: Surroundings, has_all: bool, actions: &mut Vec<Action>) {
         let Surroundings { has_session, withdraw_max } = around;
         let is_wanted = self.task.plan.desired <= TaskState::Running;
         match self.phase.clone() {
@@ -241,8 +242,8 @@ impl TaskMachine {
             Phase::Waiting { .. } if !is_wanted => self.end(TaskState::Shutdown, now, "shutdown"),
             // The manager is back: from now on it decides, by a new task.
             Phase::Waiting { .. } if has_session => self.end_as_exited(now),
-            Phase::Waiting { at, in_place } if now >= at => {
-                self.restarts.push(now);
+            Phase::Waiting { at, in_place } if now.boot >= at => {
+                self.restarts.push(now.boot);
                 self.status.attempt += 1;
                 self.is_in_place = in_place;
                 if in_place {
@@ -267,19 +268,19 @@ impl TaskMachine {
 
     /// The end of a container that runs, one step at a time. A step that needs no
     /// waiting is followed by the next at once.
-    fn step_running(&mut self, now: Time, is_wanted: bool, withdraw_max: Duration, actions: &mut Vec<Action>) {
+    fn step_running(&mut self, now: Now, is_wanted: bool, withdraw_max: Duration, actions: &mut Vec<Action>) {
         if self.stopping == Stopping::No && !is_wanted {
-            self.stopping = Stopping::Withdrawing(if self.is_to_be_found() { now + withdraw_max } else { now });
+            self.stopping = Stopping::Withdrawing(if self.is_to_be_found() { now.boot + withdraw_max } else { now.boot });
         }
         match self.stopping {
-            Stopping::Withdrawing(until) if now >= until || self.may_stop => self.drain(now, actions),
-            Stopping::Draining(until) if now >= until => self.stop(now, actions),
+            Stopping::Withdrawing(until) if now.boot >= until || self.may_stop => self.drain(now, actions),
+            Stopping::Draining(until) if now.boot >= until => self.stop(now, actions),
             // Whoever is sent to an unhealthy container is not served by waiting.
             Stopping::No | Stopping::Withdrawing(_) | Stopping::Draining(_) if self.stop_cause.is_some() => {
                 self.stop(now, actions)
             }
-            Stopping::Signalled(until) if now >= until => {
-                self.stopping = Stopping::Signalled(now + STOP_MARGIN);
+            Stopping::Signalled(until) if now.boot >= until => {
+                self.stopping = Stopping::Signalled(now.boot + STOP_MARGIN);
                 actions.push(Action::Kill { task: self.id() });
             }
             _ => {}
@@ -288,15 +289,16 @@ impl TaskMachine {
 
     /// It is to end, and nobody can say what there is of it: a shim that stays silent
     /// for as long as a whole stop may take is killed with its container.
-    fn end_unheard(&mut self, now: Time, withdraw_max: Duration, actions: &mut Vec<Action>) {
+    fn end_unheard(&mut self, now: Now, withdraw_max: Duration, actions: &mut Vec<Action>) {
         match self.stopping {
-            Stopping::Signalled(until) if now >= until => {
-                self.stopping = Stopping::Signalled(now + STOP_MARGIN);
+            Stopping::Signalled(until) if now.boot >= until => {
+                self.stopping = Stopping::Signalled(now.boot + STOP_MARGIN);
                 actions.push(Action::Kill { task: self.id() });
             }
             Stopping::Signalled(_) => {}
             _ => {
-                self.stopping = Stopping::Signalled(now + withdraw_max + self.task.spec.container_spec.stop_grace() + STOP_MARGIN)
+                self.stopping =
+                    Stopping::Signalled(now.boot + withdraw_max + self.task.spec.container_spec.stop_grace() + STOP_MARGIN)
             }
         }
     }
@@ -307,18 +309,18 @@ impl TaskMachine {
         is_reachable && self.task.plan.endpoint.publication != Publication::Unpublished
     }
 
-    fn drain(&mut self, now: Time, actions: &mut Vec<Action>) {
+    fn drain(&mut self, now: Now, actions: &mut Vec<Action>) {
         let limit = self.task.spec.container_spec.drain_limit();
         if limit.is_zero() || !self.is_to_be_found() {
             return self.stop(now, actions);
         }
-        self.stopping = Stopping::Draining(now + limit + DRAIN_MARGIN);
+        self.stopping = Stopping::Draining(now.boot + limit + DRAIN_MARGIN);
         actions.push(Action::Drain { task: self.id(), limit });
     }
 
-    fn stop(&mut self, now: Time, actions: &mut Vec<Action>) {
+    fn stop(&mut self, now: Now, actions: &mut Vec<Action>) {
         let grace = self.task.spec.container_spec.stop_grace();
-        self.stopping = Stopping::Signalled(now + grace + STOP_MARGIN);
+        self.stopping = Stopping::Signalled(now.boot + grace + STOP_MARGIN);
         actions.push(Action::Stop { task: self.id(), grace });
     }
 
@@ -334,7 +336,7 @@ impl TaskMachine {
     }
 
     /// Everything is ready, these ports of the node included.
-    pub fn prepared(&mut self, now: Time, ports: Vec<PublishedPort>) {
+    pub fn prepared(&mut self, now: Now, ports: Vec<PublishedPort>) {
         if self.phase != Phase::Preparing {
             return;
         }
@@ -348,7 +350,7 @@ impl TaskMachine {
 
     /// Preparing or starting came to nothing. A task that is restarted for want of a
     /// manager is tried again.
-    pub fn could_not_start(&mut self, now: Time, error: &str, has_session: bool) {
+    pub fn could_not_start(&mut self, now: Now, error: &str, has_session: bool) {
         if !matches!(self.phase, Phase::Preparing | Phase::Prepared | Phase::Starting) {
             return;
         }
@@ -365,7 +367,7 @@ impl TaskMachine {
     }
 
     /// The container runs.
-    pub fn started(&mut self, now: Time, attempt: u64, pid: i32, has_check: bool) {
+    pub fn started(&mut self, now: Now, attempt: u64, pid: i32, has_check: bool) {
         if self.phase != Phase::Starting || attempt != self.status.attempt {
             return;
         }
@@ -382,7 +384,7 @@ impl TaskMachine {
     }
 
     /// A health check gave a result that counts.
-    pub fn health(&mut self, now: Time, attempt: u64, healthy: bool, output: &str) {
+    pub fn health(&mut self, now: Now, attempt: u64, healthy: bool, output: &str) {
         if self.phase != Phase::Running || attempt != self.status.attempt {
             return;
         }
@@ -399,7 +401,7 @@ impl TaskMachine {
     }
 
     /// The container ended; its shim lives, or does not.
-    pub fn exited(&mut self, now: Time, exit: Exit, has_session: bool, shim_lives: bool) {
+    pub fn exited(&mut self, now: Now, exit: Exit, has_session: bool, shim_lives: bool) {
         if !matches!(self.phase, Phase::Starting | Phase::Running) || exit.attempt != self.status.attempt {
             return;
         }
@@ -436,7 +438,7 @@ impl TaskMachine {
     }
 
     /// The shim is gone, and everything it held.
-    pub fn shim_lost(&mut self, now: Time, has_session: bool) {
+    pub fn shim_lost(&mut self, now: Now, has_session: bool) {
         if !matches!(self.phase, Phase::Ended | Phase::Idle | Phase::Preparing | Phase::Prepared) {
             self.gone(now, Loss::Shim, has_session);
         }
@@ -444,14 +446,14 @@ impl TaskMachine {
 
     /// With a session, a task whose container is gone and that has not been started
     /// again is the manager's to replace.
-    pub fn session_up(&mut self, now: Time) {
+    pub fn session_up(&mut self, now: Now) {
         if let (Some(cause), Phase::Idle | Phase::Waiting { .. }) = (self.cause, &self.phase) {
             self.end_as_lost(now, cause);
         }
     }
 
     /// What there is of its container.
-    pub fn found(&mut self, now: Time, found: Found, has_session: bool) {
+    pub fn found(&mut self, now: Now, found: Found, has_session: bool) {
         match self.phase {
             Phase::Searching => {
                 self.stopping = Stopping::No;
@@ -467,18 +469,18 @@ impl TaskMachine {
                 }
                 Found::Exited { exit, .. } if exit.attempt >= self.status.attempt => self.exited(now, exit, has_session, true),
                 // The restart that was asked for did not reach it.
-                Found::Exited { .. } => self.phase = Phase::Waiting { at: now, in_place: true },
+                Found::Exited { .. } => self.phase = Phase::Waiting { at: now.boot, in_place: true },
                 Found::StartFailed { attempt, error } if attempt >= self.status.attempt => {
                     self.could_not_start(now, &error, has_session);
                 }
-                Found::StartFailed { .. } => self.phase = Phase::Waiting { at: now, in_place: true },
+                Found::StartFailed { .. } => self.phase = Phase::Waiting { at: now.boot, in_place: true },
                 Found::Fresh | Found::Killed | Found::Nothing => self.shim_lost(now, has_session),
             },
             Phase::Idle | Phase::Preparing | Phase::Prepared | Phase::Waiting { .. } | Phase::Ended => {}
         }
     }
 
-    fn adopt(&mut self, now: Time, found: Found, has_session: bool) {
+    fn adopt(&mut self, now: Now, found: Found, has_session: bool) {
         match found {
             // Recorded and not started: the daemon died in between, and nobody else did it.
             Found::Fresh => self.phase = Phase::Idle,
@@ -495,7 +497,7 @@ impl TaskMachine {
     }
 
     /// Nothing is left of a task that had been started: the machine was restarted.
-    fn machine_restarted(&mut self, now: Time, has_session: bool) {
+    fn machine_restarted(&mut self, now: Now, has_session: bool) {
         if self.status.state < TaskState::Starting {
             self.phase = Phase::Idle;
             return;
@@ -506,7 +508,7 @@ impl TaskMachine {
     /// Its container is gone without an exit. With a manager at hand the task has
     /// failed; without one it is run again, made anew, if its policy allows, after the
     /// policy's delay. What this daemon was not told to run waits for a manager.
-    fn gone(&mut self, now: Time, cause: Loss, has_session: bool) {
+    fn gone(&mut self, now: Now, cause: Loss, has_session: bool) {
         if self.task.plan.desired > TaskState::Running {
             return self.end(TaskState::Shutdown, now, "shutdown");
         }
@@ -523,7 +525,7 @@ impl TaskMachine {
         }
     }
 
-    fn adopt_running(&mut self, now: Time, pid: i32, attempt: u64, has_check: bool, healthy: Option<bool>) {
+    fn adopt_running(&mut self, now: Now, pid: i32, attempt: u64, has_check: bool, healthy: Option<bool>) {
         self.phase = Phase::Starting;
         self.at_attempt(attempt);
         if self.status.state < TaskState::Starting {
@@ -537,7 +539,7 @@ impl TaskMachine {
         self.status.running_since = since.or(self.status.running_since);
     }
 
-    fn adopt_exited(&mut self, now: Time, mut exit: Exit, has_session: bool, shim_lives: bool) {
+    fn adopt_exited(&mut self, now: Now, mut exit: Exit, has_session: bool, shim_lives: bool) {
         let is_of_earlier = exit.attempt < self.status.attempt;
         if is_of_earlier && !shim_lives {
             // What became of the newest attempt is not on record: it ended with the machine.
@@ -560,7 +562,7 @@ impl TaskMachine {
         self.status.attempt = attempt;
     }
 
-    fn prepare(&mut self, now: Time, actions: &mut Vec<Action>) {
+    fn prepare(&mut self, now: Now, actions: &mut Vec<Action>) {
         self.phase = Phase::Preparing;
         if self.status.attempt == 0 {
             self.advance(TaskState::Preparing, now, "preparing");
@@ -570,7 +572,7 @@ impl TaskMachine {
     }
 
     /// The manager sent the task without the value of a file that it references.
-    pub(crate) fn note_missing(&mut self, now: Time, missing: &str) {
+    pub(crate) fn note_missing(&mut self, now: Now, missing: &str) {
         let is_waiting = self.phase == Phase::Idle && self.task.plan.desired <= TaskState::Running;
         let text = cut(&format!("{missing} did not come with the task: the manager could not send it, and its log says why"));
         if is_waiting && self.status.error != text {
@@ -579,7 +581,7 @@ impl TaskMachine {
         }
     }
 
-    fn note_wait(&mut self, now: Time) {
+    fn note_wait(&mut self, now: Now) {
         let text = self.needs_manager();
         if self.status.error != text {
             self.status.error = text.into();
@@ -587,8 +589,8 @@ impl TaskMachine {
         }
     }
 
-    fn running(&mut self, now: Time) {
-        self.status.running_since.get_or_insert(now);
+    fn running(&mut self, now: Now) {
+        self.status.running_since.get_or_insert(now.wall);
         self.status.error.clear();
         if self.status.state == TaskState::Running {
             self.touch(now, "started");
@@ -598,7 +600,7 @@ impl TaskMachine {
     }
 
     /// When the restart policy lets it run again; `None` = not.
-    fn restart_at(&mut self, now: Time, is_failure: bool) -> Option<Time> {
+    fn restart_at(&mut self, now: Now, is_failure: bool) -> Option<Time> {
         let policy = self.task.spec.restart_policy;
         let is_due = match policy.condition {
             RestartCondition::None => false,
@@ -606,13 +608,13 @@ impl TaskMachine {
             RestartCondition::Any => true,
         };
         if !policy.window.is_zero() {
-            self.restarts.retain(|at| now.since(*at) < policy.window);
+            self.restarts.retain(|at| now.boot.since(*at) < policy.window);
         }
         let is_allowed = policy.max_attempts == 0 || (self.restarts.len() as u64) < policy.max_attempts;
-        (is_due && is_allowed).then(|| now + policy.delay)
+        (is_due && is_allowed).then(|| now.boot + policy.delay)
     }
 
-    fn end_as_exited(&mut self, now: Time) {
+    fn end_as_exited(&mut self, now: Now) {
         if self.status.error.is_empty() {
             self.end(TaskState::Complete, now, "finished");
         } else {
@@ -620,7 +622,7 @@ impl TaskMachine {
         }
     }
 
-    fn end_as_lost(&mut self, now: Time, cause: Loss) {
+    fn end_as_lost(&mut self, now: Now, cause: Loss) {
         match cause {
             Loss::Node => self.evicted(now, cause.text()),
             Loss::Shim => self.fail(now, cause.text()),
@@ -628,33 +630,33 @@ impl TaskMachine {
     }
 
     /// It ended with its node, not by itself.
-    fn evicted(&mut self, now: Time, error: &str) {
+    fn evicted(&mut self, now: Now, error: &str) {
         self.status.is_evicted = true;
         self.fail(now, error);
     }
 
-    fn fail(&mut self, now: Time, error: &str) {
+    fn fail(&mut self, now: Now, error: &str) {
         self.status.error = cut(error);
         let state = if self.status.state < TaskState::Starting { TaskState::Rejected } else { TaskState::Failed };
         self.end(state, now, if state == TaskState::Rejected { "rejected" } else { "failed" });
     }
 
-    fn end(&mut self, state: TaskState, now: Time, message: &str) {
+    fn end(&mut self, state: TaskState, now: Now, message: &str) {
         self.phase = Phase::Ended;
         self.stopping = Stopping::No;
         self.advance(state, now, message);
     }
 
     /// Moves the observed state forward; a step back is ignored.
-    fn advance(&mut self, state: TaskState, now: Time, message: &str) {
+    fn advance(&mut self, state: TaskState, now: Now, message: &str) {
         if state > self.status.state {
             self.status.state = state;
             self.touch(now, message);
         }
     }
 
-    fn touch(&mut self, now: Time, message: &str) {
-        self.status.timestamp = now;
+    fn touch(&mut self, now: Now, message: &str) {
+        self.status.timestamp = now.wall;
         self.status.message = message.into();
         self.is_dirty = true;
     }

@@ -2,8 +2,9 @@
 //! this node's own tasks.
 //!
 //! Every change gets a version of its own, higher than any before it, also than
-//! those of an earlier life of this daemon: versions begin at the wall clock's
-//! milliseconds. A stream begins with everything, and goes on with what is new. No
+//! those of an earlier life of this daemon: versions begin at the boot clock's
+//! nanoseconds, and the network daemon lives no longer than the machine. A stream
+//! begins with everything, and goes on with what is new. No
 //! stream begins before the manager has told a complete set once, or what it told
 //! before a restart of the machine was found: what it did not name would be taken for
 //! gone.

@@ -97,7 +97,7 @@ pub(crate) struct Network {
 impl Network {
     /// Knows what was kept, if anything was; [`Network::run`] begins to talk. Blocks.
     pub fn new(place: Place, data: &Path, boot: String, inbox: Inbox) -> Arc<Self> {
-        let begin = clock::now().0 / 1_000_000;
+        let begin = clock::boot().0;
         let kept = Kept { path: data.join("overlay"), node: place.node, boot };
         let mut desired = Desired::new(place.node, place.address, begin);
         if let Some((overlay, is_of_this_boot)) = kept.load() {

@@ -167,8 +167,8 @@ impl<'a> UpdateStatus<'a> {
             ("", "rollback_completed") => "rollback completed",
             (cause, _) => cause,
         };
-        let completed_at = deployment.ended_at.filter(|_| state.ends_with("completed"));
-        Some(Self { state, started_at: deployment.started_at, completed_at, message })
+        let completed_at = deployment.ended_at.filter(|_| state.ends_with("completed")).map(|at| deployment.wall(at));
+        Some(Self { state, started_at: deployment.wall(deployment.started_at), completed_at, message })
     }
 
     fn json(&self) -> Value {
@@ -216,9 +216,9 @@ fn deployment(deployment: &Deployment) -> Value {
         "Stragglers": deployment.stragglers,
         "LostNodes": deployment.lost_nodes,
         "FailedTask": failed,
-        "StartedAt": stamp(deployment.started_at),
-        "ProgressedAt": stamp(deployment.progressed_at),
-        "EndedAt": deployment.ended_at.map(stamp),
+        "StartedAt": stamp(deployment.wall(deployment.started_at)),
+        "ProgressedAt": stamp(deployment.wall(deployment.progressed_at)),
+        "EndedAt": deployment.ended_at.map(|at| stamp(deployment.wall(at))),
     })
 }
 
@@ -264,7 +264,7 @@ pub fn node(node: &Node, leader: &str, trust: Option<&TrustRoot>) -> Result<Valu
                 "State": plain(&node.status.state)?,
                 "Message": node.status.message,
                 "Addr": node.status.address,
-                "Since": time_or_null(node.status.since),
+                "Since": time_or_null(node.status.wall()),
                 "Faults": node.status.faults.faults.iter().map(fault).collect::<Vec<_>>(),
                 "MoreFaults": node.status.faults.n_more,
             },
@@ -288,6 +288,11 @@ fn underlay(underlay: &Underlay) -> Value {
 
 fn time_or_null(time: Time) -> Value {
     if time == Time::ZERO { Value::Null } else { json!(stamp(time)) }
+}
+
+fn endpoint_since(task: &Task) -> Value {
+    let since = task.plan.endpoint.since;
+    if since == Time::ZERO { Value::Null } else { json!(stamp(task.status.wall(since))) }
 }
 
 /// The word for whether a task is to be found.
@@ -335,14 +340,14 @@ pub fn task(task: &Task, networks: &Networks) -> Result<Value, Failure> {
                 "Message": status.message,
                 "Err": status.error,
                 "Attempt": status.attempt,
-                "RunningSince": status.running_since.map(stamp),
+                "RunningSince": status.running_since.map(|at| stamp(status.wall(at))),
                 "LogTail": status.log_tail,
                 "ContainerStatus": container,
                 "PortStatus": { "Ports": plain(&status.ports)? },
             },
             "DesiredState": task.plan.desired.name(),
             "NetworksAttachments": attachments(task, networks),
-            "Endpoint": { "Publication": publication(task), "Since": time_or_null(task.plan.endpoint.since) },
+            "Endpoint": { "Publication": publication(task), "Since": endpoint_since(task) },
         }),
     ))
 }

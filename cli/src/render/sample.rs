@@ -25,7 +25,7 @@ fn bytes(n: u8) -> [u8; 16] {
 }
 
 fn meta() -> Meta {
-    Meta { created_at: Time(10 * SECOND), updated_at: Time(20 * SECOND), version: 7 }
+    Meta { created_at: Time(10 * SECOND), updated_at: Time(20 * SECOND), made_at: Time(10 * SECOND), version: 7 }
 }
 
 fn section<T>(value: T) -> Section<T> {
@@ -58,6 +58,7 @@ pub fn service() -> Service {
         cause: String::new(),
         failed_task: None,
         started_at: Time(20 * SECOND),
+        started_wall: Time(20 * SECOND),
         progressed_at: Time(20 * SECOND),
         ended_at: None,
         failures: 0,

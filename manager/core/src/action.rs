@@ -118,6 +118,11 @@ pub enum Action {
         /// Whether it is this manager and its store is up to date.
         is_self: bool,
     },
+    /// Too few managers are heard of for anything to be decided, or that is over.
+    QuorumLost {
+        /// Which are missing and how many are needed, in a sentence; `None` = it is over.
+        sentence: Option<String>,
+    },
     /// This manager is no longer a member of raft: stop it and delete its log.
     Removed,
     /// Something is wrong that users can mend: a line for this manager's log.

@@ -12,6 +12,11 @@ use skep_model::{NodeId, RequestId, SessionId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
+impl Ticket {
+    /// The manager itself waits; no shell mints this one.
+    pub(crate) const OWN: Ticket = Ticket(u64::MAX);
+}
+
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consistency {
@@ -57,6 +62,8 @@ pub enum Event {
         /// The last index it contains.
         index: u64,
     },
+    /// A snapshot of our own could not be saved; the log is as it was.
+    SnapshotNotSaved,
     /// Somebody asks for a change.
     Request {
         /// Who waits for the reply.
@@ -131,7 +138,7 @@ pub enum Event {
     SessionClosed {
         /// Which.
         session: SessionId,
-        /// The agent said goodbye (clean shutdown of the node's daemon with its tasks).
+        /// The agent said goodbye: its node leaves the cluster, and its tasks end.
         is_goodbye: bool,
     },
     /// The daemon is stopping cleanly, or this manager shall step down: hand over leadership.

@@ -10,6 +10,7 @@
 //! what became dirty into further transactions; [`dispatch`] tells the agents.
 
 pub mod action;
+pub mod clock;
 pub mod consensus;
 pub mod control;
 pub mod dispatch;
@@ -23,6 +24,7 @@ pub mod transaction;
 pub mod values;
 
 pub use action::Action;
+pub use clock::Moment;
 pub use event::{Event, Ticket};
 pub use manager::{Config, Manager, Recovered};
 pub use mint::Mint;

@@ -11,10 +11,12 @@ mod applying;
 mod calls;
 mod joining;
 mod leading;
+mod quorum;
 #[cfg(test)]
 mod tests;
 
 use crate::action::Action;
+use crate::clock::{ClusterClock, Moment};
 use crate::consensus::Consensus;
 use crate::consensus::log::Log;
 use crate::consensus::members::Directory;
@@ -25,10 +27,12 @@ use crate::event::{Event, Ticket};
 use crate::mint::{Mint, Purpose};
 use crate::store::watch::Watches;
 use crate::store::{SnapshotContent, Store};
+use crate::timing;
 use calls::Waiting;
 use leading::{Leading, Told};
+use quorum::Quorum;
 use raft::eraftpb;
-use skep_model::{NodeId, SessionId, TaskId, Time};
+use skep_model::{NodeId, Now, SessionId, TaskId, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -39,6 +43,9 @@ pub struct Config {
     pub node: NodeId,
     /// Its raft id; not 0.
     pub raft_id: u64,
+    /// `host:port` at which it is reached now, whatever the store says; empty = as the
+    /// store says.
+    pub address: String,
     /// The newest stored format that it can read.
     pub format_max: u32,
     /// Raft id → `host:port` of the members, as the reply to the join named them;
@@ -61,6 +68,13 @@ pub struct Recovered {
     pub snapshot: Option<(eraftpb::SnapshotMetadata, SnapshotContent)>,
     /// Every entry after the snapshot (and some before it), without a gap.
     pub entries: Vec<eraftpb::Entry>,
+}
+
+/// Whether a manager may start. One that has promised something in the name of its raft
+/// id (a vote, an acknowledgement) and lost its log would break its word as if it had
+/// never given it.
+pub fn may_start(is_id_used: bool, has_log: bool) -> bool {
+    has_log || !is_id_used
 }
 
 /// The first index of a cluster's log that is an entry; the one before stands for
@@ -170,7 +184,11 @@ pub struct Status {
 pub struct Manager {
     config: Config,
     mint: Mint,
+    /// Boot time: for everything that is timed in this process.
     now: Time,
+    /// Wall time: for people alone.
+    wall: Time,
+    clock: ClusterClock,
     consensus: Consensus,
     store: Store,
     /// A shared clone of the store as it is, made when first asked for.
@@ -185,11 +203,16 @@ pub struct Manager {
     deadlines: BTreeSet<(Time, Ticket)>,
     leading: Option<Leading>,
     told: Told,
+    quorum: Quorum,
+    /// A majority has answered what the dispatcher asked.
+    is_confirmed: bool,
     /// The term in which what is under way was proposed.
     led_term: u64,
     sessions: BTreeSet<SessionId>,
     snapshot_at: u64,
     is_saving: bool,
+    /// One could not be saved: the next attempt.
+    save_not_before: Time,
     bytes_since_snapshot: usize,
     members_due: bool,
     actions: Vec<Action>,
@@ -200,19 +223,22 @@ pub struct Manager {
 impl Manager {
     /// A manager as it was when it stopped, or a new one. `seed` is fresh
     /// randomness at every start of a real process.
-    pub fn new(config: Config, seed: u64, recovered: Recovered, now: Time) -> Self {
+    pub fn new(config: Config, seed: u64, recovered: Recovered, now: impl Into<Now>) -> Self {
+        let now: Now = now.into();
         assert!(config.raft_id != 0, "a manager has a raft id before it starts");
         let mut mint = Mint::new(seed);
         let (log, store, membership) = recovered.begin();
         let snapshot_at = store.version;
         let reads = Reads::new(mint.number(Purpose::Choice));
-        let directory = Directory::new(&store, config.peers.clone());
+        let directory = Directory::new(&store, config.peers.clone(), (config.raft_id, config.address.clone()));
         let watches = Watches::new(store.version);
-        let consensus = Consensus::new(config.raft_id, log, membership, &mut mint, now);
+        let consensus = Consensus::new(config.raft_id, log, membership, &mut mint, now.boot);
         Self {
             config,
             mint,
-            now,
+            now: now.boot,
+            wall: now.wall,
+            clock: ClusterClock::new(&store, now),
             consensus,
             store,
             view: None,
@@ -225,10 +251,13 @@ impl Manager {
             deadlines: BTreeSet::new(),
             leading: None,
             told: Told::default(),
+            quorum: Quorum::default(),
+            is_confirmed: false,
             led_term: 0,
             sessions: BTreeSet::new(),
             snapshot_at,
             is_saving: false,
+            save_not_before: Time::ZERO,
             bytes_since_snapshot: 0,
             members_due: false,
             actions: Vec::new(),
@@ -238,13 +267,23 @@ impl Manager {
     }
 
     /// One thing happened.
-    pub fn handle(&mut self, now: Time, event: Event) {
+    pub fn handle(&mut self, now: impl Into<Now>, event: Event) {
         if self.is_stopped {
             return;
         }
-        self.now = self.now.max(now);
+        let now: Now = now.into();
+        let lag = now.boot.since(self.now);
+        self.now = self.now.max(now.boot);
+        self.wall = now.wall;
+        if lag >= timing::LAG_MAX {
+            self.with_leading(|leading, now, _| leading.dispatcher.lagged(now.local));
+        }
         self.is_unsettled = true;
         match event {
+            // It comes when nothing else waits: what nodes said has been heard by now.
+            Event::Tick if std::mem::take(&mut self.is_confirmed) => {
+                self.with_leading(|leading, _, _| leading.dispatcher.confirmed());
+            }
             Event::Tick => {}
             Event::Persisted { n } => {
                 for message in self.consensus.persisted(n) {
@@ -262,6 +301,10 @@ impl Manager {
             Event::SnapshotReceived { message, content } => self.receive_snapshot(*message, *content),
             Event::SnapshotSent { raft_id, ok } => self.consensus.snapshot_sent(raft_id, ok),
             Event::SnapshotSaved { index } => self.compact(index),
+            Event::SnapshotNotSaved => {
+                self.is_saving = false;
+                self.save_not_before = self.now + timing::SNAPSHOT_AGAIN;
+            }
             Event::Request { ticket, request, mutation } => self.request(ticket, request, mutation),
             Event::Read { ticket, consistency } => self.read(ticket, consistency),
             Event::Watch { ticket, after } => self.watch(ticket, after),
@@ -273,16 +316,18 @@ impl Manager {
             Event::PlacesFailed { session, faults } => {
                 self.with_leading(|leading, _, store| leading.dispatcher.places_failed(store, session, faults));
             }
-            Event::Heartbeat { session } => self.with_leading(|leading, now, _| leading.dispatcher.heartbeat(now, session)),
+            Event::Heartbeat { session } => {
+                self.with_leading(|leading, now, _| leading.dispatcher.heartbeat(now.local, session));
+            }
             Event::Status { session, updates } => {
-                self.with_leading(|leading, now, store| leading.dispatcher.status(now, store, session, updates));
+                self.with_leading(|leading, now, store| leading.dispatcher.status(now.local, store, session, updates));
             }
             Event::ValuesLeftOut { session, values } => {
-                self.with_leading(|leading, now, _| leading.dispatcher.values_left_out(now, session, &values));
+                self.with_leading(|leading, now, _| leading.dispatcher.values_left_out(now.local, session, &values));
             }
             Event::SessionClosed { session, is_goodbye } => {
                 self.sessions.remove(&session);
-                self.with_leading(|leading, now, _| leading.dispatcher.closed(now, session, is_goodbye));
+                self.with_leading(|leading, now, _| leading.dispatcher.closed(now.local, session, is_goodbye));
             }
             Event::StepDown => {
                 self.consensus.hand_over(self.now);
@@ -311,12 +356,23 @@ impl Manager {
             Some(self.consensus.next_wakeup()),
             self.deadlines.first().map(|(at, _)| *at),
             self.reads.next_wakeup(),
-            leading.and_then(|leading| leading.leader.next_wakeup()),
-            leading.and_then(|leading| leading.dispatcher.next_wakeup()),
+            leading.and_then(|leading| leading.leader.next_wakeup()).map(|at| self.clock.local(at)),
+            leading.and_then(|leading| leading.dispatcher.next_gate()).map(|at| self.clock.local(at)),
+            leading.and_then(|leading| leading.dispatcher.next_deadline()),
         ]
         .into_iter()
         .flatten()
         .min()
+    }
+
+    /// The present moment, as a leader counts it.
+    fn moment(&self) -> Moment {
+        self.clock.moment(self.now)
+    }
+
+    /// Cluster time as this manager has it.
+    pub fn cluster_time(&self) -> Time {
+        self.moment().cluster
     }
 
     /// The state of the cluster as this manager has it.
@@ -368,6 +424,7 @@ impl Manager {
         while !self.is_stopped {
             let Some(round) = self.consensus.round(self.now, &mut self.mint) else {
                 self.follow_leadership();
+                self.watch_quorum();
                 self.expire();
                 self.serve_reads();
                 self.save_snapshot();

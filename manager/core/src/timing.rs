@@ -14,6 +14,9 @@ pub const SESSION_HEARTBEAT: Duration = Duration::from_millis(500);
 pub const NODE_DOWN_HEARTBEATS: u32 = 6;
 /// The same for nodes that a new leader has not heard of yet (6 s at the default).
 pub const NODE_DOWN_HEARTBEATS_NEW_LEADER: u32 = 12;
+/// A manager that did not look at anything for this long was stopped or asleep: what it
+/// did not hear meanwhile says nothing of others.
+pub const LAG_MAX: Duration = Duration::from_secs(1);
 /// How long a node may be down until its tasks are orphaned.
 pub const ORPHAN_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// A replacement waits at least this long for the task it replaces to stop, unless it stops.
@@ -34,6 +37,10 @@ pub const REQUEST_MEMORY_MAX: usize = 100_000;
 pub const COMPACT_ENTRIES: u64 = 10_000;
 /// Bytes of log entries between two compactions.
 pub const COMPACT_BYTES: usize = 64 * 1024 * 1024;
+/// The pause after a snapshot that could not be saved.
+pub const SNAPSHOT_AGAIN: Duration = Duration::from_secs(10);
+/// How old what waits for the disk may become until a leader hands its leadership over.
+pub const DISK_STALL_MAX: Duration = Duration::from_secs(2);
 /// Log entries that a compaction keeps for slow followers.
 pub const KEEP_ENTRIES: u64 = 1_000;
 /// How long a service that was set aside after a panic waits for the next attempt.
@@ -50,5 +57,8 @@ pub const TRANSACTION_BYTES_MAX: usize = 1_500_000;
 pub const TRANSACTION_WRITES_MAX: usize = 2_000;
 /// How many store versions back a watch can resume.
 pub const WATCH_HISTORY_MAX: usize = 10_000;
+/// For how long no leader and too few managers must be heard of until requests are refused
+/// for that: every candidate has asked everybody for its vote by then.
+pub const QUORUM_LOST_AFTER: Duration = Duration::from_millis(2 * ELECTION_TICKS as u64 * TICK.as_millis() as u64);
 /// A proposal or read that is not decided within this time is answered as unavailable.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);

@@ -17,8 +17,11 @@ use skep_model::{ConfigId, NetworkId, NodeId, Object, ObjectRef, RequestId, Secr
 /// A set of writes that takes effect as a whole or not at all.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Transaction {
-    /// The proposer's time; becomes `updated_at` of what it writes.
+    /// When it was proposed, in cluster time; becomes `made_at` of what it makes.
     pub time: Time,
+    /// The same in wall time of the proposer, for people; becomes `created_at` and
+    /// `updated_at`. Zero until it is stamped: see [`Transaction::stamp`].
+    pub wall: Time,
     /// The client's id for the request that caused it, if one did.
     pub request: Option<RequestId>,
     /// What that request is answered (its version is filled in at apply).
@@ -84,6 +87,32 @@ pub enum Write {
 impl Transaction {
     /// A transaction without preconditions or writes.
     pub fn new(time: Time) -> Self {
-        Self { time, request: None, outcome: None, preconditions: Vec::new(), writes: Vec::new() }
+        Self { time, wall: Time::ZERO, request: None, outcome: None, preconditions: Vec::new(), writes: Vec::new() }
+    }
+
+    /// Notes what the proposer's wall clock shows, wherever people will read it: the
+    /// parts of the core that draft transactions know cluster time alone.
+    pub fn stamp(&mut self, wall: Time) {
+        self.wall = wall;
+        for write in &mut self.writes {
+            match write {
+                Write::TaskStatus(_, status) => note(&mut status.timestamp, wall),
+                Write::NodeStatus(_, status) => note(&mut status.since_wall, wall),
+                Write::ServicePlan(_, plan) => plan.deployment.iter_mut().for_each(|it| note(&mut it.started_wall, wall)),
+                Write::ServiceDeployment(_, part) => note(&mut part.deployment.started_wall, wall),
+                Write::Create(Object::Task(task)) => note(&mut task.status.value.timestamp, wall),
+                Write::Create(Object::Node(node)) => note(&mut node.status.value.since_wall, wall),
+                Write::Create(Object::Service(service)) => {
+                    service.plan.value.deployment.iter_mut().for_each(|it| note(&mut it.started_wall, wall));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn note(stamp: &mut Time, wall: Time) {
+    if *stamp == Time::ZERO {
+        *stamp = wall;
     }
 }

@@ -62,7 +62,7 @@ impl Control for ControlApi {
         let store = self.0.read(consistency).await.map_err(|refusal| from_refusal(&refusal))?;
         let mut reply = self.answer(&store, request.query).await?;
         reply.version = store.version;
-        reply.age_ms = if request.stale { millis(clock::now().since(store.time)) } else { 0 };
+        reply.age_ms = if request.stale { millis(clock::now().since(store.newest())) } else { 0 };
         reply.leader_id = self.0.leader().map(|(node, _)| node.to_string());
         Ok(Response::new(reply))
     }
@@ -180,10 +180,13 @@ impl ControlApi {
     /// Where the leader is, if it is not here; waits until there is one.
     async fn elsewhere(&self) -> Result<Option<String>, Status> {
         let mut leadership = self.0.leadership.clone();
-        let known = leadership.wait_for(|now| now.is_self || now.leader.is_some());
+        let known = leadership.wait_for(|now| now.is_self || now.leader.is_some() || now.lost.is_some());
         match tokio::time::timeout(CALL_MAX, known).await {
             Ok(Ok(now)) if now.is_self => Ok(None),
-            Ok(Ok(now)) => Ok(now.leader.as_ref().map(|(_, address)| address.clone())),
+            Ok(Ok(now)) => match &now.lost {
+                Some(refusal) => Err(from_refusal(refusal)),
+                None => Ok(now.leader.as_ref().map(|(_, address)| address.clone())),
+            },
             Ok(Err(_)) => Err(Status::unavailable("the manager is stopping")),
             Err(_) => Err(from_refusal(&no_leader())),
         }
@@ -449,7 +452,7 @@ fn check_size(what: &str, size: usize, max: usize) -> Result<(), Refusal> {
 
 fn is_retryable(status: &Status) -> bool {
     match to_refusal(status) {
-        Some(refusal) => refusal.is_retryable(),
+        Some(refusal) => refusal.passes_soon(),
         None => status.code() == tonic::Code::Unavailable,
     }
 }

@@ -44,6 +44,9 @@ pub struct Leadership {
     pub leader: Option<(NodeId, String)>,
     /// Whether it is this manager, with everything applied.
     pub is_self: bool,
+    /// Why nobody can be asked for anything here: too few managers are heard of, or this
+    /// is none any more.
+    pub lost: Option<Refusal>,
 }
 
 /// How much callers may ask for.

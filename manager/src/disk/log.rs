@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 pub use change::{Batch, Change, Position};
 pub use engine::Settings;
-pub use folder::destroy;
+pub use folder::{destroy, is_there};
 pub use recover::Recovered;
 
 use super::DiskError;

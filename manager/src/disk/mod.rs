@@ -35,7 +35,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 pub use files::FileCounts;
-pub use log::{Batch, Change, Log, Position, Recovered, Settings, destroy};
+pub use log::{Batch, Change, Log, Position, Recovered, Settings, destroy, is_there};
 pub use seal::{
     RECORDS_BEFORE_ROTATION, RECORDS_PER_GENERATION_MAX, RecordKind, RecordSeal, SEAL_OVERHEAD, SealError, generation_of,
 };

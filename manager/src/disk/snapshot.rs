@@ -10,6 +10,7 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -93,8 +94,10 @@ impl SnapshotWriter {
     /// # Errors
     /// [`DiskError::Io`].
     pub fn create(dir: &Path, seal: Arc<RecordSeal>, index: u64, term: u64) -> Result<Self, DiskError> {
+        // Several may be written at once, also of the same snapshot: each has a file of its own.
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let path = path_of(dir, index, term);
-        let partial = path.with_extension(PARTIAL);
+        let partial = path.with_extension(format!("{}.{PARTIAL}", NEXT.fetch_add(1, Ordering::Relaxed)));
         let folder = folder(dir);
         fs::create_dir_all(&folder).map_err(io_error("creating", &folder))?;
         let file = OpenOptions::new()

@@ -19,11 +19,12 @@ mod diag;
 
 use activity::Activity;
 use diag::{Diag, Ended};
+use skep_identity::clock;
+use skep_model::Time;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// Why the connections of a task could not be watched.
 #[derive(Debug, thiserror::Error)]
@@ -62,13 +63,13 @@ impl Drain {
     /// # Errors
     /// If the kernel does not tell of the connections.
     pub async fn wait(mut self, limit: Duration) -> Result<u32, DrainError> {
-        let start = Instant::now();
+        let (start, mut timer) = (clock::boot(), clock::Timer::new());
         let mut activity = Activity::default();
         loop {
             self.diag.forget_ended();
             self.ports.extend(self.diag.listening().map_err(DrainError::List)?);
             let connections = self.diag.connections(&self.ports).map_err(DrainError::List)?;
-            let elapsed = start.elapsed();
+            let elapsed = clock::boot().since(start);
             activity.take(elapsed, &connections);
             let Some(idle_at) = activity.idle_at(elapsed) else { return Ok(0) };
             if elapsed >= limit {
@@ -77,13 +78,16 @@ impl Drain {
             let wakeup = start + idle_at.min(limit);
             // All of them ended, or the time has come: look again either way, since
             // one that was idle may have woken up.
-            tokio::time::timeout_at(wakeup, self.all_ended(&mut activity, start)).await.unwrap_or(Ok(()))?;
+            tokio::select! {
+                ended = self.all_ended(&mut activity, start) => ended?,
+                () = timer.until(Some(wakeup)) => {}
+            }
         }
     }
 
     /// Waits until the busy connections have all ended.
-    async fn all_ended(&mut self, activity: &mut Activity, start: Instant) -> Result<(), DrainError> {
-        while activity.n_busy(start.elapsed()) > 0 {
+    async fn all_ended(&mut self, activity: &mut Activity, start: Time) -> Result<(), DrainError> {
+        while activity.n_busy(clock::boot().since(start)) > 0 {
             match self.diag.ended().await.map_err(DrainError::Events)? {
                 Ended::Connections(cookies) => cookies.iter().for_each(|cookie| activity.end(*cookie)),
                 Ended::Unknown => return Ok(()),

@@ -22,9 +22,10 @@ use crate::probe::Plan;
 use faults::Faults;
 pub(crate) use faults::owner;
 use ipnet::IpNet;
+use skep_identity::clock;
 use skep_model::overlay::LocalTask;
 use skep_model::place::{PlaceFault, PlaceFaults};
-use skep_model::{NetworkId, TaskId};
+use skep_model::{NetworkId, TaskId, Time};
 use skep_netd_core::{Desired, Gateway, Key, Mirror, Namespace, Object, ObjectKey, Place, Touched, gateway_bridge_name};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -32,7 +33,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 /// How far the kernel is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -140,8 +140,8 @@ pub struct Engine {
     in_place: BTreeMap<u64, Programmed>,
     status: Status,
     /// The namespace that was read in full last, and when.
-    audited: (Option<Namespace>, Instant),
-    next_retry: Option<Instant>,
+    audited: (Option<Namespace>, Time),
+    next_retry: Option<Time>,
 }
 
 impl Engine {
@@ -177,7 +177,7 @@ impl Engine {
             programmed: watch::Sender::new(Programmed::default()),
             in_place: BTreeMap::new(),
             status: Status::default(),
-            audited: (None, Instant::now()),
+            audited: (None, clock::boot()),
             next_retry: None,
         })
     }
@@ -209,6 +209,7 @@ impl Engine {
     /// # Errors
     /// If the kernel's events cannot be waited for.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> std::io::Result<()> {
+        let mut timer = clock::Timer::new();
         loop {
             let wakeup = self.next_retry.map_or(self.next_audit(), |retry| retry.min(self.next_audit()));
             tokio::select! {
@@ -224,7 +225,7 @@ impl Engine {
                     News::Drifted => self.settle(false).await,
                     News::Forgotten => self.acknowledge(),
                 },
-                () = tokio::time::sleep_until(wakeup) => self.wake().await,
+                () = timer.until(Some(wakeup)) => self.wake().await,
             }
         }
     }

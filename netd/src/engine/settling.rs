@@ -9,10 +9,11 @@
 use super::{Engine, describe};
 use crate::kernel::KernelError;
 use crate::settled::{Repair, Settled, Turn};
+use skep_identity::clock;
+use skep_model::Time;
 use skep_netd_core::{Change as Derived, Key, Namespace, Op, Place, Setting, Touched, Value, plan};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// In this time every namespace is read in full once.
 const AUDIT_PERIOD: Duration = Duration::from_secs(30);
@@ -24,7 +25,7 @@ const ROUNDS_MAX: usize = 8;
 impl Engine {
     /// Does what is due by now: another attempt, an audit.
     pub(super) async fn wake(&mut self) {
-        let now = Instant::now();
+        let now = clock::boot();
         if self.next_retry.is_some_and(|retry| retry <= now) {
             self.next_retry = None;
             let places = self.failures.keys().copied().collect();
@@ -44,7 +45,7 @@ impl Engine {
     }
 
     /// When the next namespace is due: one after the other, and all in one period.
-    pub(super) fn next_audit(&self) -> Instant {
+    pub(super) fn next_audit(&self) -> Time {
         let share = u32::try_from(self.kernel.open_namespaces().count().max(1)).unwrap_or(u32::MAX);
         self.audited.1 + AUDIT_PERIOD / share
     }
@@ -82,7 +83,7 @@ impl Engine {
     }
 
     fn retry_later(&mut self) {
-        self.next_retry.get_or_insert_with(|| Instant::now() + RETRY_PERIOD);
+        self.next_retry.get_or_insert_with(|| clock::boot() + RETRY_PERIOD);
     }
 
     /// Plans and carries out until nothing is left to do, or what is left is named.

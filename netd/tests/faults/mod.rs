@@ -341,7 +341,8 @@ async fn a_route_that_a_router_advertised_survives_forwarding() {
 
 /// How many default routes lead over a link.
 fn default_routes(link: &str) -> usize {
-    let table = std::fs::read_to_string("/proc/net/ipv6_route").unwrap();
+    // Of this thread's namespace, which is not that of the process.
+    let table = std::fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap();
     let is_default =
         |line: &&str| line.starts_with(&"0".repeat(32)) && line.ends_with(link) && line.split_whitespace().nth(1) == Some("00");
     table.lines().filter(is_default).count()

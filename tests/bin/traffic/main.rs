@@ -11,6 +11,7 @@ mod http;
 mod load;
 mod resolver;
 mod serve;
+mod strangers;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ enum Command {
     Load(load::Load),
     Resolve(ask::Resolve),
     Resolver(resolver::Resolver),
+    Strangers(strangers::Strangers),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Load(load) => load.run(),
         Command::Resolve(resolve) => resolve.run(),
         Command::Resolver(resolver) => resolver.run(),
+        Command::Strangers(strangers) => strangers.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

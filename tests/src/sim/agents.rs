@@ -27,6 +27,8 @@ use std::time::Duration;
 const MS: Duration = Duration::from_millis(1);
 /// The first pause between two attempts, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// After this time without an answer a stream is given up, within two seconds more.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// How long a manager may take to begin a session.
 const BEGIN_MAX: Duration = Duration::from_secs(5);
 
@@ -43,6 +45,8 @@ pub(super) struct Daemon {
     pause: Duration,
     turn: usize,
     hint: Option<usize>,
+    /// The manager of the session that ended last.
+    failed: Option<usize>,
     wake_at: Option<Time>,
 }
 
@@ -127,6 +131,7 @@ impl Simulation {
         let turn = self.dice.agents.below(8);
         let is_record_lost = self.is_chaos() && self.dice.agents.chance(100_000);
         let which = self.dice.agents.below(1_000);
+        let clock = self.clock(number);
         let machine = &mut self.machines[number];
         if is_record_lost && machine.host.lose_record(which) {
             self.coverage.count("fault: record lost");
@@ -134,9 +139,20 @@ impl Simulation {
         let recovered = machine.host.recover();
         self.trace.line(now, format!("machine {number} starts its agent, which has on record {recovered:?}"));
         let tasks: Vec<TaskId> = recovered.iter().map(|task| task.id).collect();
-        let agent = guarded(|| Agent::new(recovered, false, now))?;
+        let agent = guarded(|| Agent::new(recovered, false, clock))?;
         let period = MS * 500;
-        let daemon = Daemon { agent, life, session: None, term: None, period, pause: PAUSE.0, turn, hint: None, wake_at: None };
+        let daemon = Daemon {
+            agent,
+            life,
+            session: None,
+            term: None,
+            period,
+            pause: PAUSE.0,
+            turn,
+            hint: None,
+            failed: None,
+            wake_at: None,
+        };
         machine.daemon = Some(daemon);
         self.after(MS, Happening::Agent { machine: number, errand: Errand::Open { life } });
         for task in tasks {
@@ -209,6 +225,10 @@ impl Simulation {
                 Ok(())
             }
             Errand::Heartbeat { session } => {
+                if self.is_manager_silent(session) {
+                    self.break_link(session);
+                    return Ok(());
+                }
                 if let Some(period) = self.of_session(number, session).map(|daemon| daemon.period) {
                     self.say(session, false, Word::Heartbeat);
                     self.after(period, Happening::Agent { machine: number, errand: Errand::Heartbeat { session } });
@@ -251,6 +271,14 @@ impl Simulation {
         self.agent_event(number, Event::Found { task, found })
     }
 
+    /// Whether the manager's process has been stopped for so long that the stream's
+    /// keep-alives find out.
+    fn is_manager_silent(&self, session: SessionId) -> bool {
+        let Some(link) = self.agents.links.get(&session) else { return false };
+        let manager = &self.machines[link.manager];
+        manager.is_paused && manager.stopped_at.is_some_and(|at| self.now.since(at) >= KEEP_ALIVE)
+    }
+
     fn lives(&self, number: usize, life: u64) -> bool {
         self.machines[number].daemon.as_ref().is_some_and(|daemon| daemon.life == life)
     }
@@ -268,6 +296,10 @@ impl Simulation {
             return;
         }
         daemon.turn += 1;
+        // Whose session ended last comes last, as in the agent's list.
+        if daemon.failed == Some(managers[daemon.turn % managers.len()]) {
+            daemon.turn += 1;
+        }
         let manager = daemon.hint.take().unwrap_or(managers[daemon.turn % managers.len()]);
         (daemon.session, daemon.term) = (Some(session), None);
         let (life, statuses) = (daemon.life, daemon.agent.statuses());
@@ -342,8 +374,10 @@ impl Simulation {
 
     /// The agent's end is over: it tries again after a pause.
     fn session_ends(&mut self, number: usize, session: SessionId, hint: Option<usize>) -> Result<(), String> {
-        let pause = self.dice.agents.between(MS * 500, MS * 1_500);
+        let pause = self.dice.agents.between(MS * 500, MS * 1_000);
+        let manager = self.agents.links.get(&session).map(|link| link.manager);
         let Some(daemon) = self.of_session(number, session) else { return Ok(()) };
+        daemon.failed = manager;
         let was_up = daemon.term.take().is_some();
         (daemon.session, daemon.hint) = (None, hint);
         daemon.pause = if was_up { PAUSE.0 } else { (daemon.pause * 2).min(PAUSE.1) };
@@ -402,7 +436,7 @@ impl Simulation {
 
     /// Hands an event to an agent and carries out what it wants.
     fn agent_event(&mut self, number: usize, event: Event) -> Result<(), String> {
-        let now = self.now;
+        let now = self.clock(number);
         self.events += 1;
         self.note(format!("a{number} < {event:?}"));
         let Some(daemon) = &mut self.machines[number].daemon else { return Ok(()) };
@@ -421,10 +455,10 @@ impl Simulation {
     }
 
     fn schedule_agent_wake(&mut self, number: usize) {
-        let now = self.now;
+        let (now, clock) = (self.now, self.machines[number].clock);
         let Some(daemon) = &mut self.machines[number].daemon else { return };
         let Some(wakeup) = daemon.agent.next_wakeup() else { return };
-        let at = wakeup.max(now + Duration::from_micros(50));
+        let at = clock.when(wakeup).max(now + Duration::from_micros(50));
         if daemon.wake_at.is_none_or(|known| at < known) {
             daemon.wake_at = Some(at);
             let life = daemon.life;

@@ -6,7 +6,7 @@ use super::{Happening, Simulation};
 use skep_manager_core::event::{Consistency, Event, Ticket};
 use skep_manager_core::store::Store;
 use skep_model::request::{Mutation, Outcome};
-use skep_model::{Refusal, RequestId};
+use skep_model::{Refusal, RequestId, Time};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,7 +126,22 @@ impl Simulation {
             None if self.has_plant(Plant::StaleRead) => Event::Read { ticket, consistency: Consistency::Stale },
             None => Event::Read { ticket, consistency: Consistency::Linearizable },
         };
-        self.give(number, event)
+        self.give(number, event)?;
+        self.check_quorum_told(number, ticket)
+    }
+
+    /// Where the quorum has been lost for a while, whoever asks is told so at once.
+    fn check_quorum_told(&self, number: usize, ticket: Ticket) -> Result<(), String> {
+        let is_over = self.quorum_lost_since.is_some_and(|since| self.now.since(since) >= Duration::from_secs(4));
+        let machine = &self.machines[number];
+        let is_voter = machine.manager.as_ref().is_some_and(|manager| manager.status().voters.contains(&machine.raft_id()));
+        // One that has just started has yet to find out.
+        let is_new = |at: Option<Time>| at.is_some_and(|at| self.now.since(at) < Duration::from_secs(2));
+        let has_listened = !is_new(machine.started_at) && !is_new(machine.went_on_at);
+        if is_over && is_voter && has_listened && self.profile.batching == 0 && machine.tickets.contains_key(&ticket) {
+            return Err(format!("machine {number} lets {ticket:?} wait although the quorum is lost"));
+        }
+        Ok(())
     }
 
     /// A manager answers; the answer may be lost.

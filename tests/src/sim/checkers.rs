@@ -13,10 +13,11 @@ use raft::eraftpb::{Entry, EntryType};
 use skep_manager_core::manager::Manager;
 use skep_manager_core::store::apply::Conflict;
 use skep_manager_core::store::codec;
-use skep_manager_core::store::{Change, Store};
+use skep_manager_core::store::{Change, Store, StoredObject};
+use skep_model::node::NodeState;
 use skep_model::request::Outcome;
 use skep_model::version::FORMAT_MAX;
-use skep_model::{Kind, RequestId};
+use skep_model::{Kind, NodeId, RequestId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Versions whose whole content is compared: one of these many.
@@ -37,6 +38,8 @@ pub struct Checkers {
     seen: BTreeMap<usize, u64>,
     /// The newest version that a client was told of.
     acknowledged_version: u64,
+    /// Nodes that were found to be silent, until somebody looks.
+    pub(super) fallen: Vec<NodeId>,
     pub(super) tasks: Tasks,
 }
 
@@ -51,6 +54,7 @@ impl Default for Checkers {
             acknowledged: BTreeMap::new(),
             seen: BTreeMap::new(),
             acknowledged_version: 0,
+            fallen: Vec::new(),
             tasks: Tasks::default(),
         }
     }
@@ -170,6 +174,7 @@ impl Checkers {
             match self.truth.apply(entry.index, &transaction) {
                 Ok(changes) => {
                     self.tasks.changed(&self.truth, &changes, coverage)?;
+                    self.fallen.extend(changes.iter().filter_map(fell_silent));
                     if changes.iter().any(gives_anything) {
                         owners::check(&self.truth)?;
                     }
@@ -196,6 +201,17 @@ fn gives_anything(change: &Change) -> bool {
         Kind::Task => change.old.is_none(),
         _ => false,
     }
+}
+
+/// The node that counts as down since nothing was heard of it.
+fn fell_silent(change: &Change) -> Option<NodeId> {
+    let status = |object: &Option<StoredObject>| match object {
+        Some(StoredObject::Node(node)) => Some((node.id, node.status.state, node.status.message.clone())),
+        _ => None,
+    };
+    let (id, state, message) = status(&change.new)?;
+    let was_down = status(&change.old).is_some_and(|(_, state, _)| state == NodeState::Down);
+    (state == NodeState::Down && !was_down && message == "heartbeat failure").then_some(id)
 }
 
 fn conflict_name(conflict: &Conflict) -> &'static str {

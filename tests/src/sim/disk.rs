@@ -50,6 +50,12 @@ pub struct Disk {
     pub pending: VecDeque<Operation>,
     /// When the disk has time for another one.
     pub free_at: Time,
+    /// Something was made durable in the name of the raft id.
+    pub is_used: bool,
+    /// A byte has changed that nobody wrote.
+    pub is_rotten: bool,
+    /// Nothing fits on it until then.
+    pub full_until: Time,
 }
 
 /// What a crash did to operations on their way.
@@ -65,6 +71,7 @@ impl Disk {
     /// The oldest operation on its way is durable.
     pub fn complete(&mut self) -> Option<Operation> {
         let operation = self.pending.pop_front()?;
+        self.is_used = true;
         match &operation {
             Operation::Append(persist) => self.append(persist),
             Operation::Save(file) => {
@@ -124,6 +131,42 @@ impl Disk {
             file.metadata.set_conf_state(self.membership.1.clone());
             file
         });
+    }
+
+    /// The log goes, and what is kept elsewhere stays: the raft id, and that it was used.
+    pub fn lose(&mut self) {
+        let (raft_id, is_used) = (self.raft_id, self.is_used);
+        self.wipe();
+        (self.raft_id, self.is_used) = (raft_id, is_used);
+    }
+
+    /// The snapshot that is being saved loses its end (a planted bug).
+    pub fn shorten(&mut self) {
+        if let Some(Operation::Save(file)) = self.pending.front_mut() {
+            file.records = Arc::new(super::machines::without_last_record(&file.records));
+        }
+    }
+
+    /// A byte of an entry changes, or of the snapshot. Whether there was any.
+    pub fn rot(&mut self, dice: &mut Dice) -> bool {
+        let full: Vec<u64> = self.entries.values().filter(|entry| !entry.data.is_empty()).map(|entry| entry.index).collect();
+        if !full.is_empty()
+            && let Some(entry) = self.entries.get_mut(dice.pick(&full))
+        {
+            let mut data = entry.data.to_vec();
+            let at = dice.below(data.len());
+            data[at] ^= 1 << dice.below(8);
+            entry.data = data.into();
+        } else if let Some(file) = self.snapshot.as_mut().filter(|file| !file.records.is_empty()) {
+            let mut records = file.records.to_vec();
+            let at = dice.below(records.len());
+            records[at] ^= 1 << dice.below(8);
+            file.records = Arc::new(records);
+        } else {
+            return false;
+        }
+        self.is_rotten = true;
+        true
     }
 
     /// Everything goes.

@@ -10,6 +10,7 @@ use skep_manager_core::action::Action;
 use skep_manager_core::event::Event;
 use skep_manager_core::leader::BUG;
 use skep_manager_core::store::Store;
+use skep_model::Refusal;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,14 +57,20 @@ impl Simulation {
                 {
                     self.checkers.acknowledge(request, *outcome)?;
                 }
-                self.answer(number, ticket, Answer::Outcome(result));
+                let is_silenced = matches!(result, Err(Refusal::NoQuorum(_))) && self.has_plant(Plant::SilentQuorum);
+                if !is_silenced {
+                    self.answer(number, ticket, Answer::Outcome(result));
+                }
                 Ok(())
             }
             Action::ReadReady { ticket, result } => {
                 if self.watcher.has(number, ticket) {
                     return self.watch_begins(result);
                 }
-                self.answer(number, ticket, Answer::View(result));
+                let is_silenced = matches!(result, Err(Refusal::NoQuorum(_))) && self.has_plant(Plant::SilentQuorum);
+                if !is_silenced {
+                    self.answer(number, ticket, Answer::View(result));
+                }
                 Ok(())
             }
             Action::WatchChanges { ticket, version, changes } => self.watch_changes(number, ticket, version, &changes),
@@ -84,6 +91,10 @@ impl Simulation {
             }
             // A panic that the core survived is a panic all the same.
             Action::Warn { sentence } if sentence.starts_with(BUG) => Err(format!("machine {number}: {sentence}")),
+            Action::QuorumLost { sentence } => {
+                self.coverage.count(if sentence.is_some() { "raft: quorum lost" } else { "raft: quorum back" });
+                Ok(())
+            }
             Action::ClosePeer { .. } | Action::LeaderChanged { .. } | Action::Warn { .. } => Ok(()),
             Action::Removed => {
                 self.wipe(number);
@@ -121,7 +132,13 @@ impl Simulation {
             machine.held.push(Happening::DiskDone { machine: number, incarnation });
             return Ok(());
         }
-        match machine.disk.complete() {
+        if self.now < machine.disk.full_until && self.is_full_for(number) {
+            return Ok(());
+        }
+        if self.is_chaos() && self.dice.clocks.chance(self.profile.failed_sync) {
+            return self.sync_fails(number);
+        }
+        match self.machines[number].disk.complete() {
             Some(Operation::Append(_)) if lies => Ok(()),
             Some(Operation::Append(persist)) => self.give(number, Event::Persisted { n: persist.n }),
             Some(Operation::Save(file)) => {
@@ -130,6 +147,50 @@ impl Simulation {
             }
             Some(Operation::Compact(_)) | None => Ok(()),
         }
+    }
+
+    /// What the oldest operation comes to on a disk that is full; whether that is all.
+    fn is_full_for(&mut self, number: usize) -> bool {
+        let is_snapshot = matches!(self.machines[number].disk.pending.front(), Some(Operation::Save(_)));
+        // A log has files of a size that are filled: most entries find room.
+        let is_append = matches!(self.machines[number].disk.pending.front(), Some(Operation::Append(_)));
+        if is_snapshot {
+            self.coverage.count("snapshot: not saved");
+            if self.has_plant(Plant::ShortSnapshot) {
+                self.machines[number].disk.shorten();
+                return false;
+            }
+            self.machines[number].disk.pending.pop_front();
+            let incarnation = self.machines[number].incarnation;
+            self.after(Duration::ZERO, Happening::NotSaved { machine: number, incarnation });
+            return true;
+        }
+        if is_append && self.dice.clocks.chance(100_000) {
+            self.end_by_disk(number);
+            return true;
+        }
+        false
+    }
+
+    /// Nobody knows what is on the disk: the process ends, and is started again.
+    fn sync_fails(&mut self, number: usize) -> Result<(), String> {
+        self.coverage.count("fault: sync failed");
+        self.note(format!("a sync of machine {number} fails"));
+        if self.has_plant(Plant::IgnoreFailedSync) {
+            return match self.machines[number].disk.pending.pop_front() {
+                Some(Operation::Append(persist)) => self.give(number, Event::Persisted { n: persist.n }),
+                _ => Ok(()),
+            };
+        }
+        self.end_by_disk(number);
+        Ok(())
+    }
+
+    fn end_by_disk(&mut self, number: usize) {
+        self.crash_daemon(number);
+        let off = self.dice.clocks.between(Duration::from_millis(200), Duration::from_secs(4));
+        self.trouble(off);
+        self.after(off, Happening::Restart { machine: number });
     }
 
     pub(super) fn disk_lied(&mut self, number: usize, incarnation: u32, n: u64) -> Result<(), String> {

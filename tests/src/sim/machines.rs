@@ -2,6 +2,7 @@
 
 use super::agents::Daemon;
 use super::calls::Origin;
+use super::clocks::Clock;
 use super::containers::Host;
 use super::disk::{Disk, SnapshotFile, decode};
 use super::kernels::Kernel;
@@ -10,10 +11,10 @@ use super::random::Dice;
 use super::{Happening, Simulation, trace};
 use raft::eraftpb::{Message, MessageType};
 use skep_manager_core::event::{Event, Ticket};
-use skep_manager_core::manager::{Config, Manager, Recovered};
+use skep_manager_core::manager::{Config, Manager, Recovered, may_start};
 use skep_model::node::{Availability, NodeSpec, Role};
 use skep_model::version::FORMAT_MAX;
-use skep_model::{NodeId, RequestId, Time};
+use skep_model::{NodeId, Now, RequestId, Time};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -67,11 +68,20 @@ pub(super) struct Machine {
     pub(super) zone: usize,
     /// What the operator wants of it.
     pub(super) wanted: Option<Role>,
+    pub(super) clock: Clock,
+    /// When its manager was started last.
+    pub(super) started_at: Option<Time>,
+    /// When it went on after a pause.
+    pub(super) went_on_at: Option<Time>,
+    /// Since when it is paused.
+    pub(super) stopped_at: Option<Time>,
+    /// When it, and not everything with it, last went on after a pause.
+    pub(super) resumed_at: Option<Time>,
     wake_at: Option<Time>,
 }
 
 impl Machine {
-    pub(super) fn new(number: usize, is_worker: bool, dice: &mut Dice) -> Self {
+    pub(super) fn new(number: usize, is_worker: bool, clock: Clock, dice: &mut Dice) -> Self {
         Self {
             number,
             node: NodeId::from_random(dice.id()),
@@ -94,6 +104,11 @@ impl Machine {
             availability: Availability::Active,
             zone: number % 2,
             wanted: Some(if is_worker { Role::Worker } else { Role::Manager }),
+            clock,
+            started_at: None,
+            went_on_at: None,
+            stopped_at: None,
+            resumed_at: None,
             wake_at: None,
         }
     }
@@ -102,6 +117,11 @@ impl Machine {
     pub(super) fn wanted_spec(&self, role: Role) -> NodeSpec {
         let labels = [("zone".to_string(), format!("z{}", self.zone))].into();
         NodeSpec { labels, desired_role: role, availability: self.availability, ..NodeSpec::default() }
+    }
+
+    /// Its raft id; 0 if it has none.
+    pub(super) fn raft_id(&self) -> u64 {
+        self.disk.raft_id.unwrap_or(0)
     }
 
     pub(super) fn wanted_role(&self) -> Role {
@@ -152,24 +172,42 @@ impl Simulation {
     pub(super) fn start(&mut self, number: usize) -> Result<(), String> {
         let machine = &self.machines[number];
         let Some(raft_id) = machine.disk.raft_id else { return Ok(()) };
+        let has_log = !machine.disk.is_empty();
+        if !may_start(machine.disk.is_used, has_log) && !self.has_plant(Plant::VoteWithoutLog) {
+            self.coverage.count("manager: refused to start without its log");
+            self.note(format!("machine {number} does not start its manager: its log is lost"));
+            return Ok(());
+        }
+        if machine.disk.is_rotten && !self.has_plant(Plant::IgnoreRot) {
+            self.coverage.count("manager: refused to start from a rotten log");
+            self.note(format!("machine {number} does not start its manager: its log has rotted"));
+            return Ok(());
+        }
         let recovered = machine.disk.recover()?;
         // A founder that crashed before its first record was durable founds again.
-        let is_founder = number == 0 && machine.disk.is_empty() && machine.peers.is_empty();
+        let is_founder = number == 0 && !machine.disk.is_used && machine.disk.is_empty() && machine.peers.is_empty();
         let recovered = if is_founder { Recovered::bootstrap(raft_id) } else { recovered };
         self.start_manager(number, recovered)
     }
 
     pub(super) fn start_manager(&mut self, number: usize, recovered: Recovered) -> Result<(), String> {
         let seed = self.dice.other.number();
-        let now = self.now;
+        let now = self.clock(number);
         let machine = &mut self.machines[number];
         let raft_id = machine.disk.raft_id.expect("a manager starts with a raft id");
-        let config =
-            Config { node: machine.node, raft_id, format_max: FORMAT_MAX, peers: machine.peers.clone(), planted_panic: None };
+        let config = Config {
+            node: machine.node,
+            raft_id,
+            address: machine.address.clone(),
+            format_max: FORMAT_MAX,
+            peers: machine.peers.clone(),
+            planted_panic: None,
+        };
         machine.incarnation += 1;
         machine.tickets.clear();
         machine.wake_at = None;
         machine.manager = Some(guarded(|| Manager::new(config, seed, recovered, now))?);
+        machine.started_at = Some(self.now);
         self.checkers.restarted(number);
         self.note(format!("machine {number} starts its manager"));
         self.give(number, Event::Tick)
@@ -189,7 +227,11 @@ impl Simulation {
 
     /// Hands an event to a manager and carries out what it wants.
     pub(super) fn give(&mut self, number: usize, event: Event) -> Result<(), String> {
-        let now = self.now;
+        self.give_at(number, self.clock(number), event)
+    }
+
+    /// The same, at a time that the machine's clocks show.
+    fn give_at(&mut self, number: usize, now: Now, event: Event) -> Result<(), String> {
         if self.machines[number].manager.is_none() {
             return Ok(());
         }
@@ -206,6 +248,7 @@ impl Simulation {
         if let Some(manager) = &self.machines[number].manager {
             self.checkers.observe(number, manager, &mut self.coverage)?;
         }
+        self.check_fallen()?;
         self.check_barrier(number)?;
         for action in actions {
             self.carry_out(number, action)?;
@@ -219,7 +262,7 @@ impl Simulation {
         let machine = &mut self.machines[number];
         let Some(wakeup) = machine.manager.as_ref().and_then(Manager::next_wakeup) else { return };
         // A process is never woken at once, nor at the same time twice.
-        let at = wakeup.max(self.now + Duration::from_micros(50));
+        let at = machine.clock.when(wakeup).max(self.now + Duration::from_micros(50));
         if machine.wake_at.is_none_or(|known| at < known || known <= self.now) {
             machine.wake_at = Some(at);
             let incarnation = machine.incarnation;
@@ -322,6 +365,7 @@ impl Simulation {
         self.crash_daemon(number);
         self.machines[number].host.power_fails();
         self.machines[number].kernel.power_fails();
+        self.machines[number].clock.reboot(self.now);
         self.coverage.count("fault: crash");
     }
 
@@ -357,6 +401,7 @@ impl Simulation {
             return Ok(());
         }
         machine.is_up = true;
+        self.quorum_lost_since = None;
         self.coverage.count("fault: restart");
         self.start(number)?;
         self.start_agent(number)
@@ -369,6 +414,11 @@ impl Simulation {
         }
         self.note(format!("machine {number} goes on"));
         self.machines[number].wake_at = None;
+        self.machines[number].went_on_at = Some(self.now);
+        let stopped_at = self.machines[number].stopped_at.take();
+        if let Some(stopped_at) = stopped_at.filter(|_| self.has_plant(Plant::HideLag)) {
+            self.hide_lag(number, stopped_at)?;
+        }
         for happening in std::mem::take(&mut self.machines[number].held) {
             match happening {
                 Happening::Wake { incarnation, .. } if incarnation == self.machines[number].incarnation => {
@@ -377,6 +427,18 @@ impl Simulation {
                 Happening::Wake { .. } => {}
                 other => self.happen(other)?,
             }
+        }
+        Ok(())
+    }
+
+    /// The time that a process was stopped for passes for it in small steps, as if it had
+    /// been there and heard nothing (a planted bug).
+    fn hide_lag(&mut self, number: usize, stopped_at: Time) -> Result<(), String> {
+        let clock = self.machines[number].clock;
+        let mut at = stopped_at;
+        while at < self.now {
+            at = at + Duration::from_millis(100);
+            self.give_at(number, clock.at(at), Event::Tick)?;
         }
         Ok(())
     }
@@ -407,7 +469,7 @@ impl Simulation {
 }
 
 /// All records but the last one (a planted bug).
-fn without_last_record(records: &[u8]) -> Vec<u8> {
+pub(super) fn without_last_record(records: &[u8]) -> Vec<u8> {
     let (mut at, mut last) = (0, 0);
     while at < records.len() {
         last = at;

@@ -17,6 +17,7 @@ mod agents;
 mod calls;
 mod checkers;
 mod clients;
+mod clocks;
 mod containers;
 mod coverage;
 mod disk;
@@ -44,6 +45,7 @@ use agents::Agents;
 use calls::{Call, Caller};
 use checkers::Checkers;
 use clients::Client;
+use clocks::Clock;
 use machines::{Machine, Parcel};
 use network::Network;
 use operator::Operator;
@@ -154,6 +156,10 @@ enum Happening {
     Restart { machine: usize },
     /// A paused machine goes on.
     Resume { machine: usize },
+    /// A snapshot could not be saved.
+    NotSaved { machine: usize, incarnation: u32 },
+    /// A machine whose log was lost is to be a manager again.
+    Promote { machine: usize },
     /// A partition ends.
     Mend { partition: u64 },
     /// Chaos ends.
@@ -171,6 +177,7 @@ struct AllDice {
     clients: Dice,
     agents: Dice,
     nets: Dice,
+    clocks: Dice,
     other: Dice,
 }
 
@@ -197,6 +204,10 @@ struct Simulation {
     events: u64,
     healed_at: Option<Time>,
     last_leader: Option<(usize, u64)>,
+    /// Since when a majority of the managers is off, by the fault of that name.
+    quorum_lost_since: Option<Time>,
+    /// Until when something was wrong that may make a node silent.
+    troubled_until: Time,
     is_done: bool,
 }
 
@@ -222,8 +233,12 @@ impl Simulation {
         let dice = |stream| Dice::new(options.seed, stream);
         let profile = Profile::draw(&mut dice(1));
         let mut other = dice(6);
+        let mut clocks = dice(9);
         let machines = (0..profile.managers + profile.workers)
-            .map(|number| Machine::new(number, number >= profile.managers, &mut other))
+            .map(|number| {
+                let clock = Clock::draw(&profile, &mut clocks, BEGINNING, options.plant);
+                Machine::new(number, number >= profile.managers, clock, &mut other)
+            })
             .collect();
         let clients = (0..profile.clients).map(|number| Client::new(number, dice(100 + number as u64))).collect();
         Self {
@@ -235,6 +250,7 @@ impl Simulation {
                 clients: dice(5),
                 agents: dice(7),
                 nets: dice(8),
+                clocks,
                 other,
             },
             now: BEGINNING,
@@ -254,6 +270,8 @@ impl Simulation {
             events: 0,
             healed_at: None,
             last_leader: None,
+            quorum_lost_since: None,
+            troubled_until: BEGINNING,
             is_done: false,
             profile,
         }
@@ -312,6 +330,22 @@ impl Simulation {
             Happening::Fault(fault) => self.strike(fault),
             Happening::Restart { machine } => self.restart(machine),
             Happening::Resume { machine } => self.resume(machine),
+            Happening::NotSaved { machine, incarnation } => {
+                let lives = self.machines[machine].incarnation == incarnation;
+                if lives { self.give(machine, skep_manager_core::Event::SnapshotNotSaved) } else { Ok(()) }
+            }
+            Happening::Promote { machine } => {
+                // Not before it has been demoted: its old raft id is of no use.
+                if self.machines[machine].is_lost {
+                    return Ok(());
+                }
+                if self.machines[machine].disk.raft_id.is_some() {
+                    self.after(Duration::from_secs(5), Happening::Promote { machine });
+                } else {
+                    self.machines[machine].wanted = Some(skep_model::node::Role::Manager);
+                }
+                Ok(())
+            }
             Happening::Mend { partition } => {
                 self.network.mend(partition);
                 Ok(())
@@ -361,8 +395,10 @@ impl Simulation {
         self.healed_at = Some(self.now);
         self.network.mend_all();
         (self.profile.loss, self.profile.duplication, self.profile.reordering, self.profile.stall) = (0, 0, 0, 0);
+        self.profile.failed_sync = 0;
         for machine in 0..self.machines.len() {
             self.machines[machine].availability = Availability::Active;
+            self.machines[machine].disk.full_until = BEGINNING;
             self.resume(machine)?;
             self.restart(machine)?;
             self.bring_back_network(machine);
@@ -418,8 +454,9 @@ impl Simulation {
                 status.voters, status.learners
             ));
         }
-        let store = self.machines[leader].manager.as_ref()?.store();
-        if let Some(what) = self.agents_lack(store).or_else(|| services::lack(store, self.now)) {
+        let manager = self.machines[leader].manager.as_ref()?;
+        let (store, cluster_time) = (manager.store(), manager.cluster_time());
+        if let Some(what) = self.agents_lack(store).or_else(|| services::lack(store, cluster_time)) {
             return Some(what);
         }
         (self.watcher.version() < self.machines[leader].manager.as_ref()?.store().version)

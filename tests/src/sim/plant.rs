@@ -42,10 +42,24 @@ pub enum Plant {
     StopBeforeWithdrawn,
     /// A restarted daemon does not see a container that runs.
     OverlookShim,
+    /// A manager that was stopped is not told that time has passed at once.
+    HideLag,
+    /// Timers run by wall time, which somebody sets.
+    TimersByWall,
+    /// A manager whose log is lost starts as if it were new, under its old raft id.
+    VoteWithoutLog,
+    /// Nobody looks whether a log has rotted before it is used.
+    IgnoreRot,
+    /// A sync that failed counts as one that was done.
+    IgnoreFailedSync,
+    /// A snapshot that did not fit on the disk counts as saved.
+    ShortSnapshot,
+    /// Nobody is told that the quorum is lost.
+    SilentQuorum,
 }
 
 /// Every planted bug.
-pub const PLANTS: [Plant; 17] = [
+pub const PLANTS: [Plant; 24] = [
     Plant::AckBeforePersist,
     Plant::SkipTermCheck,
     Plant::ForgetVote,
@@ -63,6 +77,13 @@ pub const PLANTS: [Plant; 17] = [
     Plant::PublishBeforeProgrammed,
     Plant::StopBeforeWithdrawn,
     Plant::OverlookShim,
+    Plant::HideLag,
+    Plant::TimersByWall,
+    Plant::VoteWithoutLog,
+    Plant::IgnoreRot,
+    Plant::IgnoreFailedSync,
+    Plant::ShortSnapshot,
+    Plant::SilentQuorum,
 ];
 
 impl fmt::Display for Plant {
@@ -85,6 +106,13 @@ impl fmt::Display for Plant {
             Self::PublishBeforeProgrammed => "publish-before-programmed",
             Self::StopBeforeWithdrawn => "stop-before-withdrawn",
             Self::OverlookShim => "overlook-shim",
+            Self::HideLag => "hide-lag",
+            Self::TimersByWall => "timers-by-wall",
+            Self::VoteWithoutLog => "vote-without-log",
+            Self::IgnoreRot => "ignore-rot",
+            Self::IgnoreFailedSync => "ignore-failed-sync",
+            Self::ShortSnapshot => "short-snapshot",
+            Self::SilentQuorum => "silent-quorum",
         })
     }
 }

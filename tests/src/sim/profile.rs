@@ -53,6 +53,24 @@ pub struct Profile {
     pub subnet_size: u32,
     /// Events that are handed over together with later ones, of a million.
     pub batching: u32,
+    /// How much a machine's boot time gains or loses at most, in millionths.
+    pub drift: u32,
+    /// How far wall time may be off.
+    pub skew: Duration,
+    /// Mean time between two settings of a wall clock.
+    pub step: Option<Duration>,
+    /// Mean time between two stalls: of the leader, one manager, all managers or everything.
+    pub stop: Option<Duration>,
+    /// Mean time between two losses of a quorum, for a while.
+    pub quorum: Option<Duration>,
+    /// Syncs that fail, of a million.
+    pub failed_sync: u32,
+    /// Mean time between two spells in which a disk is full.
+    pub full: Option<Duration>,
+    /// Mean time between two logs that are lost, or found to have rotted.
+    pub lost_log: Option<Duration>,
+    /// Nothing fails but clocks: no node may be taken for gone then.
+    pub is_calm: bool,
 }
 
 const MS: Duration = Duration::from_millis(1);
@@ -66,7 +84,7 @@ impl Profile {
             0 => None,
             seconds => Some(S * seconds),
         };
-        Self {
+        let mut profile = Self {
             managers,
             latency: *dice.pick(&[(MS / 10, MS), (MS / 2, 5 * MS), (MS, 60 * MS)]),
             loss: *dice.pick(&[0, 0, 2_000, 30_000, 150_000]),
@@ -91,6 +109,30 @@ impl Profile {
             node: every(dice, &[0, 15, 45]),
             subnet_size: *dice.pick(&[20, 24, 24]),
             netd: every(dice, &[0, 10, 30]),
+            drift: *dice.pick(&[0, 200, 20_000]),
+            skew: *dice.pick(&[Duration::ZERO, 2 * S, 7200 * S]),
+            step: every(dice, &[0, 15, 45]),
+            stop: every(dice, &[0, 20, 60]),
+            quorum: if managers >= 3 { every(dice, &[0, 0, 60]) } else { None },
+            failed_sync: *dice.pick(&[0, 0, 200, 2_000]),
+            full: every(dice, &[0, 0, 30]),
+            lost_log: if managers >= 3 { every(dice, &[0, 0, 60]) } else { None },
+            is_calm: dice.chance(170_000),
+        };
+        if profile.is_calm {
+            profile.calm_down(*dice.pick(&[1, 3, 3]));
         }
+        profile
+    }
+
+    /// Leaves clocks and stalls alone.
+    fn calm_down(&mut self, managers: usize) {
+        self.managers = managers;
+        (self.loss, self.duplication, self.reordering, self.stall, self.failed_sync) = (0, 0, 0, 0, 0);
+        (self.partition, self.crash, self.pause, self.step_down, self.role) = (None, None, None, None, None);
+        (self.daemon, self.quorum, self.full, self.lost_log, self.loses_one) = (None, None, None, None, false);
+        self.sync = (MS / 10, 4 * MS);
+        self.stop = Some(S * 30);
+        self.step.get_or_insert(S * 30);
     }
 }

@@ -252,7 +252,10 @@ impl Cluster {
         let until = self.now + duration;
         while self.now < until {
             let next_beat = self.now + HEARTBEAT;
-            let due = [self.leader.next_wakeup(), self.dispatcher.next_wakeup()].into_iter().flatten().min();
+            let due = [self.leader.next_wakeup(), self.dispatcher.next_gate(), self.dispatcher.next_deadline()]
+                .into_iter()
+                .flatten()
+                .min();
             // Something due in the past has been handled by now.
             let next = due.filter(|at| *at > self.now).map_or(next_beat, |at| at.min(next_beat));
             self.now = next.min(until);
@@ -275,6 +278,10 @@ impl Cluster {
                 let result = self.apply(&transaction, Some(Owner::Agent));
                 self.dispatcher.settled(&transaction, result.is_ok());
                 refused = result.err().or(refused);
+            }
+            if self.dispatcher.take_question() {
+                // The other managers, which are not in this picture, agree at once.
+                self.dispatcher.confirmed();
             }
             let passed = self.dispatcher.pass(&self.store, self.now);
             is_at_rest &= passed.is_empty();
@@ -326,7 +333,7 @@ impl Cluster {
             .tasks()
             .filter(|task| task.service_name == service && self.place(task) == place && !task.status.state.is_final())
             .collect();
-        tasks.sort_by_key(|task| (task.meta.created_at, task.meta.version));
+        tasks.sort_by_key(|task| (task.meta.made(), task.meta.version));
         tasks.last().map(|task| Arc::clone(task))
     }
 
@@ -352,7 +359,9 @@ impl Cluster {
         owner: Option<Owner>,
     ) -> Result<(), skep_manager_core::store::apply::Conflict> {
         let index = self.store.version + 1;
-        let changes = self.store.apply(index, transaction)?;
+        let mut transaction = transaction.clone();
+        transaction.stamp(self.now);
+        let changes = self.store.apply(index, &transaction)?;
         for change in &changes {
             self.check(change, owner);
             self.note(change);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 pub fn tasks(cluster: &Cluster, is_all: bool) -> String {
     let mut tasks: Vec<&Arc<Task>> = cluster.store.tasks().filter(|task| is_all || !task.status.state.is_final()).collect();
-    tasks.sort_by_key(|task| (task.service_name.clone(), cluster.place(task), task.meta.created_at, task.meta.version));
+    tasks.sort_by_key(|task| (task.service_name.clone(), cluster.place(task), task.meta.made(), task.meta.version));
     let line = |task: &&Arc<Task>| {
         let name = format!("{}.{}", task.service_name, cluster.place(task));
         let node = task.plan.node.map_or("-".into(), |node| cluster.node_name(node));
@@ -87,7 +87,7 @@ pub fn nodes(cluster: &Cluster) -> String {
 
 pub fn publication(cluster: &Cluster) -> String {
     let mut tasks: Vec<&Arc<Task>> = cluster.store.tasks().filter(|task| !task.status.state.is_final()).collect();
-    tasks.sort_by_key(|task| (task.service_name.clone(), cluster.place(task), task.meta.created_at, task.meta.version));
+    tasks.sort_by_key(|task| (task.service_name.clone(), cluster.place(task), task.meta.made(), task.meta.version));
     let line = |task: &&Arc<Task>| {
         let publication = format!("{:?}", task.plan.endpoint.publication).to_lowercase();
         let passage = match cluster.dispatcher.barrier().passage(task) {

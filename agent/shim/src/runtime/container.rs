@@ -216,13 +216,13 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// None once the program runs: exec closed the pipe. Otherwise the reason that was written to it.
 fn await_exec(report: OwnedFd) -> Option<StartFailure> {
-    let deadline = poll::monotonic_ns() + EXEC_NS;
+    let deadline = poll::boot_ns() + EXEC_NS;
     let mut text = Vec::new();
     let mut file = fs::File::from(report);
     loop {
         match poll::wait(&[(file.as_raw_fd(), false)], Some(deadline)) {
             Err(error) => return Some(StartFailure::new(format!("cannot wait for the program: {error}"))),
-            Ok(ready) if ready.is_empty() && poll::monotonic_ns() >= deadline => {
+            Ok(ready) if ready.is_empty() && poll::boot_ns() >= deadline => {
                 return Some(StartFailure::new("the program was not executed in 30 s"));
             }
             Ok(ready) if ready.is_empty() => continue,

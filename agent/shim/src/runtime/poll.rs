@@ -1,13 +1,16 @@
 //! The one place where the shim waits: descriptors, a deadline, and the clock that deadlines are in.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-/// Nanoseconds of a clock that never goes back and stands still while the machine sleeps.
-pub fn monotonic_ns() -> u64 {
+/// How long is waited between two looks at the clock where there is no timer of the kernel's.
+const LOOK_NS: u64 = 500_000_000;
+
+/// Nanoseconds of a clock that never goes back, cannot be set, and counts the machine's sleep.
+pub fn boot_ns() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel fills the structure that is passed; this clock always exists.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
@@ -22,12 +25,13 @@ pub fn wait(watched: &[(RawFd, bool)], deadline_ns: Option<u64>) -> io::Result<V
             revents: 0,
         })
         .collect();
-    let timeout = deadline_ns.map(|deadline| {
-        let left = deadline.saturating_sub(monotonic_ns());
-        libc::timespec {
-            tv_sec: (left / 1_000_000_000).min(86_400) as libc::time_t,
-            tv_nsec: (left % 1_000_000_000) as libc::c_long,
-        }
+    // `poll` itself would not count the machine's sleep.
+    let timer = deadline_ns.and_then(timer);
+    let timer_fd = timer.as_ref().map(AsRawFd::as_raw_fd);
+    list.extend(timer_fd.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }));
+    let timeout = deadline_ns.filter(|_| timer.is_none()).map(|deadline| {
+        let left = deadline.saturating_sub(boot_ns()).min(LOOK_NS);
+        libc::timespec { tv_sec: (left / 1_000_000_000) as libc::time_t, tv_nsec: (left % 1_000_000_000) as libc::c_long }
     });
     let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: the list and the timeout outlive the call.
@@ -39,7 +43,25 @@ pub fn wait(watched: &[(RawFd, bool)], deadline_ns: Option<u64>) -> io::Result<V
         }
         return Err(error);
     }
-    Ok(list.iter().filter(|entry| entry.revents != 0).map(|entry| entry.fd).collect())
+    Ok(list.iter().filter(|entry| entry.revents != 0 && Some(entry.fd) != timer_fd).map(|entry| entry.fd).collect())
+}
+
+/// Readable from a boot time on; `None` if the system has no descriptor left.
+fn timer(deadline_ns: u64) -> Option<OwnedFd> {
+    // SAFETY: no memory is passed; a descriptor that is returned is new and nobody else's.
+    let timer = unsafe {
+        match libc::timerfd_create(libc::CLOCK_BOOTTIME, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) {
+            -1 => return None,
+            fd => OwnedFd::from_raw_fd(fd),
+        }
+    };
+    // A time of zero would disarm it; it is past in any case.
+    let at = deadline_ns.max(1);
+    let value = libc::timespec { tv_sec: (at / 1_000_000_000) as libc::time_t, tv_nsec: (at % 1_000_000_000) as libc::c_long };
+    let setting = libc::itimerspec { it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
+    // SAFETY: the setting outlives the call, and the kernel takes null for the old one.
+    let set = unsafe { libc::timerfd_settime(timer.as_raw_fd(), libc::TFD_TIMER_ABSTIME, &setting, std::ptr::null_mut()) };
+    (set == 0).then_some(timer)
 }
 
 /// What a read on a descriptor that does not block gave.

@@ -59,7 +59,7 @@ impl Probe {
         let forked = if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid) };
         enter(own_pids.as_raw_fd(), libc::CLONE_NEWPID)?;
         let pid = forked?;
-        let began_ns = poll::monotonic_ns();
+        let began_ns = poll::boot_ns();
         let pidfd = pidfd_open(pid).inspect_err(|_| {
             // Unwatched it must not run.
             // SAFETY: our own child, not reaped yet.
@@ -90,7 +90,7 @@ impl Probe {
     /// Looks at it: the outcome once it ended. Kills it when its time is up; the outcome follows as an event.
     pub fn turn(&mut self, timeout_text: &str) -> Option<Outcome> {
         self.drain();
-        if !self.timed_out && poll::monotonic_ns() >= self.deadline_ns {
+        if !self.timed_out && poll::boot_ns() >= self.deadline_ns {
             self.timed_out = true;
             self.deadline_ns = u64::MAX;
             self.kill();

@@ -81,9 +81,9 @@ impl Shim {
 
     /// Runs until the release.
     pub fn run(mut self) -> io::Result<()> {
-        let start_by = poll::monotonic_ns() + START_NS;
+        let start_by = poll::boot_ns() + START_NS;
         while !self.released {
-            if self.task.is_none() && (self.peers.is_empty() || poll::monotonic_ns() >= start_by) {
+            if self.task.is_none() && (self.peers.is_empty() || poll::boot_ns() >= start_by) {
                 return Ok(());
             }
             let deadline = match self.task {
@@ -129,7 +129,7 @@ impl Shim {
     }
 
     fn check_kill(&mut self) {
-        if self.kill_at_ns.is_some_and(|at| poll::monotonic_ns() >= at) {
+        if self.kill_at_ns.is_some_and(|at| poll::boot_ns() >= at) {
             self.kill_at_ns = None;
             if let Some(running) = &self.running {
                 running.signal(libc::SIGKILL);
@@ -141,7 +141,7 @@ impl Shim {
         let (Some(running), Some(task), Some(monitor)) = (&self.running, &self.task, &mut self.monitor) else {
             return;
         };
-        let now = poll::monotonic_ns();
+        let now = poll::boot_ns();
         let mut told = false;
         if let Some(probe) = &mut self.probe {
             let timeout = format!("{:?}", std::time::Duration::from_nanos(monitor.timeout_ns));
@@ -175,8 +175,8 @@ impl Shim {
         if let Some(mut probe) = self.probe.take() {
             // It died with the pid namespace; reap it, which is immediate or a matter of the kernel's next steps.
             probe.kill();
-            let deadline = poll::monotonic_ns() + 1_000_000_000;
-            while probe.turn("").is_none() && poll::monotonic_ns() < deadline {
+            let deadline = poll::boot_ns() + 1_000_000_000;
+            while probe.turn("").is_none() && poll::boot_ns() < deadline {
                 poll::wait(&[(probe.watched()[0], false)], Some(deadline))?;
             }
         }
@@ -198,7 +198,7 @@ impl Shim {
     fn finish(&mut self, record: ExitRecord, event: fn(ExitRecord) -> Event) {
         self.status.pid = None;
         if record.write(&self.state).is_err() {
-            self.unwritten = Some((record.clone(), poll::monotonic_ns() + RETRY_NS));
+            self.unwritten = Some((record.clone(), poll::boot_ns() + RETRY_NS));
         }
         self.status.phase = Phase::Exited;
         self.status.exit = Some(record.clone());
@@ -212,11 +212,11 @@ impl Shim {
     }
 
     fn check_unwritten(&mut self) {
-        if self.unwritten.as_ref().is_some_and(|(_, at)| poll::monotonic_ns() >= *at)
+        if self.unwritten.as_ref().is_some_and(|(_, at)| poll::boot_ns() >= *at)
             && let Some((record, _)) = self.unwritten.take()
             && record.write(&self.state).is_err()
         {
-            self.unwritten = Some((record, poll::monotonic_ns() + RETRY_NS));
+            self.unwritten = Some((record, poll::boot_ns() + RETRY_NS));
         }
     }
 
@@ -344,7 +344,7 @@ impl Shim {
         self.status.started_at_ns = Some(at_ns);
         self.status.exit = None;
         if let Some(health) = &task.spec.health {
-            self.monitor = Monitor::new(health, poll::monotonic_ns(), at_ns)?;
+            self.monitor = Monitor::new(health, poll::boot_ns(), at_ns)?;
             self.status.health = self.monitor.as_ref().map(|monitor| monitor.report.clone());
         }
         self.running = Some(running);
@@ -359,7 +359,7 @@ impl Shim {
         let signal = bundle::signal(signal.unwrap_or(&task.spec.stop_signal))?;
         let grace_ns = grace_ms.unwrap_or(task.spec.stop_grace_ms).saturating_mul(1_000_000);
         self.with_running(|running| running.signal(signal))?;
-        let kill_at = poll::monotonic_ns().saturating_add(grace_ns);
+        let kill_at = poll::boot_ns().saturating_add(grace_ns);
         // A second stop may shorten the wait, never lengthen it.
         self.kill_at_ns = Some(self.kill_at_ns.map_or(kill_at, |at| at.min(kill_at)));
         Ok(())

@@ -16,9 +16,22 @@ pub struct Nodes {
 
 impl Nodes {
     /// Gives each the role; one that has it already is told of, not refused.
+    /// The node that is asked comes last where it is to be no manager any more: it can be
+    /// asked for nothing else then.
     pub async fn set(self, client: &Client, role: Role) -> Result<(), Failure> {
         let mut failures = Vec::new();
-        for name in &self.nodes {
+        let mut names = self.nodes;
+        if role == Role::Worker && names.len() > 1 {
+            let own = super::self_id(client).await?;
+            let mut last = Vec::new();
+            for name in &names {
+                // One that is not known is told of in its turn.
+                last.push(super::get(client, name).await.is_ok_and(|node| node.id.as_str() == own));
+            }
+            let (asked, others): (Vec<_>, Vec<_>) = names.into_iter().zip(last).partition(|(_, is_own)| *is_own);
+            names = others.into_iter().chain(asked).map(|(name, _)| name).collect();
+        }
+        for name in &names {
             match set(client, name, role).await {
                 Ok(text) => output::line(text)?,
                 Err(failure) => failures.push(failure),

@@ -444,7 +444,7 @@ fn frame(
     for task in tasks.values().filter(|task| task.spec_version == wanted_version || task.is_wanted()) {
         let place = (task.slot, task.plan.node.filter(|_| task.slot == 0));
         let best = newest.entry(place).or_insert(task);
-        if (task.spec_version, task.meta.created_at, task.id) > (best.spec_version, best.meta.created_at, best.id) {
+        if (task.spec_version, task.meta.made(), task.id) > (best.spec_version, best.meta.made(), best.id) {
             *best = task;
         }
     }

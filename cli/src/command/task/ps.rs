@@ -191,7 +191,7 @@ fn place(task: &Task) -> (String, u64, Option<NodeId>) {
 
 fn order(a: &Task, b: &Task) -> Ordering {
     let key = |task: &Task| (task.service_name.clone(), place(task));
-    key(a).cmp(&key(b)).then(b.meta.created_at.cmp(&a.meta.created_at)).then(a.id.cmp(&b.id))
+    key(a).cmp(&key(b)).then(b.meta.made().cmp(&a.meta.made())).then(a.id.cmp(&b.id))
 }
 
 /// With a capital first letter.
@@ -253,7 +253,7 @@ mod tests {
     fn slot() -> Vec<Task> {
         let mut old = sample::task();
         old.id = skep_model::TaskId::from_random([9; 16]);
-        old.meta.created_at = Time(1);
+        old.meta.made_at = Time(1);
         old.plan.value.desired = TaskState::Shutdown;
         old.status.value.state = TaskState::Failed;
         old.status.value.error = "task: non-zero exit (1): it did not like its configuration".into();

@@ -10,6 +10,7 @@
 //! of the sealing key. Last comes what is only told: whether raft hears of a manager.
 
 use super::Consensus;
+use crate::clock::Moment;
 use crate::store::{Change, Store, StoredObject};
 use crate::transaction::{Precondition, SectionName, Transaction, Write};
 use raft::eraftpb::{ConfChangeType, Message, MessageType};
@@ -27,6 +28,8 @@ pub(crate) struct Directory {
     hints: BTreeMap<u64, String>,
     /// Addresses that members said of themselves, where the store may be behind.
     learned: BTreeMap<u64, String>,
+    /// This manager, and where it is reached now; empty = as the store says.
+    own: (u64, String),
 }
 
 /// The longest address that is learned from a message, in bytes.
@@ -47,8 +50,8 @@ pub(crate) enum Step {
 
 impl Directory {
     /// What a store says, and hints for a store that says nothing yet.
-    pub(crate) fn new(store: &Store, hints: BTreeMap<u64, String>) -> Self {
-        let mut directory = Self { hints, ..Self::default() };
+    pub(crate) fn new(store: &Store, hints: BTreeMap<u64, String>, own: (u64, String)) -> Self {
+        let mut directory = Self { hints, own, ..Self::default() };
         directory.rebuild(store);
         directory
     }
@@ -85,6 +88,9 @@ impl Directory {
 
     /// `host:port` of a member; empty if it is not known.
     pub(crate) fn address(&self, raft_id: u64) -> String {
+        if raft_id == self.own.0 && !self.own.1.is_empty() {
+            return self.own.1.clone();
+        }
         let recorded = || self.members.get(&raft_id).map(|(_, address)| address);
         let known = self.learned.get(&raft_id).or_else(recorded).or_else(|| self.hints.get(&raft_id));
         known.cloned().unwrap_or_default()
@@ -99,17 +105,14 @@ impl Directory {
         }
     }
 
-    /// Takes out of a message what [`Self::sign`] has added. A leader's word counts
-    /// more than our store, which it may be about to bring up to date.
+    /// Takes out of a message what [`Self::sign`] has added. What a member says of itself
+    /// counts more than our store: it may have moved, and could not be elected, or elect
+    /// anybody, if it were answered where it was before.
     pub(crate) fn learn(&mut self, message: &mut Message) {
         if !introduces(message) || message.context.first() != Some(&SIGNED) {
             return;
         }
         let context = std::mem::take(&mut message.context);
-        let is_leader = matches!(message.get_msg_type(), MessageType::MsgAppend | MessageType::MsgHeartbeat);
-        if !is_leader && self.members.contains_key(&message.from) {
-            return;
-        }
         if let Ok(address) = std::str::from_utf8(&context[1..])
             && !address.is_empty()
             && address.len() <= ADDRESS_MAX
@@ -131,14 +134,14 @@ impl Directory {
     }
 
     /// The next step of a leader whose store is up to date and which leads since `since`.
-    pub(crate) fn step(&self, store: &Store, consensus: &Consensus, now: Time, since: Time) -> Option<Step> {
+    pub(crate) fn step(&self, store: &Store, consensus: &Consensus, now: Moment, since: Time) -> Option<Step> {
         // Before its first mutation a cluster has a member without a node.
         store.cluster()?;
         let nodes = || self.concerned.iter().filter_map(|id| store.node(*id));
         nodes()
             .find_map(|node| step_of_node(store, consensus, node, now))
-            .or_else(|| consensus.learner_to_promote(now).map(|id| Step::Change(ConfChangeType::AddNode, id)))
-            .or_else(|| self.step_of_stranger(store, consensus, now))
+            .or_else(|| consensus.learner_to_promote(now.local).map(|id| Step::Change(ConfChangeType::AddNode, id)))
+            .or_else(|| self.step_of_stranger(store, consensus, now.local))
             .or_else(|| nodes().find_map(|node| note_reach(store, consensus, node, now, since)))
     }
 
@@ -161,38 +164,38 @@ fn introduces(message: &Message) -> bool {
 
 /// Records whether raft hears of a manager: whether its agent has a session says
 /// nothing of that.
-fn note_reach(store: &Store, consensus: &Consensus, node: &Node, now: Time, since: Time) -> Option<Step> {
+fn note_reach(store: &Store, consensus: &Consensus, node: &Node, now: Moment, since: Time) -> Option<Step> {
     let manager = node.plan.manager.as_ref()?;
-    let unreachable = consensus.is_silent(now, manager.raft_id, since);
+    let unreachable = consensus.is_silent(now.local, manager.raft_id, since);
     if manager.unreachable == unreachable {
         return None;
     }
     let manager = Some(ManagerStatus { unreachable, ..manager.clone() });
-    Some(write_plan(store, node, NodePlan { manager, ..node.plan.value.clone() }, None, now))
+    Some(write_plan(store, node, NodePlan { manager, ..node.plan.value.clone() }, None, now.cluster))
 }
 
-fn step_of_node(store: &Store, consensus: &Consensus, node: &Node, now: Time) -> Option<Step> {
+fn step_of_node(store: &Store, consensus: &Consensus, node: &Node, now: Moment) -> Option<Step> {
     let plan = || node.plan.value.clone();
     let Some(manager) = &node.plan.manager else {
         let role = node.spec.desired_role;
-        return (node.plan.role != role).then(|| write_plan(store, node, NodePlan { role, ..plan() }, None, now));
+        return (node.plan.role != role).then(|| write_plan(store, node, NodePlan { role, ..plan() }, None, now.cluster));
     };
     let cluster = store.cluster()?;
     let (is_member, is_spent) = (consensus.is_member(manager.raft_id), cluster.plan.removed_raft_ids.contains(&manager.raft_id));
     match node.spec.desired_role {
         // A raft id whose removal has begun is never used again, even if the node
         // is promoted meanwhile: its log may be gone already.
-        _ if is_spent && is_member => removal(store, consensus, manager.raft_id, now),
+        _ if is_spent && is_member => removal(store, consensus, manager.raft_id, now.local),
         _ if is_spent => {
             let plan = NodePlan { role: Role::Worker, manager: None, unsealing_key: Vec::new(), ..plan() };
-            Some(write_plan(store, node, plan, Some(cluster_without(store, node, &cluster.plan)), now))
+            Some(write_plan(store, node, plan, Some(cluster_without(store, node, &cluster.plan)), now.cluster))
         }
         Role::Manager => (!is_member).then_some(Step::Change(ConfChangeType::AddLearnerNode, manager.raft_id)),
-        Role::Worker if !consensus.can_remove(now, manager.raft_id, 0) => None,
+        Role::Worker if !consensus.can_remove(now.local, manager.raft_id, 0) => None,
         Role::Worker => {
             let mut cluster = cluster.plan.value.clone();
             cluster.removed_raft_ids.push(manager.raft_id);
-            Some(write_plan(store, node, plan(), Some(cluster), now))
+            Some(write_plan(store, node, plan(), Some(cluster), now.cluster))
         }
     }
 }
@@ -266,6 +269,20 @@ mod tests {
             receiver.learn(&mut message);
             assert_eq!((receiver.address(7).as_str(), &message.context[..]), (address, delivered), "{kind:?}");
         }
+    }
+
+    #[test]
+    fn a_member_that_moved_says_where_it_is_whatever_the_store_says() {
+        let moved = Directory {
+            members: [(7, (NodeId::from_random([7; 16]), "old:2377".into()))].into(),
+            own: (7, "new:2377".into()),
+            ..Directory::default()
+        };
+        let mut receiver = Directory { members: moved.members.clone(), ..Directory::default() };
+        let mut asked = message(MessageType::MsgRequestPreVote, b"");
+        moved.sign(&mut asked);
+        receiver.learn(&mut asked);
+        assert_eq!((receiver.address(7).as_str(), &asked.context[..]), ("new:2377", &b""[..]));
     }
 
     #[test]

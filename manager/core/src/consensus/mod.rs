@@ -34,6 +34,9 @@ const MESSAGES_IN_FLIGHT_MAX: usize = 256;
 const UNCOMMITTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of entries applied in one round.
 const ROUND_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Batches on their way to the disk. Beyond them raft is asked for nothing, so that what
+/// comes meanwhile is one batch later; whoever waits for this member's word waits longer.
+const BATCHES_IN_FLIGHT_MAX: usize = 1024;
 /// A learner that lacks no more entries than these becomes a voter.
 const CAUGHT_UP_ENTRIES: u64 = 100;
 /// A member that was silent for longer is not counted on.
@@ -61,6 +64,7 @@ struct Batch {
     has_entries: bool,
     snapshot: Option<u64>,
     messages: Vec<Message>,
+    at: Time,
 }
 
 /// The raft node of one manager.
@@ -186,7 +190,17 @@ impl Consensus {
 
     /// Whether [`Self::round`] has something to do.
     pub(crate) fn has_work(&self) -> bool {
-        self.raw.has_ready() || self.is_membership_new
+        !self.is_full() && (self.raw.has_ready() || self.is_membership_new)
+    }
+
+    /// Whether the disk has to catch up first.
+    fn is_full(&self) -> bool {
+        self.in_flight.len() >= BATCHES_IN_FLIGHT_MAX
+    }
+
+    /// Whether what was to be made durable has waited for too long.
+    pub(crate) fn is_disk_stalled(&self, now: Time) -> bool {
+        self.in_flight.front().is_some_and(|batch| now.since(batch.at) >= timing::DISK_STALL_MAX)
     }
 
     /// Whether what is applied has caught up with the recorded membership.
@@ -220,6 +234,9 @@ impl Consensus {
     /// applied, and [`Self::applied`] called, before the next one is asked for.
     pub(crate) fn round(&mut self, now: Time, mint: &mut Mint) -> Option<Round> {
         self.draw_timeout(mint);
+        if self.is_full() {
+            return None;
+        }
         if !self.raw.has_ready() {
             return self.persist_membership(now).map(|persist| Round { persist: Some(persist), ..Round::default() });
         }
@@ -435,6 +452,14 @@ impl Consensus {
         raft_id != self.raft_id() && now.since(heard) >= timing::MANAGER_UNREACHABLE
     }
 
+    /// The voters that were not heard of lately, if the others are too few to decide
+    /// anything; empty if they are enough.
+    pub(crate) fn missing(&self, now: Time) -> Vec<u64> {
+        let voters = &self.membership.1.voters;
+        let silent: Vec<u64> = voters.iter().copied().filter(|id| !self.is_active(now, *id)).collect();
+        if (voters.len() - silent.len()) * 2 > voters.len() { Vec::new() } else { silent }
+    }
+
     fn is_installing(&self) -> bool {
         self.in_flight.iter().any(|batch| batch.snapshot.is_some())
     }
@@ -484,7 +509,8 @@ impl Consensus {
         }
         let has_entries = !persist.entries.is_empty();
         let snapshot = persist.snapshot.as_ref().map(|metadata| metadata.index);
-        self.in_flight.push_back(Batch { n: persist.n, ready, has_entries, snapshot, messages });
+        let (n, at) = (persist.n, persist.at);
+        self.in_flight.push_back(Batch { n, ready, has_entries, snapshot, messages, at });
         persist
     }
 

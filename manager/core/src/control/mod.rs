@@ -123,7 +123,7 @@ pub(crate) fn references_exist(store: &Store, spec: &ServiceSpec) -> bool {
 /// A transaction that answers with the object it is about.
 fn transaction(now: Time, id: Id, number: u64, preconditions: Vec<Precondition>, writes: Vec<Write>) -> Admitted {
     let outcome = Some(Outcome { id, version: 0, number });
-    Admitted::Propose(Transaction { time: now, request: None, outcome, preconditions, writes })
+    Admitted::Propose(Transaction { outcome, preconditions, writes, ..Transaction::new(now) })
 }
 
 /// Nothing is to be done about an object.

@@ -29,6 +29,7 @@ mod overlay_tests;
 mod tests;
 
 use crate::action::Action;
+use crate::clock::Moment;
 use crate::store::{Change, Store, StoredObject};
 use crate::timing;
 use crate::transaction::{Transaction, Write};
@@ -102,12 +103,13 @@ pub struct Dispatcher {
 impl Dispatcher {
     /// The dispatcher of a leader that has just been elected: it has no session
     /// yet, and gives nodes twice the time to come.
-    pub fn new(store: &Store, now: Time, term: u64) -> Self {
+    pub fn new(store: &Store, now: impl Into<Moment>, term: u64) -> Self {
+        let now: Moment = now.into();
         let mut dispatcher = Self {
             term,
             sessions: BTreeMap::new(),
             by_node: BTreeMap::new(),
-            nodes: Nodes::new(store, now),
+            nodes: Nodes::new(store, now.local),
             reports: Reports::default(),
             overlay: Overlay::new(store),
             barrier: Barrier::default(),
@@ -120,7 +122,7 @@ impl Dispatcher {
             n_in_flight: 0,
         };
         // What the leader before was told is not known: everything is waited for again.
-        store.tasks().for_each(|task| dispatcher.follow_publication(store, task.id, Some(task), now));
+        store.tasks().for_each(|task| dispatcher.follow_publication(store, task.id, Some(task), now.cluster));
         dispatcher
     }
 
@@ -184,7 +186,7 @@ impl Dispatcher {
     }
 
     /// A session's stream ended. Without a goodbye the node may come back until
-    /// its deadline; with one it counts as disconnected at once.
+    /// its deadline; with one it has left the cluster, and is down at once.
     pub fn closed(&mut self, now: Time, session: SessionId, is_goodbye: bool) {
         let Some(ended) = self.sessions.remove(&session) else { return };
         self.by_node.remove(&ended.node);
@@ -193,6 +195,23 @@ impl Dispatcher {
         if is_goodbye {
             self.nodes.goodbye(now, ended.node);
         }
+    }
+
+    /// This manager was stopped or asleep until now: nodes are given the time that they
+    /// have under a new leader.
+    pub fn lagged(&mut self, now: Time) {
+        self.nodes.lagged(now);
+    }
+
+    /// Whether a majority of the managers is to be asked if this is still the leader,
+    /// before many nodes count as down. Said once; [`Dispatcher::confirmed`] answers.
+    pub fn take_question(&mut self) -> bool {
+        self.nodes.take_question()
+    }
+
+    /// A majority that was asked after [`Dispatcher::take_question`] says that it is.
+    pub fn confirmed(&mut self) {
+        self.nodes.confirmed();
     }
 
     /// A transaction was applied.
@@ -254,8 +273,9 @@ impl Dispatcher {
 
     /// What agents reported and how nodes fare, as transactions. Empty while the
     /// last batch is under way.
-    pub fn transactions(&mut self, store: &Store, now: Time) -> Vec<Transaction> {
-        for node in self.nodes.expire(store, now) {
+    pub fn transactions(&mut self, store: &Store, now: impl Into<Moment>) -> Vec<Transaction> {
+        let Moment { local, cluster } = now.into();
+        for node in self.nodes.expire(store, local) {
             // A node that counts as down has to open a session to count as ready again;
             // one that never did will do so when it can.
             if !self.nodes.is_ready(node) {
@@ -270,8 +290,8 @@ impl Dispatcher {
         if self.n_in_flight > 0 {
             return Vec::new();
         }
-        let mut transactions = self.nodes.transactions(store, now);
-        transactions.extend(self.reports.transactions(store, now));
+        let mut transactions = self.nodes.transactions(store, cluster);
+        transactions.extend(self.reports.transactions(store, cluster));
         self.n_in_flight = transactions.len();
         transactions
     }
@@ -321,10 +341,15 @@ impl Dispatcher {
         actions
     }
 
-    /// When a node's time or a gate's is over, if nothing happens.
-    pub fn next_wakeup(&self) -> Option<Time> {
+    /// When a node's time is over if nothing happens, or a value is tried again, in boot time.
+    pub fn next_deadline(&self) -> Option<Time> {
         let retry = self.retries.values().min().copied();
-        [self.nodes.next_deadline(), self.barrier.next_deadline(), retry, self.reports.next_wakeup()].into_iter().flatten().min()
+        [self.nodes.next_deadline(), retry].into_iter().flatten().min()
+    }
+
+    /// When a gate's time is over if nothing happens, or a report may be written, in cluster time.
+    pub fn next_gate(&self) -> Option<Time> {
+        [self.barrier.next_deadline(), self.reports.next_wakeup()].into_iter().flatten().min()
     }
 
     fn task_changed(&mut self, store: &Store, change: &Change) {

@@ -1,11 +1,17 @@
 //! Which nodes are there.
 //!
-//! Deadlines live in memory. A node that was ready under another leader is
+//! Deadlines live in memory and count in boot time. A node that was ready under another leader is
 //! unknown until it opens a session here; silence makes a node down, a session
 //! makes it ready. One that has a session but can take no tasks yet is not heard
 //! of in this sense: it is down, with its own reason, when its time is over. One that
 //! is ready but has no part in the routing mesh says so. Changes of status wait here
 //! until they are written.
+//!
+//! When most nodes fall silent at about the same time, it is likelier that this manager
+//! hears nobody than that they are gone. So more than half of them are down within one
+//! detection window only once a majority of the managers, asked after the last of those
+//! nodes' time was over, has said that this is still the leader, and a heartbeat's
+//! period more has passed. A manager that was stopped or asleep begins with everybody anew.
 
 use super::heartbeat_period;
 use crate::store::Store;
@@ -31,6 +37,8 @@ pub(super) const REGISTRATIONS_WINDOW: Duration = Duration::from_secs(8);
 const ADDRESS_MAX: usize = 64;
 /// The message of a node that was silent for too long.
 const HEARTBEAT_FAILURE: &str = "heartbeat failure";
+/// The message of a node that said goodbye.
+const LEFT: &str = "the node left the cluster";
 
 /// What is known of the nodes beyond the store.
 #[derive(Debug)]
@@ -48,7 +56,19 @@ pub(super) struct Nodes {
     wished: BTreeMap<NodeId, Wish>,
     /// Nodes whose wish is being written, with what was written.
     in_flight: BTreeMap<NodeId, Wish>,
+    /// When nodes were found to be down, within the last window.
+    fallen: VecDeque<Time>,
+    doubt: Option<Doubt>,
     now: Time,
+}
+
+/// Most nodes seem to be silent: whether that is so is being found out.
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    /// Since when; about a node whose time was over later, the answer says nothing.
+    since: Time,
+    is_asked: bool,
+    is_confirmed: bool,
 }
 
 /// What is to be written about a node.
@@ -73,6 +93,8 @@ impl Nodes {
             excluded: BTreeMap::new(),
             wished: BTreeMap::new(),
             in_flight: BTreeMap::new(),
+            fallen: VecDeque::new(),
+            doubt: None,
             now,
         };
         for node in store.nodes().filter(|node| node.status.state != NodeState::Down) {
@@ -167,16 +189,16 @@ impl Nodes {
         }
     }
 
-    /// A node said goodbye; it is down when its grace is over.
+    /// A node said goodbye, since it leaves the cluster: it is down at once.
     pub(super) fn goodbye(&mut self, now: Time, node: NodeId) {
-        self.beat(now, node);
-        self.wish(node, NodeState::Disconnected, "the node's daemon was stopped");
+        self.now = now;
+        self.set_deadline(node, None);
+        self.wish(node, NodeState::Down, LEFT);
     }
 
     /// A node joined; it has to open a session like one that a new leader waits for.
     pub(super) fn added(&mut self, store: &Store, node: &Node) {
         self.period = heartbeat_period(store);
-        self.now = self.now.max(store.time);
         if !self.deadlines.contains_key(&node.id) {
             self.set_deadline(node.id, Some(self.now + self.period * timing::NODE_DOWN_HEARTBEATS_NEW_LEADER));
         }
@@ -189,22 +211,80 @@ impl Nodes {
         self.wished.remove(&node);
     }
 
+    /// Nothing was heard because nobody listened: every node is given the time that it
+    /// has under a new leader.
+    pub(super) fn lagged(&mut self, now: Time) {
+        self.now = now;
+        self.doubt = None;
+        let until = now + self.period * timing::NODE_DOWN_HEARTBEATS_NEW_LEADER;
+        for node in self.deadlines.keys().copied().collect::<Vec<_>>() {
+            self.set_deadline(node, Some(until));
+        }
+    }
+
+    /// Whether a majority is to be asked now.
+    pub(super) fn take_question(&mut self) -> bool {
+        self.doubt.as_mut().is_some_and(|doubt| !std::mem::replace(&mut doubt.is_asked, true))
+    }
+
+    /// The majority that was asked has answered.
+    pub(super) fn confirmed(&mut self) {
+        if let Some(doubt) = self.doubt.as_mut().filter(|doubt| doubt.is_asked) {
+            doubt.is_confirmed = true;
+        }
+    }
+
     /// Nodes whose time is over are down; they are returned.
     pub(super) fn expire(&mut self, store: &Store, now: Time) -> Vec<NodeId> {
         self.now = now;
         self.period = heartbeat_period(store);
-        let mut expired = Vec::new();
-        while let Some((_, node)) = self.by_deadline.first().copied().filter(|(at, _)| *at <= now) {
-            self.set_deadline(node, None);
-            let reason = self.not_ready.get(&node).cloned();
-            self.wish(node, NodeState::Down, reason.as_deref().unwrap_or(HEARTBEAT_FAILURE));
-            expired.push(node);
+        let window = self.period * timing::NODE_DOWN_HEARTBEATS;
+        while self.fallen.front().is_some_and(|at| now.since(*at) > window) {
+            self.fallen.pop_front();
+        }
+        let due = self.by_deadline.iter().take_while(|(at, _)| *at <= now);
+        let (silent, unfit): (Vec<_>, Vec<_>) = due.copied().partition(|(_, node)| self.is_ready(*node));
+        // Those say so themselves.
+        let mut expired: Vec<NodeId> = unfit.into_iter().map(|(_, node)| node).collect();
+        let silent = self.believed(silent);
+        self.fallen.extend(silent.iter().map(|_| now));
+        expired.extend(silent);
+        for node in &expired {
+            self.set_deadline(*node, None);
+            let reason = self.not_ready.get(node).cloned();
+            self.wish(*node, NodeState::Down, reason.as_deref().unwrap_or(HEARTBEAT_FAILURE));
         }
         expired
     }
 
+    /// Of nodes that were not heard of in time, those that are gone as far as this
+    /// manager may believe it.
+    fn believed(&mut self, silent: Vec<(Time, NodeId)>) -> Vec<NodeId> {
+        // Of those that were there when the window began.
+        let n_there = self.deadlines.len() + self.fallen.len();
+        let is_most = (silent.len() + self.fallen.len()) * 2 > n_there;
+        match self.doubt {
+            _ if !is_most => self.doubt = None,
+            Some(doubt) if doubt.is_confirmed && self.now >= doubt.since + self.period => {
+                self.doubt = None;
+                return silent.into_iter().filter(|(at, _)| *at <= doubt.since).map(|(_, node)| node).collect();
+            }
+            Some(_) => return Vec::new(),
+            None => {
+                self.doubt = Some(Doubt { since: self.now, is_asked: false, is_confirmed: false });
+                return Vec::new();
+            }
+        }
+        silent.into_iter().map(|(_, node)| node).collect()
+    }
+
+    /// When [`Nodes::expire`] has something to do if nothing happens; a majority's
+    /// answer happens.
     pub(super) fn next_deadline(&self) -> Option<Time> {
-        self.by_deadline.first().map(|(at, _)| *at)
+        match self.doubt {
+            Some(doubt) => Some(doubt.since + self.period).filter(|at| *at > self.now),
+            None => self.by_deadline.first().map(|(at, _)| *at),
+        }
     }
 
     /// What is wished for and differs from what is stored, as one transaction
@@ -302,7 +382,11 @@ pub(super) fn not_in_mesh(why: &str) -> String {
 }
 
 fn next_status(node: &Arc<Node>, wish: &Wish, excluded: Option<&String>, now: Time) -> NodeStatus {
-    let since = if node.status.state == wish.state { node.status.since } else { now };
+    let (since, since_wall) = match node.status.state == wish.state {
+        true => (node.status.since, node.status.since_wall),
+        // Wall time is stamped when it is proposed.
+        false => (now, Time::ZERO),
+    };
     let address = wish.address.clone().unwrap_or_else(|| node.status.address.clone());
     let message = match excluded {
         Some(why) if wish.state == NodeState::Ready => not_in_mesh(why),
@@ -313,5 +397,5 @@ fn next_status(node: &Arc<Node>, wish: &Wish, excluded: Option<&String>, now: Ti
         NodeState::Down => PlaceFaults::default(),
         _ => wish.faults.clone().unwrap_or_else(|| node.status.faults.clone()),
     };
-    NodeStatus { state: wish.state, message, address, since, faults }
+    NodeStatus { state: wish.state, message, address, since, since_wall, faults }
 }

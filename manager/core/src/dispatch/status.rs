@@ -128,8 +128,8 @@ fn merged(task: &Task, status: TaskStatus, now: Time) -> Option<TaskStatus> {
     let running_since = match old.running_since {
         Some(since) if !is_restarted => Some(since),
         _ if is_running => Some(now),
-        // It ran so shortly that only its end was reported.
-        _ => status.running_since.map(|since| since.min(now)),
+        // It ran so shortly that only its end was reported: for how long, its node says.
+        _ => status.running_since.map(|since| now - status.timestamp.since(since)),
     };
     // A node settles the ports that it was told of, and no others.
     let is_asked = |port: &&PublishedPort| task.ports.iter().any(|asked| is_settled(asked, port));

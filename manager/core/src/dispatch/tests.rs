@@ -37,20 +37,23 @@ pub(super) fn store() -> Store {
         spec: Section::new(ClusterSpec::default()),
         plan: Section::new(ClusterPlan::default()),
     };
-    let node = |n| Node {
-        id: node_id(n),
-        meta: Meta::default(),
-        spec: Section::new(NodeSpec::default()),
-        description: Section::new(NodeDescription { hostname: format!("n{n}"), ..NodeDescription::default() }),
-        status: Section::new(NodeStatus::default()),
-        plan: Section::new(NodePlan::default()),
-    };
     let mut transaction = Transaction::new(START);
     transaction.writes.push(Write::Create(Object::Cluster(Box::new(cluster))));
     transaction.writes.extend([1, 2].map(|n| Write::Create(Object::Node(Box::new(node(n))))));
     let mut store = Store::default();
     store.apply(1, &transaction).expect("an empty store takes it");
     store
+}
+
+fn node(n: u8) -> Node {
+    Node {
+        id: node_id(n),
+        meta: Meta::default(),
+        spec: Section::new(NodeSpec::default()),
+        description: Section::new(NodeDescription { hostname: format!("n{n}"), ..NodeDescription::default() }),
+        status: Section::new(NodeStatus::default()),
+        plan: Section::new(NodePlan::default()),
+    }
 }
 
 pub(super) fn task(n: u8, node: u8) -> Task {
@@ -98,6 +101,17 @@ pub(super) fn write(store: &mut Store, dispatcher: &mut Dispatcher, now: Time) -
         dispatcher.settled(transaction, true);
     }
     transactions.len()
+}
+
+/// The same, where most nodes are silent: a majority of the managers says that this is
+/// still the leader, and a heartbeat's period passes. When that is over.
+fn write_for_sure(store: &mut Store, dispatcher: &mut Dispatcher, now: Time) -> Time {
+    write(store, dispatcher, now);
+    assert!(dispatcher.take_question(), "most nodes are silent");
+    dispatcher.confirmed();
+    let later = now + crate::timing::SESSION_HEARTBEAT;
+    write(store, dispatcher, later);
+    later
 }
 
 pub(super) fn add(store: &mut Store, dispatcher: &mut Dispatcher, task: Task) {
@@ -212,7 +226,7 @@ fn silence_makes_a_node_down_and_a_session_ready() {
     write(&mut store, &mut dispatcher, now);
     assert_eq!(state(&store), NodeState::Ready);
     now = now + Duration::from_millis(200);
-    write(&mut store, &mut dispatcher, now);
+    now = write_for_sure(&mut store, &mut dispatcher, now);
     assert_eq!(state(&store), NodeState::Down);
     let closed = dispatcher.actions(&store, now);
     assert!(closed.iter().any(|action| matches!(action, Action::CloseSession { session, .. } if *session == session_id(1))));
@@ -228,8 +242,79 @@ fn silence_makes_a_node_down_and_a_session_ready() {
     assert_eq!(state(&store), NodeState::Unknown);
     write(&mut store, &mut dispatcher, now + Duration::from_millis(5900));
     assert_eq!(state(&store), NodeState::Unknown);
-    write(&mut store, &mut dispatcher, now + Duration::from_secs(6));
+    write_for_sure(&mut store, &mut dispatcher, now + Duration::from_secs(6));
     assert_eq!(state(&store), NodeState::Down);
+}
+
+/// Nodes 1 to `n` with a session each, and node 2 down if it is none of them.
+fn with_nodes(n: u8) -> (Store, Dispatcher) {
+    let mut store = store();
+    let mut transaction = Transaction::new(START);
+    transaction.writes.extend((3..=n).map(|n| Write::Create(Object::Node(Box::new(node(n))))));
+    store.apply(2, &transaction).expect("they are new");
+    let mut dispatcher = Dispatcher::new(&store, START, 1);
+    (1..=n).for_each(|n| dispatcher.opened(START, &store, session_id(n), hello(n, vec![])));
+    write(&mut store, &mut dispatcher, START);
+    (store, dispatcher)
+}
+
+fn n_down(store: &Store) -> usize {
+    store.nodes().filter(|node| node.status.state == NodeState::Down).count()
+}
+
+#[test]
+fn half_of_the_nodes_are_down_at_once_and_more_only_if_a_majority_says_who_leads() {
+    let at = |ms| START + Duration::from_millis(ms);
+    let beat = |dispatcher: &mut Dispatcher, nodes: std::ops::RangeInclusive<u8>, now| {
+        nodes.for_each(|n| dispatcher.heartbeat(now, session_id(n)));
+    };
+    let (mut store, mut dispatcher) = with_nodes(6);
+    beat(&mut dispatcher, 4..=6, at(2_000));
+    write(&mut store, &mut dispatcher, at(3_000));
+    assert_eq!((n_down(&store), dispatcher.take_question()), (3, false), "half of them");
+    // The others fall silent within the same window: that makes more than half.
+    write(&mut store, &mut dispatcher, at(5_000));
+    write(&mut store, &mut dispatcher, at(60_000));
+    assert_eq!(n_down(&store), 3, "without an answer they stay, however long");
+    let question = (dispatcher.take_question(), dispatcher.take_question());
+    assert_eq!(question, (true, false), "it is asked once");
+    beat(&mut dispatcher, 4..=4, at(60_100));
+    dispatcher.confirmed();
+    write(&mut store, &mut dispatcher, at(60_200));
+    assert_eq!(n_down(&store), 5, "one was heard of meanwhile");
+    assert_eq!(dispatcher.next_deadline(), Some(at(63_100)));
+}
+
+#[test]
+fn an_answer_says_nothing_of_a_node_whose_time_was_over_later() {
+    let at = |ms| START + Duration::from_millis(ms);
+    let (mut store, mut dispatcher) = with_nodes(3);
+    dispatcher.heartbeat(at(100), session_id(3));
+    write(&mut store, &mut dispatcher, at(3_000));
+    assert!(dispatcher.take_question());
+    write(&mut store, &mut dispatcher, at(3_100));
+    dispatcher.confirmed();
+    assert_eq!(dispatcher.next_deadline(), Some(at(3_500)));
+    write(&mut store, &mut dispatcher, at(3_499));
+    assert_eq!(n_down(&store), 0, "a heartbeat's period has yet to pass");
+    write(&mut store, &mut dispatcher, at(3_500));
+    assert_eq!(n_down(&store), 2);
+    write_for_sure(&mut store, &mut dispatcher, at(3_600));
+    assert_eq!(n_down(&store), 3);
+}
+
+#[test]
+fn a_manager_that_was_stopped_gives_every_node_the_time_of_a_new_leader() {
+    let (mut store, mut dispatcher) = with_nodes(3);
+    let later = START + Duration::from_secs(60);
+    dispatcher.lagged(later);
+    write(&mut store, &mut dispatcher, later);
+    write(&mut store, &mut dispatcher, later + Duration::from_millis(5_999));
+    assert_eq!((n_down(&store), dispatcher.take_question()), (0, false));
+    dispatcher.heartbeat(later + Duration::from_secs(5), session_id(1));
+    dispatcher.heartbeat(later + Duration::from_secs(5), session_id(2));
+    write(&mut store, &mut dispatcher, later + Duration::from_secs(6));
+    assert_eq!(n_down(&store), 1);
 }
 
 #[test]
@@ -273,8 +358,7 @@ fn a_node_that_can_take_no_tasks_is_told_of_the_cluster_alone_and_is_down_with_i
     assert_eq!(seen(&store), (NodeState::Ready, String::new()));
     assert_eq!(told(&mut dispatcher, &store, late), ["close", "info", "assignments"]);
     // From now on it must be heard of, and silence has no other reason.
-    let silent = late + Duration::from_millis(3001);
-    write(&mut store, &mut dispatcher, silent);
+    let silent = write_for_sure(&mut store, &mut dispatcher, late + Duration::from_millis(3001));
     assert_eq!(seen(&store), (NodeState::Down, "heartbeat failure".into()));
     // The same of one that is down with a reason and then gone.
     dispatcher.opened(silent, &store, session_id(4), not_ready());
@@ -411,7 +495,7 @@ fn a_value_that_is_not_stored_is_not_named_and_one_that_was_left_out_is_named_ag
     dispatcher.values_left_out(START, session_id(1), &[ValueRef::Secret(there, 1)]);
     assert!(sent(&store, &mut dispatcher, START).is_empty());
     let due = START + timing::VALUE_RETRY;
-    assert_eq!(dispatcher.next_wakeup().map(|at| at <= due), Some(true));
+    assert_eq!(dispatcher.next_deadline().map(|at| at <= due), Some(true));
     assert_eq!(secrets_put(&sent(&store, &mut dispatcher, due)), [(there, 1)]);
     assert!(sent(&store, &mut dispatcher, due).is_empty(), "it was not left out again");
 }
@@ -485,7 +569,7 @@ fn more_about_the_same_state_is_written_once_a_second() {
         written += write(&mut store, &mut dispatcher, now);
     }
     assert_eq!(written, 2, "two seconds of chatter");
-    let due = dispatcher.next_wakeup().expect("the last word waits");
+    let due = dispatcher.next_gate().expect("the last word waits");
     write(&mut store, &mut dispatcher, due);
     assert_eq!(store.task(task_id(1)).expect("the task").status.message, "pulling, 99 %");
     dispatcher.status(due, &store, session_id(1), vec![update(1, TaskState::Ready)]);

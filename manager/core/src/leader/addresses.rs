@@ -60,11 +60,11 @@ impl Addresses {
             if holds(task) {
                 addresses.add(of_task(task));
             }
-            addresses.seed(of_task(task), task.meta.created_at);
+            addresses.seed(of_task(task), task.meta.made());
         }
         for service in store.services() {
             addresses.add(of_service(service));
-            addresses.seed(of_service(service), service.meta.created_at);
+            addresses.seed(of_service(service), service.meta.made());
         }
         for node in store.nodes() {
             addresses.add_node(node);
@@ -205,10 +205,10 @@ impl Addresses {
     }
 
     /// The owner of an address is as old as this: the newest one's was given last.
-    fn seed<'a>(&mut self, owned: impl Iterator<Item = (NetworkId, IpAddr)> + 'a, created_at: Time) {
+    fn seed<'a>(&mut self, owned: impl Iterator<Item = (NetworkId, IpAddr)> + 'a, made_at: Time) {
         for (network, address) in owned {
             let last = self.networks.entry(network).or_default().last(address);
-            *last = (*last).max((created_at, number(address)));
+            *last = (*last).max((made_at, number(address)));
         }
     }
 

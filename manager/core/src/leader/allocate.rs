@@ -103,7 +103,7 @@ fn attachments(draft: &mut Draft<'_>, networks: &[(NetworkId, Vec<String>)]) -> 
 pub(crate) fn attach(draft: &mut Draft<'_>) {
     let is_waiting = |task: &&Arc<Task>| task.is_active() && task.status.state < TaskState::Assigned && lacks_addresses(task);
     let mut waiting: Vec<Arc<Task>> = draft.tasks().filter(is_waiting).cloned().collect();
-    waiting.sort_by_key(|task| (task.meta.created_at, task.slot, task.id));
+    waiting.sort_by_key(|task| (task.meta.made(), task.slot, task.id));
     for task in waiting {
         let networks = networks(draft.store, &task.spec, &task.ports);
         match attachments(draft, &networks) {
@@ -167,10 +167,16 @@ pub(crate) fn make(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted, slot
         Ok(networks) => (networks, String::new()),
         Err(why) => (Vec::new(), why),
     };
-    let status = TaskStatus { message: "pending task scheduling".into(), error, ..TaskStatus::new(TaskState::Pending, now) };
+    let status = TaskStatus {
+        // Wall time is stamped when it is proposed.
+        timestamp: Time::ZERO,
+        message: "pending task scheduling".into(),
+        error,
+        ..TaskStatus::new(TaskState::Pending, now)
+    };
     draft.create(Task {
         id,
-        meta: Meta { created_at: draft.made_at, updated_at: now, version: u64::MAX },
+        meta: Meta { made_at: draft.made_at, version: u64::MAX, ..Meta::default() },
         service_id: wanted.service.id,
         service_name: wanted.service.spec.spec.annotations.name.clone(),
         service_labels: wanted.service.spec.spec.annotations.labels.clone(),

@@ -87,7 +87,7 @@ impl<'a> Draft<'a> {
     ) -> Self {
         let service = store.service(id).filter(|service| service.plan.removed_at.is_none()).cloned();
         let entry = |task: &Arc<Task>| (task.id, Entry { stored: Some(task.clone()), task: Some(task.clone()) });
-        let made_last = store.tasks_of_service(id).map(|task| task.meta.created_at).max();
+        let made_last = store.tasks_of_service(id).map(|task| task.meta.made()).max();
         Self {
             store,
             barrier,

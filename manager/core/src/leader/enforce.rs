@@ -12,7 +12,7 @@ use crate::timing;
 use skep_model::node::{Availability, Node, NodeState};
 use skep_model::resources::Resources;
 use skep_model::task::Task;
-use skep_model::{NodeId, TaskId, TaskState};
+use skep_model::{NodeId, TaskId, TaskState, Time};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -70,8 +70,7 @@ fn end(draft: &mut Draft<'_>, id: TaskId, state: TaskState, error: &str) {
     draft.change(id, |task| {
         let status = &mut task.status.value;
         status.state = state;
-        status.timestamp = now;
-        status.applied_at = now;
+        (status.timestamp, status.applied_at) = (Time::ZERO, now);
         status.error = error.into();
         status.is_evicted = true;
         status.message = if state == TaskState::Orphaned { "orphaned".into() } else { "rejected".into() };
@@ -85,7 +84,7 @@ pub(crate) fn overcommitted(store: &Store, node: NodeId) -> BTreeSet<TaskId> {
     };
     let offered = node.description.resources;
     let mut tasks: Vec<&Arc<Task>> = store.tasks_of_node(node.id).filter(|task| holds_reservation(task)).collect();
-    tasks.sort_by_key(|task| (task.meta.created_at, task.id));
+    tasks.sort_by_key(|task| (task.meta.made(), task.id));
     let mut used = Resources::default();
     let mut out = BTreeSet::new();
     for task in tasks {

@@ -8,7 +8,7 @@
 use super::draft::Draft;
 use super::slot::{Slot, slots};
 use skep_model::task::Task;
-use skep_model::{TaskId, TaskState};
+use skep_model::{TaskId, TaskState, Time};
 use std::sync::Arc;
 
 /// Removes what is to be removed, and history beyond its limit.
@@ -36,7 +36,7 @@ fn close(draft: &mut Draft<'_>, id: TaskId) {
         let status = &mut task.status.value;
         status.state = TaskState::Shutdown;
         status.message = "shutdown".into();
-        (status.timestamp, status.applied_at) = (now, now);
+        (status.timestamp, status.applied_at) = (Time::ZERO, now);
     });
 }
 

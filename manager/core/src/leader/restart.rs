@@ -100,7 +100,7 @@ fn n_restarts(newest: &Task, slot: &Slot) -> u64 {
     let from = if window.is_zero() { Time::ZERO } else { ended_at(newest) - window };
     let same = slot.tasks.iter().filter(|task| task.spec_version == newest.spec_version);
     same.map(|task| {
-        let by_manager = u64::from(task.plan.is_restart && task.meta.created_at >= from);
+        let by_manager = u64::from(task.plan.is_restart && task.meta.made() >= from);
         // The last run of one that ended with its node was no restart of the policy's.
         let in_place = task.status.attempt.saturating_sub(u64::from(task.status.is_evicted));
         by_manager + if ended_at(task) >= from { in_place } else { 0 }
@@ -136,7 +136,7 @@ fn start_at(draft: &Draft<'_>, old: &Task) -> Option<Time> {
     }
     let earliest = match old.status.state {
         // Its node lost it and is there: not again and again without a pause.
-        TaskState::Failed => Some(old.meta.created_at + delay),
+        TaskState::Failed => Some(old.meta.made() + delay),
         // A task that waited for the delay of its predecessor hands it on.
         _ => old.plan.start_at,
     };
@@ -159,7 +159,7 @@ pub(crate) fn start(draft: &mut Draft<'_>) {
 /// When the task that a replacement waits for has stopped, or is not waited for any longer.
 pub(crate) fn old_stopped_at(draft: &Draft<'_>, task: &Task) -> Time {
     let old = task.plan.replaces.and_then(|old| draft.task(old)).filter(|old| is_stopping(draft, old));
-    old.map_or(Time::ZERO, |old| old.plan.desired_since.max(task.meta.created_at) + stop_max(draft, old))
+    old.map_or(Time::ZERO, |old| old.plan.desired_since.max(task.meta.made()) + stop_max(draft, old))
 }
 
 /// Whether a task may still run on a node that can be reached.

@@ -14,7 +14,7 @@ use skep_model::constraint::Constraint;
 use skep_model::node::{Availability, Node, NodeState};
 use skep_model::service::Platform;
 use skep_model::task::Task;
-use skep_model::{NodeId, ServiceId, TaskState};
+use skep_model::{NodeId, ServiceId, TaskState, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -146,7 +146,7 @@ pub(crate) fn schedule(draft: &mut Draft<'_>, mint: &mut Mint) -> bool {
         }
     }
     for (_, mut group) in groups {
-        group.sort_by_key(|task| (!task.plan.takes_over, task.meta.created_at, task.slot, task.id));
+        group.sort_by_key(|task| (!task.plan.takes_over, task.meta.made(), task.slot, task.id));
         is_any_left |= !place(draft, mint, &group);
     }
     is_any_left
@@ -291,7 +291,7 @@ fn assign(draft: &mut Draft<'_>, task: &Task, node: NodeId, message: &str) {
         status.state = TaskState::Assigned;
         status.message = message.into();
         status.error.clear();
-        (status.timestamp, status.applied_at) = (now, now);
+        (status.timestamp, status.applied_at) = (Time::ZERO, now);
     });
 }
 

@@ -50,7 +50,7 @@ pub(crate) fn slots(draft: &Draft<'_>) -> BTreeMap<SlotKey, Slot> {
         slots.entry(key(task)).or_default().tasks.push(task.clone());
     }
     for slot in slots.values_mut() {
-        slot.tasks.sort_by_key(|task| (task.meta.created_at, task.meta.version, task.id));
+        slot.tasks.sort_by_key(|task| (task.meta.made(), task.meta.version, task.id));
     }
     slots
 }

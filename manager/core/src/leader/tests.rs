@@ -184,7 +184,7 @@ fn a_replacement_is_the_newest_task_though_the_clock_went_back() {
         led.report(&task, TaskState::Failed);
         led.settle();
         assert_eq!(led.tasks(1).len(), n_replaced + 1, "one replacement for each task that failed");
-        assert!(led.task(1).meta.created_at > task.meta.created_at);
+        assert!(led.task(1).meta.made() > task.meta.made());
     }
 }
 

@@ -27,7 +27,7 @@ use skep_model::task::Task;
 use skep_model::{TaskState, Time};
 use std::collections::BTreeMap;
 
-/// A deployment that begins now.
+/// A deployment that begins now; wall time is stamped when it is proposed.
 pub(crate) fn begin(spec_version: u64, kind: DeploymentKind, now: Time) -> Deployment {
     Deployment {
         spec_version,
@@ -36,6 +36,7 @@ pub(crate) fn begin(spec_version: u64, kind: DeploymentKind, now: Time) -> Deplo
         cause: String::new(),
         failed_task: None,
         started_at: now,
+        started_wall: Time::ZERO,
         progressed_at: now,
         ended_at: None,
         failures: 0,

@@ -66,6 +66,7 @@ impl Manager {
     fn install(&mut self, content: SnapshotContent) {
         assert!(content.store.version >= self.store.version, "a snapshot may not take the store back");
         self.store = content.store;
+        self.clock.set(&self.store, self.now);
         self.view = None;
         self.snapshot_at = self.store.version;
         self.is_saving = false;
@@ -93,6 +94,10 @@ impl Manager {
                 Ok(Vec::new())
             }
         };
+        // A leader's clock never goes back, and what it applies is a little old.
+        if self.leading.is_none() || self.store.time > self.cluster_time() {
+            self.clock.set(&self.store, self.now);
+        }
         self.consensus.applied(entry.index, entry.term);
         if let Ok(changes) = &result {
             self.tell(changes);
@@ -167,7 +172,7 @@ impl Manager {
         let interval = self.store.cluster().map_or(timing::COMPACT_ENTRIES, |cluster| cluster.spec.snapshot_interval.max(1));
         let is_due = self.store.version - self.snapshot_at >= interval || self.bytes_since_snapshot >= timing::COMPACT_BYTES;
         let is_possible = self.consensus.can_snapshot() && self.store.cluster().is_some();
-        if self.is_saving || !is_due || !is_possible {
+        if self.is_saving || !is_due || !is_possible || self.now < self.save_not_before {
             return;
         }
         self.is_saving = true;

@@ -36,6 +36,9 @@ pub(super) enum WaitingFor {
 
 impl Manager {
     pub(super) fn request(&mut self, ticket: Ticket, request: RequestId, mutation: Box<Mutation>) {
+        if let Some(refusal) = self.quorum_lost() {
+            return self.reply(ticket, Err(refusal));
+        }
         if !self.consensus.is_leader() {
             let leader = self.directory.node(self.consensus.leader());
             return self.reply(ticket, Err(Refusal::NotLeader { leader }));
@@ -73,7 +76,7 @@ impl Manager {
             // Nothing changes, but the answer is remembered: a repeat after other
             // changes must not take effect.
             Ok(Admitted::Done(outcome)) => {
-                let mut transaction = Transaction::new(self.now);
+                let mut transaction = Transaction::new(self.cluster_time());
                 (transaction.request, transaction.outcome) = (Some(request), Some(outcome));
                 if let Err(refusal) = self.propose(Origin::Request(request), transaction) {
                     self.finish(request, Err(refusal));
@@ -87,7 +90,7 @@ impl Manager {
     /// Whether a request may be, and what is to be proposed. A panic over it is a bug
     /// of ours that costs nobody else anything: it is refused with what was said.
     fn judge(&mut self, request: RequestId, mutation: Mutation) -> Result<Admitted, Refusal> {
-        let (store, now, mint) = (&self.store, self.now, &mut self.mint);
+        let (store, now, mint) = (&self.store, self.cluster_time(), &mut self.mint);
         let judged = catch_unwind(AssertUnwindSafe(|| control::admit(store, now, mint, request, mutation)));
         judged.unwrap_or_else(|payload| {
             let sentence = format!("{BUG}deciding about this request panicked: {}", panic_text(&*payload));
@@ -107,7 +110,8 @@ impl Manager {
 
     /// Proposes a transaction. It has been refused if it is too large or this
     /// manager cannot take it now.
-    pub(super) fn propose(&mut self, origin: Origin, transaction: Transaction) -> Result<(), Refusal> {
+    pub(super) fn propose(&mut self, origin: Origin, mut transaction: Transaction) -> Result<(), Refusal> {
+        transaction.stamp(self.wall);
         let format = self.store.cluster().map_or(1, |cluster| cluster.plan.format.max(1));
         let data = codec::encode(&transaction, format);
         if data.len() > timing::TRANSACTION_BYTES_MAX || transaction.writes.len() > timing::TRANSACTION_WRITES_MAX {
@@ -166,28 +170,44 @@ impl Manager {
                 let view = self.view();
                 self.actions.push(Action::ReadReady { ticket, result: Ok(view) });
             }
-            Consistency::Linearizable => {
-                self.wait(ticket, WaitingFor::Read);
-                self.reads.add(ticket);
-            }
+            Consistency::Linearizable => match self.quorum_lost() {
+                Some(refusal) => self.actions.push(Action::ReadReady { ticket, result: Err(refusal) }),
+                None => {
+                    self.wait(ticket, WaitingFor::Read);
+                    self.reads.add(ticket);
+                }
+            },
         }
     }
 
     pub(super) fn watch(&mut self, ticket: Ticket, after: Option<u64>) {
         match after {
             Some(after) => self.begin_watch(ticket, after),
-            None => {
-                self.wait(ticket, WaitingFor::Watch);
-                self.reads.add(ticket);
-            }
+            None => match self.quorum_lost() {
+                Some(refusal) => self.actions.push(Action::WatchEnded { ticket, refusal }),
+                None => {
+                    self.wait(ticket, WaitingFor::Watch);
+                    self.reads.add(ticket);
+                }
+            },
         }
     }
 
     pub(super) fn serve_reads(&mut self) {
+        if self.with_leading(|leading, _, _| leading.dispatcher.take_question()) {
+            // An answer to what was asked for an earlier doubt says nothing of this one.
+            self.is_confirmed = false;
+            self.reads.remove(Ticket::OWN);
+            self.reads.add(Ticket::OWN);
+        }
         if let Some(context) = self.reads.question(self.now) {
             self.consensus.read_index(context);
         }
         for ticket in self.reads.ready(self.store.version) {
+            if ticket == Ticket::OWN {
+                self.is_confirmed = true;
+                continue;
+            }
             let Some(waiting) = self.waiting.get(&ticket).copied() else { continue };
             if let WaitingFor::Outcome(request) = waiting.kind {
                 if let Some(verdict) = self.proposals.calls.get(&request).and_then(|call| call.verdict.clone()) {
@@ -234,6 +254,21 @@ impl Manager {
             self.forget(ticket, waiting);
             let refusal = Refusal::Unavailable(self.unavailable());
             self.actions.push(match waiting.kind {
+                WaitingFor::Outcome(_) | WaitingFor::Membership(_) => Action::Reply { ticket, result: Err(refusal) },
+                WaitingFor::Read => Action::ReadReady { ticket, result: Err(refusal) },
+                WaitingFor::Watch => Action::WatchEnded { ticket, refusal },
+            });
+        }
+    }
+
+    /// Answers everyone who waits: nothing can be decided.
+    pub(super) fn refuse_everybody(&mut self, refusal: &Refusal) {
+        for (_, ticket) in std::mem::take(&mut self.deadlines) {
+            let Some(waiting) = self.waiting.remove(&ticket) else { continue };
+            self.forget(ticket, waiting);
+            let refusal = refusal.clone();
+            self.actions.push(match waiting.kind {
+                // What was proposed may yet come to pass: so much is said by asking again.
                 WaitingFor::Outcome(_) | WaitingFor::Membership(_) => Action::Reply { ticket, result: Err(refusal) },
                 WaitingFor::Read => Action::ReadReady { ticket, result: Err(refusal) },
                 WaitingFor::Watch => Action::WatchEnded { ticket, refusal },

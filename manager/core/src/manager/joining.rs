@@ -53,7 +53,7 @@ impl Manager {
     pub(super) fn admit_leave(&self, id: NodeId) -> Result<Transaction, Refusal> {
         let node = self.node(id)?;
         self.check_demotion(node)?;
-        let mut transaction = Transaction::new(self.now);
+        let mut transaction = Transaction::new(self.cluster_time());
         let reference = ObjectRef { kind: Kind::Node, id: id.0 };
         transaction.preconditions.push(Precondition::Unchanged(reference, SectionName::Spec, node.spec.version));
         if node.spec.desired_role == Role::Manager {
@@ -62,7 +62,8 @@ impl Manager {
             let status = NodeStatus {
                 state: NodeState::Down,
                 message: "the node left the cluster".into(),
-                since: self.now,
+                since: self.cluster_time(),
+                since_wall: self.wall,
                 ..node.status.value.clone()
             };
             transaction.writes.push(Write::NodeStatus(id, status));
@@ -88,7 +89,7 @@ impl Manager {
         }
         let others = self.store.nodes().filter(|other| other.id != id).filter_map(|other| other.plan.manager.as_ref());
         cluster_plan.format = format_of(others.chain([&manager]), cluster_plan.format);
-        let mut transaction = Transaction::new(self.now);
+        let mut transaction = Transaction::new(self.cluster_time());
         let (node_ref, cluster_ref) =
             (ObjectRef { kind: Kind::Node, id: id.0 }, ObjectRef { kind: Kind::Cluster, id: cluster.id.0 });
         transaction.preconditions = vec![

@@ -2,6 +2,7 @@
 
 use super::Manager;
 use crate::action::Action;
+use crate::clock::Moment;
 use crate::consensus::members::Step;
 use crate::consensus::proposals::Origin;
 use crate::dispatch::Dispatcher;
@@ -46,11 +47,12 @@ impl Manager {
         }
         let is_current = is_leader && self.consensus.entry_term(self.store.version) == Some(term);
         if self.leading.is_none() && is_current {
+            let now = self.moment();
             self.leading = Some(Leading {
                 term,
                 since: self.now,
-                leader: Leader::new(&self.store, self.now).with_planted_panic(self.config.planted_panic.clone()),
-                dispatcher: Dispatcher::new(&self.store, self.now, term),
+                leader: Leader::new(&self.store, now.cluster).with_planted_panic(self.config.planted_panic.clone()),
+                dispatcher: Dispatcher::new(&self.store, now, term),
             });
             self.members_due = true;
         }
@@ -78,8 +80,13 @@ impl Manager {
     /// One look at everything a leader may have to do. What it proposes comes
     /// back through raft.
     pub(super) fn lead(&mut self) {
-        self.with_leading(|leading, now, store| leading.leader.look_at(leading.dispatcher.pass(store, now)));
+        self.with_leading(|leading, now, store| leading.leader.look_at(leading.dispatcher.pass(store, now.cluster)));
         if self.leading.is_none() || self.consensus.is_handing_over() {
+            self.tell_agents();
+            return;
+        }
+        // Another's disk may be well. If there is no other, this one goes on as it can.
+        if self.consensus.is_disk_stalled(self.now) && self.consensus.hand_over(self.now) {
             self.tell_agents();
             return;
         }
@@ -93,7 +100,7 @@ impl Manager {
             }
         }
         if !self.proposals.has(Origin::Turn) {
-            let now = self.now;
+            let now = self.cluster_time();
             let transactions = match &mut self.leading {
                 Some(leading) => leading.leader.turn(&self.store, now, &mut self.mint, leading.dispatcher.barrier()),
                 None => Vec::new(),
@@ -118,7 +125,7 @@ impl Manager {
         }
         self.members_due = false;
         let since = self.leading.as_ref().map_or(self.now, |leading| leading.since);
-        match self.directory.step(&self.store, &self.consensus, self.now, since) {
+        match self.directory.step(&self.store, &self.consensus, self.moment(), since) {
             // A refusal is temporary: the next tick looks again.
             Some(Step::Write(transaction)) => drop(self.propose(Origin::Members, *transaction)),
             Some(Step::Change(kind, raft_id)) => self.consensus.propose_change(kind, raft_id),
@@ -128,7 +135,7 @@ impl Manager {
     }
 
     fn tell_agents(&mut self) {
-        let actions = self.with_leading(|leading, now, store| leading.dispatcher.actions(store, now));
+        let actions = self.with_leading(|leading, now, store| leading.dispatcher.actions(store, now.local));
         for action in actions {
             if let Action::CloseSession { session, .. } = &action {
                 self.sessions.remove(session);
@@ -151,9 +158,10 @@ impl Manager {
     }
 
     /// Does something with what only a leader has; nothing (the default) if this is none.
-    pub(super) fn with_leading<T: Default>(&mut self, act: impl FnOnce(&mut Leading, Time, &Store) -> T) -> T {
+    pub(super) fn with_leading<T: Default>(&mut self, act: impl FnOnce(&mut Leading, Moment, &Store) -> T) -> T {
+        let now = self.moment();
         match &mut self.leading {
-            Some(leading) => act(leading, self.now, &self.store),
+            Some(leading) => act(leading, now, &self.store),
             None => T::default(),
         }
     }

@@ -19,7 +19,14 @@ const START: Time = Time::from_millis(1_000_000);
 
 fn config(raft_id: u64) -> Config {
     let peers = (1..=3).map(|id| (id, format!("m{id}:2377"))).collect();
-    Config { node: NodeId::from_random([raft_id as u8; 16]), raft_id, format_max: 1, peers, planted_panic: None }
+    Config {
+        node: NodeId::from_random([raft_id as u8; 16]),
+        raft_id,
+        address: String::new(),
+        format_max: 1,
+        peers,
+        planted_panic: None,
+    }
 }
 
 /// What a member of a cluster of three has on disk before anything happened.

@@ -115,10 +115,12 @@ impl Store {
         assert!(index > self.version, "entry {index} was to be applied to a store that is at {} already", self.version);
         self.version = index;
         self.time = self.time.max(transaction.time);
-        self.requests.forget_old(self.time);
+        self.wall = transaction.wall;
         if let Some(outcome) = transaction.request.and_then(|request| self.requests.outcome(request)) {
             return Err(Conflict::Repeated(outcome));
         }
+        // Afterwards: what is remembered when a repeat arrives counts, however old it is.
+        self.requests.forget_old(self.time);
         for precondition in &transaction.preconditions {
             self.check(precondition)?;
         }
@@ -368,7 +370,7 @@ impl StoredObject {
     fn write_section(&mut self, write: &Write, version: u64, transaction: &Transaction) {
         let meta = self.meta_mut();
         meta.version = version;
-        meta.updated_at = transaction.time;
+        meta.updated_at = transaction.wall;
         match (self, write) {
             (Self::Cluster(object), Write::ClusterSpec(value)) => set(&mut Arc::make_mut(object).spec, version, value),
             (Self::Cluster(object), Write::ClusterPlan(value)) => set(&mut Arc::make_mut(object).plan, version, &**value),
@@ -440,7 +442,8 @@ fn set<T: Clone>(section: &mut Section<T>, version: u64, value: &T) {
 
 /// An object as it is stored first: every section has the version of its making.
 fn created(object: &Object, version: u64, transaction: &Transaction) -> StoredObject {
-    let meta = Meta { created_at: transaction.time, updated_at: transaction.time, version };
+    let (wall, made_at) = (transaction.wall, transaction.time);
+    let meta = Meta { created_at: wall, updated_at: wall, made_at, version };
     let mut object = object.clone();
     match &mut object {
         Object::Cluster(object) => {

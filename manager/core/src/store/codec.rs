@@ -73,6 +73,7 @@ pub fn decode(data: &[u8], format_max: u32) -> Result<Transaction, Unreadable> {
 fn to_wire(transaction: &Transaction) -> v1::Transaction {
     v1::Transaction {
         time: transaction.time.0,
+        wall: transaction.wall.0,
         request_id: transaction.request.map(|request| request.0.to_vec()),
         outcome: transaction.outcome.map(v1::Outcome::from),
         preconditions: transaction.preconditions.iter().map(precondition_to_wire).collect(),
@@ -83,6 +84,7 @@ fn to_wire(transaction: &Transaction) -> v1::Transaction {
 fn from_wire(wire: v1::Transaction) -> Result<Transaction, Unreadable> {
     Ok(Transaction {
         time: Time(wire.time),
+        wall: Time(if wire.wall == 0 { wire.time } else { wire.wall }),
         request: wire.request_id.map(request_id).transpose()?,
         outcome: wire.outcome.map(TryInto::try_into).transpose()?,
         preconditions: wire.preconditions.into_iter().map(precondition_from_wire).collect::<Result<_, _>>()?,

@@ -41,8 +41,11 @@ pub type Table<K, V> = RedBlackTreeMapSync<K, Arc<V>>;
 pub struct Store {
     /// The raft index of the last entry that was applied, whether it changed anything or not.
     pub version: u64,
-    /// The `time` of the newest transaction applied; for the age of stale reads.
+    /// Cluster time as far as it was applied: the newest `time` of a transaction.
     pub time: Time,
+    /// The `wall` of the newest transaction applied, for the age of stale reads; zero
+    /// after a snapshot, which does not hold it.
+    pub wall: Time,
     pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) nodes: Table<NodeId, Node>,
     pub(crate) networks: Table<NetworkId, Network>,
@@ -97,6 +100,11 @@ impl Store {
     /// A store without objects, as of a version.
     pub fn empty(version: u64) -> Self {
         Self { version, ..Self::default() }
+    }
+
+    /// Wall time of the newest transaction that was applied, as far as it is known.
+    pub fn newest(&self) -> Time {
+        if self.wall == Time::ZERO { self.time } else { self.wall }
     }
 
     /// The cluster object; there is one as soon as the cluster is initialised.

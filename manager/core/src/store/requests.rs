@@ -1,7 +1,7 @@
 //! Outcomes of recent requests, so that a repeat gets the first outcome.
 //!
 //! Part of the replicated state: every replica remembers the same ones. Entries
-//! older than [`crate::timing::REQUEST_MEMORY`] (by the time in the transactions)
+//! older than [`crate::timing::REQUEST_MEMORY`] (in cluster time, which no wall clock moves)
 //! or beyond [`crate::timing::REQUEST_MEMORY_MAX`] go, oldest first, at apply.
 
 use crate::timing;

@@ -116,6 +116,7 @@ fn any_transaction() -> impl Strategy<Value = Transaction> {
     (0..2_000_000u64, request, any_value::<Outcome>(), preconditions, proptest::collection::vec(any_write(), 0..3)).prop_map(
         |(millis, request, outcome, preconditions, writes)| Transaction {
             time: Time::from_millis(millis),
+            wall: Time::from_millis(millis + 7),
             request,
             outcome: request.map(|_| outcome),
             preconditions,
@@ -158,6 +159,7 @@ fn any_mutation() -> impl Strategy<Value = Mutation> {
 fn any_history() -> impl Strategy<Value = Vec<Transaction>> {
     let creation = (1..100_000u64, any_object()).prop_map(|(millis, object)| Transaction {
         writes: vec![Write::Create(object)],
+        wall: Time::from_millis(millis),
         ..Transaction::new(Time::from_millis(millis))
     });
     let creations = proptest::collection::vec(creation, 1..24);
@@ -343,6 +345,36 @@ fn a_secret_stays_until_the_last_task_that_references_it_has_ended() {
     let ended = TaskStatus { state: TaskState::Shutdown, ..status };
     apply(&mut store, Write::TaskStatus(task_id, ended)).expect("it is there");
     apply(&mut store, removal()).expect("nobody needs it any more");
+}
+
+#[test]
+fn a_repeat_is_known_though_it_comes_with_a_time_far_ahead() {
+    let mut store = Store::default();
+    let outcome = Some(Outcome { id: Id::from_random([1; 16]), version: 0, number: 7 });
+    let entry = |seconds: u64| {
+        let new = Transaction::new(Time::from_millis(seconds * 1000));
+        Transaction { request: Some(RequestId([9; 16])), outcome, ..new }
+    };
+    store.apply(2, &entry(5)).expect("it is new");
+    let ahead = 5 + 2 * crate::timing::REQUEST_MEMORY.as_secs();
+    assert!(matches!(store.apply(3, &entry(ahead)), Err(Conflict::Repeated(_))));
+}
+
+#[test]
+fn wall_time_is_for_people_and_an_entry_from_before_cluster_time_has_one_time_for_both() {
+    let at = Time::from_millis;
+    let mut transaction = Transaction::new(at(5));
+    transaction.writes.push(Write::Create(secret(1, "a")));
+    let old = codec::decode(&codec::encode(&transaction, 1), 1).expect("it decodes");
+    assert_eq!((old.time, old.wall), (at(5), at(5)));
+    transaction.stamp(at(9_000));
+    let new = codec::decode(&codec::encode(&transaction, 1), 1).expect("it decodes");
+    let mut store = Store::default();
+    store.apply(2, &new).expect("it is new");
+    let meta = store.secrets().next().expect("it was made").meta;
+    assert_eq!((meta.created_at, meta.updated_at, meta.made(), store.time), (at(9_000), at(9_000), at(5), at(5)));
+    let meta = skep_model::Meta { made_at: Time::ZERO, ..meta };
+    assert_eq!(meta.made(), at(9_000), "an object from before cluster time");
 }
 
 #[test]

@@ -27,6 +27,15 @@ pub fn destroy(dir: &Path) -> Result<(), DiskError> {
     }
 }
 
+/// Whether the data folder `dir` holds a log, of whichever node.
+///
+/// # Errors
+/// [`DiskError::Io`] if that cannot be found out.
+pub fn is_there(dir: &Path) -> Result<bool, DiskError> {
+    let path = identity_path(dir);
+    path.try_exists().map_err(io_error("looking for", &path))
+}
+
 pub(super) fn log_dir(dir: &Path) -> PathBuf {
     dir.join("log")
 }

@@ -29,6 +29,8 @@ impl<F: FileSystem> Log<F> {
     ) -> Result<(), DiskError> {
         match change {
             Change::Append(append) => self.stage_append(batch, dirty, append),
+            // A snapshot that was received meanwhile has taken the place of these entries.
+            Change::Compact { through } if through < self.compacted.index => Ok(()),
             Change::Compact { through } => {
                 self.check_compaction(through)?;
                 let term = self.term_at(through);
@@ -36,8 +38,11 @@ impl<F: FileSystem> Log<F> {
                 dirty.extend(SMALL_RECORDS.map(|r| r.0));
                 Ok(())
             }
+            // One of our own that took longer than a newer one took to arrive: it goes when
+            // the folder is tidied.
+            Change::NoteSnapshot(meta) if meta.index < self.snapshot_index() => Ok(()),
             Change::NoteSnapshot(meta) => {
-                if meta.index > self.last.index || meta.index < self.snapshot_index() {
+                if meta.index > self.last.index {
                     return misfit(format!("a snapshot at {}, with the log at {}", meta.index, self.last.index));
                 }
                 self.stage_snapshot(dirty, meta)
@@ -156,7 +161,7 @@ impl<F: FileSystem> Log<F> {
     }
 
     fn check_compaction(&self, through: u64) -> Result<(), DiskError> {
-        if through > self.last.index || through < self.compacted.index || through > self.snapshot_index() {
+        if through > self.last.index || through > self.snapshot_index() {
             return misfit(format!(
                 "compaction to {through}: the log reaches from {} to {}, its snapshot to {}",
                 self.compacted.index,

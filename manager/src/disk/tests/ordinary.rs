@@ -78,6 +78,44 @@ fn compaction_deletes_files_and_needs_a_snapshot() {
 }
 
 #[test]
+fn a_snapshot_of_our_own_that_a_received_one_has_overtaken_is_of_no_account() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = filled(dir.path(), 400);
+    let own = snapshot_at(dir.path(), log.seal(), 300, 1);
+    let received = snapshot_at(dir.path(), log.seal(), 500, 1);
+    log.apply(Change::InstallSnapshot { meta: received.clone(), hard_state: None }).unwrap();
+    log.note_snapshot(own).unwrap();
+    log.compact_to(299).unwrap();
+    log.append(Batch { entries: vec![entry(501, 1, b"next")], ..Batch::default() }).unwrap();
+    assert_eq!(std::fs::read_dir(dir.path().join("snapshots")).unwrap().count(), 1, "its file is removed");
+    drop(log);
+    let recovered = opened(dir.path(), keys("node-a", &[(1, 1)], 1)).unwrap();
+    assert_eq!((recovered.snapshot, recovered.compacted), (Some(received), Position { index: 500, term: 1 }));
+    assert_eq!(recovered.entries.len(), 1);
+}
+
+#[test]
+fn several_write_the_same_snapshot_at_once_and_each_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = filled(dir.path(), 1);
+    let begin = || SnapshotWriter::create(dir.path(), log.seal().clone(), 5, 2).unwrap();
+    let (mut first, mut second, mut third) = (begin(), begin(), begin());
+    for part in [vec![7; 900_000], vec![8; 900_000]] {
+        first.write(&part).unwrap();
+        second.write(&part).unwrap();
+    }
+    third.write(b"cut off").unwrap();
+    let content = first.finish(None).unwrap();
+    let meta = SnapshotMeta { index: 5, term: 2, membership: vec![], content };
+    snapshot::verify(dir.path(), log.seal(), &meta).unwrap();
+    assert!(third.finish(Some(&content)).is_err(), "it is not what was announced");
+    snapshot::verify(dir.path(), log.seal(), &meta).unwrap();
+    assert_eq!(second.finish(Some(&content)).unwrap(), content);
+    snapshot::verify(dir.path(), log.seal(), &meta).unwrap();
+    assert_eq!(std::fs::read_dir(dir.path().join("snapshots")).unwrap().count(), 1, "nothing unfinished is left");
+}
+
+#[test]
 fn an_old_generation_is_needed_until_compaction_removed_its_records() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = filled(dir.path(), 10);
