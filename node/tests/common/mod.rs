@@ -5,6 +5,7 @@
 
 pub mod flood;
 mod network;
+pub mod worker;
 
 use skep_identity::unix::local_channel;
 use skep_proto::v1::control_client::ControlClient;
@@ -22,6 +23,9 @@ use tonic::{Code, Status};
 
 /// How long anything may take that a test waits for.
 const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// The last byte of the next address on loopback.
+static NEXT: AtomicU8 = AtomicU8::new(1);
 
 /// A daemon with its folders.
 pub struct Daemon {
@@ -56,13 +60,11 @@ impl Daemon {
     }
 
     fn made(faults: &str) -> Self {
-        static NEXT: AtomicU8 = AtomicU8::new(1);
         let folder = tempfile::Builder::new().prefix("node").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         // The shim must lie beside the daemon; here none is ever started.
         std::fs::hard_link(env!("CARGO_BIN_EXE_skepd"), folder.path().join("skepd")).unwrap();
         std::fs::write(folder.path().join("skep-shim"), "").unwrap();
-        let [.., high, low] = std::process::id().to_be_bytes();
-        let address = format!("127.{}.{}.{}:2377", high.max(1), low, NEXT.fetch_add(1, Ordering::Relaxed));
+        let address = Self::free_address();
         let log = Log::default();
         let child = spawn(folder.path(), &[], faults, &log);
         Self { folder, address, child, log }
@@ -77,6 +79,12 @@ impl Daemon {
     pub fn restart_after_kill(&mut self, flags: &[&str]) {
         self.kill();
         self.child = spawn(self.folder.path(), flags, "", &self.log);
+    }
+
+    /// Another address on loopback that is nobody's.
+    pub fn free_address() -> String {
+        let [.., high, low] = std::process::id().to_be_bytes();
+        format!("127.{}.{}.{}:2377", high.max(1), low, NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Ends it as a power cut would.
