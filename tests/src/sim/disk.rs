@@ -52,6 +52,8 @@ pub struct Disk {
     pub free_at: Time,
     /// Something was made durable in the name of the raft id.
     pub is_used: bool,
+    /// There is a log, though it may hold nothing yet.
+    pub has_log: bool,
     /// A byte has changed that nobody wrote.
     pub is_rotten: bool,
     /// Nothing fits on it until then.
@@ -71,7 +73,7 @@ impl Disk {
     /// The oldest operation on its way is durable.
     pub fn complete(&mut self) -> Option<Operation> {
         let operation = self.pending.pop_front()?;
-        self.is_used = true;
+        (self.is_used, self.has_log) = (true, true);
         match &operation {
             Operation::Append(persist) => self.append(persist),
             Operation::Save(file) => {

@@ -279,8 +279,10 @@ impl Simulation {
         let seconds = |dice: &mut super::Dice, least, most| dice.between(Duration::from_secs(least), Duration::from_secs(most));
         let managers: Vec<usize> = self.machines.iter().filter(|it| it.manager.is_some()).map(|it| it.number).collect();
         let Some(leader) = self.leader() else { return };
-        // One at a time, so that what goes on is what was stopped.
-        if self.machines.iter().any(|machine| machine.is_paused) {
+        // One at a time, so that what goes on is what was stopped, and nodes that look for
+        // a manager after one do not lose it by the next.
+        let is_new = |machine: &Machine| machine.went_on_at.is_some_and(|at| self.now.since(at) < SETTLED_AFTER / 2);
+        if self.machines.iter().any(|machine| machine.is_paused || is_new(machine)) {
             return;
         }
         let dice = &mut self.dice.clocks;

@@ -172,8 +172,7 @@ impl Simulation {
     pub(super) fn start(&mut self, number: usize) -> Result<(), String> {
         let machine = &self.machines[number];
         let Some(raft_id) = machine.disk.raft_id else { return Ok(()) };
-        let has_log = !machine.disk.is_empty();
-        if !may_start(machine.disk.is_used, has_log) && !self.has_plant(Plant::VoteWithoutLog) {
+        if !may_start(machine.disk.is_used, machine.disk.has_log) && !self.has_plant(Plant::VoteWithoutLog) {
             self.coverage.count("manager: refused to start without its log");
             self.note(format!("machine {number} does not start its manager: its log is lost"));
             return Ok(());
@@ -185,7 +184,7 @@ impl Simulation {
         }
         let recovered = machine.disk.recover()?;
         // A founder that crashed before its first record was durable founds again.
-        let is_founder = number == 0 && !machine.disk.is_used && machine.disk.is_empty() && machine.peers.is_empty();
+        let is_founder = number == 0 && machine.disk.is_empty() && machine.peers.is_empty();
         let recovered = if is_founder { Recovered::bootstrap(raft_id) } else { recovered };
         self.start_manager(number, recovered)
     }

@@ -96,10 +96,13 @@ impl Proposals {
         std::mem::take(self).calls
     }
 
-    /// Whoever held this ticket has gone away.
+    /// Whoever held this ticket has gone away. What was decided without a change, and is to
+    /// be told to nobody now, is decided anew if it is asked for again.
     pub(crate) fn forget_ticket(&mut self, request: RequestId, ticket: Ticket) {
-        if let Some(call) = self.calls.get_mut(&request) {
-            call.tickets.retain(|waiting| *waiting != ticket);
+        let Some(call) = self.calls.get_mut(&request) else { return };
+        call.tickets.retain(|waiting| *waiting != ticket);
+        if call.tickets.is_empty() && call.verdict.is_some() {
+            self.calls.remove(&request);
         }
     }
 

@@ -46,6 +46,9 @@ impl Manager {
         self.wait(ticket, WaitingFor::Outcome(request));
         if let Some(call) = self.proposals.calls.get_mut(&request) {
             call.tickets.push(ticket);
+            if call.verdict.is_some() {
+                self.reads.add(ticket);
+            }
             return;
         }
         self.proposals.calls.insert(request, Call::new(mutation, ticket));

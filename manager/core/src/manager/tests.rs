@@ -73,6 +73,7 @@ impl Cluster3 {
                     Action::LeaderChanged { term, is_self: true, .. } => {
                         self.seen.push(format!("{:?} manager {number} leads in term {term}", self.now));
                     }
+                    Action::Reply { ticket, .. } => self.seen.push(format!("{ticket:?} is answered")),
                     _ => {}
                 }
             }
@@ -264,6 +265,28 @@ fn a_repeat_is_answered_as_the_first_call_was_and_waits_for_it_while_it_is_under
     let [(Ticket(2), Ok(first)), (Ticket(3), Ok(second))] = both[..] else { panic!("{both:?}") };
     assert_eq!(first, second);
     assert_eq!(replies(&mut manager, now, event(4)), [(Ticket(4), Ok(first))]);
+}
+
+#[test]
+fn a_refusal_that_was_never_confirmed_is_decided_anew_for_a_repeat() {
+    let mut cluster = Cluster3::new(5);
+    cluster.run(Duration::from_secs(2));
+    let number = cluster.leader();
+    let mut now = cluster.now;
+    let asked = |ticket| {
+        let mutation = Box::new(Mutation::RemoveNetwork { network: "none".into() });
+        Event::Request { ticket: Ticket(ticket), request: RequestId([6; 16]), mutation }
+    };
+    // It is refused on the store as it is, which a majority has yet to confirm.
+    assert_eq!(replies(&mut cluster.managers[number], now, asked(1)), []);
+    // The manager stands still for longer than anybody waits.
+    now = now + timing::REQUEST_TIMEOUT * 2;
+    assert_eq!(replies(&mut cluster.managers[number], now, Event::Tick).len(), 1, "the first one is told that nobody knows");
+    cluster.now = now;
+    cluster.seen.clear();
+    cluster.give(number, asked(2));
+    cluster.run(Duration::from_millis(300));
+    assert_eq!(cluster.seen, ["Ticket(2) is answered"]);
 }
 
 #[test]
