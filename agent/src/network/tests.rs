@@ -182,7 +182,10 @@ impl Netd for Told {
         let told = self.0.clone();
         let progress = request.into_inner().filter_map(move |change| {
             let change = change.ok()?;
-            let _ = told.send(words(std::slice::from_ref(&change)).remove(0).split(" 1").next().unwrap_or_default().to_owned());
+            let word = words(std::slice::from_ref(&change)).remove(0);
+            // The version of a commit follows from the clock.
+            let word = if word.starts_with("commit ") { "commit" } else { word.split(" 1").next().unwrap_or_default() };
+            let _ = told.send(word.to_owned());
             match change.change {
                 Some(Change::Commit(programmed_through)) => Some(Ok(v1::NetdProgress { programmed_through, faults: None })),
                 _ => None,
