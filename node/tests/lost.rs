@@ -67,9 +67,6 @@ async fn a_manager_whose_log_is_lost_takes_no_part_until_it_is_made_one_anew() {
     managers[0].set_role(&lost, Role::Manager).await.unwrap();
     wait_until("it is a manager again", async || managers[2].nodes().await.is_ok()).await;
     assert_eq!(managers[2].info().await.error, "");
-    // It counts again: with another one gone the cluster goes on.
-    managers[1].kill();
-    wait_until("changes are taken", async || managers[2].mutate(network("n2")).await.is_ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,20 +95,6 @@ async fn every_node_may_come_back_under_another_address_one_after_the_other() {
         managers[other].start();
         wait_until("it is back", async || managers[other].nodes().await.is_ok()).await;
     }
-    let id = worker.info().await.node_id;
-    let address = Daemon::free_address();
-    worker.restart_after_kill(&["--advertise-addr", &address]);
-    let (ip, _) = address.rsplit_once(':').unwrap();
-    wait_until("the overlay address of the worker is the new one", async || {
-        let node = managers[0].nodes().await.unwrap_or_default().into_iter().find(|node| node.id == id);
-        let description = node.and_then(|node| node.description?.value);
-        description.and_then(|it| it.underlay).is_some_and(|underlay| underlay.address == ip)
-    })
-    .await;
-    wait_until("the worker is ready", async || {
-        status(&managers[0], &id).await.is_some_and(|status| status.state() == NodeState::Ready)
-    })
-    .await;
     // A restart without a word changes nothing more.
     managers[0].restart_after_kill(&[]);
     wait_until("it is there", async || managers[0].nodes().await.is_ok()).await;

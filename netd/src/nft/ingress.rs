@@ -58,7 +58,7 @@ pub fn replace(seed: &str, services: &Services, kept: &BTreeSet<KeptPort>) -> Tr
     for number in 0..SHARES {
         maps.push(Map::named(wires_name(number), key(), Gives::Values(vec![Kind::Port])));
         for (family, kind) in [(Family::V4, Kind::Ipv4), (Family::V6, Kind::Ipv6)] {
-            let numbered = vec![Kind::Protocol, Kind::Port, Kind::Number];
+            let numbered = vec![Kind::Protocol, Kind::Port, Kind::Mark];
             maps.push(Map::named(backends_name(family, number), numbered, Gives::Values(vec![kind])));
         }
     }

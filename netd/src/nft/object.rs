@@ -170,7 +170,8 @@ pub enum Kind {
     Port,
     /// 4 bytes in the machine's order.
     Mark,
-    /// 4 bytes in the machine's order.
+    /// 4 bytes in the machine's order. Not in a concatenation: `nft list` has no size for it there and aborts, so take
+    /// [`Kind::Mark`] instead.
     Number,
 }
 

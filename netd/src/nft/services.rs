@@ -62,7 +62,7 @@ fn add_family(transaction: &mut Transaction, table: &Table, family: Family) {
     transaction.push(Change::AddMap(table.clone(), Map::named(map_name(family), vec![kind], Gives::Verdicts)));
     transaction.push(Change::AddMap(table.clone(), Map::named(vacant, vec![kind], Gives::Membership)));
     for number in 0..BACKENDS_MAPS {
-        let backends = Map::named(backends_name(family, number), vec![kind, Kind::Number], Gives::Values(vec![kind]));
+        let backends = Map::named(backends_name(family, number), vec![kind, Kind::Mark], Gives::Values(vec![kind]));
         transaction.push(Change::AddMap(table.clone(), backends));
     }
     let to = destination(family, Register::FIRST);

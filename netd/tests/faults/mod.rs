@@ -331,6 +331,8 @@ async fn a_route_that_a_router_advertised_survives_forwarding() {
     }
     let node = &mut nodes[0];
     // It looks at settings anew.
+    node.process.kill().unwrap();
+    node.process.wait().unwrap();
     node.restart().await;
     node.apply_all().await;
     let setting = |path: &str| node.in_node(|| std::fs::read_to_string(format!("/proc/sys/net/{path}")).unwrap());

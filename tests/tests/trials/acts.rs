@@ -171,7 +171,9 @@ fn remove_the_dead(cluster: &Cluster) {
 pub fn full_disk(cluster: &Cluster, node: &str) {
     cluster.on(node, &["sh", "-c", "head -c 1000000000 /dev/zero >/var/lib/skep/fill 2>/dev/null; true"]).ok();
     let free = cluster.on(node, &["df", "--output=avail", "/var/lib/skep"]).ok();
-    assert_eq!(free.lines().last().map(str::trim), Some("0"), "the disk of {node} is full: {free}");
+    // Kibibytes; a log that goes on may have let go of a block meanwhile.
+    let left = free.lines().last().and_then(|line| line.trim().parse::<u64>().ok());
+    assert!(left.is_some_and(|left| left <= 64), "the disk of {node} is full: {free}");
     let there = format!("node.hostname=={node}");
     cluster.serve("squeezed", &["--detach", "--network", "front", "--constraint", &there]).ok();
     cluster.skep_with("m1", &["secret", "create", "squeezed", "-"], b"value").ok();
