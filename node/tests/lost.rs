@@ -72,7 +72,7 @@ async fn a_manager_whose_log_is_lost_takes_no_part_until_it_is_made_one_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_node_may_come_back_under_another_address_one_after_the_other() {
     let (mut managers, founded) = managers(3, InitRequest::default()).await;
-    let mut worker = Daemon::new();
+    let worker = Daemon::new();
     worker.join(&managers[0].address, &text(founded.worker_token)).await.unwrap();
     for number in 0..3 {
         let address = Daemon::free_address();
