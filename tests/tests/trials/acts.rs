@@ -149,17 +149,23 @@ pub fn odd_addresses(cluster: &Cluster, node: &str) {
         }
     }
     join(&["--advertise-addr", &own]).ok();
-    remove_the_dead(cluster);
+    remove_the_dead(cluster, node);
     cluster.skep("m1", &["image", "load", "--all", "--input", &cluster.scratch().join("traffic.tar").display().to_string()]).ok();
     cluster.skep("m1", &["image", "load", "--all", "--input", &cluster.busybox_archive()]).ok();
 }
 
-/// Nodes that joined under an odd address and left again.
-fn remove_the_dead(cluster: &Cluster) {
+/// Removes the nodes that joined under an odd address and left again. The one that `node` is now stays, though it may not be
+/// ready yet.
+fn remove_the_dead(cluster: &Cluster, node: &str) {
+    let own = cluster.skep(node, &["info", "--format", "{{.Swarm.NodeID}}"]).ok();
     wait_for("only nodes that are there to be listed", BACK, || {
         let listed = cluster.skep("m1", &["node", "ls", "--format", "{{.ID}} {{.Status}}"]).ok();
-        let dead: Vec<&str> =
-            listed.lines().filter(|line| !line.ends_with(" Ready")).filter_map(|line| line.split(' ').next()).collect();
+        let dead: Vec<&str> = listed
+            .lines()
+            .filter(|line| !line.ends_with(" Ready"))
+            .filter_map(|line| line.split(' ').next())
+            .filter(|id| *id != own.trim())
+            .collect();
         if !dead.is_empty() {
             cluster.skep("m1", &[&["node", "rm", "--force"], &dead[..]].concat());
         }
