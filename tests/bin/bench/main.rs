@@ -1,5 +1,5 @@
-//! Measures what is promised of the network, on this machine, beside a yardstick
-//! taken in the same run where there is one:
+//! Measures what is promised of deployments and of the network, on this machine, beside a
+//! yardstick taken in the same run where there is one:
 //!
 //!   cargo build --release --workspace
 //!   cargo run --release -p skep-tests --bin bench -- NAME
@@ -7,6 +7,7 @@
 //! It prints a table and ends with 1 if a figure does not hold. It needs root, as
 //! it makes namespaces, and removes them.
 
+mod deployments;
 mod kernel;
 mod nodes;
 
@@ -25,6 +26,8 @@ struct Arguments {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Benchmark {
+    /// Services created, updated, rotated, and a write after the leader is killed, on three managers.
+    Deployments,
     /// Bytes a second between tasks on two nodes, by a bare VXLAN device made by hand.
     Throughput,
     /// Until a task's namespace with one network is there.
@@ -64,6 +67,7 @@ impl Row {
 
 fn measure(name: Benchmark) -> anyhow::Result<Vec<Row>> {
     Ok(match name {
+        Benchmark::Deployments => deployments::deployments(),
         Benchmark::Throughput => nodes::throughput()?,
         Benchmark::Attach => kernel::attach()?,
         Benchmark::Backends => kernel::backends()?,
@@ -71,6 +75,7 @@ fn measure(name: Benchmark) -> anyhow::Result<Vec<Row>> {
         Benchmark::NameAfterCreate => nodes::name_after_create(),
         Benchmark::All => {
             let each = [
+                Benchmark::Deployments,
                 Benchmark::Throughput,
                 Benchmark::Attach,
                 Benchmark::Backends,

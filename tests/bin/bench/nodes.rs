@@ -33,7 +33,8 @@ fn stream(cluster: &Cluster, place: &str, target: &str) -> anyhow::Result<f64> {
     Ok(bytes * 8.0 / 1e9)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The middle one of several values.
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
