@@ -3,9 +3,16 @@
 //! and asks for nothing twice. What it waits for counts in boot time, what it reports
 //! in wall time.
 
+mod finding;
+mod stopping;
+
+use finding::Loss;
+use stopping::Stopping;
+pub use stopping::WITHDRAW_MARGIN;
+
 use crate::action::Action;
-use crate::event::{Exit, Found};
-use skep_model::endpoint::{Publication, PublishedPort};
+use crate::event::Exit;
+use skep_model::endpoint::PublishedPort;
 use skep_model::service::RestartCondition;
 use skep_model::task::{ContainerStatus, Task, TaskStatus, cut};
 use skep_model::{Now, TaskId, TaskState, Time};
@@ -16,14 +23,6 @@ use std::time::Duration;
 pub const WAITING_FOR_MANAGER: &str = "waiting for a manager";
 /// The message of a task whose secret or config did not come with it.
 pub const WAITING_FOR_FILE: &str = "waiting for a file";
-/// How much longer than a manager waits for every node a task that was to be found
-/// waits for word that it is not any more.
-pub const WITHDRAW_MARGIN: Duration = Duration::from_secs(1);
-/// How much longer than the limit the network daemon may take to say so.
-const DRAIN_MARGIN: Duration = Duration::from_secs(2);
-/// How much longer than the grace period a shim may take to stop a container.
-const STOP_MARGIN: Duration = Duration::from_secs(10);
-
 /// What there is of the container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
@@ -47,21 +46,6 @@ enum Phase {
     Ended,
 }
 
-/// How far the end of a container that runs has come. A task that was to be found
-/// is first withdrawn everywhere, then drained, and only then asked to stop; each
-/// step has a deadline, and none needs a manager to go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stopping {
-    /// It is to run.
-    No,
-    /// Waits for word that no node sends anybody to it any more.
-    Withdrawing(Time),
-    /// Waits for its connections to become idle.
-    Draining(Time),
-    /// It was asked to stop; if it has not ended then, it is killed.
-    Signalled(Time),
-}
-
 /// What holds for every task of the node at a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Surroundings {
@@ -69,24 +53,6 @@ pub struct Surroundings {
     pub has_session: bool,
     /// How long a task that was to be found waits for word that it is not any more.
     pub withdraw_max: Duration,
-}
-
-/// Why a container is gone without an exit of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Loss {
-    /// The node was restarted: no fault of the task's.
-    Node,
-    /// Somebody killed its shim.
-    Shim,
-}
-
-impl Loss {
-    fn text(self) -> &'static str {
-        match self {
-            Self::Node => "the node was restarted",
-            Self::Shim => "the shim of the container was killed",
-        }
-    }
 }
 
 /// One task of this node.
@@ -189,19 +155,6 @@ impl TaskMachine {
         }
     }
 
-    /// It is withdrawn wherever it was to be found.
-    pub fn may_stop(&mut self) {
-        self.may_stop = true;
-    }
-
-    /// None of its connections is busy any more, or the limit has passed.
-    pub fn drained(&mut self) {
-        if let Stopping::Draining(until) = &mut self.stopping {
-            // The next step finds it over, whatever the clock says.
-            *until = Time::ZERO;
-        }
-    }
-
     /// Whether it may be started as far as this daemon was told: a task that was only
     /// found on disk may have been replaced elsewhere.
     fn may_start(&self) -> bool {
@@ -264,64 +217,6 @@ impl TaskMachine {
             self.is_released = true;
             actions.push(Action::Release { task: self.id() });
         }
-    }
-
-    /// The end of a container that runs, one step at a time. A step that needs no
-    /// waiting is followed by the next at once.
-    fn step_running(&mut self, now: Now, is_wanted: bool, withdraw_max: Duration, actions: &mut Vec<Action>) {
-        if self.stopping == Stopping::No && !is_wanted {
-            self.stopping = Stopping::Withdrawing(if self.is_to_be_found() { now.boot + withdraw_max } else { now.boot });
-        }
-        match self.stopping {
-            Stopping::Withdrawing(until) if now.boot >= until || self.may_stop => self.drain(now, actions),
-            Stopping::Draining(until) if now.boot >= until => self.stop(now, actions),
-            // Whoever is sent to an unhealthy container is not served by waiting.
-            Stopping::No | Stopping::Withdrawing(_) | Stopping::Draining(_) if self.stop_cause.is_some() => {
-                self.stop(now, actions)
-            }
-            Stopping::Signalled(until) if now.boot >= until => {
-                self.stopping = Stopping::Signalled(now.boot + STOP_MARGIN);
-                actions.push(Action::Kill { task: self.id() });
-            }
-            _ => {}
-        }
-    }
-
-    /// It is to end, and nobody can say what there is of it: a shim that stays silent
-    /// for as long as a whole stop may take is killed with its container.
-    fn end_unheard(&mut self, now: Now, withdraw_max: Duration, actions: &mut Vec<Action>) {
-        match self.stopping {
-            Stopping::Signalled(until) if now.boot >= until => {
-                self.stopping = Stopping::Signalled(now.boot + STOP_MARGIN);
-                actions.push(Action::Kill { task: self.id() });
-            }
-            Stopping::Signalled(_) => {}
-            _ => {
-                self.stopping =
-                    Stopping::Signalled(now.boot + withdraw_max + self.task.spec.container_spec.stop_grace() + STOP_MARGIN)
-            }
-        }
-    }
-
-    /// Whether anybody may have been sent to it.
-    fn is_to_be_found(&self) -> bool {
-        let is_reachable = !self.task.networks.is_empty() || !self.task.ports.is_empty();
-        is_reachable && self.task.plan.endpoint.publication != Publication::Unpublished
-    }
-
-    fn drain(&mut self, now: Now, actions: &mut Vec<Action>) {
-        let limit = self.task.spec.container_spec.drain_limit();
-        if limit.is_zero() || !self.is_to_be_found() {
-            return self.stop(now, actions);
-        }
-        self.stopping = Stopping::Draining(now.boot + limit + DRAIN_MARGIN);
-        actions.push(Action::Drain { task: self.id(), limit });
-    }
-
-    fn stop(&mut self, now: Now, actions: &mut Vec<Action>) {
-        let grace = self.task.spec.container_spec.stop_grace();
-        self.stopping = Stopping::Signalled(now.boot + grace + STOP_MARGIN);
-        actions.push(Action::Stop { task: self.id(), grace });
     }
 
     /// When to step again if nothing happens.
@@ -437,131 +332,6 @@ impl TaskMachine {
         }
     }
 
-    /// The shim is gone, and everything it held.
-    pub fn shim_lost(&mut self, now: Now, has_session: bool) {
-        if !matches!(self.phase, Phase::Ended | Phase::Idle | Phase::Preparing | Phase::Prepared) {
-            self.gone(now, Loss::Shim, has_session);
-        }
-    }
-
-    /// With a session, a task whose container is gone and that has not been started
-    /// again is the manager's to replace.
-    pub fn session_up(&mut self, now: Now) {
-        if let (Some(cause), Phase::Idle | Phase::Waiting { .. }) = (self.cause, &self.phase) {
-            self.end_as_lost(now, cause);
-        }
-    }
-
-    /// What there is of its container.
-    pub fn found(&mut self, now: Now, found: Found, has_session: bool) {
-        match self.phase {
-            Phase::Searching => {
-                self.stopping = Stopping::No;
-                self.adopt(now, found, has_session);
-            }
-            // Its shim could not be heard, and may have said something meanwhile.
-            Phase::Starting | Phase::Running => match found {
-                Found::Running { pid, attempt, healthy, has_check } => {
-                    self.started(now, attempt, pid, has_check);
-                    if let Some(healthy) = healthy {
-                        self.health(now, attempt, healthy, "");
-                    }
-                }
-                Found::Exited { exit, .. } if exit.attempt >= self.status.attempt => self.exited(now, exit, has_session, true),
-                // The restart that was asked for did not reach it.
-                Found::Exited { .. } => self.phase = Phase::Waiting { at: now.boot, in_place: true },
-                Found::StartFailed { attempt, error } if attempt >= self.status.attempt => {
-                    self.could_not_start(now, &error, has_session);
-                }
-                Found::StartFailed { .. } => self.phase = Phase::Waiting { at: now.boot, in_place: true },
-                Found::Fresh | Found::Killed | Found::Nothing => self.shim_lost(now, has_session),
-            },
-            Phase::Idle | Phase::Preparing | Phase::Prepared | Phase::Waiting { .. } | Phase::Ended => {}
-        }
-    }
-
-    fn adopt(&mut self, now: Now, found: Found, has_session: bool) {
-        match found {
-            // Recorded and not started: the daemon died in between, and nobody else did it.
-            Found::Fresh => self.phase = Phase::Idle,
-            Found::Running { pid, attempt, healthy, has_check } => self.adopt_running(now, pid, attempt, has_check, healthy),
-            Found::Exited { exit, shim_lives } => self.adopt_exited(now, exit, has_session, shim_lives),
-            Found::StartFailed { attempt, error } => {
-                self.phase = Phase::Starting;
-                self.status.attempt = self.status.attempt.max(attempt);
-                self.could_not_start(now, &error, has_session);
-            }
-            Found::Killed => self.gone(now, Loss::Shim, has_session),
-            Found::Nothing => self.machine_restarted(now, has_session),
-        }
-    }
-
-    /// Nothing is left of a task that had been started: the machine was restarted.
-    fn machine_restarted(&mut self, now: Now, has_session: bool) {
-        if self.status.state < TaskState::Starting {
-            self.phase = Phase::Idle;
-            return;
-        }
-        self.gone(now, Loss::Node, has_session);
-    }
-
-    /// Its container is gone without an exit. With a manager at hand the task has
-    /// failed; without one it is run again, made anew, if its policy allows, after the
-    /// policy's delay. What this daemon was not told to run waits for a manager.
-    fn gone(&mut self, now: Now, cause: Loss, has_session: bool) {
-        if self.task.plan.desired > TaskState::Running {
-            return self.end(TaskState::Shutdown, now, "shutdown");
-        }
-        self.stopping = Stopping::No;
-        self.stop_cause = None;
-        match self.restart_at(now, true) {
-            Some(at) if !has_session => {
-                self.cause = Some(cause);
-                self.status.error = cause.text().into();
-                self.phase = if self.may_start() { Phase::Waiting { at, in_place: false } } else { Phase::Idle };
-                self.touch(now, cause.text());
-            }
-            _ => self.end_as_lost(now, cause),
-        }
-    }
-
-    fn adopt_running(&mut self, now: Now, pid: i32, attempt: u64, has_check: bool, healthy: Option<bool>) {
-        self.phase = Phase::Starting;
-        self.at_attempt(attempt);
-        if self.status.state < TaskState::Starting {
-            self.advance(TaskState::Starting, now, "starting");
-        }
-        let since = self.status.running_since;
-        self.started(now, attempt, pid, has_check);
-        if let Some(healthy) = healthy {
-            self.health(now, attempt, healthy, "");
-        }
-        self.status.running_since = since.or(self.status.running_since);
-    }
-
-    fn adopt_exited(&mut self, now: Now, mut exit: Exit, has_session: bool, shim_lives: bool) {
-        let is_of_earlier = exit.attempt < self.status.attempt;
-        if is_of_earlier && !shim_lives {
-            // What became of the newest attempt is not on record: it ended with the machine.
-            return self.machine_restarted(now, has_session);
-        }
-        if is_of_earlier {
-            // The newest attempt never reached the shim.
-            exit.attempt = self.status.attempt;
-        }
-        self.phase = Phase::Running;
-        self.at_attempt(exit.attempt);
-        if self.status.state < TaskState::Starting {
-            self.advance(TaskState::Starting, now, "starting");
-        }
-        self.exited(now, exit, has_session, shim_lives);
-    }
-
-    fn at_attempt(&mut self, attempt: u64) {
-        self.is_dirty |= attempt != self.status.attempt;
-        self.status.attempt = attempt;
-    }
-
     fn prepare(&mut self, now: Now, actions: &mut Vec<Action>) {
         self.phase = Phase::Preparing;
         if self.status.attempt == 0 {
@@ -619,13 +389,6 @@ impl TaskMachine {
             self.end(TaskState::Complete, now, "finished");
         } else {
             self.end(TaskState::Failed, now, "failed");
-        }
-    }
-
-    fn end_as_lost(&mut self, now: Now, cause: Loss) {
-        match cause {
-            Loss::Node => self.evicted(now, cause.text()),
-            Loss::Shim => self.fail(now, cause.text()),
         }
     }
 
