@@ -366,6 +366,7 @@ impl Simulation {
         let Some(link) = self.agents.links.get_mut(&session).filter(|link| link.is_open) else { return };
         link.is_open = false;
         let (agent, manager) = (link.agent, link.manager);
+        self.note(format!("the session {session} of machine {agent} with machine {manager} breaks"));
         for (machine, is_to_agent) in [(agent, true), (manager, false)] {
             let delay = self.dice.agents.between(MS, MS * 2_000);
             self.after(delay, Happening::Agent { machine, errand: Errand::Broken { session, is_to_agent } });

@@ -394,6 +394,8 @@ impl Simulation {
         self.note("the world heals".into());
         self.healed_at = Some(self.now);
         self.network.mend_all();
+        // What was lost until now may show later.
+        self.trouble(Duration::ZERO);
         (self.profile.loss, self.profile.duplication, self.profile.reordering, self.profile.stall) = (0, 0, 0, 0);
         self.profile.failed_sync = 0;
         for machine in 0..self.machines.len() {
