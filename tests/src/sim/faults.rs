@@ -210,7 +210,8 @@ impl Simulation {
     }
 
     fn candidates(&self, role: Role) -> Vec<usize> {
-        let fits = |machine: &&Machine| !machine.is_lost && !machine.is_worker && machine.wanted == Some(role);
+        let fits =
+            |machine: &&Machine| !machine.is_lost && !machine.is_worker && !machine.has_lost_log && machine.wanted == Some(role);
         self.machines.iter().filter(fits).map(|machine| machine.number).collect()
     }
 
@@ -359,7 +360,7 @@ impl Simulation {
         }
         self.coverage.count(if is_rot { "fault: bit rot" } else { "fault: log lost" });
         self.note(format!("the log of machine {victim} {}", if is_rot { "has rotted" } else { "is lost" }));
-        self.machines[victim].wanted = Some(Role::Worker);
+        (self.machines[victim].wanted, self.machines[victim].has_lost_log) = (Some(Role::Worker), true);
         let off = self.dice.clocks.between(Duration::from_millis(50), Duration::from_secs(4));
         self.trouble(off + Duration::from_secs(30));
         self.after(off, Happening::Restart { machine: victim });

@@ -68,6 +68,8 @@ pub(super) struct Machine {
     pub(super) zone: usize,
     /// What the operator wants of it.
     pub(super) wanted: Option<Role>,
+    /// Its log is lost: the operator demotes it, and promotes it again only once that is done.
+    pub(super) has_lost_log: bool,
     pub(super) clock: Clock,
     /// When its manager was started last.
     pub(super) started_at: Option<Time>,
@@ -104,6 +106,7 @@ impl Machine {
             availability: Availability::Active,
             zone: number % 2,
             wanted: Some(if is_worker { Role::Worker } else { Role::Manager }),
+            has_lost_log: false,
             clock,
             started_at: None,
             went_on_at: None,

@@ -343,6 +343,7 @@ impl Simulation {
                     self.after(Duration::from_secs(5), Happening::Promote { machine });
                 } else {
                     self.machines[machine].wanted = Some(skep_model::node::Role::Manager);
+                    self.machines[machine].has_lost_log = false;
                 }
                 Ok(())
             }
