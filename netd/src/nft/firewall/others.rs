@@ -13,7 +13,7 @@
 //! A rule of ours is known by its comment. Rules of others are read, never changed. A
 //! filter whose rules name our bridges is believed to know them.
 
-use crate::nft::expression::{Expr, Meta, Register, Verdict};
+use crate::nft::expression::{Expr, Meta, Register, STATUS_DNAT, Verdict};
 use crate::nft::object::{Rule, Table};
 use crate::nft::socket::{Error, Socket};
 use crate::nft::transaction::{Change, SUBSYSTEM, Transaction};
@@ -72,13 +72,16 @@ pub fn settle(socket: &mut Socket, bridges: &[Name]) -> Result<Vec<String>, Erro
         match PLACES.iter().find(is_there) {
             Some(place) => tell(socket, &table, place, &rules, bridges)?,
             None if bridges.iter().all(|bridge| rules.iter().any(|rule| rule.names(bridge))) => {}
-            None => blocked.push(sentence(base, bridges)),
+            None => {
+                let passes_published = rules.iter().any(|rule| rule.chain == base.name && rule.passes_rewritten());
+                blocked.push(sentence(base, bridges, passes_published));
+            }
         }
     }
     Ok(blocked)
 }
 
-fn sentence(base: &SeenChain, bridges: &[Name]) -> String {
+fn sentence(base: &SeenChain, bridges: &[Name], passes_published: bool) -> String {
     let family = FAMILIES.iter().find(|(number, _)| *number == base.family).map_or("?", |(_, name)| name);
     let names: Vec<&str> = bridges.iter().map(Name::as_str).collect();
     let fix = if base.table == "firewalld" {
@@ -91,9 +94,10 @@ fn sentence(base: &SeenChain, bridges: &[Name]) -> String {
         };
         names.iter().map(one).collect::<Vec<_>>().join("; ")
     };
+    let what =
+        if passes_published { "the tasks' way out is blocked" } else { "published ports and the tasks' way out are blocked" };
     format!(
-        "the firewall's chain {family} {} {} drops what it does not know: published ports and the tasks' way out are blocked; \
-         let it pass the bridges of tasks: {fix}",
+        "the firewall's chain {family} {} {} drops what it does not know: {what}; let it pass the bridges of tasks: {fix}",
         base.table, base.name
     )
 }
@@ -216,6 +220,20 @@ impl SeenRule {
     fn returns_all(&self) -> bool {
         const RETURN: i32 = -5;
         self.unconditional() == Some(RETURN)
+    }
+
+    /// Whether it accepts what conntrack rewrote, as firewalld does (`ct status dnat
+    /// accept`): connections to published ports are.
+    fn passes_rewritten(&self) -> bool {
+        const CT_KEY: u16 = 2;
+        const CT_STATUS: u32 = 2;
+        const ACCEPT: [u8; 4] = 1_u32.to_be_bytes();
+        let steps: Vec<(String, &[u8])> = self.steps().filter(|(name, _)| name != "counter").collect();
+        let names: Vec<&str> = steps.iter().map(|(name, _)| name.as_str()).collect();
+        names == ["ct", "bitwise", "cmp", "immediate"]
+            && wire::find(steps[0].1, CT_KEY).and_then(wire::be32) == Some(CT_STATUS)
+            && contains(steps[1].1, &STATUS_DNAT.to_ne_bytes())
+            && contains(steps[3].1, &ACCEPT)
     }
 
     /// Whether it jumps or goes to a chain.

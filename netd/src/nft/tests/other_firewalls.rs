@@ -41,7 +41,7 @@ table ip6 filter {
 const FIREWALLD: &str = "table inet firewalld {
     chain filter_FORWARD_POLICIES { }
     chain filter_FORWARD { type filter hook forward priority filter + 10; policy accept;
-        ct state established,related accept; iifname \"lo\" accept; jump filter_FORWARD_POLICIES;
+        ct state established,related accept; ct status dnat accept; iifname \"lo\" accept; jump filter_FORWARD_POLICIES;
         ct state invalid drop; reject with icmpx admin-prohibited; }
 }";
 /// An administrator's own.
@@ -75,19 +75,30 @@ fn beside_every_firewall_ports_are_reached_or_it_is_said_what_is_blocked() {
             .expect("taken");
         let guarded = Guard { data_path_port: 4789, overlays: BTreeSet::new(), gateway: Some(bridge) };
         socket.commit(&guard::replace(&guarded)).expect("the rules are taken");
-        let reached = |is_expected: bool| {
-            let limit = if is_expected { DEADLINE } else { Duration::from_millis(300) };
-            let open = |from: &Namespace, to: &str| {
+        let assert_reached = |expected: [bool; 3], when: &str| {
+            let open = |from: &Namespace, to: &str, is_expected: bool| {
+                let limit = if is_expected { DEADLINE } else { Duration::from_millis(300) };
                 from.run(|| TcpStream::connect_timeout(&to.parse().expect("an address"), limit)).is_ok()
             };
-            [open(&outside, "203.0.113.1:8080"), open(&outside, "[fd99::1]:8080"), open(&task, "203.0.113.9:80")]
+            let reached = [
+                open(&outside, "203.0.113.1:8080", expected[0]),
+                open(&outside, "[fd99::1]:8080", expected[1]),
+                open(&task, "203.0.113.9:80", expected[2]),
+            ];
+            assert_eq!(reached, expected, "{name}: {when}");
         };
-        assert_eq!(reached(true), [true; 3], "{name}: before it comes");
+        assert_reached([true; 3], "before it comes");
         load(&node, rules);
-        assert_eq!(reached(name == "open"), [name == "open"; 3], "{name}: as it comes");
+        let untold = match name {
+            "open" => [true; 3],
+            "firewalld" => [true, true, false],
+            _ => [false; 3],
+        };
+        assert_reached(untold, "as it comes");
         let blocked = others::settle(&mut socket, &[bridge]).expect("the rules are read");
-        assert_eq!(reached(is_told), [is_told; 3], "{name}: when it is told, {blocked:?}");
+        assert_reached(if is_told { [true; 3] } else { untold }, &format!("when it is told, {blocked:?}"));
         assert_eq!(blocked.is_empty(), is_told, "{name}: {blocked:?}");
+        assert!(blocked.iter().all(|text| text.contains("published ports") == !untold[0]), "{name}: {blocked:?}");
         // Once is enough.
         let told = others::told(&mut socket);
         let generation = socket.generation().expect("a generation");
@@ -105,7 +116,7 @@ fn beside_every_firewall_ports_are_reached_or_it_is_said_what_is_blocked() {
                 _ => blocked[0].split_once("of tasks: ").expect("a fix").1.replace("nft insert", "insert"),
             };
             load(&node, &fix);
-            assert_eq!(reached(true), [true; 3], "{name}: {fix}");
+            assert_reached([true; 3], &fix);
             assert_eq!(others::settle(&mut socket, &[bridge]).expect("the rules are read"), [] as [String; 0], "{name}");
         }
     }
