@@ -220,6 +220,7 @@ pub struct ManagerStatus {
     pub address: String,
     /// The newest stored format it can read.
     pub format_max: u32,
-    /// The leader's raft has not heard of it lately.
+    /// It does not count for the quorum now: it has no vote yet, or the leader's raft has
+    /// not heard of it lately.
     pub unreachable: bool,
 }

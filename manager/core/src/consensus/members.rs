@@ -7,7 +7,7 @@
 //! The order keeps everyone reachable: a joiner's raft id and address are
 //! recorded first, then it learns, then it votes; a leaver's raft id is spent, it
 //! hands over leadership, leaves raft, and only then loses its role and its slots
-//! of the sealing key. Last comes what is only told: whether raft hears of a manager.
+//! of the sealing key. Last comes what is only told: whether a manager counts for the quorum.
 
 use super::Consensus;
 use crate::clock::Moment;
@@ -162,11 +162,13 @@ fn introduces(message: &Message) -> bool {
     matches!(message.get_msg_type(), MsgAppend | MsgHeartbeat | MsgRequestPreVote | MsgRequestVote)
 }
 
-/// Records whether raft hears of a manager: whether its agent has a session says
-/// nothing of that.
+/// Records whether a manager counts for the quorum now: it has a vote, and raft hears of
+/// it. Whether its agent has a session says nothing of that. A learner is not reachable in
+/// this sense: whoever takes another manager away because this one is there loses the
+/// quorum.
 fn note_reach(store: &Store, consensus: &Consensus, node: &Node, now: Moment, since: Time) -> Option<Step> {
     let manager = node.plan.manager.as_ref()?;
-    let unreachable = consensus.is_silent(now.local, manager.raft_id, since);
+    let unreachable = !consensus.is_voter(manager.raft_id) || consensus.is_silent(now.local, manager.raft_id, since);
     if manager.unreachable == unreachable {
         return None;
     }

@@ -421,6 +421,11 @@ impl Consensus {
         self.membership.1.voters.contains(&raft_id) || self.membership.1.learners.contains(&raft_id)
     }
 
+    /// Whether a member has a vote.
+    pub(crate) fn is_voter(&self, raft_id: u64) -> bool {
+        self.membership.1.voters.contains(&raft_id)
+    }
+
     /// A learner that has all but the newest entries and is there.
     pub(crate) fn learner_to_promote(&self, now: Time) -> Option<u64> {
         let last = self.raw.raft.raft_log.last_index();

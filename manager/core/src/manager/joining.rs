@@ -81,7 +81,9 @@ impl Manager {
             Some(manager) => manager.raft_id,
             None => self.new_raft_id(&cluster),
         };
-        let manager = ManagerStatus { raft_id, address, format_max, unreachable: false };
+        // Until it has a vote, it does not count for the quorum.
+        let unreachable = node.plan.manager.as_ref().is_none_or(|manager| manager.unreachable);
+        let manager = ManagerStatus { raft_id, address, format_max, unreachable };
         let plan = NodePlan { manager: Some(manager.clone()), unsealing_key, ..node.plan.value.clone() };
         let mut cluster_plan = cluster.plan.value.clone();
         if !slots.is_empty() {

@@ -350,3 +350,77 @@ fn a_ready_node_that_loses_its_place_in_the_mesh_says_so_at_once() {
     ask(&mut manager, 5, Mutation::RemoveNetwork { network: "small".into() });
     assert_eq!((status(&manager).state, status(&manager).message.as_str()), (NodeState::Ready, ""));
 }
+
+/// Lets time pass for managers by raft id, with a perfect network and disk; whoever is not among them hears nothing.
+fn run(managers: &mut BTreeMap<u64, Manager>, now: &mut Time, length: Duration, mut look: impl FnMut(&Manager)) {
+    let end = *now + length;
+    while *now < end {
+        *now = *now + timing::TICK;
+        let mut waiting: std::collections::VecDeque<_> = managers.keys().map(|at| (*at, Event::Tick)).collect();
+        while let Some((at, event)) = waiting.pop_front() {
+            let Some(manager) = managers.get_mut(&at) else { continue };
+            manager.handle(*now, event);
+            for action in manager.take_actions() {
+                match action {
+                    Action::Persist(persist) => waiting.push_back((at, Event::Persisted { n: persist.n })),
+                    Action::SendPeer { raft_id, message, .. } => waiting.push_back((raft_id, Event::Peer(message))),
+                    Action::StreamSnapshot { raft_id, view, message, .. } => {
+                        let content = Box::new(SnapshotContent { store: (*view).clone() });
+                        waiting.push_back((raft_id, Event::SnapshotReceived { message, content }));
+                        waiting.push_back((at, Event::SnapshotSent { raft_id, ok: true }));
+                    }
+                    _ => {}
+                }
+            }
+            look(&managers[&at]);
+        }
+    }
+}
+
+/// `Reachable` means that it counts for the quorum: another manager may be taken away.
+#[test]
+fn a_manager_is_reachable_once_it_has_a_vote_and_as_long_as_raft_hears_of_it() {
+    let (first, mut now) = founded();
+    let mut managers = BTreeMap::from([(1, first)]);
+    let mut raft_ids = Vec::new();
+    fn status(manager: &Manager, node: NodeId) -> Option<ManagerStatus> {
+        manager.store.node(node)?.plan.manager.clone()
+    }
+    let nodes = [2, 3].map(|n| NodeId::from_random([n; 16]));
+    for (n, node) in nodes.into_iter().enumerate() {
+        let mut ask = |mutation| {
+            let request = RequestId(managers[&1].status().applied.to_be_bytes().repeat(2).try_into().expect("16 bytes"));
+            let event = Event::Request { ticket: Ticket(99), request, mutation: Box::new(mutation) };
+            managers.get_mut(&1).expect("it is there").handle(now, event);
+            run(&mut managers, &mut now, Duration::from_millis(200), |_| {});
+        };
+        let (role, availability, hostname) = (Role::Manager, Availability::Active, format!("m{}", n + 2));
+        ask(Mutation::RegisterNode { node, role, availability, hostname, certificate_expires: START });
+        let (address, unsealing_key) = (format!("m{}:2377", n + 2), vec![1; 32]);
+        ask(Mutation::JoinRaft { node, address, unsealing_key, slots: Vec::new(), format_max: 1 });
+        // It has not started: it learns nothing, and has no vote.
+        run(&mut managers, &mut now, Duration::from_secs(1), |_| {});
+        let raft_id = status(&managers[&1], node).expect("its place is on record").raft_id;
+        assert_eq!(managers[&1].consensus.members().learners, [raft_id]);
+        assert!(status(&managers[&1], node).is_some_and(|status| status.unreachable), "a learner does not count for the quorum");
+        let own = Config { node, raft_id, peers: [(1, "m1:2377".to_owned())].into(), ..config(2) };
+        managers.insert(raft_id, Manager::new(own, 8 + n as u64, Recovered::default(), now));
+        run(&mut managers, &mut now, Duration::from_secs(1), |manager| {
+            let is_reachable = status(manager, node).is_some_and(|status| !status.unreachable);
+            assert!(!is_reachable || manager.consensus.is_voter(raft_id), "it is shown as what it is not yet");
+        });
+        assert!(managers[&1].consensus.is_voter(raft_id));
+        assert!(status(&managers[&1], node).is_some_and(|status| !status.unreachable), "it has a vote");
+        raft_ids.push(raft_id);
+    }
+    // One falls silent: every manager answers the same.
+    let away = managers.remove(&raft_ids[1]).expect("it is there");
+    run(&mut managers, &mut now, timing::MANAGER_UNREACHABLE + Duration::from_secs(1), |_| {});
+    for manager in managers.values() {
+        let silent = [nodes[0], nodes[1], config(1).node].map(|node| status(manager, node).expect("a manager").unreachable);
+        assert_eq!(silent, [false, true, false]);
+    }
+    managers.insert(raft_ids[1], away);
+    run(&mut managers, &mut now, Duration::from_secs(1), |_| {});
+    assert!(managers.values().all(|manager| status(manager, nodes[1]).is_some_and(|status| !status.unreachable)));
+}
