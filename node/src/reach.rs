@@ -11,10 +11,11 @@ use crate::state::NodeFile;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use skep_identity::ca::NodeKey;
+use skep_identity::chance;
 use skep_identity::seal::UnsealingKey;
 use skep_identity::tls::{Connector, TlsIdentity};
+use skep_model::NodeId;
 use skep_model::version::{FORMAT_MAX, PROTOCOL_MAX, PROTOCOL_MIN};
-use skep_model::{NodeId, RequestId};
 use skep_proto::v1::ca_client::CaClient;
 use skep_proto::v1::raft_client::RaftClient;
 use skep_proto::v1::{IssueReply, IssueRequest, JoinRaftRequest};
@@ -129,9 +130,7 @@ pub fn signing_request(key: &NodeKey) -> Result<String, Failure> {
 
 /// A new id for a request that may be repeated.
 pub fn request_id() -> Vec<u8> {
-    let mut bytes = vec![0; 16];
-    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-    bytes
+    chance::bytes::<16>().to_vec()
 }
 
 /// What was issued, out of the CA's answer.
@@ -170,10 +169,8 @@ pub async fn join_raft(
     advertise: SocketAddr,
     unsealing: &UnsealingKey,
 ) -> Result<Placed, Failure> {
-    let mut id = RequestId([0; 16]);
-    getrandom::fill(&mut id.0).expect("the operating system gives random bytes");
     let request = JoinRaftRequest {
-        request_id: id.0.to_vec(),
+        request_id: request_id(),
         address: advertise.to_string(),
         unsealing_key: unsealing.public().0.to_vec(),
         format_max: FORMAT_MAX,

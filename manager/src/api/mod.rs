@@ -132,9 +132,7 @@ impl Shared {
 
     /// Sixteen random bytes.
     pub fn random(&self) -> [u8; 16] {
-        let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-        bytes
+        skep_identity::chance::bytes()
     }
 
     /// A new id.
