@@ -9,6 +9,7 @@
 //! `spec` is written for users, `status` and `description` for the agent that
 //! reported them, `plan` by the leader. See [`object::Section`].
 
+pub mod address;
 pub mod assignment;
 pub mod cluster;
 pub mod config;

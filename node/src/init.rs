@@ -53,6 +53,7 @@ pub async fn init(node: &Arc<Node>, request: InitRequest) -> Result<InitReply, F
     let interfaces = address::interfaces()?;
     let listen = address::listen(&request.listen_addr, &interfaces)?;
     let advertise = address::advertise(&request.advertise_addr, listen, &interfaces)?;
+    address::check_founding(advertise.ip(), listen.ip(), &interfaces)?;
     let data_path = address::data_path(&request.data_path_addr, &interfaces)?;
     node.publish_pending();
     let founded = found(node, spec, availability, (advertise, listen, data_path)).await;

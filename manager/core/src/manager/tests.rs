@@ -329,7 +329,14 @@ fn a_ready_node_that_loses_its_place_in_the_mesh_says_so_at_once() {
     ask(
         &mut manager,
         2,
-        Mutation::RegisterNode { node, role, availability, hostname: hostname.clone(), certificate_expires: now },
+        Mutation::RegisterNode {
+            node,
+            role,
+            availability,
+            hostname: hostname.clone(),
+            certificate_expires: now,
+            addresses: Default::default(),
+        },
     );
     let description = NodeDescription { hostname, ..NodeDescription::default() };
     let (address, not_ready) = ("10.0.0.2".into(), String::new());
@@ -395,7 +402,14 @@ fn a_manager_is_reachable_once_it_has_a_vote_and_as_long_as_raft_hears_of_it() {
             run(&mut managers, &mut now, Duration::from_millis(200), |_| {});
         };
         let (role, availability, hostname) = (Role::Manager, Availability::Active, format!("m{}", n + 2));
-        ask(Mutation::RegisterNode { node, role, availability, hostname, certificate_expires: START });
+        ask(Mutation::RegisterNode {
+            node,
+            role,
+            availability,
+            hostname,
+            certificate_expires: START,
+            addresses: Default::default(),
+        });
         let (address, unsealing_key) = (format!("m{}:2377", n + 2), vec![1; 32]);
         ask(Mutation::JoinRaft { node, address, unsealing_key, slots: Vec::new(), format_max: 1 });
         // It has not started: it learns nothing, and has no vote.
