@@ -99,10 +99,16 @@ async fn a_connection_without_a_certificate_that_asks_for_nothing_ends() {
     ended.await.expect("the manager ends it");
 }
 
-/// The leader's loop, the agent's: a panic ends the daemon, and says so.
+/// The leader's loop, the agent's, one call, the preparation of one task: a panic ends the
+/// daemon, and says so.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_in_a_loop_ends_the_daemon_with_its_sentence_and_it_starts_again() {
-    for (place, sentence) in [("manager", "the manager's loop panicked"), ("agent", "the agent's loop panicked")] {
+async fn a_panic_ends_the_daemon_with_its_sentence_and_it_starts_again() {
+    for (place, sentence) in [
+        ("manager", "the manager's loop panicked"),
+        ("agent", "the agent's loop panicked"),
+        ("call", "panicked"),
+        ("task", "panicked"),
+    ] {
         let mut m1 = Daemon::planted(&format!("{place}=boom"));
         m1.init(InitRequest::default()).await.unwrap();
         wait_until("its node is ready", async || states(&m1).await.get("NODE_STATE_READY") == Some(&1)).await;

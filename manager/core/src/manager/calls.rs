@@ -5,14 +5,14 @@ use crate::action::Action;
 use crate::consensus::proposals::{Call, Origin, Proposal};
 use crate::control::{self, Admitted};
 use crate::event::{Consistency, Ticket};
-use crate::leader::{BUG, panic_text};
+use crate::leader::BUG;
 use crate::store::apply::Conflict;
 use crate::store::codec;
 use crate::timing;
 use crate::transaction::Transaction;
+use skep_model::guard;
 use skep_model::request::{Mutation, Outcome};
 use skep_model::{Refusal, RequestId, Time};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// How often a request whose transaction was refused is admitted anew.
 const ATTEMPTS_MAX: u32 = 16;
@@ -94,9 +94,9 @@ impl Manager {
     /// of ours that costs nobody else anything: it is refused with what was said.
     fn judge(&mut self, request: RequestId, mutation: Mutation) -> Result<Admitted, Refusal> {
         let (store, now, mint) = (&self.store, self.cluster_time(), &mut self.mint);
-        let judged = catch_unwind(AssertUnwindSafe(|| control::admit(store, now, mint, request, mutation)));
-        judged.unwrap_or_else(|payload| {
-            let sentence = format!("{BUG}deciding about this request panicked: {}", panic_text(&*payload));
+        let judged = guard::catch(|| control::admit(store, now, mint, request, mutation));
+        judged.unwrap_or_else(|said| {
+            let sentence = format!("{BUG}deciding about this request panicked: {said}");
             self.actions.push(Action::Warn { sentence: sentence.clone() });
             Err(Refusal::FailedPrecondition(sentence))
         })
