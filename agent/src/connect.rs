@@ -84,11 +84,13 @@ impl Managers {
 
     /// A manager refused; if it named the leader, that one is next.
     pub fn refused(&self, address: &str, status: &Status) {
-        let leader = refusal_of(status).and_then(|refusal| match refusal {
-            Refusal::NotLeader { leader } => leader,
-            _ => None,
-        });
-        let leader = leader.and_then(|node| self.lock().address_of.get(&node).cloned());
+        let (node, now) = match refusal_of(status) {
+            Some(Refusal::NotLeader { leader, address: now }) => (leader, now),
+            _ => (None, String::new()),
+        };
+        // Where it is now, as that manager says; an earlier session may have told another address.
+        let told = Some(now).filter(|address| !address.is_empty());
+        let leader = told.or_else(|| node.and_then(|node| self.lock().address_of.get(&node).cloned()));
         match leader {
             Some(leader) if leader != address => {
                 let mut known = self.lock();

@@ -61,9 +61,9 @@ impl Ca for CaApi {
         let _place = self.admit(&asked, remote).map_err(|refusal| from_refusal(&refusal))?;
         if let Some(address) = self.0.elsewhere() {
             // A token speaks for itself on any manager; a certificate only to whom it is shown.
-            return match (asked.who, self.0.leader()) {
-                (Who::Joiner(_), _) => forward_issue(&self.0, &address, asked.message).await.map(Response::new),
-                (Who::Member(_), leader) => Err(from_refusal(&Refusal::NotLeader { leader: leader.map(|(node, _)| node) })),
+            return match asked.who {
+                Who::Joiner(_) => forward_issue(&self.0, &address, asked.message).await.map(Response::new),
+                Who::Member(_) => Err(from_refusal(&self.0.not_leader())),
             };
         }
         let reply = match &asked.who {

@@ -40,8 +40,8 @@ impl Manager {
             return self.reply(ticket, Err(refusal));
         }
         if !self.consensus.is_leader() {
-            let leader = self.directory.node(self.consensus.leader());
-            return self.reply(ticket, Err(Refusal::NotLeader { leader }));
+            let refusal = self.not_leader();
+            return self.reply(ticket, Err(refusal));
         }
         self.wait(ticket, WaitingFor::Outcome(request));
         if let Some(call) = self.proposals.calls.get_mut(&request) {
@@ -153,11 +153,17 @@ impl Manager {
         }
     }
 
+    fn not_leader(&self) -> Refusal {
+        let leader = self.directory.node(self.consensus.leader());
+        let address = leader.map(|_| self.directory.address(self.consensus.leader())).unwrap_or_default();
+        Refusal::NotLeader { leader, address }
+    }
+
     /// Leadership is lost: what was proposed may or may not come to pass.
     pub(super) fn abandon_calls(&mut self) {
-        let leader = self.directory.node(self.consensus.leader());
+        let not_leader = self.not_leader();
         for call in self.proposals.abandon().into_values() {
-            let refusal = if call.is_proposed { Refusal::Aborted } else { Refusal::NotLeader { leader } };
+            let refusal = if call.is_proposed { Refusal::Aborted } else { not_leader.clone() };
             for ticket in call.tickets {
                 self.reply(ticket, Err(refusal.clone()));
             }
