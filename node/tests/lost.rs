@@ -92,6 +92,8 @@ async fn every_node_may_come_back_under_another_address_one_after_the_other() {
         })
         .await;
         wait_until("it takes part", async || managers[number].nodes().await.is_ok()).await;
+        // As an operator would look before the next is moved.
+        wait_until("the worker knows the new address", async || worker.info().await.manager_addresses.contains(&address)).await;
         // It is one of the majority: another one may be gone.
         let other = (number + 2) % 3;
         managers[other].kill();
