@@ -38,13 +38,7 @@ impl fmt::Debug for Managers {
 impl Managers {
     /// The managers named in `file` (one address a line) and `more`.
     pub fn open(tls: TlsIdentity, file: PathBuf, more: &[String]) -> Self {
-        let saved = std::fs::read_to_string(&file).unwrap_or_default();
-        let mut known = Known::default();
-        for address in more.iter().cloned().chain(saved.lines().map(str::to_owned)) {
-            if !address.is_empty() && !known.order.contains(&address) {
-                known.order.push(address);
-            }
-        }
+        let known = Known { order: read(&file, more), ..Known::default() };
         Self { connector: Connector::member(tls), file, known: Mutex::new(known) }
     }
 
@@ -84,16 +78,24 @@ impl Managers {
 
     /// A manager refused; if it named the leader, that one is next.
     pub fn refused(&self, address: &str, status: &Status) {
-        let leader = refusal_of(status).and_then(|refusal| match refusal {
-            Refusal::NotLeader { leader } => leader,
-            _ => None,
-        });
-        let leader = leader.and_then(|node| self.lock().address_of.get(&node).cloned());
+        let (node, now) = match refusal_of(status) {
+            Some(Refusal::NotLeader { leader, address: now }) => (leader, now),
+            _ => (None, String::new()),
+        };
+        // Where it is now, as that manager says; an earlier session may have told another address.
+        let told = Some(now).filter(|address| !address.is_empty());
+        let leader = told.or_else(|| node.and_then(|node| self.lock().address_of.get(&node).cloned()));
         match leader {
             Some(leader) if leader != address => {
                 let mut known = self.lock();
+                let is_new = !known.order.contains(&leader);
                 known.order.retain(|other| *other != leader);
                 known.order.insert(0, leader);
+                drop(known);
+                // It may be the last to know where anybody is now.
+                if is_new {
+                    self.save();
+                }
             }
             _ => self.failed(address),
         }
@@ -112,8 +114,13 @@ impl Managers {
                 known.order.push(address);
             }
         }
-        let text = known.order.join("\n");
         drop(known);
+        self.save();
+    }
+
+    /// Puts down which managers are known, for the next start of the daemon.
+    fn save(&self) {
+        let text = self.lock().order.join("\n");
         if std::fs::read_to_string(&self.file).ok().as_deref() != Some(&text)
             && let Err(error) = write(&self.file, &text)
         {
@@ -124,6 +131,18 @@ impl Managers {
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// Addresses, and those that are written down after them, each once.
+fn read(file: &std::path::Path, more: &[String]) -> Vec<String> {
+    let saved = std::fs::read_to_string(file).unwrap_or_default();
+    let mut order = Vec::<String>::new();
+    for address in more.iter().cloned().chain(saved.lines().map(str::to_owned)) {
+        if !address.is_empty() && !order.contains(&address) {
+            order.push(address);
+        }
+    }
+    order
 }
 
 fn write(file: &std::path::Path, text: &str) -> std::io::Result<()> {
@@ -139,4 +158,34 @@ pub fn refusal_of(status: &Status) -> Option<Refusal> {
         return None;
     }
     v1::Refusal::decode(status.details()).ok().and_then(|message| Refusal::try_from(message).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_the_leader_is_now_is_heard_and_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("managers");
+        let open = |more: &[String]| Managers {
+            connector: Connector::stranger(),
+            file: file.clone(),
+            known: Mutex::new(Known { order: read(&file, more), ..Known::default() }),
+        };
+        let managers = open(&["m1:2377".into(), "m2:2377".into()]);
+        let node = NodeId::from_random([1; 16]);
+        managers.learn(&[(node, "m1:2377".into()), (NodeId::from_random([2; 16]), "m2:2377".into())]);
+        let refusal = |address: &str| {
+            let refusal = Refusal::NotLeader { leader: Some(node), address: address.into() };
+            use prost::Message as _;
+            let details = v1::Refusal::from(&refusal).encode_to_vec();
+            Status::with_details(tonic::Code::Unavailable, "", details.into())
+        };
+        managers.refused("m2:2377", &refusal("m9:2377"));
+        assert_eq!(managers.next().as_deref(), Some("m9:2377"), "not where an earlier session said");
+        assert_eq!(open(&[]).next().as_deref(), Some("m9:2377"), "nor after a restart");
+        managers.refused("m9:2377", &refusal(""));
+        assert_eq!(managers.next().as_deref(), Some("m1:2377"), "as an earlier session said");
+    }
 }

@@ -433,9 +433,7 @@ fn jittered(pause: Duration) -> Duration {
 }
 
 pub(crate) fn random() -> [u8; 16] {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-    bytes
+    skep_identity::chance::bytes()
 }
 
 #[cfg(test)]

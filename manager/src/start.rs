@@ -372,7 +372,5 @@ async fn open(folder: PathBuf, seal: Arc<RecordSeal>, founder: Option<u64>) -> R
 }
 
 fn seed() -> u64 {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-    u64::from_le_bytes(bytes)
+    u64::from_le_bytes(skep_identity::chance::bytes())
 }

@@ -9,6 +9,7 @@
 //! `spec` is written for users, `status` and `description` for the agent that
 //! reported them, `plan` by the leader. See [`object::Section`].
 
+pub mod address;
 pub mod assignment;
 pub mod cluster;
 pub mod config;
@@ -16,6 +17,7 @@ pub mod constraint;
 pub mod container;
 pub mod deployment;
 pub mod endpoint;
+pub mod guard;
 pub mod id;
 pub mod name;
 pub mod network;

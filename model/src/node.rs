@@ -1,7 +1,7 @@
 //! Nodes: the machines of the cluster.
 
 use crate::endpoint::NodeIngress;
-use crate::network::{InvalidField, MTU_MIN_IPV6};
+use crate::network::MTU_MIN_IPV6;
 use crate::place::PlaceFaults;
 use crate::resources::Resources;
 use crate::service::Platform;
@@ -9,7 +9,7 @@ use crate::{Meta, NodeId, Section, Time};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 /// A node. Writers: users (`spec`), its agent (`description`), the leader
 /// (`status`, `plan`).
@@ -27,6 +27,20 @@ pub struct Node {
     pub status: Section<NodeStatus>,
     /// Its part in the cluster.
     pub plan: Section<NodePlan>,
+}
+
+impl Node {
+    /// Whether an address is this node's. One that is down has none: whoever has it now may
+    /// take it.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        let is_underlay = self.description.underlay.as_ref().is_some_and(|underlay| underlay.address == address);
+        let is_host = |manager: &ManagerStatus| {
+            crate::address::split(&manager.address).and_then(|(host, _)| host.parse().ok()) == Some(address)
+        };
+        let is_session = self.status.address.parse() == Ok(address);
+        let is_manager = self.plan.manager.as_ref().is_some_and(is_host);
+        self.status.state != NodeState::Down && (is_underlay || is_session || is_manager)
+    }
 }
 
 /// Worker or manager.
@@ -99,37 +113,6 @@ pub struct Underlay {
     /// Why its tasks are reached over IPv4 only; empty if they have IPv6 as well.
     #[serde(default)]
     pub lacks_ipv6: String,
-}
-
-/// Checks an address at which a node shall carry overlay traffic. A loopback address is
-/// one for a cluster of one node; who joins others refuses it as well
-/// ([`check_underlay_of_several`]).
-///
-/// # Errors
-/// Says what kind of address it is.
-pub fn check_underlay(address: IpAddr) -> Result<(), InvalidField> {
-    let kind = match address {
-        _ if address.is_unspecified() => "it is the unspecified address",
-        _ if address.is_multicast() => "it is a multicast address",
-        IpAddr::V4(Ipv4Addr::BROADCAST) => "it is the broadcast address",
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => "it is a link-local address, which means nothing without its link",
-        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => "it is an IPv4 address in IPv6 form: write it as IPv4",
-        _ => return Ok(()),
-    };
-    Err(InvalidField::new("data path address", address, format!("{kind}; name an address of this node that other nodes reach")))
-}
-
-/// As [`check_underlay`], for a node that has others to reach.
-///
-/// # Errors
-/// Says what kind of address it is.
-pub fn check_underlay_of_several(address: IpAddr) -> Result<(), InvalidField> {
-    check_underlay(address)?;
-    if !address.is_loopback() {
-        return Ok(());
-    }
-    let reason = "it is a loopback address, at which no other node reaches this one; name an address that they do";
-    Err(InvalidField::new("data path address", address, reason))
 }
 
 /// Bytes that VXLAN adds to a packet on an IPv4 underlay.

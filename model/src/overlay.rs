@@ -6,10 +6,10 @@
 //! of it follows from the store. The agent hands it on to the network daemon as
 //! it is, with [`LocalTask`]s of its own making.
 
+use crate::address::check_underlay;
 use crate::container::DnsConfig;
 use crate::endpoint::{NodeIngress, PublishedPort};
 use crate::network::{ATTACHMENTS_MAX, Attachment, InvalidField, Pool, check_address, check_mtu, check_vni};
-use crate::node::check_underlay;
 use crate::{NetworkId, NodeId, ServiceId, TaskId};
 use std::net::IpAddr;
 

@@ -75,6 +75,9 @@ pub enum Refusal {
     NotLeader {
         /// The leader, where it is known.
         leader: Option<NodeId>,
+        /// Where it is reached now, `host:port`; empty if that is not known. Whoever asks may
+        /// know an older address, or none.
+        address: String,
     },
     /// The cluster has no leader now; the request may be retried with its id.
     Unavailable(String),
@@ -125,8 +128,8 @@ impl fmt::Display for Refusal {
             | Self::NoQuorum(text) => f.write_str(text),
             Self::Unsupported { what } => write!(f, "{what} is not supported by this version of skep"),
             Self::TooLarge { what, limit } => write!(f, "{what} is too large: the limit is {limit}"),
-            Self::NotLeader { leader: Some(node) } => write!(f, "this manager is not the leader; the leader is node {node}"),
-            Self::NotLeader { leader: None } => f.write_str("this manager is not the leader, and no leader is known"),
+            Self::NotLeader { leader: Some(node), .. } => write!(f, "this manager is not the leader; the leader is node {node}"),
+            Self::NotLeader { leader: None, .. } => f.write_str("this manager is not the leader, and no leader is known"),
             Self::Aborted => f.write_str("leadership changed while the request was under way; its outcome is unknown"),
         }
     }

@@ -157,6 +157,8 @@ pub enum Mutation {
         hostname: String,
         /// When the certificate ends.
         certificate_expires: Time,
+        /// Where it says that others reach it.
+        addresses: crate::address::ClaimedAddresses,
     },
     /// A node was given a new certificate.
     CertificateIssued {

@@ -4,6 +4,7 @@
 //! every manager. Whatever does not have its form is cut, left out or replaced, each by
 //! itself and with a note: no value of it costs the node its session.
 
+use crate::address::check_underlay;
 use crate::node::NodeDescription;
 use std::collections::BTreeSet;
 
@@ -99,9 +100,8 @@ impl NodeDescription {
             let networks: BTreeSet<_> = underlay.occupied.iter().map(ipnet::IpNet::trunc).collect();
             // What is everywhere is nowhere: a default route occupies nothing.
             underlay.occupied = networks.into_iter().filter(|network| network.prefix_len() > 0).take(OCCUPIED_MAX).collect();
-            let address = underlay.address;
-            if address.is_unspecified() || address.is_multicast() {
-                notes.push(format!("{address} is no address of a node"));
+            if let Err(invalid) = check_underlay(underlay.address) {
+                notes.push(format!("its address {} is left out: {}", underlay.address, invalid.reason));
                 self.underlay = None;
             }
         }
@@ -171,8 +171,8 @@ mod tests {
         check(&occupied, &nothing, "");
         let address =
             |text: &'static str| move |odd: &mut NodeDescription| odd.underlay.as_mut().unwrap().address = text.parse().unwrap();
-        for text in ["0.0.0.0", "::", "224.0.0.1", "ff02::1"] {
-            check(&address(text), &|odd| odd.underlay.clone_from(&sane.underlay), "no address of a node");
+        for text in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "240.0.0.1", "255.255.255.255", "fe80::1"] {
+            check(&address(text), &|odd| odd.underlay.clone_from(&sane.underlay), "is left out: it is ");
         }
     }
 }

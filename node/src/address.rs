@@ -3,7 +3,7 @@
 //! Pure: the machine's interfaces are an argument, so that a table tests it.
 
 use skep_model::Refusal;
-use skep_model::node::{check_underlay, check_underlay_of_several};
+use skep_model::address::{Named, advertised, check_underlay, check_underlay_of_several, split};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 /// The port of every RPC.
@@ -70,18 +70,8 @@ pub fn advertise(given: &str, listen: SocketAddr, interfaces: &[Interface]) -> R
         let address = if listen.ip().is_unspecified() { only(interfaces)? } else { listen.ip() };
         return Ok(SocketAddr::new(address, listen.port()));
     }
-    let wrong = || {
-        let reason = "it must be a non-zero IP address or network interface, with an optional port";
-        Refusal::invalid("--advertise-addr", given, reason)
-    };
-    let (host, port) = split(given).ok_or_else(wrong)?;
-    let address = match host.parse::<IpAddr>() {
-        Ok(address) if address.is_unspecified() || address.is_multicast() => return Err(wrong()),
-        Ok(address) => address,
-        Err(_) => of_interface(&host, interfaces)?.ok_or_else(wrong)?,
-    };
-    check_underlay(address).map_err(|invalid| Refusal::invalid("--advertise-addr", given, invalid.reason))?;
-    Ok(SocketAddr::new(address, port.unwrap_or(listen.port())))
+    let (named, port) = advertised(given)?;
+    Ok(SocketAddr::new(resolve("--advertise-addr", given, &named, interfaces)?, port.unwrap_or(listen.port())))
 }
 
 /// The address for overlay traffic: an address, or an interface with one. Empty
@@ -93,16 +83,39 @@ pub fn data_path(given: &str, interfaces: &[Interface]) -> Result<Option<IpAddr>
     if given.is_empty() {
         return Ok(None);
     }
-    let wrong =
-        || Refusal::invalid("--data-path-addr", given, "it must be a non-zero IP address or network interface, without a port");
-    match given.parse::<IpAddr>() {
-        Ok(address) if address.is_unspecified() || address.is_multicast() => Err(wrong()),
-        Ok(address) => {
-            check_underlay(address).map_err(|invalid| Refusal::invalid("--data-path-addr", given, invalid.reason))?;
-            Ok(Some(address))
-        }
-        Err(_) => of_interface(given, interfaces)?.map(Some).ok_or_else(wrong),
+    let named = skep_model::address::data_path(given)?;
+    resolve("--data-path-addr", given, &named, interfaces).map(Some)
+}
+
+/// The address that a user named, which for an interface is its own.
+fn resolve(flag: &'static str, given: &str, named: &Named, interfaces: &[Interface]) -> Result<IpAddr, Refusal> {
+    let name = match named {
+        Named::Address(address) => return Ok(*address),
+        Named::Interface(name) => name,
+    };
+    let missing = || {
+        let names: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
+        let reason = format!("it must be a non-zero IP address or network interface; the interfaces are {}", names.join(", "));
+        Refusal::invalid(flag, given, reason)
+    };
+    let address = of_interface(name, interfaces)?.ok_or_else(missing)?;
+    check_underlay(address).map_err(|invalid| Refusal::invalid(flag, given, format!("{address}: {}", invalid.reason)))?;
+    Ok(address)
+}
+
+/// As Swarm has it: who founds a cluster under an address that this machine has not, and
+/// listens on all, must have one address, or say on which it listens.
+///
+/// # Errors
+/// If there is no single address.
+pub fn check_founding(advertise: IpAddr, listen: IpAddr, interfaces: &[Interface]) -> Result<(), Refusal> {
+    let is_here = advertise.is_loopback() || interfaces.iter().any(|interface| interface.addresses.contains(&advertise));
+    if is_here || !listen.is_unspecified() || only(interfaces).is_ok() {
+        return Ok(());
     }
+    let reason = "must specify a listening address (--listen-addr) because the address to advertise is not recognized as a system \
+                  address, and a system's IP address to use could not be uniquely identified";
+    Err(Refusal::invalid("--advertise-addr", advertise.to_string(), reason))
 }
 
 /// Checks where a node that joins others will carry overlay traffic: they must reach it
@@ -136,32 +149,6 @@ pub fn toward(remote: SocketAddr) -> Option<IpAddr> {
     let socket = UdpSocket::bind(any).ok()?;
     socket.connect(remote).ok()?;
     socket.local_addr().ok().map(|address| address.ip()).filter(|address| !address.is_unspecified())
-}
-
-/// Host and port; none if the port is no number from 1, or there is no host.
-fn split(text: &str) -> Option<(String, Option<u16>)> {
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Some((address.to_string(), None));
-    }
-    if let Some(rest) = text.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']')?;
-        host.parse::<IpAddr>().ok()?;
-        return match rest.strip_prefix(':') {
-            Some(port) => Some((host.to_owned(), Some(port_of(port)?))),
-            None => rest.is_empty().then(|| (host.to_owned(), None)),
-        };
-    }
-    match text.split_once(':') {
-        None => (!text.is_empty()).then(|| (text.to_owned(), None)),
-        Some((host, port)) => {
-            (!host.is_empty()).then_some(()).and_then(|()| port_of(port)).map(|port| (host.to_owned(), Some(port)))
-        }
-    }
-}
-
-fn port_of(text: &str) -> Option<u16> {
-    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|port| is_number && *port != 0)
 }
 
 /// The address of the interface with that name; IPv4 before IPv6.
@@ -240,7 +227,9 @@ mod tests {
             ("eth0", "", twice(), Err("more than one IPv4 address (10.0.0.1 and 10.0.0.2)")),
             ("eth0", "", vec![on("eth0", &[])], Err("no usable IPv4 or IPv6")),
             ("eth9", "", two(), Err("non-zero IP address or network interface")),
-            ("0.0.0.0", "", two(), Err("non-zero IP address")),
+            ("0.0.0.0", "", two(), Err("it is the unspecified address")),
+            ("240.0.0.1", "", two(), Err("invalid --advertise-addr \"240.0.0.1\": it is a reserved address (240.0.0.0/4)")),
+            ("eth9", "", two(), Err("the interfaces are eth0, eth1")),
             ("10.0.0.1:0", "", two(), Err("non-zero IP address")),
             ("10.0.0.1:+5", "", two(), Err("non-zero IP address")),
             ("10.0.0.1:70000", "", two(), Err("non-zero IP address")),
@@ -267,7 +256,8 @@ mod tests {
             ("eth1", Ok(Some("10.1.0.1"))),
             ("two", Err("more than one IPv4 address")),
             ("eth9", Err("--data-path-addr")),
-            ("0.0.0.0", Err("non-zero IP address")),
+            ("0.0.0.0", Err("it is the unspecified address")),
+            ("240.0.0.1", Err("it is a reserved address")),
             ("10.0.0.1:4789", Err("without a port")),
             // A cluster of one node may be on loopback.
             ("127.0.0.1", Ok(Some("127.0.0.1"))),
@@ -299,6 +289,23 @@ mod tests {
             let found = check_joining(data_path, advertise.parse().unwrap(), remote.parse().unwrap());
             let found = found.err().map(|refusal| refusal.to_string()).unwrap_or_default();
             assert!(found.starts_with(expected) && found.is_empty() == expected.is_empty(), "{found}, not {expected}");
+        }
+    }
+
+    #[test]
+    fn who_founds_a_cluster_elsewhere_says_on_which_address_it_listens() {
+        let one = || vec![on("eth0", &["10.0.0.1"])];
+        let two = || vec![on("eth0", &["10.0.0.1"]), on("eth1", &["10.1.0.1"])];
+        let table = [
+            ("10.1.0.1", "0.0.0.0", two(), true),
+            ("203.0.113.7", "0.0.0.0", one(), true),
+            ("203.0.113.7", "0.0.0.0", two(), false),
+            ("203.0.113.7", "10.1.0.1", two(), true),
+            ("127.0.0.1", "0.0.0.0", two(), true),
+        ];
+        for (advertise, listen, interfaces, is_taken) in table {
+            let found = check_founding(advertise.parse().unwrap(), listen.parse().unwrap(), &interfaces);
+            assert_eq!(found.is_ok(), is_taken, "{advertise} {listen}: {found:?}");
         }
     }
 

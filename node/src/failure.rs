@@ -150,10 +150,10 @@ impl Failure {
         }
     }
 
-    /// The leader that a manager named when it refused.
-    pub fn leader(&self) -> Option<NodeId> {
+    /// Where the leader is, as a manager said when it refused.
+    pub fn leader(&self) -> Option<String> {
         match self.refusal() {
-            Some(Refusal::NotLeader { leader }) => leader,
+            Some(Refusal::NotLeader { address, .. }) if !address.is_empty() => Some(address),
             _ => None,
         }
     }
@@ -213,10 +213,10 @@ mod tests {
 
     #[test]
     fn refusals_keep_their_code_and_details() {
-        let refusal = Refusal::NotLeader { leader: Some(NodeId::from_random([3; 16])) };
+        let refusal = Refusal::NotLeader { leader: Some(NodeId::from_random([3; 16])), address: "m1:2377".into() };
         let answered = Failure::Answered(skep_manager::from_refusal(&refusal));
         assert!(answered.may_pass());
-        assert_eq!(answered.leader(), Some(NodeId::from_random([3; 16])));
+        assert_eq!(answered.leader().as_deref(), Some("m1:2377"));
         let status = Status::from(answered);
         assert_eq!(skep_manager::to_refusal(&status), Some(refusal));
         assert!(!Failure::precondition("no").may_pass());

@@ -15,6 +15,7 @@ use crate::state::{NodeFile, Stage};
 use ipnet::IpNet;
 use skep_identity::ca::NodeKey;
 use skep_identity::certificate::NodeIdentity;
+use skep_identity::chance;
 use skep_identity::keystore::UnlockKey;
 use skep_manager::{Founding, Manager, NewCluster};
 use skep_model::cluster::{BARRIER_TIMEOUTS, ClusterSpec};
@@ -52,6 +53,7 @@ pub async fn init(node: &Arc<Node>, request: InitRequest) -> Result<InitReply, F
     let interfaces = address::interfaces()?;
     let listen = address::listen(&request.listen_addr, &interfaces)?;
     let advertise = address::advertise(&request.advertise_addr, listen, &interfaces)?;
+    address::check_founding(advertise.ip(), listen.ip(), &interfaces)?;
     let data_path = address::data_path(&request.data_path_addr, &interfaces)?;
     node.publish_pending();
     let founded = found(node, spec, availability, (advertise, listen, data_path)).await;
@@ -182,7 +184,7 @@ async fn found(
     let data = &node.settings.data;
     // A port in use is found before anything is written.
     member::can_listen(listen).await?;
-    let (id, cluster) = (NodeId::from_random(random()), ClusterId::from_random(random()));
+    let (id, cluster) = (NodeId::from_random(chance::bytes()), ClusterId::from_random(chance::bytes()));
     let (key, keys) = (NodeKey::generate()?, ManagerKeys::generate());
     let kek = spec.autolock.then(UnlockKey::generate);
     let new = skep_manager::found(id, &keys.unsealing, cluster, spec, &key.signing_request()?)?;
@@ -269,13 +271,6 @@ fn first_node(
             ingress: None,
         }),
     })
-}
-
-/// Sixteen bytes from the operating system.
-fn random() -> [u8; 16] {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-    bytes
 }
 
 #[cfg(test)]

@@ -135,6 +135,7 @@ async fn admit(node: &Node, plan: &Plan) -> Result<Admitted, Failure> {
         availability: Some(skep_proto::v1::Availability::from(plan.availability).into()),
         hostname: node.settings.hostname.clone(),
         request_id: reach::request_id(),
+        ..IssueRequest::default()
     };
     loop {
         let (mut first, mut has_answer) = (None, false);
@@ -166,8 +167,18 @@ async fn admit_by(plan: &Plan, request: &IssueRequest, remote: &str) -> Result<(
         PinError::Refused(refusal) => Failure::Identity(refusal),
         PinError::Tls(error) => Failure::Tls(error),
     })?;
-    let channel = root.connector().connect(remote).await.map_err(unreachable)?;
-    let reply = CaClient::new(channel).issue(request.clone()).await.map_err(Failure::Answered)?.into_inner();
+    let connector = match (at.ip().is_loopback(), advertise.ip().is_loopback()) {
+        // Every address there is this machine's: the connection shows which one is meant.
+        (true, true) if at.is_ipv4() == advertise.is_ipv4() => root.connector().bound_to(advertise.ip()),
+        _ => root.connector(),
+    };
+    let channel = connector.connect(&at.to_string()).await.map_err(unreachable)?;
+    let claimed = IssueRequest {
+        advertise_address: advertise.ip().to_string(),
+        data_path_address: plan.data_path.map(|address| address.to_string()).unwrap_or_default(),
+        ..request.clone()
+    };
+    let reply = CaClient::new(channel).issue(claimed).await.map_err(Failure::Answered)?.into_inner();
     let senseless = |what| Failure::Senseless { address: remote.to_owned(), what };
     let id: NodeId = reply.node_id.parse().map_err(|_| senseless("node id"))?;
     let cluster: ClusterId = reply.cluster_id.parse().map_err(|_| senseless("cluster id"))?;

@@ -48,6 +48,7 @@ fn run(args: args::Args) -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    skep_identity::process::end_on_panic();
     skep_identity::process::install_crypto_provider();
     let (descriptors, _) = skep_identity::process::raise_descriptor_limit().context("cannot raise the limit of open files")?;
     tracing::debug!(descriptors, "open files and sockets");

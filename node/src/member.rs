@@ -100,7 +100,8 @@ impl Member {
     /// # Errors
     /// If the agent cannot start.
     pub async fn start(node: &Arc<Node>, mut file: NodeFile, mut identity: Identity) -> Result<Self, Failure> {
-        let mut addresses = file.managers.clone();
+        // The ones that a session told last come before those of the join, which may be gone.
+        let mut addresses = reach::managers_on_file(&node.settings.data, &file);
         let is_manager = identity.node().role == Role::Manager;
         if is_manager {
             addresses.insert(0, file.advertise.to_string());
@@ -142,7 +143,7 @@ impl Member {
             None => {
                 // What an earlier time as a manager left is of no use: its raft id is spent.
                 Manager::destroy(&folder)?;
-                let managers = reach::known_managers(&node.view(), data, &self.file);
+                let managers = reach::Managers::others(node, &self.file);
                 let placed = reach::join_raft(self.identity.tls(), &managers, self.file.advertise, &keys.unsealing).await?;
                 self.file.raft_id = Some(placed.raft_id);
                 self.file.has_log = false;

@@ -6,19 +6,19 @@
 use crate::failure::Failure;
 use crate::identity::Issued;
 use crate::member::managers_file;
-use crate::node::View;
+use crate::node::{Node, View};
 use crate::state::NodeFile;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use skep_identity::ca::NodeKey;
+use skep_identity::chance;
 use skep_identity::seal::UnsealingKey;
 use skep_identity::tls::{Connector, TlsIdentity};
 use skep_model::version::{FORMAT_MAX, PROTOCOL_MAX, PROTOCOL_MIN};
-use skep_model::{NodeId, RequestId};
 use skep_proto::v1::ca_client::CaClient;
 use skep_proto::v1::raft_client::RaftClient;
 use skep_proto::v1::{IssueReply, IssueRequest, JoinRaftRequest};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -31,13 +31,30 @@ const ROUNDS_MAX: Duration = Duration::from_secs(20);
 /// Between two rounds over all of them, while an election is on.
 const ROUND_PAUSE: Duration = Duration::from_millis(200);
 
-/// The managers to ask, and which node each is where that is known.
-#[derive(Clone, Debug, Default)]
-pub struct KnownManagers {
-    /// Addresses, the likeliest first.
-    pub addresses: Vec<String>,
-    /// Addresses by node.
-    pub by_node: BTreeMap<NodeId, String>,
+/// Where managers are to be found. It is looked up for every round anew: one may have
+/// another address than when the asking began, and the session or raft hears of that.
+pub struct Managers<'a> {
+    node: &'a Node,
+    file: NodeFile,
+    has_self: bool,
+}
+
+impl<'a> Managers<'a> {
+    /// All but this node.
+    pub fn others(node: &'a Node, file: &NodeFile) -> Self {
+        Self { node, file: file.clone(), has_self: false }
+    }
+
+    /// This node's own manager as well, last.
+    pub fn all(node: &'a Node, file: &NodeFile) -> Self {
+        Self { has_self: true, ..Self::others(node, file) }
+    }
+
+    fn known(&self) -> Vec<String> {
+        let mut known = known_managers(&self.node.view(), &self.node.settings.data, &self.file);
+        known.extend(self.has_self.then(|| self.file.advertise.to_string()));
+        known
+    }
 }
 
 /// A place in raft.
@@ -49,24 +66,22 @@ pub struct Placed {
     pub peers: BTreeMap<u64, String>,
 }
 
-/// Every manager this node has heard of: by its session, its file, its join. This
-/// node is not among them.
-pub fn known_managers(view: &View, data: &Path, file: &NodeFile) -> KnownManagers {
-    let mut known = KnownManagers::default();
+/// Every manager this node has heard of: by its session, its file, its join; the
+/// likeliest first. This node is not among them.
+fn known_managers(view: &View, data: &Path, file: &NodeFile) -> Vec<String> {
+    let mut known = Vec::<String>::new();
     let own = file.advertise.to_string();
     let mut add = |address: &str| {
-        if !address.is_empty() && address != own && !known.addresses.iter().any(|other| other == address) {
-            known.addresses.push(address.to_owned());
+        if !address.is_empty() && address != own && !known.iter().any(|other| other == address) {
+            known.push(address.to_owned());
         }
     };
-    if let Some((_, leader)) = view.leadership.as_ref().and_then(|leadership| leadership.borrow().leader.clone()) {
-        add(&leader);
-    }
+    let leader = view.leadership.as_ref().and_then(|leadership| leadership.borrow().leader.clone());
+    leader.iter().for_each(|(_, address)| add(address));
     let managers =
         view.info.as_ref().and_then(|info| info.borrow().as_ref().map(|info| info.managers.clone())).unwrap_or_default();
     managers.iter().for_each(|(_, address)| add(address));
     managers_on_file(data, file).iter().for_each(|address| add(address));
-    known.by_node = managers.into_iter().collect();
     known
 }
 
@@ -81,26 +96,28 @@ pub fn managers_on_file(data: &Path, file: &NodeFile) -> Vec<String> {
 ///
 /// # Errors
 /// The first refusal that asking elsewhere would not change, or that it took too long.
-pub async fn ask<T, F: Future<Output = Result<T, Failure>> + Send>(
+async fn ask<T, F: Future<Output = Result<T, Failure>> + Send>(
     what: &'static str,
-    managers: &KnownManagers,
+    managers: &Managers<'_>,
     call: impl Fn(String) -> F,
 ) -> Result<T, Failure> {
     let mut last = String::new();
     let rounds = async {
         loop {
-            let mut next = managers.addresses.clone();
+            let mut next = managers.known();
+            let mut asked = BTreeSet::new();
             while !next.is_empty() {
                 let address = next.remove(0);
+                asked.insert(address.clone());
                 let answer = tokio::time::timeout(CALL_MAX, call(address)).await.unwrap_or_else(|_| {
                     Err(Failure::Late { what: "the call to a manager", limit: CALL_MAX, last: String::new() })
                 });
                 match answer {
                     Err(failure) if failure.may_pass() => {
                         last = format!("; the last answer: {}", failure.line());
-                        let leader = failure.leader().and_then(|node| managers.by_node.get(&node));
-                        if let Some(at) = next.iter().position(|other| Some(other) == leader) {
-                            next.swap(0, at);
+                        if let Some(leader) = failure.leader().filter(|leader| !asked.contains(leader)) {
+                            next.retain(|other| *other != leader);
+                            next.insert(0, leader);
                         }
                     }
                     answer => return answer,
@@ -129,9 +146,7 @@ pub fn signing_request(key: &NodeKey) -> Result<String, Failure> {
 
 /// A new id for a request that may be repeated.
 pub fn request_id() -> Vec<u8> {
-    let mut bytes = vec![0; 16];
-    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-    bytes
+    chance::bytes::<16>().to_vec()
 }
 
 /// What was issued, out of the CA's answer.
@@ -143,7 +158,7 @@ pub fn issued(key: NodeKey, reply: &IssueReply) -> Issued {
 ///
 /// # Errors
 /// If no manager issues one.
-pub async fn renew(tls: &TlsIdentity, managers: &KnownManagers, hostname: &str) -> Result<Issued, Failure> {
+pub async fn renew(tls: &TlsIdentity, managers: &Managers<'_>, hostname: &str) -> Result<Issued, Failure> {
     let key = NodeKey::generate()?;
     let csr = signing_request(&key)?;
     let id = request_id();
@@ -166,14 +181,12 @@ pub async fn renew(tls: &TlsIdentity, managers: &KnownManagers, hostname: &str) 
 /// If no manager gives one.
 pub async fn join_raft(
     own: &TlsIdentity,
-    managers: &KnownManagers,
+    managers: &Managers<'_>,
     advertise: SocketAddr,
     unsealing: &UnsealingKey,
 ) -> Result<Placed, Failure> {
-    let mut id = RequestId([0; 16]);
-    getrandom::fill(&mut id.0).expect("the operating system gives random bytes");
     let request = JoinRaftRequest {
-        request_id: id.0.to_vec(),
+        request_id: request_id(),
         address: advertise.to_string(),
         unsealing_key: unsealing.public().0.to_vec(),
         format_max: FORMAT_MAX,

@@ -192,11 +192,10 @@ impl Keeper {
         let managers = {
             let phase = self.node.phase().await;
             let Phase::Active(member) = &*phase else { return Ok(()) };
-            let mut known = reach::known_managers(&self.node.view(), &self.node.settings.data, &member.file);
-            if member.manager.is_some() {
-                known.addresses.push(member.file.advertise.to_string());
+            match member.manager {
+                Some(_) => reach::Managers::all(&self.node, &member.file),
+                None => reach::Managers::others(&self.node, &member.file),
             }
-            known
         };
         let issued = reach::renew(&self.tls, &managers, &self.node.settings.hostname).await?;
         let mut phase = self.node.phase().await;
@@ -212,10 +211,8 @@ impl Keeper {
         let (managers, file, unsealing) = {
             let mut phase = self.node.phase().await;
             let Phase::Active(member) = &mut *phase else { return Ok(()) };
-            let mut known = reach::known_managers(&self.node.view(), &self.node.settings.data, &member.file);
             // Alone, or the leader, it records that itself.
-            known.addresses.push(member.file.advertise.to_string());
-            (known, member.file.clone(), member.identity.manager_keys()?.unsealing)
+            (reach::Managers::all(&self.node, &member.file), member.file.clone(), member.identity.manager_keys()?.unsealing)
         };
         let placed = reach::join_raft(&self.tls, &managers, file.advertise, &unsealing).await?;
         let mut phase = self.node.phase().await;

@@ -7,12 +7,12 @@
 //! exists, a leave is finished.
 
 use serde::{Deserialize, Serialize};
+use skep_identity::file::{self, FileError};
 use skep_model::{ClusterId, NodeId};
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 const FILE_NAME: &str = "node.json";
@@ -153,15 +153,8 @@ impl NodeFile {
     /// # Errors
     /// If a step fails; the old file is then still there.
     pub fn save(&self, data: &Path) -> Result<(), StateError> {
-        let (path, new) = (data.join(FILE_NAME), data.join("node.json.new"));
         let text = serde_json::to_vec_pretty(self).expect("plain data encodes");
-        let mut options = OpenOptions::new();
-        let mut file =
-            options.create(true).truncate(true).write(true).mode(0o600).open(&new).map_err(io_error("create", &new))?;
-        file.write_all(&text).map_err(io_error("write", &new))?;
-        file.sync_all().map_err(io_error("sync", &new))?;
-        fs::rename(&new, &path).map_err(io_error("replace", &path))?;
-        sync_folder(data)
+        Ok(file::replace(data, FILE_NAME, &text)?)
     }
 
     /// Forgets the node's place.
@@ -169,17 +162,15 @@ impl NodeFile {
     /// # Errors
     /// If the file is there and cannot be removed.
     pub fn remove(data: &Path) -> Result<(), StateError> {
-        let path = data.join(FILE_NAME);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("remove", &path)(error)),
-            _ => {}
-        }
-        sync_folder(data)
+        file::remove(&data.join(FILE_NAME))?;
+        Ok(file::sync(data)?)
     }
 }
 
-fn sync_folder(folder: &Path) -> Result<(), StateError> {
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error("sync", folder))
+impl From<FileError> for StateError {
+    fn from(FileError { operation, path, source }: FileError) -> Self {
+        Self::Io { operation, path, source }
+    }
 }
 
 fn io_error<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -> StateError + use<'a> {
@@ -189,6 +180,7 @@ fn io_error<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn state() -> NodeFile {
         let (node, cluster) = (NodeId::from_random([1; 16]), ClusterId::from_random([2; 16]));

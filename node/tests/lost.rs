@@ -17,18 +17,18 @@ async fn managers(n: usize, init: InitRequest) -> (Vec<Daemon>, InitReply) {
         joiner.join(&managers[0].address, &token).await.unwrap();
         managers.push(joiner);
     }
-    wait_until("all managers answer", async || {
-        for manager in &managers {
-            if manager.nodes().await.is_err() {
-                return false;
-            }
-        }
-        true
-    })
-    .await;
-    // They have everything, so they get their votes next: of that there is no event here.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    for manager in &managers {
+        let id = manager.info().await.node_id;
+        wait_until("every manager counts for the quorum", async || is_reachable(&managers[0], &id).await).await;
+        wait_until("all managers answer", async || manager.nodes().await.is_ok()).await;
+    }
     (managers, founded)
+}
+
+/// Whether a node is a manager that counts for the quorum.
+async fn is_reachable(asked: &Daemon, id: &str) -> bool {
+    let node = asked.nodes().await.unwrap_or_default().into_iter().find(|node| node.id == id);
+    node.and_then(|node| node.plan?.value?.manager).is_some_and(|manager| !manager.unreachable)
 }
 
 fn network(name: &str) -> mutate_request::Mutation {
@@ -67,13 +67,18 @@ async fn a_manager_whose_log_is_lost_takes_no_part_until_it_is_made_one_anew() {
     managers[0].set_role(&lost, Role::Manager).await.unwrap();
     wait_until("it is a manager again", async || managers[2].nodes().await.is_ok()).await;
     assert_eq!(managers[2].info().await.error, "");
+    // It counts for the quorum again: another one may be gone.
+    wait_until("it has a vote", async || is_reachable(&managers[0], &lost).await).await;
+    managers[1].kill();
+    wait_until("changes are taken", async || managers[0].mutate(network("n2")).await.is_ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_node_may_come_back_under_another_address_one_after_the_other() {
     let (mut managers, founded) = managers(3, InitRequest::default()).await;
-    let worker = Daemon::new();
+    let mut worker = Daemon::new();
     worker.join(&managers[0].address, &text(founded.worker_token)).await.unwrap();
+    renumber_worker(&mut worker, &managers[1]).await;
     for number in 0..3 {
         let address = Daemon::free_address();
         let id = managers[number].info().await.node_id;
@@ -87,6 +92,8 @@ async fn every_node_may_come_back_under_another_address_one_after_the_other() {
         })
         .await;
         wait_until("it takes part", async || managers[number].nodes().await.is_ok()).await;
+        // As an operator would look before the next is moved.
+        wait_until("the worker knows the new address", async || worker.info().await.manager_addresses.contains(&address)).await;
         // It is one of the majority: another one may be gone.
         let other = (number + 2) % 3;
         managers[other].kill();
@@ -98,6 +105,28 @@ async fn every_node_may_come_back_under_another_address_one_after_the_other() {
     // A restart without a word changes nothing more.
     managers[0].restart_after_kill(&[]);
     wait_until("it is there", async || managers[0].nodes().await.is_ok()).await;
+    // The worker has none of the addresses that it joined with.
+    renumber_worker(&mut worker, &managers[2]).await;
+}
+
+/// A worker comes back under another address, which a manager knows of within seconds.
+async fn renumber_worker(worker: &mut Daemon, asked: &Daemon) {
+    let address = Daemon::free_address();
+    let ip = address.split_once(':').unwrap().0;
+    let id = worker.info().await.node_id;
+    let begun = Instant::now();
+    worker.restart_after_kill(&["--advertise-addr", &address]);
+    worker.address.clone_from(&address);
+    wait_until("the managers know where the worker is", async || {
+        let node = asked.nodes().await.unwrap_or_default().into_iter().find(|node| node.id == id);
+        let is_ready = node.as_ref().and_then(|node| node.status.as_ref()?.value.as_ref()).map(|status| status.state());
+        let underlay = node.and_then(|node| node.description?.value?.underlay);
+        is_ready == Some(NodeState::Ready) && underlay.is_some_and(|underlay| underlay.address == ip)
+    })
+    .await;
+    let took = begun.elapsed();
+    println!("the managers knew the worker's new address after {took:?}");
+    assert!(took < Duration::from_secs(10), "it took {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

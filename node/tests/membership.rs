@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Daemon, refused, text, wait_until};
+use common::{Daemon, refused, text, wait_until, worker};
 use skep_identity::token::{JoinToken, RootDigest};
 use skep_proto::v1::{Confidential, InitRequest, LocalState, NodeState, Role, UnlockKeyRequest, UnlockRequest};
 use tonic::Code;
@@ -274,6 +274,37 @@ async fn reachable(manager: &Daemon, id: &str) -> bool {
     let is_manager = node.plan.and_then(|plan| plan.value).is_some_and(|plan| plan.manager.is_some());
     let state = node.status.and_then(|status| status.value).map(|status| status.state());
     is_manager && state == Some(NodeState::Ready)
+}
+
+/// A joiner that did not get the answer asks anew, perhaps another manager.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_that_is_lost_leaves_no_node_behind() {
+    let (m1, m2) = (Daemon::new(), Daemon::new());
+    let founded = m1.init(InitRequest::default()).await.unwrap();
+    m2.join(&m1.address, &text(founded.manager_token)).await.unwrap();
+    wait_until("both answer", async || m2.nodes().await.is_ok_and(|nodes| nodes.len() == 2)).await;
+    let key = skep_identity::ca::NodeKey::generate().unwrap();
+    let request = worker::request(&key, &text(founded.worker_token), "w1");
+    let mut ids = std::collections::BTreeSet::new();
+    for manager in [&m1, &m2, &m1] {
+        ids.insert(worker::issue(&manager.address, &request).await.unwrap().node_id);
+    }
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    assert_eq!(m1.nodes().await.unwrap().len(), 3);
+    // An address of another node is nobody else's; who has it is named.
+    let claim = |advertise: &str| {
+        let key = skep_identity::ca::NodeKey::generate().unwrap();
+        let token = request.token.as_ref().unwrap().text().unwrap();
+        skep_proto::v1::IssueRequest { advertise_address: advertise.into(), ..worker::request(&key, token, "w2") }
+    };
+    let (own, _) = m1.address.split_once(':').unwrap();
+    let taken = format!("invalid --advertise-addr {own:?}: it is the address of node test ({})", founded.node_id);
+    // Also where the manager that is asked only hands the request on.
+    for manager in [&m1, &m2] {
+        refused(worker::issue(&manager.address, &claim(own)).await, Code::InvalidArgument, &taken);
+        refused(worker::issue(&manager.address, &claim("240.0.0.1")).await, Code::InvalidArgument, "reserved address");
+        worker::issue(&manager.address, &claim("127.0.0.1")).await.expect("it connects from there");
+    }
 }
 
 #[tokio::test]

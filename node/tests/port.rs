@@ -99,10 +99,50 @@ async fn a_connection_without_a_certificate_that_asks_for_nothing_ends() {
     ended.await.expect("the manager ends it");
 }
 
-/// The leader's loop, the agent's: a panic ends the daemon, and says so.
+/// Strangers may send what a certificate needs, and no more.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_in_a_loop_ends_the_daemon_with_its_sentence_and_it_starts_again() {
-    for (place, sentence) in [("manager", "the manager's loop panicked"), ("agent", "the agent's loop panicked")] {
+async fn a_stranger_may_not_send_much() {
+    let m1 = Daemon::new();
+    m1.init(InitRequest::default()).await.unwrap();
+    let channel = skep_identity::tls::RootFetch::connect(&m1.address).await.unwrap().channel();
+    let mut ca = skep_proto::v1::ca_client::CaClient::new(channel);
+    let request = |length| skep_proto::v1::IssueRequest { csr: "A".repeat(length), ..Default::default() };
+    let long = ca.issue(request(15 * 1024)).await.unwrap_err();
+    assert!(long.message().contains("join token"), "that much is read: {long:?}");
+    let longer = ca.issue(request(25 * 1024)).await.unwrap_err();
+    assert_eq!(longer.code(), tonic::Code::OutOfRange, "{longer:?}");
+}
+
+/// Out of descriptors, a manager turns newcomers away, and takes them again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manager_without_descriptors_for_more_lives_on() {
+    let m1 = Daemon::new();
+    m1.init(InitRequest::default()).await.unwrap();
+    wait_until("its node is ready", async || states(&m1).await.get("NODE_STATE_READY") == Some(&1)).await;
+    let limit = descriptors(&m1) + 8;
+    let arguments = [format!("--pid={}", m1.pid()), format!("--nofile={limit}:{limit}")];
+    assert!(std::process::Command::new("prlimit").args(arguments).status().unwrap().success());
+    let mut held = Vec::new();
+    for n in 0..32 {
+        held.extend(flood::connect([127, 99, 3, n], &m1.address).await.ok());
+    }
+    assert!(held.len() < 32, "some were turned away");
+    assert!(m1.said("out of descriptors"), "it says why");
+    drop(held);
+    wait_until("it takes connections again", async || flood::connect([127, 99, 3, 40], &m1.address).await.is_ok()).await;
+    m1.mutate(service("web")).await.unwrap();
+}
+
+/// The leader's loop, the agent's, one call, the preparation of one task: a panic ends the
+/// daemon, and says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_ends_the_daemon_with_its_sentence_and_it_starts_again() {
+    for (place, sentence) in [
+        ("manager", "the manager's loop panicked"),
+        ("agent", "the agent's loop panicked"),
+        ("call", "panicked"),
+        ("task", "panicked"),
+    ] {
         let mut m1 = Daemon::planted(&format!("{place}=boom"));
         m1.init(InitRequest::default()).await.unwrap();
         wait_until("its node is ready", async || states(&m1).await.get("NODE_STATE_READY") == Some(&1)).await;

@@ -86,6 +86,7 @@ fn service() -> MutateRequest {
 async fn check(what: &str, managers: &[Daemon], workers: &[Worker], before: &BTreeSet<(String, i32)>) {
     let until = std::time::Instant::now() + DEADLINES;
     let mut down = BTreeSet::new();
+    let mut look = tokio::time::interval(Duration::from_millis(200));
     while std::time::Instant::now() < until {
         for node in leader(managers).await.nodes().await.unwrap_or_default() {
             let status = node.status.unwrap().value.unwrap();
@@ -93,7 +94,7 @@ async fn check(what: &str, managers: &[Daemon], workers: &[Worker], before: &BTr
                 down.insert(node.id);
             }
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        look.tick().await;
     }
     assert!(down.is_empty(), "{what}: {} of {} workers counted as down", down.len(), workers.len());
     let after = tasks(leader(managers).await).await.unwrap();

@@ -11,7 +11,6 @@
 //! link messages without a runtime.
 
 pub mod assignment;
-pub mod certificate;
 mod confidential;
 pub mod limits;
 mod malformed;

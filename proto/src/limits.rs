@@ -25,5 +25,3 @@ pub const ANNOTATIONS_MAX: usize = 64 * 1024;
 pub const CSR_MAX: usize = 16 * 1024;
 /// The longest join token, in bytes.
 pub const TOKEN_MAX: usize = 256;
-/// The longest host name, in bytes.
-pub const HOSTNAME_MAX: usize = 253;

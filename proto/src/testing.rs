@@ -478,7 +478,7 @@ impl Draw for Refusal {
             8 => Self::TooLarge { what: text, limit: Draw::draw(source) },
             9 => Self::Exhausted(text),
             10 => Self::PermissionDenied(text),
-            11 => Self::NotLeader { leader: Draw::draw(source) },
+            11 => Self::NotLeader { leader: Draw::draw(source), address: Draw::draw(source) },
             12 => Self::Unavailable(text),
             13 => Self::NoQuorum(text),
             _ => Self::Aborted,

@@ -2,6 +2,7 @@
 //!
 //! A parser answers a sentence that names what is wrong; the caller adds the flag.
 
+pub mod address;
 pub mod bytes;
 pub mod capability;
 pub mod choice;

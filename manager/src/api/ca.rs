@@ -12,8 +12,10 @@ use skep_identity::clock;
 use skep_identity::tls::PeerInfo;
 use skep_identity::token::JoinToken;
 use skep_manager_core::event::Consistency;
+use skep_model::address::ClaimedAddresses;
 use skep_model::node::{Availability, Role};
 use skep_model::request::Mutation;
+use skep_model::said::line;
 use skep_model::{Kind, NodeId, Refusal, RequestId};
 use skep_proto::limits::{CSR_MAX, TOKEN_MAX};
 use skep_proto::v1::ca_client::CaClient;
@@ -27,6 +29,8 @@ use tonic::{Request, Response, Status};
 
 /// Bytes of a request's id.
 const REQUEST_ID: usize = 16;
+/// The longest text of an address that a refusal repeats, in bytes.
+const ADDRESS_MAX: usize = 64;
 /// What a caller is told that shows neither token nor certificate.
 const NO_TOKEN: &str = "A valid join token is necessary to join this cluster";
 
@@ -44,15 +48,22 @@ impl Ca for CaApi {
 
     async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueReply>, Status> {
         let caller = caller(&request).ok().map(|(node, _)| node);
-        let remote = request.extensions().get::<PeerInfo>().map(|peer| peer.remote.ip());
-        let asked = check(request.into_inner(), caller).map_err(|refusal| from_refusal(&refusal))?;
+        let peer = request.extensions().get::<PeerInfo>();
+        let remote = peer.map(|peer| peer.remote.ip());
+        let is_manager = peer.and_then(|peer| peer.node.as_ref()).is_some_and(|node| node.role == Role::Manager);
+        let mut message = request.into_inner();
+        // Only another manager may say where somebody else connects from.
+        if !is_manager || message.seen_address.is_empty() {
+            message.seen_address = remote.map(|remote| remote.to_string()).unwrap_or_default();
+        }
+        let asked = check(message, caller).map_err(|refusal| from_refusal(&refusal))?;
         // What is counted comes before what costs: nothing of the store was read yet.
         let _place = self.admit(&asked, remote).map_err(|refusal| from_refusal(&refusal))?;
         if let Some(address) = self.0.elsewhere() {
             // A token speaks for itself on any manager; a certificate only to whom it is shown.
-            return match (asked.who, self.0.leader()) {
-                (Who::Joiner(_), _) => forward_issue(&self.0, &address, asked.message).await.map(Response::new),
-                (Who::Member(_), leader) => Err(from_refusal(&Refusal::NotLeader { leader: leader.map(|(node, _)| node) })),
+            return match asked.who {
+                Who::Joiner(_) => forward_issue(&self.0, &address, asked.message).await.map(Response::new),
+                Who::Member(_) => Err(from_refusal(&self.0.not_leader())),
             };
         }
         let reply = match &asked.who {
@@ -84,6 +95,7 @@ fn check(message: IssueRequest, caller: Option<NodeId>) -> Result<Asked, Refusal
     if !matches!(message.request_id.len(), 0 | REQUEST_ID) {
         return Err(Refusal::invalid("request id", "", "it has 16 bytes"));
     }
+    claimed(&message)?;
     let who = match (&message.token, caller) {
         (Some(token), _) => {
             let invalid = || Refusal::PermissionDenied(NO_TOKEN.into());
@@ -95,6 +107,19 @@ fn check(message: IssueRequest, caller: Option<NodeId>) -> Result<Asked, Refusal
     };
     sealing::check_request(&message.csr)?;
     Ok(Asked { who, message })
+}
+
+/// Where a newcomer says that it is reached.
+fn claimed(message: &IssueRequest) -> Result<ClaimedAddresses, Refusal> {
+    let read = |flag: &'static str, text: &str| match text {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| Refusal::invalid(flag, line(text, ADDRESS_MAX), "it is no IP address")),
+    };
+    Ok(ClaimedAddresses {
+        advertise: read("--advertise-addr", &message.advertise_address)?,
+        data_path: read("--data-path-addr", &message.data_path_address)?,
+        seen: read("seen address", &message.seen_address)?,
+    })
 }
 
 impl CaApi {
@@ -141,6 +166,7 @@ impl CaApi {
             availability,
             hostname: description::hostname(&message.hostname),
             certificate_expires: expires,
+            addresses: claimed(message)?,
         };
         let outcome = self.0.propose(request_id(message).unwrap_or_else(|| RequestId(self.0.random())), register).await?;
         let registered = NodeId(outcome.id);
@@ -235,6 +261,9 @@ mod tests {
             (IssueRequest { csr: "garbage".into(), ..request() }, None, Some("certificate request")),
             (IssueRequest { csr: "AAAA".into(), ..request() }, None, Some("certificate request")),
             (IssueRequest { request_id: vec![1; 15], ..request() }, None, Some("request id")),
+            (IssueRequest { advertise_address: "10.0.0.2".into(), ..request() }, None, None),
+            (IssueRequest { advertise_address: "m1".into(), ..request() }, None, Some("invalid --advertise-addr \"m1\"")),
+            (IssueRequest { data_path_address: "10.0.0.2:1".into(), ..request() }, None, Some("invalid --data-path-addr")),
         ];
         for (message, caller, expected) in table {
             let shown = format!("{expected:?}");

@@ -51,6 +51,7 @@ pub struct ControlApi(pub(crate) Arc<Shared>);
 impl Control for ControlApi {
     async fn mutate(&self, request: Request<MutateRequest>) -> Result<Response<MutateReply>, Status> {
         let message = request.into_inner();
+        panic_if_planted(&message);
         let outcome =
             tokio::time::timeout(CALL_MAX, self.decide(message)).await.map_err(|_| deadline("the change", CALL_MAX))??;
         Ok(Response::new(MutateReply { outcome: Some(outcome), warnings: Vec::new() }))
@@ -464,4 +465,10 @@ fn no_leader() -> Refusal {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+fn panic_if_planted(message: &MutateRequest) {
+    if let Some(skep_proto::v1::mutate_request::Mutation::CreateService(create)) = &message.mutation {
+        let annotations = create.spec.as_ref().and_then(|spec| spec.annotations.as_ref());
+        skep_identity::process::panic_if_planted("call", annotations.map_or("", |annotations| &annotations.name));
+    }
 }

@@ -12,7 +12,7 @@ use futures_util::Stream;
 use skep_manager_core::Event;
 use skep_model::assignment::{Hello, StatusUpdate};
 use skep_model::version::{PROTOCOL_MAX, PROTOCOL_MIN};
-use skep_model::{Id, NodeId, Refusal, SessionId};
+use skep_model::{Id, NodeId, SessionId};
 use skep_proto::v1::dispatcher_server::Dispatcher;
 use skep_proto::v1::{self, AgentMessage, LogPublish, ManagerMessage, PublishDone, agent_message, image_chunk};
 use std::pin::Pin;
@@ -45,8 +45,7 @@ impl Dispatcher for DispatcherApi {
     async fn session(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::SessionStream>, Status> {
         let (node, address) = caller(&request)?;
         if !self.0.leadership.borrow().is_self {
-            let leader = self.0.leader().map(|(node, _)| node);
-            return Err(from_refusal(&Refusal::NotLeader { leader }));
+            return Err(from_refusal(&self.0.not_leader()));
         }
         let mut messages = request.into_inner();
         let first = tokio::time::timeout(HELLO_MAX, messages.message()).await;

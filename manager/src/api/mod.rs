@@ -124,6 +124,12 @@ impl Shared {
         self.leadership.borrow().leader.clone()
     }
 
+    /// What somebody is told who needs the leader: which node that is, and where.
+    pub fn not_leader(&self) -> Refusal {
+        let (leader, address) = self.leader().unzip();
+        Refusal::NotLeader { leader, address: address.unwrap_or_default() }
+    }
+
     /// The leader's address, if it is another manager.
     pub fn elsewhere(&self) -> Option<String> {
         let leadership = self.leadership.borrow();
@@ -132,9 +138,7 @@ impl Shared {
 
     /// Sixteen random bytes.
     pub fn random(&self) -> [u8; 16] {
-        let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-        bytes
+        skep_identity::chance::bytes()
     }
 
     /// A new id.

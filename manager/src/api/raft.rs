@@ -64,8 +64,7 @@ impl RaftApi {
 
     async fn join(&self, node: NodeId, message: JoinRaftRequest) -> Result<JoinRaftReply, Status> {
         if !self.0.leadership.borrow().is_self {
-            let leader = self.0.leader().map(|(node, _)| node);
-            return Err(from_refusal(&Refusal::NotLeader { leader }));
+            return Err(from_refusal(&self.0.not_leader()));
         }
         let refuse = |refusal: Refusal| from_refusal(&refusal);
         let request = super::control::request_id(&message.request_id).map_err(refuse)?;

@@ -4,11 +4,11 @@
 //! handles are gone, or with the process when the disk fails.
 
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 use raft_engine::env::{DefaultFileSystem, FileSystem};
+use skep_model::guard;
 
 use super::log::{Change, Log};
 use super::{DiskError, FileCounts};
@@ -117,13 +117,13 @@ impl<F: FileSystem> Drop for LogThread<F> {
 
 fn keep<F: FileSystem>(mut log: Log<F>, messages: &Receiver<Message>) -> Option<Log<F>> {
     let watch = log.watch().clone();
-    let kept = catch_unwind(AssertUnwindSafe(|| {
+    let kept = guard::catch(|| {
         while let Ok(first) = messages.recv() {
             if !take_turn(&mut log, messages, first) {
                 break;
             }
         }
-    }));
+    });
     if kept.is_err() {
         watch.end("the log's thread panicked, so this manager stops".to_owned());
         return None;

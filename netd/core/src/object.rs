@@ -1,8 +1,8 @@
 //! What netd is told, one object at a time: this node, and the cluster's state as
 //! it concerns it.
 
+use skep_model::address::check_underlay;
 use skep_model::network::InvalidField;
-use skep_model::node::check_underlay;
 pub use skep_model::node::{VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6};
 use skep_model::overlay::{Endpoint, EndpointId, LocalTask, NodeNetwork, NodeService, Peer};
 use skep_model::{NetworkId, NodeId, ServiceId, TaskId};

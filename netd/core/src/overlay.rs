@@ -9,8 +9,8 @@
 use crate::gateway::Gateway;
 use crate::object::{Node, Object, ObjectKey, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6};
 use crate::touched::Touched;
+use skep_model::address::check_underlay_of_several;
 use skep_model::network::Attachment;
-use skep_model::node::check_underlay_of_several;
 use skep_model::overlay::{Endpoint, EndpointId, LocalTask, NodeNetwork, NodeService, Peer, ServiceNetwork};
 use skep_model::{Id, NetworkId, NodeId, ServiceId, TaskId};
 use std::collections::{BTreeMap, BTreeSet};

@@ -146,7 +146,5 @@ pub async fn write_framed(stream: &mut TcpStream, message: &[u8]) -> io::Result<
 }
 
 fn random_id() -> u16 {
-    let mut bytes = [0; 2];
-    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-    u16::from_be_bytes(bytes)
+    u16::from_be_bytes(skep_identity::chance::bytes())
 }

@@ -105,7 +105,5 @@ fn said(error: &io::Error) -> String {
 
 /// A number that no other conversation is likely to have.
 fn random_id() -> u16 {
-    let mut bytes = [0; 2];
-    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-    u16::from_be_bytes(bytes)
+    u16::from_be_bytes(skep_identity::chance::bytes())
 }

@@ -289,8 +289,7 @@ fn pair_of(whose: &'static str, pkcs8: &[u8]) -> Result<ZeroizingPair, CaError> 
 
 /// 16 random bytes, the top bit clear (positive) and the next set (always 16 long).
 fn random_serial() -> SerialNumber {
-    let mut serial = [0u8; 16];
-    getrandom::fill(&mut serial).expect("the operating system gives random bytes");
+    let mut serial: [u8; 16] = crate::chance::bytes();
     serial[0] = serial[0] & 0x7f | 0x40;
     SerialNumber::from_slice(&serial)
 }

@@ -10,9 +10,9 @@
 //! check value in the head, which the seal covers as well.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -23,6 +23,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::SecretBytes;
+use crate::file::{self, FileError};
 use crate::seal::SealingKey;
 
 const FILE_NAME: &str = "keystore";
@@ -382,26 +383,21 @@ fn read_limited(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, KeystoreError
 }
 
 fn write_atomically(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), KeystoreError> {
-    let path = folder.join(name);
-    let new = folder.join(format!("{name}.new"));
-    // What a crash left behind may have another mode.
-    remove_if_there(&new)?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(io_error("create", &new))?;
-    file.write_all(bytes).map_err(io_error("write", &new))?;
-    file.sync_all().map_err(io_error("sync", &new))?;
-    fs::rename(&new, &path).map_err(io_error("replace", &path))?;
-    sync_folder(folder)
+    Ok(file::replace(folder, name, bytes)?)
 }
 
 fn remove_if_there(path: &Path) -> Result<(), KeystoreError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
-        _ => Ok(()),
+    Ok(file::remove(path)?)
+}
+
+impl From<FileError> for KeystoreError {
+    fn from(FileError { operation, path, source }: FileError) -> Self {
+        Self::Io { operation, path, source }
     }
 }
 
 fn sync_folder(folder: &Path) -> Result<(), KeystoreError> {
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error("sync", folder))
+    Ok(file::sync(folder)?)
 }
 
 #[cfg(test)]

@@ -13,7 +13,9 @@
 
 pub mod ca;
 pub mod certificate;
+pub mod chance;
 pub mod clock;
+pub mod file;
 pub mod keystore;
 pub mod process;
 pub mod refusal;

@@ -1,17 +1,18 @@
 //! What every daemon of a node does: what it does first, and how it ends when it must.
 //!
-//! A panic in a loop that a daemon cannot do without ends the process: half of a
-//! daemon that others take for a whole one is worse than none. Containers live on, and
-//! whoever supervises the daemon starts it again.
+//! A panic ends the process, wherever it is, unless it is caught on purpose
+//! (`skep_model::guard`): half of a daemon that others take for a whole one is worse than
+//! none. Containers live on, and whoever supervises the daemon starts it again. A loop that
+//! a daemon cannot do without is named in the sentence.
 
-use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::PanicHookInfo;
 use std::pin::pin;
 use std::sync::OnceLock;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use skep_model::guard;
 
 /// The exit code of a daemon that ended itself because going on would be wrong
 /// (`EX_SOFTWARE` of sysexits.h).
@@ -27,13 +28,29 @@ pub fn end(sentence: &str) -> ! {
     std::process::exit(EXIT_FAULT)
 }
 
+/// From now on a panic that nothing catches on purpose ends the process. Every daemon calls
+/// it first.
+pub fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        if !guard::is_caught() {
+            end(&sentence(panic));
+        }
+    }));
+}
+
+fn sentence(panic: &PanicHookInfo<'_>) -> String {
+    let place = panic.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
+    format!("a thread of this daemon{place} panicked: {}", guard::text(panic.payload()))
+}
+
 /// Runs what the process cannot do without: a panic in it ends the process. `what`
 /// names it in the sentence.
 pub async fn essential<F: Future>(what: &'static str, future: F) -> F::Output {
     let mut future = pin!(future);
     poll_fn(|context| {
-        catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)))
-            .unwrap_or_else(|payload| end(&format!("{what} panicked: {}", panic_text(&*payload))))
+        guard::catch(|| future.as_mut().poll(context)).unwrap_or_else(|said| end(&format!("{what} panicked: {said}")))
     })
     .await
 }
@@ -44,12 +61,6 @@ pub async fn essential_until_stopped<F: Future>(what: &'static str, stop: tokio_
     if !stop.is_cancelled() {
         end(&format!("{what} ended although nobody asked it to"));
     }
-}
-
-/// What a panic said.
-pub fn panic_text(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<String>().cloned();
-    text.or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
 }
 
 /// What a test wants to go wrong at a place; always `None` in a release build.
@@ -155,26 +166,47 @@ mod tests {
         assert_eq!(getrlimit(Resource::RLIMIT_CORE).unwrap(), (0, hard));
     }
 
-    /// In a process of its own, since what it is about ends it.
+    /// In processes of their own, since what it is about ends them.
     #[test]
-    fn a_panic_in_an_essential_loop_ends_the_process_with_a_sentence_and_a_code() {
-        const CHILD: &str = "SKEP_TEST_ESSENTIAL_CHILD";
-        if std::env::var_os(CHILD).is_some() {
+    fn a_panic_ends_the_process_with_a_sentence_and_a_code_unless_it_is_caught_on_purpose() {
+        const CHILD: &str = "SKEP_TEST_PANIC_CHILD";
+        if let Some(kind) = std::env::var_os(CHILD) {
+            end_on_panic();
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-            runtime.spawn(essential("the loop", async { panic!("of its own") }));
-            // The loop is a task of the runtime that nobody waits for.
-            runtime.block_on(tokio::time::sleep(std::time::Duration::from_secs(20)));
+            // Tasks of the runtime that nobody waits for.
+            match kind.to_str().unwrap() {
+                "essential" => drop(runtime.spawn(essential("the loop", async { panic!("of its own") }))),
+                "task" => drop(runtime.spawn(async { panic!("of its own") })),
+                "blocking" => drop(runtime.spawn_blocking(|| panic!("of its own"))),
+                "thread" => drop(std::thread::spawn(|| panic!("of its own"))),
+                _ => {
+                    let guarded = runtime.spawn(async { guard::catch(|| panic!("of its own")).map(|()| 0) });
+                    assert_eq!(runtime.block_on(guarded).unwrap(), Err("of its own".into()));
+                    return;
+                }
+            }
+            runtime.block_on(async { tokio::time::sleep(std::time::Duration::from_secs(20)).await });
             return;
         }
-        let name = "process::tests::a_panic_in_an_essential_loop_ends_the_process_with_a_sentence_and_a_code";
-        let child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args([name, "--exact", "--nocapture"])
-            .env(CHILD, "1")
-            .output()
-            .unwrap();
-        assert_eq!(child.status.code(), Some(EXIT_FAULT), "{child:?}");
-        let said = String::from_utf8_lossy(&child.stderr);
-        assert!(said.contains("the loop panicked: of its own; this process ends"), "{said}");
+        let name = "process::tests::a_panic_ends_the_process_with_a_sentence_and_a_code_unless_it_is_caught_on_purpose";
+        let of_thread = "a thread of this daemon at node/identity/src/process.rs:";
+        for (kind, code, words) in [
+            ("essential", EXIT_FAULT, "the loop panicked: of its own; this process ends"),
+            ("task", EXIT_FAULT, of_thread),
+            ("blocking", EXIT_FAULT, of_thread),
+            ("thread", EXIT_FAULT, of_thread),
+            ("guarded", 0, "of its own"),
+        ] {
+            let child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args([name, "--exact", "--nocapture"])
+                .env(CHILD, kind)
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&child.stderr);
+            assert_eq!(child.status.code(), Some(code), "{kind}: {said}");
+            assert!(said.contains(words), "{kind}: {said}");
+            assert_eq!(said.contains("panicked: of its own; this process ends"), code != 0, "{kind}: {said}");
+        }
     }
 
     #[test]

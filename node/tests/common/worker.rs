@@ -33,18 +33,7 @@ impl Worker {
     /// Joins through a manager.
     pub async fn join(manager: &str, token: &str, hostname: &str) -> Self {
         let key = NodeKey::generate().unwrap();
-        let fetched = RootFetch::connect(manager).await.unwrap().channel();
-        let root = CaClient::new(fetched).get_root(GetRootRequest {}).await.unwrap().into_inner();
-        let pinned = PinnedRoot::check(root.root_ca.as_bytes(), &JoinToken::parse(token).unwrap()).unwrap();
-        let request = IssueRequest {
-            csr: base64(&key.signing_request().unwrap()),
-            token: Some(Confidential::new(token.as_bytes())),
-            availability: None,
-            hostname: hostname.to_owned(),
-            ..IssueRequest::default()
-        };
-        let channel = pinned.connector().connect(manager).await.unwrap();
-        let issued = CaClient::new(channel).issue(request).await.unwrap().into_inner();
+        let issued = issue(manager, &request(&key, token, hostname)).await.unwrap();
         let key: SecretBytes = key.pkcs8().duplicate();
         let material = Material { chain_pem: &issued.certificate_chain, key_pkcs8: &key, roots_pem: &issued.root_ca };
         let folder = tempfile::tempdir().unwrap();
@@ -53,13 +42,36 @@ impl Worker {
         let (id, hostname) = (issued.node_id.clone(), hostname.to_owned());
         let mut states = BTreeMap::new();
         let sessions = tokio::spawn(async move {
+            // As an agent, it does not knock more often than this.
+            let mut pause = tokio::time::interval(Duration::from_millis(50));
             loop {
+                pause.tick().await;
                 session(&managers, &issued.node_id, &hostname, &mut states).await;
-                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         });
         Self { id, _sessions: AbortOnDropHandle::new(sessions), _folder: folder }
     }
+}
+
+/// What somebody with a token asks for.
+pub fn request(key: &NodeKey, token: &str, hostname: &str) -> IssueRequest {
+    IssueRequest {
+        csr: base64(&key.signing_request().unwrap()),
+        token: Some(Confidential::new(token.as_bytes())),
+        hostname: hostname.to_owned(),
+        request_id: skep_identity::chance::bytes::<16>().to_vec(),
+        ..IssueRequest::default()
+    }
+}
+
+/// Asks a manager for a first certificate, as `swarm join` does.
+pub async fn issue(manager: &str, request: &IssueRequest) -> Result<IssueReply, tonic::Status> {
+    let fetched = RootFetch::connect(manager).await.unwrap().channel();
+    let root = CaClient::new(fetched).get_root(GetRootRequest {}).await.unwrap().into_inner();
+    let token = JoinToken::parse(request.token.as_ref().unwrap().text().unwrap()).unwrap();
+    let pinned = PinnedRoot::check(root.root_ca.as_bytes(), &token).unwrap();
+    let channel = pinned.connector().connect(manager).await.unwrap();
+    CaClient::new(channel).issue(request.clone()).await.map(tonic::Response::into_inner)
 }
 
 fn base64(bytes: &[u8]) -> String {

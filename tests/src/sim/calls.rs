@@ -184,7 +184,7 @@ impl Simulation {
     fn retry(&mut self, number: u64, attempt: u32, refusal: &Refusal) {
         let pause = self.dice.clients.between(Duration::from_millis(20), Duration::from_millis(300));
         let hint = match refusal {
-            Refusal::NotLeader { leader: Some(node) } => self.machines.iter().position(|machine| machine.node == *node),
+            Refusal::NotLeader { leader: Some(node), .. } => self.machines.iter().position(|machine| machine.node == *node),
             _ => None,
         };
         if let Some(call) = self.calls.get_mut(&number) {

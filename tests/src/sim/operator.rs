@@ -95,6 +95,7 @@ impl Simulation {
                     availability: Availability::Active,
                     hostname: format!("m{}", machine.number),
                     certificate_expires: self.now + Duration::from_secs(90 * 24 * 3600),
+                    addresses: Default::default(),
                 },
                 (Some(role), Some(node)) if node.spec.value != machine.wanted_spec(role) => {
                     Mutation::UpdateNode { node: machine.node.to_string(), expect: None, spec: machine.wanted_spec(role) }

@@ -162,6 +162,7 @@ impl Cluster {
             availability: Availability::Active,
             hostname: name.into(),
             certificate_expires: self.now + Duration::from_secs(90 * 24 * 3600),
+            addresses: Default::default(),
         };
         self.request(mutation).expect("a node may join");
         let address = [192, 0, 2, self.agents.len() as u8].into();

@@ -2,7 +2,7 @@
 
 use crate::client::{self, Client};
 use crate::failure::Failure;
-use crate::flags::{choice, duration, number, subnet};
+use crate::flags::{address, choice, duration, number, subnet};
 use crate::render::output;
 use ipnet::IpNet;
 use skep_model::cluster::BARRIER_TIMEOUTS;
@@ -17,7 +17,7 @@ const INIT_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug, clap::Args)]
 pub struct Init {
     /// Advertised address (format: <ip|interface>[:port])
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address::advertised)]
     advertise_addr: Option<String>,
     /// Enable manager autolocking (requiring an unlock key to start a stopped manager)
     #[arg(long)]
@@ -32,7 +32,7 @@ pub struct Init {
     #[arg(long, value_parser = duration::parse)]
     cert_expiry: Option<Duration>,
     /// Address or interface to use for data path traffic (format: <ip|interface>)
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address::data_path)]
     data_path_addr: Option<String>,
     /// Port number to use for data path traffic (1024 - 49151); 0 is the default port 4789
     #[arg(long, default_value_t = 0, value_parser = data_path_port)]

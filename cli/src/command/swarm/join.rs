@@ -2,7 +2,7 @@
 
 use crate::client::{self, Client};
 use crate::failure::Failure;
-use crate::flags::choice;
+use crate::flags::{address, choice};
 use crate::render::output;
 use skep_model::node::Availability;
 use skep_proto::v1::{self, Confidential, JoinRequest, Role};
@@ -18,13 +18,13 @@ pub struct Join {
     #[arg(value_name = "HOST:PORT", required = true)]
     remote: String,
     /// Advertised address (format: <ip|interface>[:port])
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address::advertised)]
     advertise_addr: Option<String>,
     /// Availability of the node (active, pause, drain)
     #[arg(long, default_value = "active", value_parser = choice::availability)]
     availability: Availability,
     /// Address or interface to use for data path traffic (format: <ip|interface>)
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address::data_path)]
     data_path_addr: Option<String>,
     /// Listen address (format: <ip|interface>[:port])
     #[arg(long, default_value = "0.0.0.0:2377", value_name = "ADDRESS")]

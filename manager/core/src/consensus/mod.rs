@@ -36,7 +36,7 @@ const UNCOMMITTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const ROUND_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Batches on their way to the disk. Beyond them raft is asked for nothing, so that what
 /// comes meanwhile is one batch later; whoever waits for this member's word waits longer.
-const BATCHES_IN_FLIGHT_MAX: usize = 1024;
+pub(crate) const BATCHES_IN_FLIGHT_MAX: usize = 1024;
 /// A learner that lacks no more entries than these becomes a voter.
 const CAUGHT_UP_ENTRIES: u64 = 100;
 /// A member that was silent for longer is not counted on.

@@ -99,8 +99,9 @@ fn judge(store: &Store, now: Time, mint: &mut Mint, mutation: Mutation) -> Resul
         Mutation::RemoveNetwork { network } => network::remove(store, now, &network),
         Mutation::UpdateNode { node, expect, spec } => node::update(store, now, &node, expect, spec),
         Mutation::RemoveNode { node, force } => node::remove(store, now, &node, force),
-        Mutation::RegisterNode { node, role, availability, hostname, certificate_expires } => {
-            node::register(store, now, node::Newcomer { node, role, availability, hostname, certificate_expires })
+        Mutation::RegisterNode { node, role, availability, hostname, certificate_expires, addresses } => {
+            let newcomer = node::Newcomer { node, role, availability, hostname, certificate_expires, addresses };
+            node::register(store, now, newcomer)
         }
         Mutation::CertificateIssued { node, certificate_expires } => {
             node::certificate_issued(store, now, node, certificate_expires)

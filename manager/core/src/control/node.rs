@@ -7,6 +7,7 @@ use super::cluster::cluster;
 use super::{Admitted, JoinRaft, check_expected, done, removal, text, transaction, unchanged};
 use crate::store::Store;
 use crate::transaction::{SectionName, Write};
+use skep_model::address::{ClaimedAddresses, check_underlay, split};
 use skep_model::endpoint::INGRESS_NODES_MAX;
 use skep_model::node::{Availability, Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus, Role};
 use skep_model::said::is_hostname;
@@ -77,11 +78,12 @@ pub(super) struct Newcomer {
     pub(super) availability: Availability,
     pub(super) hostname: String,
     pub(super) certificate_expires: Time,
+    pub(super) addresses: ClaimedAddresses,
 }
 
 pub(super) fn register(store: &Store, now: Time, newcomer: Newcomer) -> Result<Admitted, Refusal> {
     let cluster = cluster(store)?;
-    let Newcomer { node: id, role, availability, hostname, certificate_expires } = newcomer;
+    let Newcomer { node: id, role, availability, hostname, certificate_expires, addresses } = newcomer;
     if cluster.plan.removed_nodes.contains_key(&id) {
         return Err(Refusal::PermissionDenied(format!("node {id} was removed from the cluster")));
     }
@@ -89,6 +91,7 @@ pub(super) fn register(store: &Store, now: Time, newcomer: Newcomer) -> Result<A
         return Err(Refusal::FailedPrecondition(format!("node {id} is registered already")));
     }
     check_hostname(&hostname)?;
+    check_addresses(store, id, addresses)?;
     if store.nodes().count() >= INGRESS_NODES_MAX as usize {
         let text = format!(
             "the cluster has {INGRESS_NODES_MAX} nodes, and the routing mesh no ports for more: remove one that is gone (`skep node rm`)"
@@ -120,9 +123,18 @@ pub(super) fn join(store: &Store, join: JoinRaft) -> Result<Admitted, Refusal> {
     if stored.spec.desired_role != Role::Manager || stored.plan.role != Role::Manager {
         return Err(Refusal::PermissionDenied(format!("node {} is not a manager", join.node)));
     }
-    let port = join.address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
-    if port.is_none_or(|(host, port)| host.is_empty() || port == 0) {
+    let Some((host, Some(_))) = split(&join.address) else {
         return Err(Refusal::invalid("manager address", &join.address, "it has the form host:port"));
+    };
+    if let Ok(address) = host.parse() {
+        check_underlay(address).map_err(|invalid| Refusal::invalid("manager address", &join.address, invalid.reason))?;
+    }
+    let has_it = |node: &&std::sync::Arc<Node>| {
+        node.id != join.node && node.plan.manager.as_ref().is_some_and(|manager| manager.address == join.address)
+    };
+    // Whether that one is there or not: raft sends what is for one to the other.
+    if let Some(other) = store.nodes().find(has_it) {
+        return Err(Refusal::invalid("manager address", &join.address, is_of(other)));
     }
     if join.unsealing_key.len() != UNSEALING_KEY {
         return Err(Refusal::invalid("unsealing key", "", format!("it has {UNSEALING_KEY} bytes")));
@@ -146,6 +158,27 @@ fn member(store: &Store, id: NodeId) -> Result<&std::sync::Arc<Node>, Refusal> {
         return Err(Refusal::PermissionDenied(format!("node {id} was removed from the cluster")));
     }
     store.node(id).ok_or_else(|| Refusal::NotFound { kind: Kind::Node, reference: id.to_string() })
+}
+
+/// A newcomer's addresses are those of nodes, and of no other node. One that its very
+/// connection comes from is its own, whatever is known of a node that had it before.
+fn check_addresses(store: &Store, id: NodeId, claimed: ClaimedAddresses) -> Result<(), Refusal> {
+    for (flag, address) in [("--advertise-addr", claimed.advertise), ("--data-path-addr", claimed.data_path)] {
+        let Some(address) = address else { continue };
+        check_underlay(address).map_err(|invalid| Refusal::invalid(flag, address.to_string(), invalid.reason))?;
+        if let Some(other) = store.holder_of(address, id).filter(|_| claimed.seen != Some(address)) {
+            return Err(Refusal::invalid(flag, address.to_string(), is_of(other)));
+        }
+    }
+    Ok(())
+}
+
+fn is_of(other: &Node) -> String {
+    format!(
+        "it is the address of node {} ({}); name one of this node's own, or, if that node is gone for good, remove it first \
+         (`skep node rm --force {}`)",
+        other.description.hostname, other.id, other.id
+    )
 }
 
 fn check_hostname(hostname: &str) -> Result<(), Refusal> {

@@ -6,6 +6,7 @@ use crate::store::Store;
 use crate::store::apply::Conflict;
 use crate::timing;
 use crate::transaction::{SectionName, Transaction, Write};
+use skep_model::address::ClaimedAddresses;
 use skep_model::cluster::{Cluster, ClusterPlan, ClusterSpec};
 use skep_model::container::{ConfigReference, FileTarget, HealthConfig, Mount, MountKind, SecretReference, Ulimit};
 use skep_model::endpoint::INGRESS_NODES_MAX;
@@ -455,6 +456,7 @@ fn nodes_are_demoted_and_removed_by_swarms_rules() {
         availability,
         hostname: "w1".into(),
         certificate_expires: NOW,
+        addresses: ClaimedAddresses::default(),
     };
     desk.ask(register(Availability::Pause)).expect("a node");
     assert!(refusal(desk.ask(register(Availability::Active))).contains("is registered already"));
@@ -466,6 +468,72 @@ fn nodes_are_demoted_and_removed_by_swarms_rules() {
     assert!(refusal(desk.ask(register(Availability::Active))).contains("was removed from the cluster"));
     let issued = Mutation::CertificateIssued { node: worker, certificate_expires: NOW };
     assert!(matches!(desk.ask(issued), Err(Refusal::PermissionDenied(_))));
+}
+
+#[test]
+fn a_newcomer_has_addresses_of_its_own() {
+    let mut desk = Desk::new();
+    let [m2, w1, w2] = [2, 3, 4].map(|n| NodeId::from_random([n; 16]));
+    let register = |node, addresses| Mutation::RegisterNode {
+        node,
+        role: Role::Manager,
+        availability: Availability::Active,
+        hostname: "new".into(),
+        certificate_expires: NOW,
+        addresses,
+    };
+    let claim = |advertise: &str, data_path: &str, seen: &str| {
+        let read = |text: &str| text.parse().ok();
+        ClaimedAddresses { advertise: read(advertise), data_path: read(data_path), seen: read(seen) }
+    };
+    desk.ask(register(m2, claim("10.0.0.2", "", "10.0.0.2"))).expect("a node");
+    let join = |node, address: &str| Mutation::JoinRaft {
+        node,
+        address: address.into(),
+        unsealing_key: vec![1; 32],
+        slots: Vec::new(),
+        format_max: 1,
+    };
+    let store = &mut desk.store;
+    let mut plan = store.node(m2).expect("it is registered").plan.value.clone();
+    plan.manager = Some(ManagerStatus { raft_id: 2, address: "10.0.0.2:2377".into(), ..ManagerStatus::default() });
+    let known = |store: &mut Store, state| {
+        let status = NodeStatus { state, ..NodeStatus::default() };
+        let writes = vec![Write::NodePlan(m2, plan.clone()), Write::NodeStatus(m2, status)];
+        store.apply(store.version + 1, &Transaction { writes, ..Transaction::new(NOW) }).expect("it applies");
+    };
+    known(store, NodeState::Ready);
+    let of_m2 = format!(
+        "it is the address of node new ({m2}); name one of this node's own, or, if that node is gone for good, remove it first \
+         (`skep node rm --force {m2}`)"
+    );
+    for (claimed, expected) in [
+        (claim("10.0.0.2", "", "10.0.0.3"), format!("invalid --advertise-addr \"10.0.0.2\": {of_m2}")),
+        (claim("10.0.0.3", "10.0.0.2", "10.0.0.3"), format!("invalid --data-path-addr \"10.0.0.2\": {of_m2}")),
+        (
+            claim("240.0.0.1", "", ""),
+            "invalid --advertise-addr \"240.0.0.1\": it is a reserved address (240.0.0.0/4); name an \
+          address of this node that other nodes reach"
+                .to_owned(),
+        ),
+        (
+            claim("10.0.0.3", "fe80::1", ""),
+            "invalid --data-path-addr \"fe80::1\": it is a link-local address, which means \
+          nothing without its link; name an address of this node that other nodes reach"
+                .to_owned(),
+        ),
+    ] {
+        assert_eq!(refusal(desk.ask(register(w1, claimed))), expected);
+    }
+    // The address that it connects from is its own: its disk was lost, and its old node is not down yet.
+    desk.ask(register(w1, claim("10.0.0.2", "", "10.0.0.2"))).expect("it is there");
+    // Raft tells managers apart by their addresses, also while one is away.
+    let taken = refusal(desk.ask(join(w1, "10.0.0.2:2377")));
+    assert_eq!(taken, format!("invalid manager address \"10.0.0.2:2377\": {of_m2}"));
+    assert!(refusal(desk.ask(join(w1, "240.0.0.1:2377"))).contains("reserved address"));
+    // Who is down holds none.
+    known(&mut desk.store, NodeState::Down);
+    desk.ask(register(w2, claim("10.0.0.2", "", "10.0.0.3"))).expect("nobody has it");
 }
 
 #[test]
@@ -482,6 +550,7 @@ fn no_node_joins_that_the_routing_mesh_has_no_ports_for() {
         availability: Availability::Active,
         hostname: format!("w{n}"),
         certificate_expires: NOW,
+        addresses: ClaimedAddresses::default(),
     };
     // The founder is one.
     for n in 2..=INGRESS_NODES_MAX {

@@ -362,18 +362,12 @@ fn believed(store: &Store, node: &Node, hello: &Hello) -> (NodeDescription, Vec<
     let claimed = description.underlay.as_ref().map(|underlay| underlay.address);
     let is_its_own = |address: IpAddr| hello.address.parse() == Ok(address);
     if let Some(address) = claimed.filter(|address| !is_its_own(*address))
-        && let Some(other) = store.nodes().find(|other| other.id != node.id && has_address(other, address))
+        && let Some(other) = store.holder_of(address, node.id)
     {
         notes.push(format!("its underlay address {address} is that of node {} ({})", other.description.hostname, other.id));
         description.underlay.clone_from(&node.description.underlay);
     }
     (description, notes)
-}
-
-/// Whether an address is that of a node which is there.
-fn has_address(node: &Node, address: IpAddr) -> bool {
-    let is_underlay = node.description.underlay.as_ref().is_some_and(|underlay| underlay.address == address);
-    node.status.state != NodeState::Down && (is_underlay || node.status.address.parse() == Ok(address))
 }
 
 /// What is said of a node without a part in the mesh.

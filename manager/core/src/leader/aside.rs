@@ -14,7 +14,6 @@ use skep_model::deployment::{Deployment, DeploymentKind, DeploymentState, SET_AS
 use skep_model::service::{Service, ServicePlan};
 use skep_model::task::cut;
 use skep_model::{Kind, ObjectRef, ServiceId, Time};
-use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -92,10 +91,4 @@ fn note(service: &Service, cause: &str, now: Time) -> Option<Transaction> {
     transaction.preconditions.push(Precondition::Unchanged(object, SectionName::Plan, service.plan.version));
     transaction.writes.push(Write::ServicePlan(service.id, plan));
     Some(transaction)
-}
-
-/// What a panic said.
-pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<String>().cloned();
-    text.or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
 }

@@ -41,7 +41,6 @@ mod update;
 mod verdict;
 
 pub use aside::BUG;
-pub(crate) use aside::panic_text;
 pub(crate) use draft::estimate_spec;
 pub(crate) use verdict::begin as begin_deployment;
 
@@ -56,12 +55,12 @@ use draft::{Draft, Drafted, Pair};
 use ledger::{FAILURE_MEMORY, Ledger};
 use mesh::Excluded;
 use skep_model::deployment::{DeploymentKind, SET_ASIDE};
+use skep_model::guard;
 use skep_model::node::Node;
 use skep_model::service::ServiceMode;
 use skep_model::task::Task;
 use skep_model::{ConfigId, Kind, NodeId, SecretId, ServiceId, TaskId, TaskState, Time};
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// What the leader knows beyond the store: where to look, and what nodes carry.
@@ -258,12 +257,12 @@ impl Leader {
         for id in first.into_iter().chain(others) {
             let planted = self.planted_panic.as_deref();
             let (ledger, addresses) = (&mut self.ledger, &mut self.addresses);
-            let drafted = catch_unwind(AssertUnwindSafe(|| {
+            let drafted = guard::catch(|| {
                 let draft = Draft::new(store, barrier, ledger, addresses, id, now);
                 panic_if_planted(&draft, planted);
                 draft_service(draft, mint, &overcommitted)
-            }));
-            let (drafted, is_waiting) = drafted.map_err(|payload| (id, panic_text(&*payload)))?;
+            });
+            let (drafted, is_waiting) = drafted.map_err(|said| (id, said))?;
             if is_waiting {
                 self.waiting.insert(id);
             } else {

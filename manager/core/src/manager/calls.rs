@@ -5,14 +5,14 @@ use crate::action::Action;
 use crate::consensus::proposals::{Call, Origin, Proposal};
 use crate::control::{self, Admitted};
 use crate::event::{Consistency, Ticket};
-use crate::leader::{BUG, panic_text};
+use crate::leader::BUG;
 use crate::store::apply::Conflict;
 use crate::store::codec;
 use crate::timing;
 use crate::transaction::Transaction;
+use skep_model::guard;
 use skep_model::request::{Mutation, Outcome};
 use skep_model::{Refusal, RequestId, Time};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// How often a request whose transaction was refused is admitted anew.
 const ATTEMPTS_MAX: u32 = 16;
@@ -40,8 +40,8 @@ impl Manager {
             return self.reply(ticket, Err(refusal));
         }
         if !self.consensus.is_leader() {
-            let leader = self.directory.node(self.consensus.leader());
-            return self.reply(ticket, Err(Refusal::NotLeader { leader }));
+            let refusal = self.not_leader();
+            return self.reply(ticket, Err(refusal));
         }
         self.wait(ticket, WaitingFor::Outcome(request));
         if let Some(call) = self.proposals.calls.get_mut(&request) {
@@ -94,9 +94,9 @@ impl Manager {
     /// of ours that costs nobody else anything: it is refused with what was said.
     fn judge(&mut self, request: RequestId, mutation: Mutation) -> Result<Admitted, Refusal> {
         let (store, now, mint) = (&self.store, self.cluster_time(), &mut self.mint);
-        let judged = catch_unwind(AssertUnwindSafe(|| control::admit(store, now, mint, request, mutation)));
-        judged.unwrap_or_else(|payload| {
-            let sentence = format!("{BUG}deciding about this request panicked: {}", panic_text(&*payload));
+        let judged = guard::catch(|| control::admit(store, now, mint, request, mutation));
+        judged.unwrap_or_else(|said| {
+            let sentence = format!("{BUG}deciding about this request panicked: {said}");
             self.actions.push(Action::Warn { sentence: sentence.clone() });
             Err(Refusal::FailedPrecondition(sentence))
         })
@@ -153,11 +153,17 @@ impl Manager {
         }
     }
 
+    fn not_leader(&self) -> Refusal {
+        let leader = self.directory.node(self.consensus.leader());
+        let address = leader.map(|_| self.directory.address(self.consensus.leader())).unwrap_or_default();
+        Refusal::NotLeader { leader, address }
+    }
+
     /// Leadership is lost: what was proposed may or may not come to pass.
     pub(super) fn abandon_calls(&mut self) {
-        let leader = self.directory.node(self.consensus.leader());
+        let not_leader = self.not_leader();
         for call in self.proposals.abandon().into_values() {
-            let refusal = if call.is_proposed { Refusal::Aborted } else { Refusal::NotLeader { leader } };
+            let refusal = if call.is_proposed { Refusal::Aborted } else { not_leader.clone() };
             for ticket in call.tickets {
                 self.reply(ticket, Err(refusal.clone()));
             }

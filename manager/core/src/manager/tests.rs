@@ -41,6 +41,8 @@ fn fresh() -> Recovered {
 
 struct Cluster3 {
     managers: Vec<Manager>,
+    /// The one whose disk takes everything and says nothing.
+    stalled: Option<usize>,
     now: Time,
     seen: Vec<String>,
 }
@@ -48,7 +50,7 @@ struct Cluster3 {
 impl Cluster3 {
     fn new(seed: u64) -> Self {
         let managers = (1..=3).map(|id| Manager::new(config(id), seed + id, fresh(), START)).collect();
-        Self { managers, now: START, seen: Vec::new() }
+        Self { managers, stalled: None, now: START, seen: Vec::new() }
     }
 
     /// Lets time pass with a perfect network and disk.
@@ -68,6 +70,7 @@ impl Cluster3 {
             self.managers[number].handle(self.now, event);
             for action in self.managers[number].take_actions() {
                 match action {
+                    Action::Persist(_) if self.stalled == Some(number) => {}
                     Action::Persist(persist) => waiting.push_back((number, Event::Persisted { n: persist.n })),
                     Action::SendPeer { raft_id, message, .. } => waiting.push_back((raft_id as usize - 1, Event::Peer(message))),
                     Action::LeaderChanged { term, is_self: true, .. } => {
@@ -156,6 +159,43 @@ fn an_acknowledgement_leaves_only_when_everything_before_it_is_durable() {
     assert!(answers(&manager.take_actions()).is_empty());
     manager.handle(START, Event::Persisted { n: 2 });
     assert_eq!(answers(&manager.take_actions()), [2]);
+}
+
+/// What a disk has yet to take is bounded: raft is asked for nothing beyond it, and what
+/// came meanwhile is one batch.
+#[test]
+fn batches_that_wait_for_the_disk_are_bounded() {
+    let mut manager = Manager::new(config(1), 7, fresh(), START);
+    let mut seen = batches(&manager.take_actions());
+    for index in 1..2_000 {
+        let entry = Entry { index: index + 1, term: 5, ..Entry::default() };
+        let log_term = if index == 1 { 1 } else { 5 };
+        let mut message = Message { from: 2, to: 1, term: 5, index, log_term, commit: 1, ..Message::default() };
+        message.set_msg_type(MessageType::MsgAppend);
+        message.set_entries(vec![entry].into());
+        manager.handle(START, Event::Peer(Box::new(message)));
+        seen.extend(batches(&manager.take_actions()));
+    }
+    assert_eq!(seen.len(), crate::consensus::BATCHES_IN_FLIGHT_MAX);
+    manager.handle(START, Event::Persisted { n: *seen.last().expect("there are some") });
+    let actions = manager.take_actions();
+    assert_eq!(batches(&actions).len(), 1, "the rest is one batch");
+    manager.handle(START, Event::Persisted { n: batches(&actions)[0] });
+    assert_eq!(answers(&manager.take_actions()).into_iter().max(), Some(2_000), "nothing is lost");
+}
+
+/// Another's disk may be well.
+#[test]
+fn a_leader_whose_disk_does_not_answer_hands_its_leadership_over() {
+    let mut cluster = Cluster3::new(5);
+    cluster.run(Duration::from_secs(2));
+    let before = cluster.leader();
+    cluster.stalled = Some(before);
+    cluster.give(before, Event::Request { ticket: Ticket(1), request: RequestId([1; 16]), mutation: bootstrap() });
+    cluster.run(timing::DISK_STALL_MAX - Duration::from_millis(200));
+    assert_eq!(cluster.leader(), before, "it may yet come");
+    cluster.run(Duration::from_secs(2));
+    assert_ne!(cluster.leader(), before, "{:?}", cluster.seen);
 }
 
 #[test]
@@ -329,7 +369,14 @@ fn a_ready_node_that_loses_its_place_in_the_mesh_says_so_at_once() {
     ask(
         &mut manager,
         2,
-        Mutation::RegisterNode { node, role, availability, hostname: hostname.clone(), certificate_expires: now },
+        Mutation::RegisterNode {
+            node,
+            role,
+            availability,
+            hostname: hostname.clone(),
+            certificate_expires: now,
+            addresses: Default::default(),
+        },
     );
     let description = NodeDescription { hostname, ..NodeDescription::default() };
     let (address, not_ready) = ("10.0.0.2".into(), String::new());
@@ -395,7 +442,14 @@ fn a_manager_is_reachable_once_it_has_a_vote_and_as_long_as_raft_hears_of_it() {
             run(&mut managers, &mut now, Duration::from_millis(200), |_| {});
         };
         let (role, availability, hostname) = (Role::Manager, Availability::Active, format!("m{}", n + 2));
-        ask(Mutation::RegisterNode { node, role, availability, hostname, certificate_expires: START });
+        ask(Mutation::RegisterNode {
+            node,
+            role,
+            availability,
+            hostname,
+            certificate_expires: START,
+            addresses: Default::default(),
+        });
         let (address, unsealing_key) = (format!("m{}:2377", n + 2), vec![1; 32]);
         ask(Mutation::JoinRaft { node, address, unsealing_key, slots: Vec::new(), format_max: 1 });
         // It has not started: it learns nothing, and has no vote.

@@ -13,6 +13,7 @@ use skep_model::secret::Secret;
 use skep_model::service::Service;
 use skep_model::task::Task;
 use skep_model::{ConfigId, Id, Kind, NetworkId, NodeId, Refusal, SecretId, ServiceId, TaskId};
+use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -41,6 +42,11 @@ impl Store {
     /// A task by id or unique id prefix.
     pub fn resolve_task(&self, reference: &str) -> Result<&Arc<Task>, Refusal> {
         self.resolve(Kind::Task, &self.tasks, TaskId, reference, |_| true)
+    }
+
+    /// The node other than `except` that has an address now.
+    pub fn holder_of(&self, address: IpAddr, except: NodeId) -> Option<&Arc<Node>> {
+        self.nodes().find(|node| node.id != except && node.has_address(address))
     }
 
     /// A node by id, host name (which several nodes may have) or unique id prefix.

@@ -1,12 +1,12 @@
 //! The engine below the log: opening it, one write with one sync, reclaiming its files. Where it panics on damage,
 //! the panic becomes an error here.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
 use raft_engine::env::FileSystem;
 use raft_engine::{Config, Engine, LogBatch, ReadableSize, RecoveryMode, Version};
+use skep_model::guard;
 
 use super::Log;
 use crate::disk::files::{Watch, Watched};
@@ -32,7 +32,7 @@ impl Default for Settings {
 impl<F: FileSystem> Log<F> {
     pub(super) fn write(&self, batch: &mut LogBatch) -> Result<(), DiskError> {
         if !batch.is_empty() {
-            let written = catch_unwind(AssertUnwindSafe(|| self.engine.write(batch, true)));
+            let written = guard::catch(|| self.engine.write(batch, true));
             match written {
                 Ok(outcome) => outcome.map_err(|e| self.engine_error("a write", e))?,
                 Err(_) => return Err(self.engine_error("a write", raft_engine::Error::Corruption("it panicked".into()))),
@@ -80,7 +80,8 @@ pub(super) fn open_engine<F: FileSystem>(
         ..Config::default()
     };
     let watched = Arc::new(Watched::new(system, watch));
-    match catch_unwind(AssertUnwindSafe(|| Engine::open_with_file_system(config, watched))) {
+    // Its threads read the files, and a hole in one makes them panic.
+    match guard::catch_with_helpers(|| Engine::open_with_file_system(config, watched)) {
         Ok(Ok(engine)) => Ok(engine),
         Ok(Err(raft_engine::Error::Other(error))) if error.to_string().contains("Failed to lock file") => {
             Err(DiskError::InUse { path: dir.into() })

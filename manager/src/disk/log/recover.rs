@@ -1,12 +1,12 @@
 //! Opening: a first log is created, an old one is read whole, opened and checked before anybody relies on it.
 
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use protobuf::Message;
 use raft::eraftpb::{Entry, HardState};
 use raft_engine::LogBatch;
 use raft_engine::env::FileSystem;
+use skep_model::guard;
 
 use super::folder::{log_dir, write_identity};
 use super::record::{KEY_APPLIED, KEY_COMPACTED, KEY_HARD_STATE, KEY_MEMBERSHIP, KEY_PREFIX, KEY_SNAPSHOT, SMALL_RECORDS, name};
@@ -135,8 +135,7 @@ impl<F: FileSystem> Log<F> {
             return Ok(Vec::new());
         }
         let mut sealed = Vec::new();
-        let fetched =
-            catch_unwind(AssertUnwindSafe(|| self.engine.fetch_entries_to::<Entries>(GROUP, begin, last + 1, None, &mut sealed)));
+        let fetched = guard::catch(|| self.engine.fetch_entries_to::<Entries>(GROUP, begin, last + 1, None, &mut sealed));
         match fetched {
             Ok(outcome) => outcome.map_err(|e| self.engine_error("reading entries", e))?,
             Err(_) => return Err(self.incomplete("an entry is not where its index says".to_owned())),

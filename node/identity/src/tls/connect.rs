@@ -7,6 +7,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,7 +17,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -36,6 +37,8 @@ use crate::token::{JoinToken, RootDigest};
 pub struct Connector {
     as_whom: AsWhom,
     server_name: String,
+    /// The address it connects from, where that is not left to the kernel.
+    from: Option<IpAddr>,
 }
 
 #[derive(Clone)]
@@ -47,7 +50,24 @@ enum AsWhom {
 impl Connector {
     /// As a member of the cluster, to any manager.
     pub fn member(identity: TlsIdentity) -> Self {
-        Self { as_whom: AsWhom::Member(identity), server_name: MANAGER_UNIT.to_owned() }
+        Self::of(AsWhom::Member(identity))
+    }
+
+    /// As a stranger: without a certificate, to whoever is there. What is said over it
+    /// may be heard by anybody.
+    pub fn stranger() -> Self {
+        Self::of(AsWhom::Anonymous(Arc::new(trusting_client())))
+    }
+
+    fn of(as_whom: AsWhom) -> Self {
+        Self { as_whom, server_name: MANAGER_UNIT.to_owned(), from: None }
+    }
+
+    /// From this address.
+    #[must_use]
+    pub fn bound_to(mut self, address: IpAddr) -> Self {
+        self.from = Some(address);
+        self
     }
 
     /// To the one node with this id instead of any manager.
@@ -92,7 +112,10 @@ impl Connector {
             AsWhom::Anonymous(config) => (config.clone(), None),
         };
         let name = ServerName::try_from(self.server_name.clone()).map_err(io::Error::other)?;
-        let tcp = TcpStream::connect(address).await?;
+        let tcp = match self.from {
+            Some(from) => connect_from(from, address).await?,
+            None => TcpStream::connect(address).await?,
+        };
         tcp.set_nodelay(true)?;
         let stream = TlsConnector::from(config).connect(name, tcp).await?;
         if let Some(cluster_id) = cluster_id {
@@ -102,6 +125,12 @@ impl Connector {
         }
         Ok(stream)
     }
+}
+
+async fn connect_from(from: IpAddr, address: &str) -> io::Result<TcpStream> {
+    let socket = if from.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.bind(SocketAddr::new(from, 0))?;
+    socket.connect(address.parse().map_err(io::Error::other)?).await
 }
 
 impl tower::Service<Uri> for Connector {
@@ -136,9 +165,7 @@ impl RootFetch {
     /// # Errors
     /// If it cannot be reached in time.
     pub async fn connect(address: &str) -> Result<Self, tonic::transport::Error> {
-        let connector =
-            Connector { as_whom: AsWhom::Anonymous(Arc::new(trusting_client())), server_name: MANAGER_UNIT.to_owned() };
-        Ok(Self(connector.connect(address).await?))
+        Ok(Self(Connector::stranger().connect(address).await?))
     }
 
     /// The channel, for the one call that fetches the root.
@@ -187,7 +214,7 @@ impl PinnedRoot {
 
     /// Connects without a certificate to managers of this root: here the token may be sent.
     pub fn connector(&self) -> Connector {
-        Connector { as_whom: AsWhom::Anonymous(self.client.clone()), server_name: MANAGER_UNIT.to_owned() }
+        Connector::of(AsWhom::Anonymous(self.client.clone()))
     }
 }
 
