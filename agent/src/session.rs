@@ -335,7 +335,7 @@ impl Sessions {
                         Message::Info(info) => match SessionInfo::try_from(info) {
                             Ok(info) => {
                                 (period, beat_at) = (info.heartbeat_period, clock::boot());
-                                self.network.learn_port(info.data_path_port);
+                                self.network.learn(info.data_path_port, info.isolate_nodes);
                                 if !is_ready {
                                     // The core has no session.
                                 } else if term != info.term {

@@ -93,4 +93,6 @@ pub struct SessionInfo {
     /// How long managers wait for nodes to program a change of an endpoint; zero
     /// from one that does not say.
     pub barrier_timeout: std::time::Duration,
+    /// No task opens a connection to an address of its own node.
+    pub isolate_nodes: bool,
 }

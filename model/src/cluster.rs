@@ -47,6 +47,8 @@ pub struct ClusterSpec {
     /// How long a change of an endpoint is waited for on nodes that do not say
     /// that they have programmed it; one of [`BARRIER_TIMEOUTS`].
     pub barrier_timeout: Duration,
+    /// No task opens a connection to an address of its own node.
+    pub isolate_nodes: bool,
 }
 
 /// What a barrier's timeout may be: below, sound nodes would be found late; above,
@@ -67,6 +69,7 @@ impl Default for ClusterSpec {
             subnet_size: 20,
             data_path_port: 4789,
             barrier_timeout: Duration::from_secs(5),
+            isolate_nodes: false,
         }
     }
 }

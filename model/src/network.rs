@@ -261,6 +261,9 @@ pub struct NetworkRequest {
     /// More names of the service on this network.
     #[serde(default)]
     pub aliases: Vec<String>,
+    /// Its tasks may send under other addresses than their own there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub any_source: bool,
 }
 
 /// A task's place on a network, settled when the task is made. The place in the
@@ -273,4 +276,6 @@ pub struct Attachment {
     pub addresses: Vec<IpAddr>,
     /// More names of the service on this network.
     pub aliases: Vec<String>,
+    /// What the task sends there may have other addresses than its own.
+    pub any_source: bool,
 }

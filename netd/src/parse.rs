@@ -142,7 +142,7 @@ fn node(message: &v1::NetdNode) -> Result<Node, Unfit> {
     let id: NodeId = message.id.parse().map_err(|error: skep_model::id::InvalidId| unfit("node")(error.to_string()))?;
     let address = message.address.parse().map_err(|_| unfit("address")(format!("{:?} is not an address", message.address)))?;
     let port = u16::try_from(message.port).map_err(|_| unfit("port")(format!("{} is not a UDP port", message.port)))?;
-    Ok(Node { id, address, port })
+    Ok(Node { id, address, port, is_isolated: message.is_isolated })
 }
 
 #[cfg(test)]
@@ -164,7 +164,7 @@ mod tests {
     fn what_does_not_fit_is_named() {
         let id = "0000000000000000000000000";
         let node = |id: &str, address: &str, port| {
-            Some(Wire::Node(v1::NetdNode { id: id.to_owned(), address: address.to_owned(), port }))
+            Some(Wire::Node(v1::NetdNode { id: id.to_owned(), address: address.to_owned(), port, is_isolated: false }))
         };
         let overlay = |change| Some(Wire::Overlay(v1::OverlayChange { change: Some(change) }));
         let network = |vni, mtu| {

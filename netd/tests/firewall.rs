@@ -234,67 +234,204 @@ async fn a_task_speaks_vxlan_to_nobody() {
     }
 }
 
+type Frame = (&'static str, Vec<u8>);
+
+/// What the first node's task may send on the plain network or not: by what it is for.
+struct Frames {
+    /// Of its own.
+    own: Vec<Frame>,
+    /// Under another name than its own.
+    foreign: Vec<Frame>,
+    /// What no task says.
+    never: Vec<Frame>,
+}
+
+impl Frames {
+    fn new(victim: &Victim) -> Self {
+        let (hardware, address) = own(0);
+        let to = victim.hardware();
+        let other = (Mac::of(addresses(0, 1)[0]), v4(addresses(0, 1)[0]));
+        let (own6, other6, to6) = (v6(addresses(0, 0)[1]), v6(addresses(0, 1)[1]), v6(victim.task.attachments[0].addresses[1]));
+        let (link6, nobody) = (link_local(hardware), "::".parse().unwrap());
+        let advertisement = |from, target, told: Option<Mac>| advertisement(hardware, to, from, to6, target, told);
+        let foreign = vec![
+            ("another address", udp4(hardware, to, other.1, victim.v4(), 1, 9, b"x")),
+            ("another hardware address", udp4(other.0, to, address, victim.v4(), 1, 9, b"x")),
+            ("the victim's own address", udp4(hardware, to, victim.v4(), victim.v4(), 1, 9, b"x")),
+            ("another v6 address", udp6(hardware, to, other6, to6, 1, 9, b"x")),
+            ("no v6 address", udp6(hardware, to, nobody, to6, 1, 9, b"x")),
+            ("an ARP reply for another", arp(2, (hardware, hardware, other.1), to, victim.v4())),
+            ("an ARP request as another", arp(1, (hardware, hardware, other.1), to, victim.v4())),
+            ("an ARP reply of another hardware address", arp(2, (hardware, other.0, address), to, victim.v4())),
+            ("an ARP reply in another frame", arp(2, (other.0, hardware, address), to, victim.v4())),
+            ("an advertisement for another", advertisement(own6, other6, Some(hardware))),
+            ("an advertisement of another hardware address", advertisement(own6, own6, Some(other.0))),
+            ("an advertisement by another", advertisement(other6, other6, Some(hardware))),
+            ("a solicitation of another hardware address", solicitation(hardware, to, own6, to6, Some((1, other.0)))),
+            ("a solicitation of nobody for another", solicitation(hardware, to, nobody, to6, None)),
+            ("an advertisement behind an option header", behind_options(&advertisement(own6, other6, Some(hardware)))),
+        ];
+        let never = vec![
+            ("a router's advertisement", router_advertisement(hardware, to, link6)),
+            ("a router's advertisement behind an option header", behind_options(&router_advertisement(hardware, to, link6))),
+            ("a redirect", redirect(hardware, to, link6, to6, other6)),
+            ("a frame with a tag", tagged(&udp4(hardware, to, address, victim.v4(), 1, 9, b"tagged"))),
+            ("an ARP request with a tag", tagged(&arp(1, (hardware, hardware, address), to, victim.v4()))),
+            ("a v6 datagram with a tag", tagged(&udp6(hardware, to, own6, to6, 1, 9, b"tagged"))),
+            ("another protocol", ethernet(hardware, to, 0x88cc, b"neighbours of the wire")),
+        ];
+        let own = vec![
+            ("its own datagram", udp4(hardware, to, address, victim.v4(), 1, 9, b"x")),
+            ("its own v6 datagram", udp6(hardware, to, own6, to6, 1, 9, b"x")),
+            ("its own link-local datagram", udp6(hardware, to, link6, to6, 1, 9, b"x")),
+            ("its own ARP reply", arp(2, (hardware, hardware, address), to, victim.v4())),
+            ("who looks for a duplicate", arp(1, (hardware, hardware, Ipv4Addr::UNSPECIFIED), to, address)),
+            ("its own advertisement", advertisement(own6, own6, Some(hardware))),
+            ("its own short advertisement", advertisement(own6, own6, None)),
+            ("its own solicitation", solicitation(hardware, to, own6, to6, Some((1, hardware)))),
+            ("its own search for a duplicate", solicitation(hardware, to, nobody, own6, None)),
+            ("its own search with a number", solicitation(hardware, to, nobody, own6, Some((14, other.0)))),
+        ];
+        Self { own, foreign, never }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_task_sends_under_no_other_name_than_its_own() {
     let pins = Pins::new();
     let mut nodes = cluster(&pins, PLAIN).await;
     let victim = Victim::new(&mut nodes).await;
     let node = &nodes[0];
-    let (hardware, address) = own(0);
-    let to = victim.hardware();
-    let other = (Mac::of(addresses(0, 1)[0]), v4(addresses(0, 1)[0]));
-    let (own6, other6, to6) = (v6(addresses(0, 0)[1]), v6(addresses(0, 1)[1]), v6(victim.task.attachments[0].addresses[1]));
-    let link6 = link_local(hardware);
+    let Frames { own, foreign, never } = Frames::new(&victim);
     let hears = victim.run(|| Capture::open(PLAIN_LINK));
-    let advertisement = |from, target, told: Option<Mac>| advertisement(hardware, to, from, to6, target, told);
-    let hostile = [
-        ("another address", udp4(hardware, to, other.1, victim.v4(), 1, 9, b"x")),
-        ("another hardware address", udp4(other.0, to, address, victim.v4(), 1, 9, b"x")),
-        ("the victim's own address", udp4(hardware, to, victim.v4(), victim.v4(), 1, 9, b"x")),
-        ("another v6 address", udp6(hardware, to, other6, to6, 1, 9, b"x")),
-        ("no v6 address", udp6(hardware, to, "::".parse().unwrap(), to6, 1, 9, b"x")),
-        ("an ARP reply for another", arp(2, (hardware, hardware, other.1), to, victim.v4())),
-        ("an ARP request as another", arp(1, (hardware, hardware, other.1), to, victim.v4())),
-        ("an ARP reply of another hardware address", arp(2, (hardware, other.0, address), to, victim.v4())),
-        ("an ARP reply in another frame", arp(2, (other.0, hardware, address), to, victim.v4())),
-        ("an advertisement for another", advertisement(own6, other6, Some(hardware))),
-        ("an advertisement of another hardware address", advertisement(own6, own6, Some(other.0))),
-        ("an advertisement by another", advertisement(other6, other6, Some(hardware))),
-        ("a solicitation of another hardware address", solicitation(hardware, to, own6, to6, Some((1, other.0)))),
-        ("a solicitation of nobody for another", solicitation(hardware, to, "::".parse().unwrap(), to6, None)),
-        ("a router's advertisement", router_advertisement(hardware, to, link6)),
-        ("a redirect", redirect(hardware, to, link6, to6, other6)),
-        ("an advertisement behind an option header", behind_options(&advertisement(own6, other6, Some(hardware)))),
-        ("a frame with a tag", tagged(&udp4(hardware, to, other.1, victim.v4(), 1, 9, b"x"))),
-        ("another protocol", ethernet(hardware, to, 0x88cc, b"neighbours of the wire")),
-    ];
-    let allowed = [
-        ("its own datagram", udp4(hardware, to, address, victim.v4(), 1, 9, b"x")),
-        ("its own v6 datagram", udp6(hardware, to, own6, to6, 1, 9, b"x")),
-        ("its own link-local datagram", udp6(hardware, to, link6, to6, 1, 9, b"x")),
-        ("its own ARP reply", arp(2, (hardware, hardware, address), to, victim.v4())),
-        ("who looks for a duplicate", arp(1, (hardware, hardware, Ipv4Addr::UNSPECIFIED), to, address)),
-        ("its own advertisement", advertisement(own6, own6, Some(hardware))),
-        ("its own short advertisement", advertisement(own6, own6, None)),
-        ("its own solicitation", solicitation(hardware, to, own6, to6, Some((1, hardware)))),
-        ("its own search for a duplicate", solicitation(hardware, to, "::".parse().unwrap(), own6, None)),
-        ("its own search with a number", solicitation(hardware, to, "::".parse().unwrap(), own6, Some((14, other.0)))),
-    ];
     let send = |frame: &[u8]| node.in_task(|| transmit(PLAIN_LINK, frame));
-    for (what, frame) in &allowed {
+    for (what, frame) in &own {
         send(frame);
         hears.expect(frame, what);
     }
-    for (what, frame) in &hostile {
+    for (what, frame) in foreign.iter().chain(&never) {
         send(frame);
-        send(&allowed[0].1);
-        hears.expect_without(&allowed[0].1, frame, what);
+        send(&own[0].1);
+        hears.expect_without(&own[0].1, frame, what);
     }
     open_up(node);
-    for (what, frame) in &hostile {
+    for (what, frame) in foreign.iter().chain(&never) {
         send(frame);
         hears.expect(frame, what);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_attachment_of_any_source_sends_under_every_name_but_is_no_router() {
+    let pins = Pins::new();
+    let mut nodes = cluster(&pins, PLAIN).await;
+    let victim = Victim::new(&mut nodes).await;
+    let Frames { own, foreign, never } = Frames::new(&victim);
+    let hears = victim.run(|| Capture::open(PLAIN_LINK));
+    let mut task = local_task(0);
+    for (any_source, version) in [(true, 3), (false, 4)] {
+        task.attachments[0].any_source = any_source;
+        nodes[0].send(vec![Change::PutTask(v1::LocalTask::from(&task))], version).await;
+        let send = |frame: &[u8]| nodes[0].in_task(|| transmit(PLAIN_LINK, frame));
+        for (what, frame) in &own {
+            send(frame);
+            hears.expect(frame, what);
+        }
+        for (what, frame) in &foreign {
+            send(frame);
+            if any_source {
+                hears.expect(frame, what);
+            } else {
+                send(&own[0].1);
+                hears.expect_without(&own[0].1, frame, what);
+            }
+        }
+        for (what, frame) in &never {
+            send(frame);
+            send(&own[0].1);
+            hears.expect_without(&own[0].1, frame, what);
+        }
+    }
+    // It is the attachment's right, not the task's: elsewhere, and against the node, all holds.
+    task.attachments[0].any_source = true;
+    nodes[0].send(vec![Change::PutTask(v1::LocalTask::from(&task))], 5).await;
+    let node = &nodes[0];
+    let hears = node.in_node(|| listening("0.0.0.0:9998"));
+    let plain_bridge = node.in_node(|| hardware_of(bridge_name(4096).as_str()));
+    let underlay = v4(PLAIN.address(0));
+    let send = |link: &'static str, to: Mac, from: (Mac, Ipv4Addr)| {
+        move |text: &str| node.in_task(|| transmit(link, &udp4(from.0, to, from.1, underlay, 4444, 9998, text.as_bytes())))
+    };
+    let (gateway_bridge, behind) = (Mac::of(GATEWAY.into()), Mac::of(BEHIND.into()));
+    let allowed = send(GATEWAY_LINK, gateway_bridge, (behind, BEHIND));
+    let neighbour = Ipv4Addr::new(172, 18, 0, 3);
+    only_the_second(send(GATEWAY_LINK, gateway_bridge, (behind, neighbour)), &allowed, &hears, "behind the gateway");
+    let stranger = Ipv4Addr::new(198, 51, 100, 9);
+    only_the_second(send(PLAIN_LINK, plain_bridge, (behind, stranger)), &allowed, &hears, "the node, by the network");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn where_nodes_are_isolated_a_task_reaches_no_address_of_its_own_node() {
+    let pins = Pins::new();
+    let mut nodes = cluster(&pins, PLAIN).await;
+    let underlay = v4(PLAIN.address(0));
+    let mut published = local_task(0);
+    published.host_ports = vec![skep_model::endpoint::PublishedPort {
+        transport: skep_model::endpoint::Transport::Tcp,
+        target_port: 9001,
+        published_port: 7000,
+        publish_mode: skep_model::endpoint::PublishMode::Host,
+    }];
+    nodes[0].send(vec![Change::PutTask(v1::LocalTask::from(&published))], 3).await;
+    let _task = nodes[0].in_task(|| TcpListener::bind(("0.0.0.0", 9001)).unwrap());
+    let _node = nodes[0].in_node(|| TcpListener::bind("0.0.0.0:9998").unwrap());
+    let other = nodes[1].in_node(|| TcpListener::bind((v4(PLAIN.address(1)), 9998)).unwrap());
+    for (is_isolated, version) in [(false, 4), (true, 5), (false, 6)] {
+        let own = v1::NetdNode { id: node_id(0).to_string(), address: underlay.to_string(), port: 4789, is_isolated };
+        nodes[0].send(vec![Change::Node(own)], version).await;
+        let open = |to: Ipv4Addr, port: u16, is_expected: bool| {
+            let limit = if is_expected { DEADLINE } else { BRIEF };
+            nodes[0].in_task(|| TcpStream::connect_timeout(&(IpAddr::from(to), port).into(), limit)).is_ok()
+        };
+        for address in [underlay, GATEWAY] {
+            assert_eq!(open(address, 9998, !is_isolated), !is_isolated, "{address}, isolated: {is_isolated}");
+        }
+        assert!(open(underlay, 7000, true), "a published port, isolated: {is_isolated}");
+        assert!(open(v4(PLAIN.address(1)), 9998, true), "another node, isolated: {is_isolated}");
+        drop(other.accept().unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_task_reaches_its_nodes_loopback_by_no_v6_address() {
+    let pins = Pins::new();
+    let mut nodes = cluster(&pins, PLAIN).await;
+    Victim::new(&mut nodes).await;
+    let node = &nodes[0];
+    let any = node.in_node(|| listening("[::]:9999"));
+    let loopback = node.in_node(|| listening("[::1]:9998"));
+    let (hardware, bridge) = (own(1).0, Mac::of(gateway(0)[0]));
+    let (own6, node6) = (v6(addresses(1, 0)[1]), v6(gateway(0)[1]));
+    let send = |from, to, port: u16| {
+        move |text: &str| node.in_task(|| transmit(INGRESS_LINK, &udp6(hardware, bridge, from, to, 4444, port, text.as_bytes())))
+    };
+    let from_node = |to: &'static str| {
+        move |text: &str| {
+            node.in_node(|| UdpSocket::bind("[::1]:0").unwrap().send_to(text.as_bytes(), to).unwrap());
+        }
+    };
+    let localhost = std::net::Ipv6Addr::LOCALHOST;
+    let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped();
+    only_the_second(send(own6, localhost, 9998), from_node("[::1]:9998"), &loopback, "::1");
+    only_the_second(send(own6, localhost, 9999), from_node("[::1]:9999"), &any, "::1 of who listens everywhere");
+    only_the_second(send(own6, mapped, 9999), from_node("[::1]:9999"), &any, "127.0.0.1, mapped");
+    only_the_second(send(localhost, node6, 9999), from_node("[::1]:9999"), &any, "from ::1");
+    only_the_second(send(own6, node6, 9999), from_node("[::1]:9999"), &any, "the node by ingress");
+    // What the tables keep away arrives without them; ::1 the kernel itself takes from nobody else.
+    open_up(node);
+    send(own6, node6, 9999)("hostile");
+    assert_eq!(heard(&any), "hostile", "without the tables it arrives");
+    only_the_second(send(own6, localhost, 9999), send(own6, node6, 9999), &any, "::1, without the tables");
 }
 
 /// A host on the node's LAN that has routes to its tasks.

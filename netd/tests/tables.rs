@@ -222,7 +222,12 @@ fn one_of_many(number: u8) -> LocalTask {
     LocalTask {
         id: TaskId::from_random([100 + number; 16]),
         service: ServiceId::from_random([8; 16]),
-        attachments: vec![Attachment { network: network_id(0), addresses: vec![address], aliases: Vec::new() }],
+        attachments: vec![Attachment {
+            network: network_id(0),
+            addresses: vec![address],
+            aliases: Vec::new(),
+            any_source: false,
+        }],
         has_gateway: false,
         host_ports: Vec::new(),
         hostname: String::new(),

@@ -50,6 +50,7 @@ message!(ClusterSpec {
     subnet_size,
     data_path_port,
     barrier_timeout,
+    isolate_nodes,
 });
 message!(ClusterPlan {
     root_ca,
@@ -152,8 +153,8 @@ section!(NetworkPlan, NetworkPlanSection);
 message!(NetworkSpec { annotations, driver, internal, attachable, ingress, ipv6, pools, options });
 message!(NetworkPlan { vni, pools });
 message!(Pool { subnet, range, gateway });
-message!(NetworkRequest { target, aliases });
-message!(Attachment { network, addresses, aliases });
+message!(NetworkRequest { target, aliases, any_source });
+message!(Attachment { network, addresses, aliases, any_source });
 
 message!(Secret { id, meta, spec });
 section!(SecretSpec, SecretSpecSection);

@@ -87,6 +87,7 @@ impl Wire<v1::SessionInfo> for SessionInfo {
             protocol: skep_model::version::PROTOCOL_MAX,
             data_path_port: self.data_path_port.encode(),
             barrier_timeout: self.barrier_timeout.encode(),
+            isolate_nodes: self.isolate_nodes,
         }
     }
 
@@ -100,6 +101,7 @@ impl Wire<v1::SessionInfo> for SessionInfo {
             node_name: field("node_name", wire.node_name)?,
             data_path_port: field("data_path_port", wire.data_path_port)?,
             barrier_timeout: field("barrier_timeout", wire.barrier_timeout)?,
+            isolate_nodes: wire.isolate_nodes,
         })
     }
 }

@@ -255,6 +255,7 @@ fields!(ClusterSpec {
     subnet_size,
     data_path_port,
     barrier_timeout,
+    isolate_nodes,
 });
 fields!(ClusterPlan {
     root_ca,
@@ -304,8 +305,8 @@ fields!(Network { id, meta, spec, plan });
 fields!(NetworkSpec { annotations, driver, internal, attachable, ingress, ipv6, pools, options });
 fields!(NetworkPlan { vni, pools });
 fields!(Pool { subnet, range, gateway });
-fields!(NetworkRequest { target, aliases });
-fields!(Attachment { network, addresses, aliases });
+fields!(NetworkRequest { target, aliases, any_source });
+fields!(Attachment { network, addresses, aliases, any_source });
 fields!(Secret { id, meta, spec });
 fields!(SecretSpec { annotations, versions, current });
 fields!(SecretVersion { n, sealed, fingerprint, created_at });
@@ -412,7 +413,17 @@ fields!(TaskStatus {
 fields!(ContainerStatus { container_id, pid, exit_code });
 fields!(StatusUpdate { task, status });
 fields!(Hello { node, description, statuses, address, certificate_expires, not_ready });
-fields!(SessionInfo { term, heartbeat_period, managers, role, root_ca, node_name, data_path_port, barrier_timeout });
+fields!(SessionInfo {
+    term,
+    heartbeat_period,
+    managers,
+    role,
+    root_ca,
+    node_name,
+    data_path_port,
+    barrier_timeout,
+    isolate_nodes
+});
 
 impl Draw for IpAddr {
     fn draw(source: &mut Source) -> Self {

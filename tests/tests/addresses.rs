@@ -101,7 +101,10 @@ impl Walk {
         let mut networks: Vec<u64> = (0..self.below(3)).map(|_| self.below(NETWORKS)).collect();
         networks.sort_unstable();
         networks.dedup();
-        template.networks = networks.iter().map(|n| NetworkRequest { target: format!("net{n}"), aliases: Vec::new() }).collect();
+        template.networks = networks
+            .iter()
+            .map(|n| NetworkRequest { target: format!("net{n}"), aliases: Vec::new(), any_source: false })
+            .collect();
         let mut spec = ServiceSpec {
             annotations: Annotations { name, labels: BTreeMap::new() },
             task_template: template,
@@ -218,7 +221,7 @@ impl Walk {
         let mut spec = self.spec("last".into());
         spec.mode = ServiceMode::Replicated { replicas: 4 };
         spec.endpoint_spec = Default::default();
-        spec.task_template.networks = vec![NetworkRequest { target: "last".into(), aliases: Vec::new() }];
+        spec.task_template.networks = vec![NetworkRequest { target: "last".into(), aliases: Vec::new(), any_source: false }];
         // As often as it takes for every address to have been given and freed.
         for _ in 0..4 {
             self.cluster.request(Mutation::CreateService { spec: Box::new(spec.clone()) }).expect("a service");

@@ -46,6 +46,8 @@ pub(super) struct Desired {
     address: IpAddr,
     /// UDP, of overlay traffic; `None` until a manager said it.
     port: Option<u16>,
+    /// No task opens a connection to an address of this node.
+    isolate_nodes: bool,
     peers: BTreeMap<NodeId, Peer>,
     networks: BTreeMap<NetworkId, NodeNetwork>,
     services: BTreeMap<ServiceId, NodeService>,
@@ -70,6 +72,7 @@ impl Desired {
             node,
             address,
             port: None,
+            isolate_nodes: false,
             peers: BTreeMap::new(),
             networks: BTreeMap::new(),
             services: BTreeMap::new(),
@@ -87,7 +90,7 @@ impl Desired {
     /// Takes what was told before a restart. It is not handed on before
     /// [`Desired::use_restored`].
     pub fn restore(&mut self, overlay: Overlay) {
-        self.port = Some(overlay.port);
+        (self.port, self.isolate_nodes) = (Some(overlay.port), overlay.isolate_nodes);
         overlay.objects.into_iter().for_each(|object| self.take(object));
         self.is_restored = true;
     }
@@ -108,7 +111,7 @@ impl Desired {
     /// What is to be kept for a restart; nothing if no manager has told anything yet.
     pub fn to_keep(&self) -> Option<Overlay> {
         let port = self.port.filter(|_| self.is_told)?;
-        Some(Overlay { port, objects: self.objects().collect() })
+        Some(Overlay { port, isolate_nodes: self.isolate_nodes, objects: self.objects().collect() })
     }
 
     fn objects(&self) -> impl Iterator<Item = OverlayChange> {
@@ -119,9 +122,11 @@ impl Desired {
         peers.chain(networks).chain(services).chain(endpoints)
     }
 
-    /// The manager said which port overlay traffic has.
-    pub fn learn_port(&mut self, port: u16) {
-        if self.port.replace(port) != Some(port) {
+    /// The manager said which port overlay traffic has, and whether tasks are kept from
+    /// their node.
+    pub fn learn(&mut self, port: u16, isolate_nodes: bool) {
+        let was = (self.port.replace(port), std::mem::replace(&mut self.isolate_nodes, isolate_nodes));
+        if was != (Some(port), isolate_nodes) {
             self.version += 1;
             self.push(self.node_change());
         }
@@ -282,7 +287,8 @@ impl Desired {
 
     fn node_change(&self) -> Change {
         let port = self.port.unwrap_or_default().into();
-        Change::Node(v1::NetdNode { id: self.node.to_string(), address: self.address.to_string(), port })
+        let (id, address) = (self.node.to_string(), self.address.to_string());
+        Change::Node(v1::NetdNode { id, address, port, is_isolated: self.isolate_nodes })
     }
 
     /// Without a stream nothing is kept: the next one begins with everything.

@@ -37,6 +37,9 @@ struct Body {
     /// Every object that there is, as it is put.
     #[prost(message, repeated, tag = "4")]
     changes: Vec<v1::OverlayChange>,
+    /// No task opens a connection to an address of the node.
+    #[prost(bool, tag = "5")]
+    isolate_nodes: bool,
 }
 
 /// Everything that was told.
@@ -44,6 +47,8 @@ struct Body {
 pub(super) struct Overlay {
     /// UDP port of overlay traffic.
     pub port: u16,
+    /// No task opens a connection to an address of the node.
+    pub isolate_nodes: bool,
     /// Every object that there is, as it is put.
     pub objects: Vec<OverlayChange>,
 }
@@ -83,13 +88,19 @@ impl Kept {
         let port = u16::try_from(body.port).map_err(|_| format!("port {}", body.port))?;
         let parsed = body.changes.into_iter().map(OverlayChange::try_from);
         let objects = parsed.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
-        Ok((Overlay { port, objects }, body.boot == self.boot))
+        Ok((Overlay { port, isolate_nodes: body.isolate_nodes, objects }, body.boot == self.boot))
     }
 
     /// Keeps what was told. Blocks.
     pub fn save(&self, overlay: &Overlay) {
         let changes = overlay.objects.iter().map(v1::OverlayChange::from).collect();
-        let body = Body { boot: self.boot.clone(), node: self.node.to_string(), port: overlay.port.into(), changes };
+        let body = Body {
+            boot: self.boot.clone(),
+            node: self.node.to_string(),
+            port: overlay.port.into(),
+            changes,
+            isolate_nodes: overlay.isolate_nodes,
+        };
         let length = body.encoded_len() as u64;
         if length > KEPT_MAX {
             tracing::warn!(length, "the overlay networks are too many to be kept for a restart of the machine");

@@ -143,9 +143,10 @@ impl Network {
         self.faults.subscribe()
     }
 
-    /// The manager said which UDP port overlay traffic has.
-    pub fn learn_port(&self, port: u16) {
-        self.lock().learn_port(port);
+    /// The manager said which UDP port overlay traffic has, and whether tasks are kept
+    /// from their node.
+    pub fn learn(&self, port: u16, isolate_nodes: bool) {
+        self.lock().learn(port, isolate_nodes);
         self.changed.notify_one();
         self.told.notify_one();
     }

@@ -48,6 +48,7 @@ fn task(number: u8, networks: &[u8]) -> Arc<Task> {
         network: network(*number),
         addresses: vec![IpAddr::from([10, *number, 0, 9])],
         aliases: Vec::new(),
+        any_source: false,
     };
     Arc::new(Task {
         id: task_id(number),
@@ -105,7 +106,7 @@ fn desired() -> Desired {
 fn a_stream_begins_with_everything_and_goes_on_with_what_is_new() {
     let mut desired = desired();
     desired.put_task(local(&task(1, &[])));
-    desired.learn_port(4789);
+    desired.learn(4789, false);
     // Nothing was told: what would not be named would be taken for gone.
     assert!(desired.everything().is_none());
     desired.tell(link(1, 1), true, vec![peer(1), peer(2), put_network(5, false, false)]);
@@ -128,7 +129,7 @@ fn a_stream_begins_with_everything_and_goes_on_with_what_is_new() {
 #[test]
 fn what_a_complete_set_does_not_name_is_gone() {
     let mut desired = desired();
-    desired.learn_port(4789);
+    desired.learn(4789, false);
     desired.tell(link(1, 1), true, vec![peer(1), peer(2), put_network(5, false, false)]);
     desired.everything().unwrap();
     desired.tell(link(2, 1), true, vec![peer(2)]);
@@ -138,7 +139,7 @@ fn what_a_complete_set_does_not_name_is_gone() {
 #[test]
 fn progress_is_the_newest_link_of_the_newest_chain() {
     let mut desired = desired();
-    desired.learn_port(4789);
+    desired.learn(4789, false);
     for version in 1..=3 {
         desired.tell(link(1, version), version == 1, Vec::new());
     }
@@ -263,7 +264,7 @@ async fn a_network_daemon_that_comes_late_or_again_is_told_everything() {
     let network = Network::new(place, folder.path(), "this".into(), inbox);
     let stop = CancellationToken::new();
     tokio::spawn(network.clone().run(stop.clone()));
-    network.learn_port(4789);
+    network.learn(4789, false);
     network.tell(1, 1, true, vec![peer(2)]);
     let mut standing = network.standing();
     assert!(!standing.borrow().has_answered);
@@ -364,7 +365,7 @@ async fn after_a_reboot_the_networks_are_as_they_were_last_told() {
         network
     };
     tell("first", &|network| {
-        network.learn_port(4789);
+        network.learn(4789, false);
         network.tell(1, 1, true, vec![peer(2), put_network(1, false, false)]);
         network.tell(1, 2, false, vec![peer(3)]);
     })
@@ -385,7 +386,7 @@ async fn after_a_reboot_the_networks_are_as_they_were_last_told() {
 async fn what_was_kept_and_is_damaged_or_of_another_node_is_dropped() {
     let folder = tempfile::tempdir().unwrap();
     let kept = |node: u8| Kept { path: folder.path().join("overlay"), node: NodeId::from_random([node; 16]), boot: "a".into() };
-    let overlay = kept::Overlay { port: 4789, objects: vec![peer(2)] };
+    let overlay = kept::Overlay { port: 4789, isolate_nodes: true, objects: vec![peer(2)] };
     kept(1).save(&overlay);
     assert_eq!(kept(1).load(), Some((overlay.clone(), true)));
     assert!(kept(2).load().is_none());

@@ -161,6 +161,7 @@ fn swarm(info: &NodeInfo) -> Result<String, Failure> {
         line("SubnetSize", &info.subnet_size);
         line("Data Path Port", &info.data_path_port);
         line("Barrier Timeout", &duration::print(spec.barrier_timeout));
+        line("Isolate Nodes", &spec.isolate_nodes);
         text.push_str(&format!(" Orchestration:\n  Task History Retention Limit: {}\n", spec.task_history_limit));
         text.push_str(&format!(
             " Raft:\n  Snapshot Interval: {}\n  Number of Old Snapshots to Retain: {}\n",

@@ -1,7 +1,7 @@
 //! `--network`: a node's own kind of network, or an overlay network of the cluster
-//! with more names for the service on it.
+//! with more names for the service on it, and leave to send under any address.
 
-use super::csv;
+use super::{csv, number};
 use skep_model::network::NetworkRequest;
 use skep_model::service::{NetworkMode, TaskSpec};
 
@@ -14,18 +14,23 @@ pub enum Network {
     Overlay(NetworkRequest),
 }
 
-/// Parses `NAME`, or `name=NAME,alias=NAME,…`.
+/// Parses `NAME`, or `name=NAME,alias=NAME,…,any-source`.
 pub fn parse(text: &str) -> Result<Network, String> {
-    let (mut name, mut aliases) = (None, Vec::new());
+    let (mut name, mut aliases, mut any_source) = (None, Vec::new(), false);
     for (key, value) in csv::pairs(text)? {
         match (key.as_str(), value) {
             ("name", Some(value)) if !value.is_empty() => name = Some(value),
             ("alias", Some(value)) if !value.is_empty() => aliases.push(value),
             ("name" | "alias", _) => return Err(format!("invalid field {key} in network {text:?}: it is empty")),
+            ("any-source", None) if text.contains(',') => any_source = true,
+            ("any-source", Some(value)) => {
+                any_source =
+                    number::boolean(&value).map_err(|error| format!("invalid field any-source in network {text:?}: {error}"))?;
+            }
             ("driver-opt", _) => return Err("network option driver-opt is not supported by this version of skep".into()),
             (_, None) if !text.contains('=') && !text.contains(',') && !text.is_empty() => name = Some(text.to_owned()),
-            (_, None) => return Err(format!("invalid field {key}: write a network as NAME or name=NAME,alias=NAME")),
-            (_, Some(_)) => return Err(format!("invalid field key {key}: a network has the fields name and alias")),
+            (_, None) => return Err(format!("invalid field {key}: write a network as NAME or name=NAME,alias=NAME,any-source")),
+            (_, Some(_)) => return Err(format!("invalid field key {key}: a network has the fields name, alias and any-source")),
         }
     }
     let target = name.ok_or("network name/id is not specified")?;
@@ -33,8 +38,9 @@ pub fn parse(text: &str) -> Result<Network, String> {
         Some(_) if !aliases.is_empty() => {
             Err(format!("network-scoped aliases are only supported for user-defined networks, not for {target}"))
         }
+        Some(_) if any_source => Err(format!("any-source is only for the cluster's networks, not for {target}")),
         Some(mode) => Ok(Network::OfNode(mode)),
-        None => Ok(Network::Overlay(NetworkRequest { target, aliases })),
+        None => Ok(Network::Overlay(NetworkRequest { target, aliases, any_source })),
     }
 }
 
@@ -76,12 +82,20 @@ mod tests {
     fn a_network_is_a_name_or_fields() {
         let overlay = |target: &str, aliases: &[&str]| {
             let aliases = aliases.iter().map(|alias| (*alias).to_owned()).collect();
-            Ok(Network::Overlay(NetworkRequest { target: target.into(), aliases }))
+            Ok(Network::Overlay(NetworkRequest { target: target.into(), aliases, any_source: false }))
         };
+        let any_source =
+            |target: &str| Ok(Network::Overlay(NetworkRequest { target: target.into(), aliases: Vec::new(), any_source: true }));
         let table = [
             ("backend", overlay("backend", &[])),
             ("name=backend,alias=db,alias=cache", overlay("backend", &["db", "cache"])),
             ("NAME=backend", overlay("backend", &[])),
+            ("name=backend,any-source", any_source("backend")),
+            ("name=backend,any-source=true", any_source("backend")),
+            ("name=backend,any-source=false", overlay("backend", &[])),
+            ("any-source", overlay("any-source", &[])),
+            ("name=backend,any-source=maybe", Err("invalid field any-source")),
+            ("name=host,any-source", Err("any-source is only for the cluster's networks, not for host")),
             ("host", Ok(Network::OfNode(NetworkMode::Host))),
             ("name=none", Ok(Network::OfNode(NetworkMode::None))),
             ("bridge", Ok(Network::OfNode(NetworkMode::Bridge))),

@@ -35,6 +35,7 @@ pub fn cluster_spec(spec: &ClusterSpec) -> Value {
             "SubnetSize": spec.subnet_size,
             "DataPathPort": spec.data_path_port,
             "BarrierTimeout": nanos(spec.barrier_timeout),
+            "IsolateNodes": spec.isolate_nodes,
         },
         "CAConfig": { "NodeCertExpiry": nanos(spec.node_cert_expiry) },
         "EncryptionConfig": { "AutoLockManagers": spec.autolock },

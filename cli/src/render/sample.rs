@@ -84,7 +84,7 @@ pub fn published_service() -> Service {
     let mut service = service();
     let spec = &mut service.spec.value.spec;
     spec.task_template.networks =
-        vec![NetworkRequest { target: network().id.to_string(), aliases: vec!["front".into(), "www".into()] }];
+        vec![NetworkRequest { target: network().id.to_string(), aliases: vec!["front".into(), "www".into()], any_source: false }];
     let port = |transport, published_port, target_port, publish_mode| PublishedPort {
         transport,
         target_port,
@@ -109,6 +109,7 @@ pub fn published_task() -> Task {
         network: network.id,
         addresses: vec![text.parse().expect("an address")],
         aliases: aliases.iter().map(|alias| (*alias).to_owned()).collect(),
+        any_source: false,
     };
     task.networks = vec![attachment(network(), "10.0.16.3", &["front", "www"]), attachment(ingress(), "10.0.0.6", &[])];
     task.plan.value.endpoint = EndpointState { publication: Publication::Published, since: Time(16 * SECOND) };

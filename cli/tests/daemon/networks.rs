@@ -75,7 +75,10 @@ fn a_service_asks_for_networks_and_ports() {
     let [Mutation::CreateService(CreateService { spec: Some(spec) })] = &mutations(&fake)[..] else { panic!("{ran:?}") };
     let template = spec.task_template.as_ref().expect("a template");
     assert_eq!(template.network(), v1::NetworkMode::Bridge);
-    assert_eq!(template.networks, [v1::NetworkRequest { target: "backend".into(), aliases: vec!["db".into()] }]);
+    assert_eq!(
+        template.networks,
+        [v1::NetworkRequest { target: "backend".into(), aliases: vec!["db".into()], any_source: false }]
+    );
     assert_eq!(template.container_spec.as_ref().and_then(|container| container.stop_drain), Some(3_000_000_000));
     let ports = &spec.endpoint_spec.as_ref().expect("an endpoint").ports;
     assert_eq!((ports.len(), ports[0].published_port, ports[0].target_port), (1, 8080, 80));

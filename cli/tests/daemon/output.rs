@@ -155,7 +155,7 @@ fn the_settings_of_the_cluster_are_shown() {
     let spec = ClusterSpec { barrier_timeout: Duration::from_millis(2500), ..ClusterSpec::default() };
     fake.state.lock().expect("unpoisoned").info.cluster_spec = Some((&spec).into());
     let text = fake.run(&["info"]).stdout;
-    assert!(text.contains("\n Barrier Timeout: 2.5s\n"), "{text}");
+    assert!(text.contains("\n Barrier Timeout: 2.5s\n Isolate Nodes: false\n"), "{text}");
     let ran = fake.run(&["info", "--format", "{{.Swarm.Cluster.Spec.Network.BarrierTimeout}}"]);
     assert_eq!(ran.stdout, "2500000000\n", "{ran:?}");
 }

@@ -101,7 +101,7 @@ fn faults<'a>(store: &'a Store, node: &'a Node, networks: &'a [NetworkId]) -> im
 /// A node names others by id; users know them by name.
 fn verified(store: &Store, node: NodeId, row: NetdProbeRow) -> VerifyRow {
     let about = match row.question.as_str() {
-        "reach" | "reach6" | "mtu" | "mtu6" => name(store, &row.about),
+        "reach" | "reach6" | "mtu" | "mtu6" | "forward" => name(store, &row.about),
         _ => row.about,
     };
     VerifyRow {

@@ -263,7 +263,7 @@ mod tests {
         let mut desired = Desired::new();
         desired.set_gateway(Some(Gateway::new("172.18.0.0/16".parse().unwrap(), None)));
         let mut put = |object| drop(desired.put(object).unwrap());
-        put(Object::Node(Node { id: node(1), address: IpAddr::from([192, 0, 2, 1]), port: 4789 }));
+        put(Object::Node(Node { id: node(1), address: IpAddr::from([192, 0, 2, 1]), port: 4789, is_isolated: false }));
         put(peer(1));
         put(peer(2));
         for number in 0..2 {
@@ -291,7 +291,12 @@ mod tests {
             put(endpoint(1, number, number == 2));
         }
         for (number, of, networks) in [(1, 1, 0..2), (3, 2, 0..1)] {
-            let attachment = |on| Attachment { network: network(on), addresses: vec![address(on, number)], aliases: Vec::new() };
+            let attachment = |on| Attachment {
+                network: network(on),
+                addresses: vec![address(on, number)],
+                aliases: Vec::new(),
+                any_source: false,
+            };
             put(Object::Task(LocalTask {
                 id: task(number),
                 service: service(of),

@@ -3,7 +3,7 @@
 //!
 //! A task may be hostile and have raw sockets. What it sends is believed on its
 //! bridge only if it comes from its own port with its own hardware address and one
-//! of its own addresses ([`senders`]); what leaves the bridge into the node meets
+//! of its own addresses ([`senders`]), unless the attachment says `any-source`; what leaves the bridge into the node meets
 //! [`guard`]. Both are closed by default: a port of ours that nothing is known of
 //! passes nothing.
 
@@ -17,10 +17,10 @@ use std::net::{IpAddr, Ipv6Addr};
 /// What the node takes from its bridges and passes on to them; none while the node
 /// is not known.
 pub fn guard(overlay: &Overlay) -> Option<Content> {
-    let port = overlay.node()?.port;
+    let node = overlay.node()?;
     let bridges = overlay.networks().filter(|network| has_rows(overlay, network)).map(|network| bridge_name(network.vni));
     let gateway = overlay.gateway().map(|gateway| gateway.bridge());
-    Some(Content::Guard(Guard { data_path_port: port, overlays: bridges.collect(), gateway }))
+    Some(Content::Guard(Guard { data_path_port: node.port, overlays: bridges.collect(), gateway, is_isolated: node.is_isolated }))
 }
 
 /// The bridges that packets to tasks and from them are routed over: other firewalls
@@ -36,10 +36,13 @@ pub fn senders(overlay: &Overlay) -> Option<Content> {
     overlay.node()?;
     let networks = overlay.networks().filter(|network| has_rows(overlay, network));
     let trusted: BTreeSet<Name> = networks.map(|network| vxlan_name(network.vni)).collect();
-    let mut senders = BTreeSet::new();
+    let (mut senders, mut any_source) = (BTreeSet::new(), BTreeSet::new());
     for task in overlay.tasks() {
         for (attachment, network) in overlay.visible_to(task.id) {
-            senders.extend(attached_port(network, attachment).map(|(port, mac, own)| sender(port, mac, own)));
+            match attached_port(network, attachment) {
+                Some((port, ..)) if attachment.any_source => drop(any_source.insert(port)),
+                found => senders.extend(found.map(|(port, mac, own)| sender(port, mac, own))),
+            }
         }
         let gateway = overlay.gateway().filter(|_| task.has_gateway);
         if let Some((gateway, offset)) = gateway.and_then(|gateway| Some((gateway, gateway.offset(task.id)?))) {
@@ -47,7 +50,7 @@ pub fn senders(overlay: &Overlay) -> Option<Content> {
             senders.extend(own.first().map(|first| sender(gateway_veth_name(offset), Mac::of(*first), own.clone())));
         }
     }
-    Some(Content::Senders(Senders { trusted, senders }))
+    Some(Content::Senders(Senders { trusted, senders, any_source }))
 }
 
 fn sender(port: Name, hardware: Mac, mut addresses: Vec<IpAddr>) -> Sender {

@@ -17,6 +17,8 @@ pub struct Node {
     pub address: IpAddr,
     /// The UDP port of VXLAN.
     pub port: u16,
+    /// No task opens a connection to an address of the node.
+    pub is_isolated: bool,
 }
 
 /// Names an object.

@@ -3,7 +3,7 @@
 use crate::overlay::Overlay;
 use crate::row::Namespace;
 use skep_model::network::Attachment;
-use skep_model::overlay::{NodeNetwork, NodeService};
+use skep_model::overlay::{LocalTask, NodeNetwork, NodeService};
 use skep_model::{NetworkId, NodeId, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -29,6 +29,9 @@ pub enum ProbeQuestion {
     Reach(IpAddr),
     /// Does it answer a packet of this size, in bytes, that may not be cut?
     Mtu(IpAddr, u32),
+    /// Does the underlay address of another node answer by the way out, which the node
+    /// forwards?
+    Forward(IpAddr),
     /// Is a name answered as the state says?
     Dns(String),
     /// Does every backend behind a virtual address answer?
@@ -44,6 +47,7 @@ impl ProbeQuestion {
             Self::Reach(IpAddr::V6(_)) => "reach6",
             Self::Mtu(IpAddr::V4(_), _) => "mtu",
             Self::Mtu(IpAddr::V6(_), _) => "mtu6",
+            Self::Forward(_) => "forward",
             Self::Dns(_) => "dns",
             Self::Vip(IpAddr::V4(_), _) => "vip",
             Self::Vip(IpAddr::V6(_), _) => "vip6",
@@ -75,6 +79,9 @@ fn on_network(overlay: &Overlay, network: &NodeNetwork, can_ask: &impl Fn(TaskId
         let mtu = overlay.mtu(network).map(|mtu| probe(node.to_string(), ProbeQuestion::Mtu(address, mtu)));
         probes.extend(mtu);
     }
+    for (node, address) in task.into_iter().flat_map(|task| ways_out(overlay, network, task)) {
+        probes.push(probe(node.to_string(), ProbeQuestion::Forward(address)));
+    }
     if let Namespace::Task(_) = from {
         for (service, on) in overlay.services_on(network.id) {
             let name = format!("{}.{}", service.name, network.name);
@@ -85,6 +92,18 @@ fn on_network(overlay: &Overlay, network: &NodeNetwork, can_ask: &impl Fn(TaskId
         }
     }
     probes
+}
+
+/// The other nodes on a network, as a task reaches them by the gateway: what another
+/// firewall does not let the node forward is blocked there as well.
+fn ways_out(overlay: &Overlay, network: &NodeNetwork, task: &LocalTask) -> Vec<(NodeId, IpAddr)> {
+    let Some(gateway) = overlay.gateway().filter(|_| task.has_gateway) else { return Vec::new() };
+    let own = gateway.addresses(task.id);
+    let nodes: BTreeSet<NodeId> = targets(overlay, network).into_iter().map(|(node, _)| node).collect();
+    let peers = nodes.into_iter().filter_map(|node| overlay.peer(node));
+    let reached = peers.filter(|peer| overlay.why_unreachable(peer).is_none());
+    let of_family = reached.filter(|peer| own.iter().any(|own| own.addr().is_ipv4() == peer.address.is_ipv4()));
+    of_family.map(|peer| (peer.node, peer.address)).collect()
 }
 
 /// A service without backends is refused at once, and there is nothing to ask.
@@ -120,7 +139,7 @@ mod tests {
     use crate::touched::Touched;
     use skep_model::container::DnsConfig;
     use skep_model::endpoint::NodeIngress;
-    use skep_model::overlay::{Endpoint, EndpointId, LocalTask, Peer, ServiceNetwork};
+    use skep_model::overlay::{Endpoint, EndpointId, Peer, ServiceNetwork};
     use skep_model::{Id, ServiceId};
 
     fn id(n: u8) -> Id {
@@ -156,9 +175,10 @@ mod tests {
         };
         let on =
             ServiceNetwork { network: NetworkId(id(5)), virtual_addresses: addresses("10.5.0.2 fd00::2"), aliases: Vec::new() };
-        let attachment = Attachment { network: NetworkId(id(5)), addresses: addresses("10.5.0.21"), aliases: Vec::new() };
+        let attachment =
+            Attachment { network: NetworkId(id(5)), addresses: addresses("10.5.0.21"), aliases: Vec::new(), any_source: false };
         let objects = [
-            Object::Node(Node { id: NodeId(id(1)), address: IpAddr::from([192, 0, 2, 1]), port: 4789 }),
+            Object::Node(Node { id: NodeId(id(1)), address: IpAddr::from([192, 0, 2, 1]), port: 4789, is_isolated: false }),
             peer(1),
             peer(2),
             peer(3),
@@ -201,8 +221,12 @@ mod tests {
 
     #[test]
     fn no_two_rows_of_a_network_of_both_families_have_the_same_label() {
-        let attachment =
-            Attachment { network: NetworkId(id(5)), addresses: addresses("10.5.0.21 fd00::21"), aliases: Vec::new() };
+        let attachment = Attachment {
+            network: NetworkId(id(5)),
+            addresses: addresses("10.5.0.21 fd00::21"),
+            aliases: Vec::new(),
+            any_source: false,
+        };
         let mut overlay = overlay();
         let task = LocalTask {
             id: TaskId(id(21)),
@@ -246,5 +270,23 @@ mod tests {
         assert_eq!(said(probes(&overlay, &all, |_| true)), [&of_front[..], &of_ingress].concat());
         assert_eq!(said(probes(&overlay, &BTreeSet::from([NetworkId(id(5))]), |_| true)), of_front);
         assert_eq!(said(probes(&overlay, &all, |_| false)), of_ingress, "nobody is on front");
+    }
+
+    #[test]
+    fn who_has_a_way_out_asks_whether_the_node_forwards() {
+        let front = BTreeSet::from([NetworkId(id(5))]);
+        for has_gateway in [true, false] {
+            let mut overlay = overlay();
+            let mut task = overlay.task(TaskId(id(21))).expect("the task").clone();
+            let touched = &mut Touched::default();
+            overlay.remove(crate::object::ObjectKey::Task(task.id), touched);
+            overlay.set_gateway(Some(crate::gateway::Gateway::new("172.18.0.0/16".parse().expect("a subnet"), None)), touched);
+            task.has_gateway = has_gateway;
+            overlay.put(Object::Task(task), touched);
+            let said = said(probes(&overlay, &front, |_| true));
+            let asked: Vec<&str> = said.iter().map(String::as_str).filter(|text| text.contains("Forward")).collect();
+            let both = ["front task node 2 Forward(192.0.2.2)", "front task node 3 Forward(192.0.2.3)"];
+            assert_eq!(asked, if has_gateway { &both[..] } else { &[] });
+        }
     }
 }

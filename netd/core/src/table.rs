@@ -164,6 +164,8 @@ pub struct Guard {
     pub overlays: BTreeSet<Name>,
     /// The bridge by which tasks leave the node.
     pub gateway: Option<Name>,
+    /// By the gateway, too, the node takes no connection.
+    pub is_isolated: bool,
 }
 
 /// A task, as the bridge knows it behind one of its ports.
@@ -184,6 +186,8 @@ pub struct Senders {
     pub trusted: BTreeSet<Name>,
     /// The tasks of this node.
     pub senders: BTreeSet<Sender>,
+    /// Ports of tasks that may send under any address.
+    pub any_source: BTreeSet<Name>,
 }
 
 /// What a table should hold.

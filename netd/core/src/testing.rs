@@ -78,7 +78,7 @@ pub fn node_id(number: u8) -> NodeId {
 }
 
 pub fn node(address: &str) -> Object {
-    Object::Node(Node { id: node_id(1), address: address.parse().unwrap(), port: 4789 })
+    Object::Node(Node { id: node_id(1), address: address.parse().unwrap(), port: 4789, is_isolated: false })
 }
 
 /// A node with an ingress gateway of its number, or one without.
@@ -105,6 +105,7 @@ pub fn local(number: u8, on: &[(u8, u8)], has_gateway: bool) -> Object {
         network: network_id(*network),
         addresses: addresses(*network, *host),
         aliases: Vec::new(),
+        any_source: false,
     };
     Object::Task(LocalTask {
         id: task(number),

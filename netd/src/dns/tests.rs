@@ -34,7 +34,12 @@ fn task(n: u16, has_gateway: bool, nameservers: &[&str]) -> LocalTask {
     LocalTask {
         id: TaskId(id(n)),
         service: ServiceId(id(2)),
-        attachments: vec![Attachment { network: network(), addresses: vec![address.into()], aliases: Vec::new() }],
+        attachments: vec![Attachment {
+            network: network(),
+            addresses: vec![address.into()],
+            aliases: Vec::new(),
+            any_source: false,
+        }],
         has_gateway,
         host_ports: Vec::new(),
         hostname: format!("h{n}"),

@@ -126,14 +126,11 @@ pub enum Meta {
     Family,
     /// The transport protocol, 1 byte.
     Transport,
-    /// The EtherType, 2 bytes in network order.
-    EtherType,
 }
 
 impl Meta {
     fn number(self) -> u32 {
         match self {
-            Self::EtherType => 1,
             Self::Mark => 3,
             Self::InputName => 6,
             Self::OutputName => 7,

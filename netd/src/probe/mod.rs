@@ -68,7 +68,7 @@ async fn ask(probe: Probe, namespace: Option<Arc<OwnedFd>>, server: NameServer, 
 async fn answer(probe: &Probe, namespace: Option<&OwnedFd>, server: &NameServer, until: Instant) -> Result<Duration, String> {
     let open = |target| Echo::open(namespace.map(|fd| fd.as_fd()), target, random_id());
     match (&probe.question, probe.from) {
-        (ProbeQuestion::Reach(target), _) => {
+        (ProbeQuestion::Reach(target) | ProbeQuestion::Forward(target), _) => {
             let asked = async { open(*target)?.ask(SMALL, until).await };
             asked.await.map_err(|error: io::Error| format!("{target}: {}", said(&error)))
         }

@@ -46,7 +46,12 @@ fn server() -> NameServer {
         names.put_task(LocalTask {
             id: TaskId(id(1)),
             service: ServiceId(id(11)),
-            attachments: vec![Attachment { network, addresses: vec![address("10.5.0.1")], aliases: Vec::new() }],
+            attachments: vec![Attachment {
+                network,
+                addresses: vec![address("10.5.0.1")],
+                aliases: Vec::new(),
+                any_source: false,
+            }],
             has_gateway: false,
             host_ports: Vec::new(),
             hostname: "h".into(),

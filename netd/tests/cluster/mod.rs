@@ -116,8 +116,12 @@ pub fn peer(underlay: Underlay, node: usize) -> OverlayChange {
 }
 
 pub fn local_task(node: usize) -> LocalTask {
-    let attachment =
-        |network| Attachment { network: network_id(network), addresses: addresses(network, node), aliases: Vec::new() };
+    let attachment = |network| Attachment {
+        network: network_id(network),
+        addresses: addresses(network, node),
+        aliases: Vec::new(),
+        any_source: false,
+    };
     LocalTask {
         id: task(node),
         service: service(),
@@ -302,7 +306,7 @@ impl Node {
 
     pub fn node(&self) -> Change {
         let address = self.underlay.address(self.number).to_string();
-        Change::Node(v1::NetdNode { id: node_id(self.number).to_string(), address, port: 4789 })
+        Change::Node(v1::NetdNode { id: node_id(self.number).to_string(), address, port: 4789, is_isolated: false })
     }
 
     /// Sends changes and waits until everything is in place.

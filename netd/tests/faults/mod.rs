@@ -130,7 +130,12 @@ async fn whatever_is_admitted_is_made() {
         let pools = subnets.iter().map(|subnet| Pool { subnet: subnet.parse().unwrap(), range: None, gateway: None }).collect();
         changes.push(put(NodeNetwork { vni: *vni, mtu: *mtu, pools, ..extra(place as u8) }));
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        local.attachments.push(Attachment { network: network_id(100 + place as u8), addresses, aliases: Vec::new() });
+        local.attachments.push(Attachment {
+            network: network_id(100 + place as u8),
+            addresses,
+            aliases: Vec::new(),
+            any_source: false,
+        });
     }
     changes.push(Change::PutTask(v1::LocalTask::from(&local)));
     nodes[0].send(changes, 2).await;
@@ -163,6 +168,7 @@ async fn whatever_is_admitted_is_made() {
             network: *id,
             addresses: vec![IpAddr::from([10, high, low, 2])],
             aliases: Vec::new(),
+            any_source: false,
         });
     }
     changes.push(Change::PutTask(v1::LocalTask::from(&local)));
@@ -280,7 +286,7 @@ async fn a_loopback_underlay_works_for_one_node_and_costs_the_others_nothing() {
     assert!(found.len() == 1 && found[0].contains("2001:db8::9 is of IPv6, this node's 192.0.2.1 of IPv4"), "{found:#?}");
     assert_eq!(nodes[0].status().await.failures, Vec::<String>::new());
     // The node itself on loopback: its tasks have their interfaces.
-    let own = v1::NetdNode { id: node_id(0).to_string(), address: "127.0.0.1".into(), port: 4789 };
+    let own = v1::NetdNode { id: node_id(0).to_string(), address: "127.0.0.1".into(), port: 4789, is_isolated: false };
     nodes[0].send(vec![Change::Node(own)], 4).await;
     assert_eq!(nodes[0].status().await.failures, Vec::<String>::new());
     let bound = nodes[0].in_task(|| std::net::UdpSocket::bind((addresses(0, 0)[0], 0)).is_ok());
@@ -293,7 +299,7 @@ async fn a_loopback_underlay_works_for_one_node_and_costs_the_others_nothing() {
 async fn a_missing_underlay_address_is_named_at_each_network_and_versions_go_on() {
     let pins = Pins::new();
     let mut nodes = cluster(&pins, PLAIN).await;
-    let own = v1::NetdNode { id: node_id(0).to_string(), address: "198.51.100.7".into(), port: 4789 };
+    let own = v1::NetdNode { id: node_id(0).to_string(), address: "198.51.100.7".into(), port: 4789, is_isolated: false };
     let begin = Instant::now();
     nodes[0].send(vec![Change::Node(own)], 2).await;
     assert!(begin.elapsed() < SOON, "the version took {:?}", begin.elapsed());

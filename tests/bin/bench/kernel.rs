@@ -87,7 +87,7 @@ impl Netd {
         let (changes, received) = mpsc::channel(1024);
         let progress = client.apply(ReceiverStream::new(received)).await.context("apply")?.into_inner();
         let mut netd = Self { client, changes, progress, version: 0, _process: process, _folder: folder };
-        let node = v1::NetdNode { id: node(0), address: UNDERLAY.into(), port: 4789 };
+        let node = v1::NetdNode { id: node(0), address: UNDERLAY.into(), port: 4789, is_isolated: false };
         netd.commit(vec![Change::Reset(v1::NetdReset {}), Change::Node(node), peer(0), peer(1)]).await?;
         Ok(netd)
     }
@@ -210,6 +210,7 @@ fn local_task(network: usize, task: usize) -> v1::LocalTask {
             network: network_id(network),
             addresses: vec![address(network, task)],
             aliases: Vec::new(),
+            any_source: false,
         }],
         has_gateway: false,
         host_ports: Vec::new(),

@@ -66,7 +66,7 @@ pub(super) fn draw(
     let mut endpoint_spec = EndpointSpec::default();
     if let Some(target) = network {
         task_template.network = NetworkMode::Bridge;
-        task_template.networks.push(NetworkRequest { target, aliases: vec![format!("{name}-too")] });
+        task_template.networks.push(NetworkRequest { target, aliases: vec![format!("{name}-too")], any_source: false });
         endpoint_spec.mode = *dice.pick(&[EndpointMode::Vip, EndpointMode::Vip, EndpointMode::Dnsrr]);
         if endpoint_spec.mode == EndpointMode::Vip && dice.chance(300_000) {
             let (transport, publish_mode) = (Transport::Tcp, PublishMode::Ingress);

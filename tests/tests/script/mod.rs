@@ -237,7 +237,7 @@ pub fn set_options(cluster: &Cluster, spec: &mut ServiceSpec, options: &[(&str, 
             "network" => {
                 template.network = NetworkMode::Bridge;
                 template.networks.retain(|request| request.target.len() < 25);
-                template.networks.push(NetworkRequest { target: (*value).into(), aliases: Vec::new() });
+                template.networks.push(NetworkRequest { target: (*value).into(), aliases: Vec::new(), any_source: false });
             }
             "publish" | "publish-host" => {
                 template.network = NetworkMode::Bridge;

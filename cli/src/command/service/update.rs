@@ -307,9 +307,7 @@ impl Lists {
             }
         }
         let add = |network: &Network| match network {
-            Network::Overlay(request) => {
-                Network::Overlay(NetworkRequest { target: id(&request.target), aliases: request.aliases.clone() })
-            }
+            Network::Overlay(request) => Network::Overlay(NetworkRequest { target: id(&request.target), ..request.clone() }),
             Network::OfNode(mode) => Network::OfNode(*mode),
         };
         let networks: Vec<Network> = self.network_add.iter().map(add).collect();

@@ -26,6 +26,9 @@ pub struct Update {
     /// Dispatcher heartbeat period (ns|us|ms|s|m|h)
     #[arg(long, value_parser = duration::parse)]
     dispatcher_heartbeat: Option<Duration>,
+    /// Let no task open connections to addresses of its own node (true|false)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = number::boolean)]
+    isolate_nodes: Option<bool>,
     /// Number of log entries between Raft snapshots
     #[arg(long, value_parser = number::positive, value_name = "N")]
     snapshot_interval: Option<u64>,
@@ -69,6 +72,7 @@ impl Update {
         spec.barrier_timeout = self.barrier_timeout.unwrap_or(spec.barrier_timeout);
         spec.node_cert_expiry = self.cert_expiry.unwrap_or(spec.node_cert_expiry);
         spec.heartbeat_period = self.dispatcher_heartbeat.unwrap_or(spec.heartbeat_period);
+        spec.isolate_nodes = self.isolate_nodes.unwrap_or(spec.isolate_nodes);
         spec.snapshot_interval = self.snapshot_interval.unwrap_or(spec.snapshot_interval);
         spec.task_history_limit = self.task_history_limit.unwrap_or(spec.task_history_limit);
         spec
@@ -90,5 +94,7 @@ mod tests {
         assert_eq!(after(&["update"]), before);
         let changed = ClusterSpec { barrier_timeout: Duration::from_millis(1500), ..before.clone() };
         assert_eq!(after(&["update", "--barrier-timeout", "1.5s"]), changed);
+        let isolated = ClusterSpec { isolate_nodes: true, ..before.clone() };
+        assert_eq!((after(&["update", "--isolate-nodes"]), after(&["update", "--isolate-nodes=false"])), (isolated, before));
     }
 }

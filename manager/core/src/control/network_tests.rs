@@ -59,7 +59,7 @@ fn publish(spec: &mut ServiceSpec, ports: &[PublishedPort]) {
 
 fn join(spec: &mut ServiceSpec, networks: &[&str]) {
     spec.task_template.network = NetworkMode::Bridge;
-    let request = |name: &&str| NetworkRequest { target: (*name).into(), aliases: Vec::new() };
+    let request = |name: &&str| NetworkRequest { target: (*name).into(), aliases: Vec::new(), any_source: false };
     spec.task_template.networks = networks.iter().map(request).collect();
 }
 

@@ -503,6 +503,7 @@ impl Dispatcher {
                 node_name: node.description.hostname.clone(),
                 data_path_port: cluster.spec.data_path_port,
                 barrier_timeout: cluster.spec.barrier_timeout,
+                isolate_nodes: cluster.spec.isolate_nodes,
             };
             if session.info.as_ref() != Some(&info) {
                 session.info = Some(info.clone());

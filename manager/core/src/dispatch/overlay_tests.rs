@@ -43,7 +43,8 @@ fn network(n: u8, is_ingress: bool) -> Network {
 }
 
 fn service(n: u8, networks: &[u8], has_ingress_port: bool) -> Service {
-    let request = |n: &u8| NetworkRequest { target: network_id(*n).to_string(), aliases: vec![format!("alias{n}")] };
+    let request =
+        |n: &u8| NetworkRequest { target: network_id(*n).to_string(), aliases: vec![format!("alias{n}")], any_source: false };
     let task_template = TaskSpec { networks: networks.iter().map(request).collect(), ..TaskSpec::default() };
     let port = PublishedPort {
         transport: Transport::Tcp,
@@ -75,7 +76,12 @@ fn service(n: u8, networks: &[u8], has_ingress_port: bool) -> Service {
 
 /// A task on networks; its first address ends with its number.
 fn attached(n: u8, node: u8, networks: &[u8]) -> Task {
-    let attach = |network: &u8| Attachment { network: network_id(*network), addresses: vec![address(n)], aliases: Vec::new() };
+    let attach = |network: &u8| Attachment {
+        network: network_id(*network),
+        addresses: vec![address(n)],
+        aliases: Vec::new(),
+        any_source: false,
+    };
     Task { networks: networks.iter().map(attach).collect(), ..task(n, node) }
 }
 

@@ -26,8 +26,9 @@ pub(crate) struct Wanted {
     /// The template with the version numbers of now.
     pub(crate) template: Arc<TaskSpec>,
     pub(crate) constraints: Vec<Constraint>,
-    /// Its networks with its aliases there, in the order of interfaces.
-    pub(crate) networks: Vec<(NetworkId, Vec<String>)>,
+    /// Its networks, in the order of interfaces; without addresses, which each task has
+    /// of its own.
+    pub(crate) networks: Vec<Attachment>,
 }
 
 impl Wanted {
@@ -59,10 +60,13 @@ impl Wanted {
 
 /// The networks of a task: those of its spec in their order, and last the one
 /// over which published ports are reached, if it publishes any through it.
-fn networks(store: &Store, spec: &TaskSpec, ports: &[PublishedPort]) -> Vec<(NetworkId, Vec<String>)> {
-    let asked =
-        spec.networks.iter().filter_map(|request| Some((NetworkId(request.target.parse().ok()?), request.aliases.clone())));
-    let ingress = store.ingress_network().filter(|_| is_in_mesh(ports)).map(|network| (network.id, Vec::new()));
+fn networks(store: &Store, spec: &TaskSpec, ports: &[PublishedPort]) -> Vec<Attachment> {
+    let on = |network, aliases, any_source| Attachment { network, addresses: Vec::new(), aliases, any_source };
+    let asked = spec
+        .networks
+        .iter()
+        .filter_map(|request| Some(on(NetworkId(request.target.parse().ok()?), request.aliases.clone(), request.any_source)));
+    let ingress = store.ingress_network().filter(|_| is_in_mesh(ports)).map(|network| on(network.id, Vec::new(), false));
     asked.chain(ingress).collect()
 }
 
@@ -82,19 +86,19 @@ pub(crate) fn no_address(network: &Network) -> String {
 }
 
 /// Addresses on every network, or why there are none.
-fn attachments(draft: &mut Draft<'_>, networks: &[(NetworkId, Vec<String>)]) -> Result<Vec<Attachment>, String> {
+fn attachments(draft: &mut Draft<'_>, networks: &[Attachment]) -> Result<Vec<Attachment>, String> {
     if let (Some(why), false) = (&draft.exhausted, networks.is_empty()) {
         return Err(why.clone());
     }
     let mut attachments = Vec::new();
-    for (id, aliases) in networks {
-        let network = draft.store.network(*id).ok_or_else(|| format!("network {id} was removed"))?;
+    for wanted in networks {
+        let network = draft.store.network(wanted.network).ok_or_else(|| format!("network {} was removed", wanted.network))?;
         let Some(addresses) = draft.addresses.give(network) else {
             // One look is enough for all tasks of this turn.
             draft.exhausted = Some(no_address(network));
             return Err(no_address(network));
         };
-        attachments.push(Attachment { network: *id, addresses, aliases: aliases.clone() });
+        attachments.push(Attachment { addresses, ..wanted.clone() });
     }
     Ok(attachments)
 }

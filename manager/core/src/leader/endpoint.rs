@@ -19,7 +19,7 @@ pub(crate) fn settle(draft: &mut Draft<'_>, wanted: &Wanted) {
         return;
     }
     let mut own = draft.virtual_addresses().clone();
-    let asked: BTreeSet<NetworkId> = wanted.networks.iter().map(|(network, _)| *network).collect();
+    let asked: BTreeSet<NetworkId> = wanted.networks.iter().map(|wanted| wanted.network).collect();
     let in_use: BTreeSet<NetworkId> = draft
         .tasks()
         .filter(|task| !task.status.state.is_final())

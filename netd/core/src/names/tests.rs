@@ -58,6 +58,7 @@ fn task(n: u8, service: u8, hostname: &str, on: &[(u8, &str)], has_gateway: bool
         network: NetworkId(id(*network)),
         addresses: addresses(on),
         aliases: Vec::new(),
+        any_source: false,
     };
     LocalTask {
         id: TaskId(id(n)),

@@ -24,6 +24,8 @@ const OURS: &str = "sk";
 const BRIDGES: &str = "bridges";
 const OVERLAYS: &str = "overlays";
 const WITHIN: &str = "within";
+/// By these the node takes no connection.
+const CLOSED: &str = "closed";
 
 /// Writes the table anew.
 pub fn replace(guard: &Guard) -> Transaction {
@@ -35,11 +37,13 @@ pub fn replace(guard: &Guard) -> Transaction {
     };
     let all = members(&mut guard.overlays.iter().chain(&guard.gateway));
     let overlays = members(&mut guard.overlays.iter());
+    let closed = members(&mut guard.overlays.iter().chain(guard.gateway.as_ref().filter(|_| guard.is_isolated)));
     let pair = |name: &Name| Element::Member(Value::interface(name.as_str()).then(Value::interface(name.as_str())));
     let within: Vec<Element> = guard.overlays.iter().map(pair).collect();
     let sets = [
         (BRIDGES, vec![Kind::Interface], all),
         (OVERLAYS, vec![Kind::Interface], overlays),
+        (CLOSED, vec![Kind::Interface], closed),
         (WITHIN, vec![Kind::Interface, Kind::Interface], within),
     ];
     for (name, kinds, elements) in sets {
@@ -82,13 +86,14 @@ fn arrive(data_path_port: u16) -> Vec<Rule> {
     rules
 }
 
-/// By an overlay the node takes no connection. Who asks for its hardware address, or
+/// By an overlay the node takes no connection, and where nodes are isolated, none by the
+/// gateway bridge. Who asks for its hardware address, or
 /// whether it is there, is answered.
 fn input() -> Vec<Rule> {
     let rule = |groups: Vec<Vec<Expr>>| Rule::new("input", groups);
     vec![
         rule(vec![of_others(Meta::InputName), accept()]),
-        rule(vec![is(Meta::InputName, OVERLAYS, true), accept()]),
+        rule(vec![is(Meta::InputName, CLOSED, true), accept()]),
         rule(vec![tracked_as(Tracked::State, STATE_KNOWN), accept()]),
         rule(vec![icmp_type(1, ECHO_REQUEST_V4), accept()]),
         rule(vec![icmp_type(58, ECHO_REQUEST_V6), accept()]),

@@ -9,10 +9,10 @@
 //! | a task | any address of 127.0.0.0/8, `::1`, or one mapped from v4 | nothing |
 //! | a task | the data-path port of anybody | nothing: who can speak VXLAN is on every network |
 //! | a task, by an overlay's bridge | the node itself | answers, ICMP echo and neighbour discovery |
-//! | a task, by the gateway bridge | the node's other addresses | everything |
+//! | a task, by the gateway bridge | the node's other addresses | everything; where nodes are isolated, as by an overlay |
 //! | a task, by the gateway bridge | the world | everything |
 //! | anybody but the node | a task | connections to published ports, answers, errors about them |
-//! | a port of a bridge | the bridge | the task's own hardware address and addresses, no router advertisement, no redirect |
+//! | a port of a bridge | the bridge | the task's own hardware address and addresses (any, if the attachment says `any-source`), no router advertisement, no redirect |
 //!
 //! [`guard`] is asked about the node's packets, [`senders`] about the frames of its
 //! bridges. Both look first at what nearly all packets of a node have in common, so

@@ -7,6 +7,9 @@
 //! once. Neighbour discovery carries hardware addresses inside and is read on: one
 //! option at most, and that the task's own. Frames of any other kind (VLAN tags,
 //! other protocols) do not pass, nor do ports of ours that are not in the table.
+//!
+//! A port whose attachment says `any-source` is free of the first half: v4, v6 and ARP
+//! of any sender pass, but for what only a router says.
 
 use crate::nft::expression::{Base, Expr, Family, Meta, Register, Verdict, input_begins_with, source, transport_is};
 use crate::nft::object::{Chain, ChainKind, Element, Gives, Hook, Kind, Map, PRIORITY_BRIDGE_FIRST, Rule, Table, Value};
@@ -20,6 +23,7 @@ pub const TABLE: &str = "skep_senders";
 const PORTS: &str = "ports";
 const HARDWARE: &str = "hardware";
 const TASK: &str = "task";
+const ANY_SOURCE: &str = "any_source";
 const DISCOVERY: &str = "discovery";
 
 /// Where the hardware address and the address stand in a key, after the port's name.
@@ -38,6 +42,8 @@ const ICMPV6: u8 = 58;
 const DISCOVERY_FIRST: u8 = 133;
 /// … to here.
 const DISCOVERY_LAST: u8 = 137;
+const ROUTER_ADVERTISEMENT: u8 = 134;
+const REDIRECT: u8 = 137;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 /// The options that carry the sender's hardware address: of one who asks, of one who answers.
@@ -53,7 +59,7 @@ pub fn replace(senders: &Senders) -> Transaction {
     let table = Table::bridge(TABLE);
     let mut transaction = Transaction::new();
     transaction.replace_table(&table);
-    for chain in [Chain::plain(TASK), Chain::plain(DISCOVERY)] {
+    for chain in [Chain::plain(TASK), Chain::plain(ANY_SOURCE), Chain::plain(DISCOVERY)] {
         transaction.push(Change::AddChain(table.clone(), chain));
     }
     for (map, elements) in elements(senders) {
@@ -61,7 +67,7 @@ pub fn replace(senders: &Senders) -> Transaction {
     }
     let bridged = Chain::base("bridged", ChainKind::Filter, Hook::Prerouting, PRIORITY_BRIDGE_FIRST);
     transaction.push(Change::AddChain(table.clone(), bridged));
-    for rule in bridged_rules().into_iter().chain(task_rules()).chain(discovery_rules()) {
+    for rule in bridged_rules().into_iter().chain(task_rules()).chain(any_source_rules()).chain(discovery_rules()) {
         transaction.push(Change::AddRule(table.clone(), rule));
     }
     transaction
@@ -85,34 +91,45 @@ pub fn difference(held: &Senders, wanted: &Senders) -> Transaction {
     first
 }
 
-/// An element that can be compared: a key, and of [`PORTS`] whether tasks send there.
+/// An element that can be compared: a key, and of [`PORTS`] who sends there.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
     key: Value,
-    of_task: Option<bool>,
+    sends: Option<Sends>,
+}
+
+/// Who sends through a port.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Sends {
+    OtherNodes,
+    Task,
+    TaskOfAnySource,
 }
 
 impl Entry {
     fn element(self) -> Element {
-        match self.of_task {
+        match self.sends {
             None => Element::Member(self.key),
-            Some(true) => Element::Decision(self.key, Verdict::Goto(TASK.to_owned())),
-            Some(false) => Element::Decision(self.key, Verdict::Accept),
+            Some(Sends::OtherNodes) => Element::Decision(self.key, Verdict::Accept),
+            Some(Sends::Task) => Element::Decision(self.key, Verdict::Goto(TASK.to_owned())),
+            Some(Sends::TaskOfAnySource) => Element::Decision(self.key, Verdict::Goto(ANY_SOURCE.to_owned())),
         }
     }
 }
 
 /// What each map of the table holds.
-fn elements(Senders { trusted, senders }: &Senders) -> [(&'static str, BTreeSet<Entry>); 4] {
-    let member = |key| Entry { key, of_task: None };
+fn elements(Senders { trusted, senders, any_source }: &Senders) -> [(&'static str, BTreeSet<Entry>); 4] {
+    let member = |key| Entry { key, sends: None };
     let tied = |sender: &Sender| Value::interface(sender.port.as_str()).then(Value::hardware(sender.hardware.0));
     let of_family = |family: Family| {
         let all = senders.iter().flat_map(|sender| sender.addresses.iter().map(move |address| (sender, *address)));
         let found = all.filter(move |(_, address)| Family::of(*address) == family);
         found.map(|(sender, address)| member(tied(sender).then(address.into()))).collect()
     };
-    let ports = trusted.iter().map(|port| (port, false)).chain(senders.iter().map(|sender| (&sender.port, true)));
-    let ports = ports.map(|(port, of_task)| Entry { key: Value::interface(port.as_str()), of_task: Some(of_task) });
+    let ports = trusted.iter().map(|port| (port, Sends::OtherNodes));
+    let ports = ports.chain(senders.iter().map(|sender| (&sender.port, Sends::Task)));
+    let ports = ports.chain(any_source.iter().map(|port| (port, Sends::TaskOfAnySource)));
+    let ports = ports.map(|(port, sends)| Entry { key: Value::interface(port.as_str()), sends: Some(sends) });
     [
         (PORTS, ports.collect()),
         (HARDWARE, senders.iter().map(|sender| member(tied(sender))).collect()),
@@ -173,6 +190,19 @@ fn task_rules() -> Vec<Rule> {
     rules
 }
 
+fn any_source_rules() -> Vec<Rule> {
+    let rule = |groups: Vec<Vec<Expr>>| Rule::new(ANY_SOURCE, groups);
+    let accept = || vec![Expr::Verdict(Verdict::Accept)];
+    let has_transport = vec![Expr::Meta { to: Register::FIRST, key: Meta::Transport }];
+    let of_routers =
+        [ROUTER_ADVERTISEMENT, REDIRECT].map(|kind| rule(vec![ether_type(IPV6), transport_is(ICMPV6), icmp_is(kind), drop_it()]));
+    let mut rules = vec![rule(vec![ether_type(IPV4), accept()]), rule(vec![ether_type(ARP), accept()])];
+    rules.extend(of_routers);
+    rules.push(rule(vec![ether_type(IPV6), has_transport, accept()]));
+    rules.push(rule(vec![drop_it()]));
+    rules
+}
+
 fn discovery_rules() -> Vec<Rule> {
     let rule = |groups: Vec<Vec<Expr>>| Rule::new(DISCOVERY, groups);
     let from_own = || [port_and_sender(), vec![source(Family::V6, ADDRESS_AT)], tied_then(Family::V6)].concat();
@@ -228,9 +258,10 @@ fn own_hardware_then(mut load: Vec<Expr>) -> Vec<Expr> {
     load
 }
 
+/// Asked of the frame itself: of one with a VLAN tag the kernel tells the type inside.
 fn ether_type(kind: u16) -> Vec<Expr> {
     vec![
-        Expr::Meta { to: Register::FIRST, key: Meta::EtherType },
+        Expr::Payload { to: Register::FIRST, base: Base::Link, offset: 12, length: 2 },
         Expr::Equal { register: Register::FIRST, value: kind.to_be_bytes().to_vec() },
     ]
 }

@@ -69,7 +69,12 @@ fn told(n_services: u16) -> Desired {
     put(Object::Task(LocalTask {
         id: task(),
         service: ServiceId::from_random(id(0)),
-        attachments: vec![Attachment { network: network(), addresses: vec![IpAddr::from([10, 3, 0, 1])], aliases: Vec::new() }],
+        attachments: vec![Attachment {
+            network: network(),
+            addresses: vec![IpAddr::from([10, 3, 0, 1])],
+            aliases: Vec::new(),
+            any_source: false,
+        }],
         has_gateway: false,
         host_ports: Vec::new(),
         hostname: String::new(),

@@ -73,7 +73,7 @@ fn beside_every_firewall_ports_are_reached_or_it_is_said_what_is_blocked() {
         socket
             .commit(&egress::replace(&[EgressSubnet { bridge, subnet: "172.20.0.0/24".parse().expect("a subnet") }]))
             .expect("taken");
-        let guarded = Guard { data_path_port: 4789, overlays: BTreeSet::new(), gateway: Some(bridge) };
+        let guarded = Guard { data_path_port: 4789, overlays: BTreeSet::new(), gateway: Some(bridge), is_isolated: false };
         socket.commit(&guard::replace(&guarded)).expect("the rules are taken");
         let assert_reached = |expected: [bool; 3], when: &str| {
             let open = |from: &Namespace, to: &str, is_expected: bool| {

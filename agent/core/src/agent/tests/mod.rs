@@ -50,6 +50,7 @@ fn cluster(term: u64, barrier_timeout: Duration) -> SessionInfo {
         node_name: String::new(),
         data_path_port: 4789,
         barrier_timeout,
+        isolate_nodes: false,
     }
 }
 

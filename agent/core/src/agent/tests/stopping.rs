@@ -5,7 +5,8 @@ use super::*;
 fn networked(number: u8, desired: TaskState, publication: Publication) -> Task {
     let mut task = task(number, desired);
     let network = NetworkId::from_random([5; 16]);
-    task.networks = vec![Attachment { network, addresses: vec!["10.0.0.5".parse().unwrap()], aliases: Vec::new() }];
+    task.networks =
+        vec![Attachment { network, addresses: vec!["10.0.0.5".parse().unwrap()], aliases: Vec::new(), any_source: false }];
     task.plan.value.endpoint.publication = publication;
     task
 }
