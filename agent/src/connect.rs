@@ -6,7 +6,7 @@
 
 use skep_identity::tls::{Connector, TlsIdentity};
 use skep_model::{NodeId, Refusal};
-use skep_proto::v1;
+use skep_proto::status::to_refusal;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -84,7 +84,7 @@ impl Managers {
 
     /// A manager refused; if it named the leader, that one is next.
     pub fn refused(&self, address: &str, status: &Status) {
-        let leader = refusal_of(status).and_then(|refusal| match refusal {
+        let leader = to_refusal(status).and_then(|refusal| match refusal {
             Refusal::NotLeader { leader } => leader,
             _ => None,
         });
@@ -130,13 +130,4 @@ fn write(file: &std::path::Path, text: &str) -> std::io::Result<()> {
     let temporary = file.with_extension("new");
     std::fs::write(&temporary, text)?;
     std::fs::rename(temporary, file)
-}
-
-/// The refusal that a status carries, if it does.
-pub fn refusal_of(status: &Status) -> Option<Refusal> {
-    use prost::Message;
-    if status.details().is_empty() {
-        return None;
-    }
-    v1::Refusal::decode(status.details()).ok().and_then(|message| Refusal::try_from(message).ok())
 }

@@ -16,6 +16,7 @@ pub mod constraint;
 pub mod container;
 pub mod deployment;
 pub mod endpoint;
+pub mod filter;
 pub mod id;
 pub mod name;
 pub mod network;
