@@ -6,7 +6,7 @@
 
 use skep_identity::tls::{Connector, TlsIdentity};
 use skep_model::{NodeId, Refusal};
-use skep_proto::v1;
+use skep_proto::status::to_refusal;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -78,7 +78,7 @@ impl Managers {
 
     /// A manager refused; if it named the leader, that one is next.
     pub fn refused(&self, address: &str, status: &Status) {
-        let (node, now) = match refusal_of(status) {
+        let (node, now) = match to_refusal(status) {
             Some(Refusal::NotLeader { leader, address: now }) => (leader, now),
             _ => (None, String::new()),
         };
@@ -151,15 +151,6 @@ fn write(file: &std::path::Path, text: &str) -> std::io::Result<()> {
     std::fs::rename(temporary, file)
 }
 
-/// The refusal that a status carries, if it does.
-pub fn refusal_of(status: &Status) -> Option<Refusal> {
-    use prost::Message;
-    if status.details().is_empty() {
-        return None;
-    }
-    v1::Refusal::decode(status.details()).ok().and_then(|message| Refusal::try_from(message).ok())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,9 +169,7 @@ mod tests {
         managers.learn(&[(node, "m1:2377".into()), (NodeId::from_random([2; 16]), "m2:2377".into())]);
         let refusal = |address: &str| {
             let refusal = Refusal::NotLeader { leader: Some(node), address: address.into() };
-            use prost::Message as _;
-            let details = v1::Refusal::from(&refusal).encode_to_vec();
-            Status::with_details(tonic::Code::Unavailable, "", details.into())
+            skep_proto::status::from_refusal(&refusal)
         };
         managers.refused("m2:2377", &refusal("m9:2377"));
         assert_eq!(managers.next().as_deref(), Some("m9:2377"), "not where an earlier session said");

@@ -15,6 +15,8 @@ use tokio_util::io::StreamReader;
 
 /// Offers that are remembered.
 const OFFERS_MAX: usize = 64;
+/// The most names of images that are told of one archive.
+const REFERENCES_MAX: usize = 256;
 /// How long one image may take to arrive.
 const FETCH_MAX: Duration = Duration::from_secs(600);
 
@@ -57,12 +59,13 @@ impl Fetches {
         tokio::spawn(async move {
             let _one = fetches.one.acquire().await;
             let loaded = tokio::time::timeout(FETCH_MAX, fetches.load(&offer.transfer_id)).await;
-            let error = match loaded {
-                Ok(Ok(())) => String::new(),
-                Ok(Err(error)) => error,
-                Err(_) => format!("the image did not arrive within {} s", FETCH_MAX.as_secs()),
+            let (mut references, error) = match loaded {
+                Ok(Ok(references)) => (references, String::new()),
+                Ok(Err(error)) => (Vec::new(), error),
+                Err(_) => (Vec::new(), format!("the image did not arrive within {} s", FETCH_MAX.as_secs())),
             };
-            let result = ImageResult { transfer_id: offer.transfer_id, bytes: offer.size, done: true, error };
+            references.truncate(REFERENCES_MAX);
+            let result = ImageResult { transfer_id: offer.transfer_id, bytes: offer.size, done: true, error, references };
             {
                 let mut offers = fetches.lock();
                 offers.under_way.remove(&result.transfer_id);
@@ -79,12 +82,12 @@ impl Fetches {
         self.offers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    async fn load(&self, transfer: &str) -> Result<(), String> {
+    async fn load(&self, transfer: &str) -> Result<Vec<String>, String> {
         let address = self.managers.current().ok_or("no manager is known")?;
         let mut client = DispatcherClient::new(self.managers.channel(&address));
         let request = FetchImageRequest { transfer_id: transfer.into() };
         let chunks = client.fetch_image(request).await.map_err(|status| status.message().to_owned())?.into_inner();
-        load_stream(&self.store, chunks).await.map(drop)
+        load_stream(&self.store, chunks).await
     }
 }
 

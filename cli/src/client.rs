@@ -8,11 +8,11 @@
 use crate::address::Address;
 use crate::failure::{Exit, Failure};
 use hyper_util::rt::TokioIo;
-use prost::Message;
 use skep_model::request::{Mutation, Outcome};
 use skep_model::{Kind, Object, Refusal, RequestId};
 use skep_proto::READ_REPLY_MAX;
 use skep_proto::request::{self, Query, Watch};
+use skep_proto::status::to_refusal;
 use skep_proto::v1::control_client::ControlClient;
 use skep_proto::v1::local_client::LocalClient;
 use skep_proto::v1::mutate_request::Mutation as Wire;
@@ -201,26 +201,9 @@ where
 
 /// Whether the same call may be made again.
 pub fn is_repeatable(status: &Status) -> bool {
-    match refusal(status) {
+    match to_refusal(status) {
         Some(refusal) => refusal.passes_soon(),
         None => is_connection_lost(status),
-    }
-}
-
-/// The refusal that a status carries, if it does.
-pub fn refusal(status: &Status) -> Option<Refusal> {
-    if status.details().is_empty() {
-        return None;
-    }
-    Refusal::try_from(skep_proto::v1::Refusal::decode(status.details()).ok()?).ok()
-}
-
-/// Whether a watch was ended because what it asks for is forgotten.
-pub fn is_resync(status: &Status) -> bool {
-    match refusal(status) {
-        Some(Refusal::OutOfSequence) => true,
-        Some(Refusal::FailedPrecondition(text)) => text.starts_with("resync"),
-        _ => false,
     }
 }
 

@@ -118,7 +118,7 @@ impl From<Status> for Failure {
         if crate::client::is_connection_lost(&status) {
             return Self::connection(format!("lost the connection to the daemon: {}", crate::client::reason(&status)));
         }
-        let is_out_of_sequence = crate::client::refusal(&status) == Some(Refusal::OutOfSequence);
+        let is_out_of_sequence = skep_proto::status::to_refusal(&status) == Some(Refusal::OutOfSequence);
         let exit = if is_out_of_sequence { Exit::OutOfSequence } else { Exit::Refused };
         Self { exit, text: status.message().to_owned() }
     }

@@ -5,7 +5,7 @@
 //! the caller is gone.
 
 use crate::sessions::Sessions;
-use skep_model::{Id, NodeId};
+use skep_model::{Id, NodeId, said};
 use skep_proto::v1::{ImageOffer, ImageProgress, ImageResult, manager_message};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,10 @@ pub const ARCHIVE_MAX: u64 = 16 * 1024 * 1024 * 1024;
 
 /// Archives that are spooled at the same time.
 const TRANSFERS_MAX: usize = 2;
+
+/// Names of images that a node may say it loaded from one archive, and their length in bytes.
+const REFERENCES_MAX: usize = 256;
+const REFERENCE_LENGTH_MAX: usize = 512;
 
 #[derive(Debug)]
 struct Transfer {
@@ -106,6 +110,7 @@ impl Images {
                 bytes: result.bytes,
                 error: result.error,
                 done: is_over,
+                references: told(result.references),
                 ..ImageProgress::default()
             });
             if is_over {
@@ -120,7 +125,7 @@ impl Images {
         let ids: Vec<Id> = self.lock().iter().filter(|(_, t)| t.open.contains(&node)).map(|(id, _)| *id).collect();
         for id in ids {
             let error = "its session ended before it had loaded the image".into();
-            self.result(node, ImageResult { transfer_id: id.to_string(), error, done: true, bytes: 0 });
+            self.result(node, ImageResult { transfer_id: id.to_string(), error, done: true, ..ImageResult::default() });
         }
     }
 
@@ -140,6 +145,11 @@ impl Images {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Id, Transfer>> {
         self.transfers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// Names of images as a node says them: bounded, and fit for a terminal.
+fn told(references: Vec<String>) -> Vec<String> {
+    references.iter().take(REFERENCES_MAX).map(|reference| said::line(reference, REFERENCE_LENGTH_MAX)).collect()
 }
 
 fn remove(file: &Path) {

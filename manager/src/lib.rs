@@ -20,12 +20,11 @@ mod serve;
 mod sessions;
 mod snapshots;
 mod start;
-mod status;
 mod waiting;
 mod world;
 
 pub use api::Leadership;
 pub use api::control::ControlApi;
 pub use sealing::NewCluster;
+pub use skep_proto::status::{from_refusal, to_refusal};
 pub use start::{Founding, Manager, NoteLog, Start, StartError, found};
-pub use status::{from_refusal, to_refusal};

@@ -261,7 +261,7 @@ impl Manager {
         };
         let left = self.control().mutate(tonic::Request::new(request)).await;
         left.map(drop).map_err(|status| {
-            crate::status::to_refusal(&status).unwrap_or_else(|| Refusal::Unavailable(status.message().to_owned()))
+            skep_proto::status::to_refusal(&status).unwrap_or_else(|| Refusal::Unavailable(status.message().to_owned()))
         })
     }
 

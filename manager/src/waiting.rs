@@ -3,8 +3,9 @@
 //! A ticket is minted here, never reused, and its channel is dropped when the
 //! manager stops, which the waiting side reads as "unavailable".
 
+use skep_manager_core::Store;
 use skep_manager_core::Ticket;
-use skep_manager_core::store::{Change, Store};
+use skep_manager_core::store::watch::Recent;
 use skep_model::Refusal;
 use skep_model::request::Outcome;
 use std::collections::BTreeMap;
@@ -20,8 +21,11 @@ const WATCH_QUEUE_MAX: usize = 4096;
 pub enum WatchItem {
     /// The state at the version from which changes follow.
     Start(Arc<Store>),
-    /// What changed, up to this version.
-    Changes(u64, Arc<[Change]>),
+    /// The state at the version from which changes follow, what is known of the time
+    /// since the one that was asked for, and whether that is all.
+    Past(Arc<Store>, Vec<Recent>, bool),
+    /// What changed, and when.
+    Changes(Recent),
     /// The watch ends.
     Ended(Refusal),
 }
@@ -89,10 +93,20 @@ impl Waiting {
     /// Something changed. Returns false when the watcher is gone or too slow:
     /// its watch is over, and it finds its channel closed.
     #[must_use]
-    pub fn changes(&self, ticket: Ticket, version: u64, changes: Arc<[Change]>) -> bool {
+    pub fn changes(&self, ticket: Ticket, recent: Recent) -> bool {
+        self.give(ticket, WatchItem::Changes(recent))
+    }
+
+    /// A watch since a point in time begins. Returns false when the watcher is gone.
+    #[must_use]
+    pub fn past(&self, ticket: Ticket, view: Arc<Store>, past: Vec<Recent>, is_complete: bool) -> bool {
+        self.give(ticket, WatchItem::Past(view, past, is_complete))
+    }
+
+    fn give(&self, ticket: Ticket, item: WatchItem) -> bool {
         let mut waiters = self.lock();
         let is_kept = match waiters.get(&ticket) {
-            Some(Waiter::Watch(sender)) => sender.try_send(WatchItem::Changes(version, changes)).is_ok(),
+            Some(Waiter::Watch(sender)) => sender.try_send(item).is_ok(),
             _ => false,
         };
         if !is_kept {

@@ -63,8 +63,13 @@ impl World {
             Action::Compact { index } => self.shared.disk.compact(index),
             Action::Reply { ticket, result } => self.shared.waiting.reply(ticket, result),
             Action::ReadReady { ticket, result } => self.shared.waiting.ready(ticket, result),
-            Action::WatchChanges { ticket, version, changes } => {
-                if !self.shared.waiting.changes(ticket, version, changes) {
+            Action::WatchChanges { ticket, recent } => {
+                if !self.shared.waiting.changes(ticket, recent) {
+                    self.shared.inbox.put(Event::Gone { ticket });
+                }
+            }
+            Action::WatchPast { ticket, view, past, is_complete } => {
+                if !self.shared.waiting.past(ticket, view, past, is_complete) {
                     self.shared.inbox.put(Event::Gone { ticket });
                 }
             }

@@ -2,7 +2,7 @@
 
 use crate::sealed::Sealed;
 use crate::service::Annotations;
-use crate::{ClusterId, Meta, NodeId, Section, Time};
+use crate::{ClusterId, Meta, NodeId, Refusal, Section, Time};
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -54,6 +54,44 @@ pub struct ClusterSpec {
 /// What a barrier's timeout may be: below, sound nodes would be found late; above,
 /// one that is lost would hold every deployment up.
 pub const BARRIER_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
+/// What the heartbeat period may be: a node is down after six of them.
+pub const HEARTBEAT_PERIODS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
+/// The shortest validity of a node's certificate, as in Swarm.
+pub const CERT_EXPIRY_MIN: Duration = Duration::from_secs(3600);
+/// UDP ports that the overlay may have, as in Swarm.
+pub const DATA_PATH_PORTS: RangeInclusive<u16> = 1024..=49_151;
+/// The longest prefix of a subnet, as in Swarm.
+pub const SUBNET_SIZE_MAX: u32 = 29;
+
+impl ClusterSpec {
+    /// The bounds of the settings, when a cluster is made and when it is changed.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let value = |duration: Duration| format!("{duration:?}");
+        if self.node_cert_expiry < CERT_EXPIRY_MIN {
+            let reason = "minimum certificate expiry time is 1h0m0s";
+            return Err(Refusal::invalid("certificate expiry", value(self.node_cert_expiry), reason));
+        }
+        if !HEARTBEAT_PERIODS.contains(&self.heartbeat_period) {
+            let reason = "it must be between 100ms and 10m0s";
+            return Err(Refusal::invalid("dispatcher heartbeat", value(self.heartbeat_period), reason));
+        }
+        if !BARRIER_TIMEOUTS.contains(&self.barrier_timeout) {
+            return Err(Refusal::invalid("barrier timeout", value(self.barrier_timeout), "it must be between 100ms and 1m0s"));
+        }
+        if self.snapshot_interval == 0 {
+            return Err(Refusal::invalid("snapshot interval", "0", "at least 1 log entry lies between two snapshots"));
+        }
+        if !DATA_PATH_PORTS.contains(&self.data_path_port) {
+            let reason = format!("it must be between {} and {}", DATA_PATH_PORTS.start(), DATA_PATH_PORTS.end());
+            return Err(Refusal::invalid("data path port", self.data_path_port.to_string(), reason));
+        }
+        if self.subnet_size > SUBNET_SIZE_MAX {
+            let reason = format!("it must be at most {SUBNET_SIZE_MAX}");
+            return Err(Refusal::invalid("mask length of the address pools", self.subnet_size.to_string(), reason));
+        }
+        Ok(())
+    }
+}
 
 impl Default for ClusterSpec {
     fn default() -> Self {

@@ -17,6 +17,7 @@ pub mod constraint;
 pub mod container;
 pub mod deployment;
 pub mod endpoint;
+pub mod filter;
 pub mod guard;
 pub mod id;
 pub mod name;

@@ -7,6 +7,9 @@
 use crate::{Kind, NodeId};
 use std::fmt;
 
+/// The most ids that a refusal of an ambiguous reference names.
+pub const AMBIGUOUS_IDS_MAX: usize = 8;
+
 /// A request that was refused; nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -25,6 +28,8 @@ pub enum Refusal {
         reference: String,
         /// How many match.
         matches: usize,
+        /// The ids of the first [`AMBIGUOUS_IDS_MAX`] of them.
+        ids: Vec<String>,
     },
     /// The name is taken.
     NameConflict {
@@ -113,8 +118,12 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFound { kind, reference } => write!(f, "{kind} {reference} not found"),
-            Self::Ambiguous { kind, reference, matches } => {
-                write!(f, "{kind} {reference} is ambiguous ({matches} matches found)")
+            Self::Ambiguous { kind, reference, matches, ids } => {
+                write!(f, "{kind} {reference} is ambiguous ({matches} matches found")?;
+                if !ids.is_empty() {
+                    write!(f, ": {}", ids.join(", "))?;
+                }
+                f.write_str(if ids.len() < *matches && !ids.is_empty() { ", …)" } else { ")" })
             }
             Self::NameConflict { kind, name } => write!(f, "name conflicts with an existing object: {kind} {name} exists"),
             Self::InUse { kind, name, by } => write!(f, "{kind} '{name}' is in use by {by}"),

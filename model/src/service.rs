@@ -152,6 +152,23 @@ pub struct RestartPolicy {
     pub window: Duration,
 }
 
+impl RestartPolicy {
+    /// A limit of restarts within a window in which there never are so many is none. It is
+    /// accepted, as in Swarm, but worth a word.
+    pub fn warning(&self) -> Option<String> {
+        let attempts = u32::try_from(self.max_attempts).unwrap_or(u32::MAX);
+        let shortest = self.delay.saturating_mul(attempts);
+        if self.max_attempts == 0 || self.window.is_zero() || self.window >= shortest {
+            return None;
+        }
+        Some(format!(
+            "the restart window of {:?} never holds {} restarts with a restart delay of {:?}, so that the limit of max \
+             attempts is never reached: make it at least {shortest:?}, or 0 to count all restarts",
+            self.window, self.max_attempts, self.delay
+        ))
+    }
+}
+
 impl Default for RestartPolicy {
     fn default() -> Self {
         Self { condition: RestartCondition::Any, delay: Duration::from_secs(5), max_attempts: 0, window: Duration::ZERO }
@@ -275,5 +292,30 @@ pub mod plain_nanos {
     /// Reads nanoseconds.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         Ok(Duration::from_nanos(u64::deserialize(deserializer)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_limit_that_its_window_never_holds_is_warned_of() {
+        let seconds = Duration::from_secs;
+        let table = [
+            (seconds(3), 2, seconds(2), "window of 2s never holds 2 restarts with a restart delay of 3s"),
+            (seconds(3), 2, seconds(5), "make it at least 6s, or 0"),
+            (seconds(3), u64::MAX, seconds(5), "the restart window of 5s"),
+            (seconds(3), 2, seconds(6), ""),
+            (seconds(3), 0, seconds(2), ""),
+            (seconds(3), 2, Duration::ZERO, ""),
+            (Duration::ZERO, 2, Duration::from_millis(1), ""),
+        ];
+        for (delay, max_attempts, window, expected) in table {
+            let policy = RestartPolicy { delay, max_attempts, window, ..RestartPolicy::default() };
+            let warning = policy.warning();
+            assert_eq!(warning.is_some(), !expected.is_empty(), "{policy:?}");
+            assert!(warning.unwrap_or_default().contains(expected), "{policy:?}");
+        }
     }
 }

@@ -18,7 +18,7 @@ use skep_identity::certificate::NodeIdentity;
 use skep_identity::chance;
 use skep_identity::keystore::UnlockKey;
 use skep_manager::{Founding, Manager, NewCluster};
-use skep_model::cluster::{BARRIER_TIMEOUTS, ClusterSpec};
+use skep_model::cluster::ClusterSpec;
 use skep_model::network::check_address_pool;
 use skep_model::node::{Availability, ManagerStatus, Node as NodeObject, NodePlan, NodeSpec, NodeStatus, Role};
 use skep_model::version::FORMAT_MAX;
@@ -31,16 +31,6 @@ use zeroize::Zeroizing;
 
 /// The raft id of a cluster's first manager.
 const FIRST_RAFT_ID: u64 = 1;
-/// UDP ports that the overlay may have, as in Swarm.
-const DATA_PATH_PORTS: std::ops::RangeInclusive<u32> = 1024..=49_151;
-/// The longest prefix of a subnet, as in Swarm.
-const SUBNET_SIZE_MAX: u32 = 29;
-/// The shortest life of a certificate, as in Swarm.
-const CERT_EXPIRY_MIN: Duration = Duration::from_secs(3600);
-/// Bounds of the heartbeat period, as the manager has them.
-const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
-const HEARTBEAT_MAX: Duration = Duration::from_secs(600);
-
 /// Founds a cluster.
 ///
 /// # Errors
@@ -95,34 +85,14 @@ fn settings(request: &InitRequest) -> Result<ClusterSpec, Refusal> {
         barrier_timeout: request.barrier_timeout.map_or(default.barrier_timeout, Duration::from_nanos),
         ..default
     };
-    if spec.node_cert_expiry < CERT_EXPIRY_MIN {
-        let value = format!("{:?}", spec.node_cert_expiry);
-        return Err(Refusal::invalid("--cert-expiry", value, "minimum certificate expiry time is 1h0m0s"));
-    }
-    if !(HEARTBEAT_MIN..=HEARTBEAT_MAX).contains(&spec.heartbeat_period) {
-        let value = format!("{:?}", spec.heartbeat_period);
-        return Err(Refusal::invalid("--dispatcher-heartbeat", value, "it must be between 100ms and 10m0s"));
-    }
-    if !BARRIER_TIMEOUTS.contains(&spec.barrier_timeout) {
-        let value = format!("{:?}", spec.barrier_timeout);
-        return Err(Refusal::invalid("--barrier-timeout", value, "it must be between 100ms and 1m0s"));
-    }
-    if spec.snapshot_interval == 0 {
-        return Err(Refusal::invalid("--snapshot-interval", "0", "at least 1 log entry lies between two snapshots"));
-    }
+    spec.check()?;
     Ok(spec)
 }
 
+/// `None` if none was given; whether it may be one is checked with all settings.
 fn data_path_port(given: u32) -> Result<Option<u16>, Refusal> {
-    let wrong = || {
-        let reason = format!("it must be between {} and {}", DATA_PATH_PORTS.start(), DATA_PATH_PORTS.end());
-        Refusal::invalid("--data-path-port", given.to_string(), reason)
-    };
-    match given {
-        0 => Ok(None),
-        port if DATA_PATH_PORTS.contains(&port) => u16::try_from(port).map(Some).map_err(|_| wrong()),
-        _ => Err(wrong()),
-    }
+    let wide = |_| Refusal::invalid("data path port", given.to_string(), "a port is a number up to 65535");
+    Ok(Some(u16::try_from(given).map_err(wide)?).filter(|port| *port != 0))
 }
 
 /// Where subnets are taken from, and how long their prefix is.
@@ -152,9 +122,6 @@ fn pools(request: &InitRequest, default: &ClusterSpec) -> Result<(Vec<IpNet>, u3
     };
     let is_smaller = |pool: &&IpNet| pool.addr().is_ipv4() && u32::from(pool.prefix_len()) > size;
     let flag = "--default-addr-pool-mask-length";
-    if size > SUBNET_SIZE_MAX {
-        return Err(Refusal::invalid(flag, size.to_string(), format!("it must be at most {SUBNET_SIZE_MAX}")));
-    }
     if let Some(pool) = pools.iter().find(is_smaller) {
         return Err(Refusal::invalid(flag, size.to_string(), format!("the pool {pool} is smaller than such a subnet")));
     }
@@ -286,15 +253,15 @@ mod tests {
             (InitRequest { data_path_port: 4790, ..Default::default() }, None),
             (InitRequest { default_addr_pool: vec!["10.9.0.0/16".into(), "fd00::/48".into()], ..Default::default() }, None),
             (InitRequest { cert_expiry: Some(hour), ..Default::default() }, None),
-            (InitRequest { cert_expiry: Some(hour - 1), ..Default::default() }, Some("--cert-expiry")),
-            (InitRequest { heartbeat_period: Some(1), ..Default::default() }, Some("--dispatcher-heartbeat")),
-            (InitRequest { barrier_timeout: Some(0), ..Default::default() }, Some("--barrier-timeout")),
+            (InitRequest { cert_expiry: Some(hour - 1), ..Default::default() }, Some("certificate expiry")),
+            (InitRequest { heartbeat_period: Some(1), ..Default::default() }, Some("dispatcher heartbeat")),
+            (InitRequest { barrier_timeout: Some(0), ..Default::default() }, Some("barrier timeout")),
             (InitRequest { barrier_timeout: Some(hour), ..Default::default() }, Some("it must be between 100ms and 1m0s")),
             (InitRequest { barrier_timeout: Some(hour / 60), ..Default::default() }, None),
-            (InitRequest { snapshot_interval: Some(0), ..Default::default() }, Some("--snapshot-interval")),
+            (InitRequest { snapshot_interval: Some(0), ..Default::default() }, Some("snapshot interval")),
             (InitRequest { force_new_cluster: true, ..Default::default() }, Some("--force-new-cluster")),
-            (InitRequest { data_path_port: 1023, ..Default::default() }, Some("--data-path-port")),
-            (InitRequest { data_path_port: 49_152, ..Default::default() }, Some("--data-path-port")),
+            (InitRequest { data_path_port: 1023, ..Default::default() }, Some("data path port")),
+            (InitRequest { data_path_port: 49_152, ..Default::default() }, Some("data path port")),
             (InitRequest { default_addr_pool: vec!["10.0.0.0".into()], ..Default::default() }, Some("such as 10.0.0.0/8")),
             (
                 InitRequest { default_addr_pool: vec!["fd00::/48".into(), "fd01::/48".into()], ..Default::default() },

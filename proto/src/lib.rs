@@ -21,6 +21,8 @@ pub mod request;
 #[cfg(test)]
 mod round_trip;
 mod session;
+#[cfg(feature = "rpc")]
+pub mod status;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod wire;

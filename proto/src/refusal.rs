@@ -21,8 +21,8 @@ border!(Refusal, v1::Refusal);
 fn encode(refusal: Refusal) -> Any {
     match refusal {
         Refusal::NotFound { kind, reference } => Any::NotFound(v1::NotFound { kind: kind.encode(), reference }),
-        Refusal::Ambiguous { kind, reference, matches } => {
-            Any::Ambiguous(v1::Ambiguous { kind: kind.encode(), reference, matches: matches as u64 })
+        Refusal::Ambiguous { kind, reference, matches, ids } => {
+            Any::Ambiguous(v1::Ambiguous { kind: kind.encode(), reference, matches: matches as u64, ids })
         }
         Refusal::NameConflict { kind, name } => Any::NameConflict(v1::NameConflict { kind: kind.encode(), name }),
         Refusal::InUse { kind, name, by } => Any::InUse(v1::InUse { kind: kind.encode(), name, by }),
@@ -48,6 +48,7 @@ fn decode(wire: Any) -> Result<Refusal, Malformed> {
             kind: field("kind", it.kind)?,
             reference: field("reference", it.reference)?,
             matches: usize::try_from(it.matches).unwrap_or(usize::MAX),
+            ids: field("ids", it.ids)?,
         },
         Any::NameConflict(it) => Refusal::NameConflict { kind: field("kind", it.kind)?, name: field("name", it.name)? },
         Any::InUse(it) => {

@@ -13,7 +13,7 @@ use skep_model::node::Role;
 use skep_model::request::Mutation;
 use skep_model::secret::SECRET_MAX;
 use skep_model::service::Annotations;
-use skep_model::{Kind, NodeId, RequestId};
+use skep_model::{Kind, NodeId, RequestId, Time};
 use std::collections::BTreeMap;
 
 /// A mutation as a client sends it.
@@ -320,14 +320,27 @@ fn encode_filters(filters: Filters) -> Vec<v1::Filter> {
     filters.into_iter().map(|(key, value)| v1::Filter { key, value }).collect()
 }
 
+/// Where a watch begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchFrom {
+    /// Now.
+    Now,
+    /// After this store version.
+    After(u64),
+    /// At this wall time, as far as it is still known.
+    Since(Time),
+}
+
 /// What a client wants to be told of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watch {
-    /// Go on after this store version; `None` = from now.
-    pub after: Option<u64>,
+    /// Where it begins.
+    pub from: WatchFrom,
+    /// The wall time of the last change that is wanted.
+    pub until: Option<Time>,
     /// Which kinds; empty = all.
     pub kinds: Vec<Kind>,
-    /// Which objects.
+    /// Which changes: filters of events.
     pub filters: Filters,
 }
 
@@ -335,13 +348,24 @@ pub struct Watch {
 pub fn decode_watch(wire: v1::WatchRequest) -> Result<Watch, Malformed> {
     at_most("kinds", wire.kinds.len(), skep_model::object::KINDS.len(), "kinds")?;
     let (kinds, filters) = (field("kinds", wire.kinds)?, filters("filters", wire.filters)?);
-    Ok(Watch { after: wire.after_version, kinds, filters })
+    let from = match (wire.after_version, wire.since) {
+        (None, None) => WatchFrom::Now,
+        (Some(version), None) => WatchFrom::After(version),
+        (None, Some(since)) => WatchFrom::Since(Time(since)),
+        (Some(_), Some(_)) => return Err(Malformed::new("since", "may not be combined with after_version")),
+    };
+    Ok(Watch { from, until: wire.until.map(Time), kinds, filters })
 }
 
 /// The request for a watch.
 pub fn encode_watch(watch: &Watch) -> v1::WatchRequest {
+    let (after_version, since) = match watch.from {
+        WatchFrom::Now => (None, None),
+        WatchFrom::After(version) => (Some(version), None),
+        WatchFrom::Since(since) => (None, Some(since.0)),
+    };
     let filters = encode_filters(watch.filters.clone());
-    v1::WatchRequest { after_version: watch.after, kinds: watch.kinds.encode(), filters }
+    v1::WatchRequest { after_version, since, until: watch.until.map(|until| until.0), kinds: watch.kinds.encode(), filters }
 }
 
 /// The name or id whose logs are asked for.
@@ -429,8 +453,12 @@ mod tests {
             for query in queries {
                 prop_assert_eq!(decode_read(encode_read(&query, stale)), Ok((query, stale)));
             }
-            let watch = Watch { after: stale.then_some(7), kinds: vec![kind], filters };
-            prop_assert_eq!(decode_watch(encode_watch(&watch)), Ok(watch));
+            for from in [WatchFrom::Now, WatchFrom::After(7), WatchFrom::Since(Time(8))] {
+                let watch = Watch { from, until: stale.then_some(Time(9)), kinds: vec![kind], filters: filters.clone() };
+                prop_assert_eq!(decode_watch(encode_watch(&watch)), Ok(watch));
+            }
+            let both = v1::WatchRequest { after_version: Some(7), since: Some(8), ..Default::default() };
+            prop_assert!(decode_watch(both).is_err_and(|error| error.to_string().contains("since")));
         }
     }
 

@@ -479,7 +479,7 @@ impl Draw for Refusal {
         let (kind, text) = (Kind::draw(source), String::draw(source));
         match source.below(15) {
             0 => Self::NotFound { kind, reference: text },
-            1 => Self::Ambiguous { kind, reference: text, matches: Draw::draw(source) },
+            1 => Self::Ambiguous { kind, reference: text, matches: Draw::draw(source), ids: Draw::draw(source) },
             2 => Self::NameConflict { kind, name: text },
             3 => Self::InUse { kind, name: text, by: Draw::draw(source) },
             4 => Self::Invalid { field: text, value: Draw::draw(source), reason: Draw::draw(source) },

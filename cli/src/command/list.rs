@@ -24,13 +24,8 @@ pub struct Flags {
 impl Flags {
     /// What to ask for; refuses filters that no list of this kind knows.
     pub fn query(&self, kind: Kind) -> Result<Query, Failure> {
-        Ok(Query::List(kind, self.filters(kind)?.to_vec()))
-    }
-
-    /// The filters; refuses those that no list of this kind knows.
-    pub fn filters(&self, kind: Kind) -> Result<&[(String, String)], Failure> {
         filter::check(kind, &self.filter)?;
-        Ok(&self.filter)
+        Ok(Query::List(kind, self.filter.clone()))
     }
 
     /// Prints the list.

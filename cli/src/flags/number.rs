@@ -26,6 +26,11 @@ pub fn count(text: &str) -> Result<u64, String> {
     whole(text, 0, u64::MAX)
 }
 
+/// Parses a number of replicas.
+pub fn replicas(text: &str) -> Result<u64, String> {
+    whole(text, 0, skep_model::service::REPLICAS_MAX)
+}
+
 /// Parses a count that is stored in 32 bits.
 pub fn count32(text: &str) -> Result<u32, String> {
     whole(text, 0, u32::MAX)
@@ -38,7 +43,7 @@ pub fn positive(text: &str) -> Result<u64, String> {
 
 /// Parses the length of a subnet's mask.
 pub fn mask_length(text: &str) -> Result<u32, String> {
-    whole(text, 1, 29)
+    whole(text, 1, skep_model::cluster::SUBNET_SIZE_MAX)
 }
 
 /// Parses what the kernel adds to a task's OOM score.
@@ -107,8 +112,11 @@ mod tests {
         for text in texts {
             let expected = format!("invalid number {text:?}: it must be a whole number from 0 to 18446744073709551615");
             assert_eq!(count(text), Err(expected));
+            let expected = format!("invalid number {text:?}: it must be a whole number from 0 to 100000");
+            assert_eq!(replicas(text), Err(expected));
         }
         assert_eq!((count("0"), count32("7"), positive("1"), mask_length("29")), (Ok(0), Ok(7), Ok(1), Ok(29)));
+        assert!(replicas("100000").is_ok() && replicas("100001").is_err());
         assert!(positive("0").is_err() && mask_length("30").is_err() && count32("4294967296").is_err());
         assert_eq!((oom_score_adj("-1000"), history("-1")), (Ok(-1000), Ok(-1)));
         let expected = "invalid number \"1001\": it must be a whole number from -1000 to 1000";

@@ -3,7 +3,6 @@
 pub mod ago;
 pub mod inspect;
 pub mod json;
-pub mod label;
 pub mod listing;
 pub mod output;
 pub mod ports;

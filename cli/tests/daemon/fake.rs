@@ -25,11 +25,16 @@ use tonic::{Request, Response, Status, Streaming};
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// When the service became something else, by the managers' clock.
+pub const BECAME: u64 = 1_000_000_000;
+
 /// What one opened watch does.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// The service is now this, and the watch says so.
     Becomes(Box<Service>),
+    /// Some of the time that was asked for has been forgotten.
+    Incomplete,
     /// The watcher must read again.
     Resync,
     /// The stream ends.
@@ -53,7 +58,8 @@ pub struct State {
     /// What nodes reach of one another.
     pub verified: Vec<v1::VerifyRow>,
     pub mutations: Vec<v1::MutateRequest>,
-    pub watched_after: Vec<Option<u64>>,
+    /// After which version or since when.
+    pub watched: Vec<(Option<u64>, Option<u64>)>,
     /// Everything that was asked, in order, but for the ids of requests.
     pub asked: Vec<String>,
 }
@@ -163,6 +169,12 @@ fn status(refusal: &Refusal) -> Status {
     Status::with_details(tonic::Code::FailedPrecondition, refusal.to_string(), v1::Refusal::from(refusal).encode_to_vec().into())
 }
 
+/// Nanoseconds since 1970.
+fn now() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    now.as_nanos() as u64
+}
+
 fn networks() -> impl Iterator<Item = Object> {
     [sample::network(), sample::ingress()].into_iter().map(|network| Object::Network(Box::new(network)))
 }
@@ -237,11 +249,12 @@ impl Control for Api {
     type WatchStream = Replies<v1::WatchEvent>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let until = request.get_ref().until;
         let steps = {
             let mut state = self.state.lock().expect("unpoisoned");
             let request = request.into_inner();
             state.asked.push(format!("{request:?}"));
-            state.watched_after.push(request.after_version);
+            state.watched.push((request.after_version, request.since));
             state.watches.pop_front().unwrap_or_default()
         };
         let (sender, receiver) = mpsc::channel(16);
@@ -253,8 +266,12 @@ impl Control for Api {
                         let event = api.becomes(*service);
                         sender.send(Ok(event)).await.ok();
                     }
+                    Step::Incomplete => {
+                        sender.send(Ok(v1::WatchEvent { incomplete: true, ..Default::default() })).await.ok();
+                    }
                     Step::Resync => drop(sender.send(Ok(v1::WatchEvent { resync: true, ..Default::default() })).await),
                     Step::End => break,
+                    Step::Silence if until.is_some_and(|until| until < now()) => break,
                     Step::Silence => {
                         api.opening.send(()).ok();
                         sender.closed().await;
@@ -295,7 +312,7 @@ impl Api {
         let old = state.service.replace(service.clone()).map(|old| wire(Object::Service(Box::new(old))));
         let object = Some(wire(Object::Service(Box::new(service))));
         let change = v1::Change { action: v1::ChangeAction::Update.into(), object, old };
-        v1::WatchEvent { version: state.version, changes: vec![change], resync: false }
+        v1::WatchEvent { version: state.version, time: BECAME, changes: vec![change], ..Default::default() }
     }
 }
 

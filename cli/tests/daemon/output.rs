@@ -1,9 +1,10 @@
 //! The program against a daemon: what users see.
 
-use crate::fake::{Fake, State, Step, sample};
+use crate::fake::{Fake, Ran, State, Step, sample};
 use expect_test::expect;
 use skep_model::cluster::ClusterSpec;
 use skep_proto::v1;
+use std::process::Stdio;
 use std::time::Duration;
 
 fn daemon() -> Fake {
@@ -169,19 +170,37 @@ fn both_sides_have_a_version() {
 #[test]
 fn events_say_what_the_managers_have_forgotten_and_go_on() {
     let fake = daemon();
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
     let mut changed = sample::service();
-    changed.meta.updated_at = skep_model::Time(now * 1_000_000_000);
     changed.spec.version = 41;
     changed.spec.value.spec.task_template.container_spec.image = "redis:8".into();
+    let becomes = || Step::Becomes(Box::new(changed.clone()));
     fake.state.lock().expect("unpoisoned").watches =
-        [vec![Step::Resync], vec![Step::Becomes(Box::new(changed)), Step::Silence]].into();
-    let until = (now + 1).to_string();
-    let format = "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}";
-    let ran = fake.run(&["events", "--since", "10m", "--until", &until, "--format", format, "--filter", "type=service"]);
-    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "service update web\n"), "{ran:?}");
+        [vec![Step::Incomplete, becomes()], vec![Step::Resync], vec![Step::Incomplete]].into();
+    let format = "{{.time}} {{.Type}} {{.Action}} {{.Actor.Attributes.name}}";
+    let ran = fake.run(&["events", "--since", "10", "--until", "20", "--format", format, "--filter", "type=service"]);
+    // The time is that of the transaction, whatever this side's clock shows.
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "1 service update web\n"), "{ran:?}");
     assert!(ran.stderr.starts_with("skep: warning: the managers no longer know all of these events"), "{ran:?}");
-    assert_eq!(fake.state.lock().expect("unpoisoned").watched_after, [Some(7), None]);
+    let asked = fake.state.lock().expect("unpoisoned").asked.join("\n");
+    for part in ["since: Some(10000000000)", "until: Some(20000000000)", "key: \"type\", value: \"service\""] {
+        assert!(asked.contains(part), "{part} is not asked of the managers: {asked}");
+    }
+}
+
+#[test]
+fn events_go_on_after_the_stream_broke_and_by_time_when_the_version_is_forgotten() {
+    let fake = daemon();
+    let mut changed = sample::service();
+    changed.spec.version = 41;
+    fake.state.lock().expect("unpoisoned").watches =
+        [vec![Step::Becomes(Box::new(changed)), Step::End], vec![Step::Resync], vec![Step::Incomplete, Step::Silence]].into();
+    let child = fake.command(&["events"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("skep runs");
+    fake.await_watch();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT).expect("it runs");
+    let ran = Ran::from(child.wait_with_output().expect("it ends"));
+    assert!(ran.code == Some(0) && ran.stderr.contains("no longer know all of these events"), "{ran:?}");
+    let watched = fake.state.lock().expect("unpoisoned").watched.clone();
+    assert_eq!(watched, [(None, None), (Some(41), None), (None, Some(crate::fake::BECAME))]);
 }
 
 #[test]
@@ -197,7 +216,7 @@ fn wrong_words_are_one_line_and_change_nothing() {
         (&["service", "create", "--mount", "type=volume,target=/x", "redis"], "mount type=volume is not supported"),
         (&["service", "update", "--rollback", "--force", "web"], "may not be combined"),
         (&["stack", "deploy", "-c", "x.yml", "x"], "'skep stack' is not supported"),
-        (&["node", "ls", "--filter", "colour=red"], "invalid filter 'colour'"),
+        (&["node", "ls", "--filter", "colour=red"], "invalid filter \"colour\""),
         (&["node", "ls", "--format", "{{.Nope"], "template"),
         (
             &["swarm", "init", "--barrier-timeout", "0"],
@@ -207,7 +226,7 @@ fn wrong_words_are_one_line_and_change_nothing() {
         (&["service", "create", "--limit-cpu", "-1", "redis"], "--limit-cpu: invalid number of CPUs \"-1\": write it as"),
         (
             &["service", "create", "--replicas", "-1", "redis"],
-            "--replicas: invalid number \"-1\": it must be a whole number from 0",
+            "--replicas: invalid number \"-1\": it must be a whole number from 0 to 100000",
         ),
         (&["service", "create", "--replicas", "abc", "redis"], "--replicas: invalid number \"abc\": it must be a whole number"),
         (&["service", "create", "--update-delay", "-5s", "redis"], "--update-delay: invalid duration \"-5s\": write it as 1m30s"),
@@ -236,7 +255,10 @@ fn wrong_words_are_one_line_and_change_nothing() {
         (&["swarm", "update", "--max-snapshots", "3"], "--max-snapshots is not supported by this version of skep"),
         (&["tag", "a", "b"], "the command 'skep tag' is not supported by this version of skep: use a client of the registry"),
         (&["exec", "-it", "x", "sh"], "the command 'skep exec' is not supported by this version of skep"),
-        (&["service", "scale", "web=-1"], "invalid replicas value \"-1\" of web: it must be a whole number, 0 or more"),
+        (
+            &["service", "scale", "web=-1"],
+            "invalid replicas of web: invalid number \"-1\": it must be a whole number from 0 to 100000",
+        ),
         (&["swarm", "update", "--barrier-timeout", "61s"], "'61s' for '--barrier-timeout <DURATION>': it must be between"),
     ];
     for (words, part) in table {

@@ -56,7 +56,7 @@ fn each_verdict_has_its_exit_code() {
         assert!(ran.stdout.starts_with("web\noverall progress: 1 out of 3 tasks\n1/3: running\n"), "{ran:?}");
         assert_eq!(ran.stdout.contains("converged"), code == 0, "{ran:?}");
         assert_eq!(ran.stderr.is_empty(), code == 0, "{ran:?}");
-        assert_eq!(fake.state.lock().expect("unpoisoned").watched_after, [Some(40)], "it watches from what it read");
+        assert_eq!(fake.state.lock().expect("unpoisoned").watched, [(Some(40), None)], "it watches from what it read");
     }
 }
 
@@ -82,7 +82,7 @@ fn a_dropped_watch_is_resumed_by_version() {
         let fake = daemon([broken, vec![Step::Becomes(converged()), Step::Silence]]);
         let ran = fake.run(&UPDATE);
         assert_eq!(ran.code, Some(0), "{ran:?}");
-        assert_eq!(fake.state.lock().expect("unpoisoned").watched_after, [Some(40), Some(41)]);
+        assert_eq!(fake.state.lock().expect("unpoisoned").watched, [(Some(40), None), (Some(41), None)]);
     }
 }
 
@@ -115,7 +115,7 @@ fn a_silent_deployment_ends_at_the_users_timeout_or_not_at_all_when_detached() {
     let fake = daemon([]);
     let ran = fake.run(&["service", "scale", "--detach", "web=3"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "web scaled to 3\n"));
-    assert!(fake.state.lock().expect("unpoisoned").watched_after.is_empty());
+    assert!(fake.state.lock().expect("unpoisoned").watched.is_empty());
 }
 
 /// Presses Ctrl-C; how the command ended.

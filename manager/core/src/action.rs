@@ -1,7 +1,8 @@
 //! Everything that a manager can want done.
 
 use crate::event::Ticket;
-use crate::store::{Change, Store};
+use crate::store::Store;
+use crate::store::watch::Recent;
 use raft::eraftpb;
 use skep_model::assignment::{Assignments, SessionInfo};
 use skep_model::request::Outcome;
@@ -65,10 +66,19 @@ pub enum Action {
     WatchChanges {
         /// The watch.
         ticket: Ticket,
-        /// The store version after them.
-        version: u64,
-        /// What changed.
-        changes: Arc<[Change]>,
+        /// What changed, and when.
+        recent: Recent,
+    },
+    /// A watch since a point in time begins: what follows comes by [`Self::WatchChanges`].
+    WatchPast {
+        /// The watch.
+        ticket: Ticket,
+        /// The state at the version from which changes follow.
+        view: Arc<Store>,
+        /// What is known of the time between.
+        past: Vec<Recent>,
+        /// Whether that is all that happened.
+        is_complete: bool,
     },
     /// A watch cannot go on: the version it asked for is compacted (`resync`),
     /// or a snapshot replaced the store.

@@ -6,7 +6,7 @@ use raft::eraftpb;
 use skep_model::assignment::{Hello, StatusUpdate};
 use skep_model::place::PlaceFaults;
 use skep_model::request::Mutation;
-use skep_model::{NodeId, RequestId, SessionId};
+use skep_model::{NodeId, RequestId, SessionId, Time};
 
 /// Names a waiting caller; minted by the shell, never reused within a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,6 +87,13 @@ pub enum Event {
         /// The version after which changes are wanted; `None` = from a
         /// linearizable read that is answered first by [`crate::Action::ReadReady`].
         after: Option<u64>,
+    },
+    /// A watch of changes since a point in time begins, by [`crate::Action::WatchPast`].
+    WatchSince {
+        /// Names the watch.
+        ticket: Ticket,
+        /// From when on changes are wanted, in wall time.
+        since: Time,
     },
     /// A reader, watcher or requester has gone away.
     Gone {

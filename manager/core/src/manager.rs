@@ -28,7 +28,7 @@ use crate::mint::{Mint, Purpose};
 use crate::store::watch::Watches;
 use crate::store::{SnapshotContent, Store};
 use crate::timing;
-use calls::Waiting;
+use calls::{Waiting, WaitingFor};
 use leading::{Leading, Told};
 use quorum::Quorum;
 use raft::eraftpb;
@@ -231,7 +231,7 @@ impl Manager {
         let snapshot_at = store.version;
         let reads = Reads::new(mint.number(Purpose::Choice));
         let directory = Directory::new(&store, config.peers.clone(), (config.raft_id, config.address.clone()));
-        let watches = Watches::new(store.version);
+        let watches = Watches::new(store.version, now.wall);
         let consensus = Consensus::new(config.raft_id, log, membership, &mut mint, now.boot);
         Self {
             config,
@@ -307,7 +307,9 @@ impl Manager {
             }
             Event::Request { ticket, request, mutation } => self.request(ticket, request, mutation),
             Event::Read { ticket, consistency } => self.read(ticket, consistency),
-            Event::Watch { ticket, after } => self.watch(ticket, after),
+            Event::Watch { ticket, after: Some(after) } => self.begin_watch(ticket, after),
+            Event::Watch { ticket, after: None } => self.watch(ticket, WaitingFor::Watch),
+            Event::WatchSince { ticket, since } => self.watch(ticket, WaitingFor::WatchSince(since)),
             Event::Gone { ticket } => self.gone(ticket),
             Event::SessionOpened { session, hello } => self.session_opened(session, *hello),
             Event::Programmed { session, version } => {

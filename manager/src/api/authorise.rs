@@ -7,13 +7,13 @@
 
 use crate::api::Shared;
 use crate::api::roles::{TABLE, Who, call_max, may_call};
-use crate::status::from_refusal;
 use skep_identity::NodeIdentity;
 use skep_identity::tls::PeerInfo;
 use skep_manager_core::Store;
 use skep_manager_core::event::Consistency;
 use skep_model::NodeId;
 use skep_model::node::Role;
+use skep_proto::status::from_refusal;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;

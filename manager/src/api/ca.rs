@@ -6,7 +6,6 @@
 
 use crate::api::{Shared, caller, description};
 use crate::sealing;
-use crate::status::from_refusal;
 use sha2::{Digest, Sha256};
 use skep_identity::clock;
 use skep_identity::tls::PeerInfo;
@@ -18,6 +17,7 @@ use skep_model::request::Mutation;
 use skep_model::said::line;
 use skep_model::{Kind, NodeId, Refusal, RequestId};
 use skep_proto::limits::{CSR_MAX, TOKEN_MAX};
+use skep_proto::status::from_refusal;
 use skep_proto::v1::ca_client::CaClient;
 use skep_proto::v1::ca_server::Ca;
 use skep_proto::v1::{GetRootReply, GetRootRequest, IssueReply, IssueRequest};

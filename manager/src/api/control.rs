@@ -7,21 +7,21 @@
 use crate::api::log_stream::LogStream;
 use crate::api::query::{self, Filters};
 use crate::api::verify::verify;
-use crate::api::{Gone, Leadership, Shared, deadline};
+use crate::api::watching::Watching;
+use crate::api::{Leadership, Shared, deadline};
 use crate::sealing::Kind as SealedKind;
-use crate::status::{from_refusal, to_refusal};
-use crate::waiting::WatchItem;
 use futures_util::Stream;
 use skep_identity::clock;
 use skep_identity::room::Room;
+use skep_manager_core::Store;
 use skep_manager_core::event::Consistency;
-use skep_manager_core::{Event, Store};
 use skep_model::config::{CONFIG_MAX, ConfigVersion};
 use skep_model::request::{Mutation, Outcome};
 use skep_model::secret::{SECRET_MAX, SecretVersion};
 use skep_model::task::Task;
 use skep_model::{ConfigId, Id, Kind, Object, Refusal, RequestId, SecretId, ServiceId};
-use skep_proto::request::{Asked, decode_mutation};
+use skep_proto::request::{Asked, decode_mutation, decode_watch};
+use skep_proto::status::{from_refusal, to_refusal};
 use skep_proto::v1::control_client::ControlClient;
 use skep_proto::v1::control_server::Control;
 use skep_proto::v1::{
@@ -52,9 +52,10 @@ impl Control for ControlApi {
     async fn mutate(&self, request: Request<MutateRequest>) -> Result<Response<MutateReply>, Status> {
         let message = request.into_inner();
         panic_if_planted(&message);
+        let warnings = warnings(&message);
         let outcome =
             tokio::time::timeout(CALL_MAX, self.decide(message)).await.map_err(|_| deadline("the change", CALL_MAX))??;
-        Ok(Response::new(MutateReply { outcome: Some(outcome), warnings: Vec::new() }))
+        Ok(Response::new(MutateReply { outcome: Some(outcome), warnings }))
     }
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<ReadReply>, Status> {
@@ -71,22 +72,9 @@ impl Control for ControlApi {
     type WatchStream = Replies<v1::WatchEvent>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let request = request.into_inner();
-        let kinds = request.kinds().map(kind).collect::<Result<Vec<Kind>, Status>>()?;
-        let (ticket, receiver) = self.0.waiting.for_watch();
-        let guard = Gone { shared: self.0.clone(), ticket };
-        let event = Event::Watch { ticket, after: request.after_version };
-        self.0.inbox.put_call(event).map_err(|refusal| from_refusal(&refusal))?;
-        let stream =
-            futures_util::stream::unfold((receiver, guard, kinds, false), |(mut receiver, guard, kinds, over)| async move {
-                if over {
-                    return None;
-                }
-                let item = receiver.recv().await;
-                let (event, over) = watch_event(item, &kinds);
-                Some((event, (receiver, guard, kinds, over)))
-            });
-        Ok(Response::new(Box::pin(stream)))
+        let watch = decode_watch(request.into_inner()).map_err(|error| from_refusal(&error.into()))?;
+        let watching = Watching::open(self.0.clone(), watch).map_err(|refusal| from_refusal(&refusal))?;
+        Ok(Response::new(Box::pin(watching.stream())))
     }
 
     type LogsStream = Replies<v1::LogChunk>;
@@ -364,36 +352,6 @@ impl Drop for EndTransfer {
     }
 }
 
-/// The message for what a watcher received, and whether the watch is over.
-fn watch_event(item: Option<WatchItem>, kinds: &[Kind]) -> (Result<v1::WatchEvent, Status>, bool) {
-    match item {
-        Some(WatchItem::Start(store)) => (Ok(v1::WatchEvent { version: store.version, ..Default::default() }), false),
-        Some(WatchItem::Changes(version, changes)) => {
-            let wanted = changes.iter().filter(|change| kinds.is_empty() || kinds.contains(&change.object.kind));
-            let changes = wanted.map(change).collect();
-            (Ok(v1::WatchEvent { version, changes, resync: false }), false)
-        }
-        // The version is compacted, or a snapshot replaced the store: read again.
-        Some(WatchItem::Ended(Refusal::FailedPrecondition(_))) => {
-            (Ok(v1::WatchEvent { resync: true, ..Default::default() }), true)
-        }
-        Some(WatchItem::Ended(refusal)) => (Err(from_refusal(&refusal)), true),
-        None => (Err(Status::unavailable("the watch fell behind or the manager is stopping; resume it by version")), true),
-    }
-}
-
-fn change(change: &skep_manager_core::store::Change) -> v1::Change {
-    let action = match (&change.old, &change.new) {
-        (None, _) => v1::ChangeAction::Create,
-        (_, Some(_)) => v1::ChangeAction::Update,
-        (_, None) => v1::ChangeAction::Remove,
-    };
-    let shown = |object: &skep_manager_core::store::StoredObject| v1::Object::from(&query::shown(object.to_object()));
-    let old = change.old.as_ref().map(shown);
-    let object = change.new.as_ref().map(shown).or_else(|| old.clone());
-    v1::Change { action: action.into(), object, old: old.filter(|_| change.new.is_some()) }
-}
-
 /// The tasks that are asked for and, if it is all of a service, the service.
 fn tasks_of_logs(store: &Store, of: Option<logs_request::Of>) -> Result<(Vec<Arc<Task>>, Option<ServiceId>), Status> {
     match of.ok_or_else(|| Status::invalid_argument("the request names neither service nor task"))? {
@@ -434,6 +392,17 @@ fn wire(objects: Vec<Object>) -> Vec<v1::Object> {
 
 fn kind(kind: v1::Kind) -> Result<Kind, Status> {
     Kind::try_from(kind).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+/// What is worth a word about a request that is accepted.
+fn warnings(message: &MutateRequest) -> Vec<String> {
+    let Ok((_, Asked::Ready(mutation))) = decode_mutation(message.clone()) else { return Vec::new() };
+    match mutation {
+        Mutation::CreateService { spec } | Mutation::UpdateService { spec, .. } => {
+            spec.task_template.restart_policy.warning().into_iter().collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 pub(crate) fn request_id(bytes: &[u8]) -> Result<RequestId, Refusal> {

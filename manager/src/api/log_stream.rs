@@ -68,8 +68,8 @@ impl LogStream {
     fn changed(&mut self, item: Option<WatchItem>) {
         let Some(service) = self.service.as_ref().map(|service| service.id) else { return };
         let changes = match item {
-            Some(WatchItem::Changes(_, changes)) => changes,
-            Some(WatchItem::Start(_)) => return,
+            Some(WatchItem::Changes(recent)) => recent.changes,
+            Some(WatchItem::Start(_) | WatchItem::Past(..)) => return,
             // The watch fell behind, or the manager stops: what is being read goes on.
             Some(WatchItem::Ended(_)) | None => {
                 self.service = None;

@@ -10,6 +10,7 @@ pub mod query;
 pub mod raft;
 pub mod roles;
 pub mod verify;
+mod watching;
 
 use crate::channels::Channels;
 use crate::images::Images;

@@ -1,43 +1,28 @@
 //! Reads: which objects of a store a query names, and what of them is shown.
 //!
 //! Filters are Swarm's: values of one key are alternatives, different keys must
-//! all hold; ids and names match by prefix. Nothing sealed leaves: secrets are
+//! all hold; ids and names match by prefix, those of networks anywhere. Nothing sealed leaves: secrets are
 //! shown without their values, the cluster without its keys.
 
 use skep_manager_core::Store;
 use skep_model::cluster::ClusterPlan;
+use skep_model::filter::{self, boolean, has_label};
 use skep_model::node::{NodeState, Role};
 use skep_model::sealed::Sealed;
 use skep_model::service::ServiceMode;
-use skep_model::{Kind, Object, Refusal, TaskState};
+use skep_model::{Kind, Object, Refusal};
 use std::collections::BTreeMap;
 
 /// The filters of a list: key → alternatives.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filters(BTreeMap<String, Vec<String>>);
 
-/// The keys that lists of a kind accept.
-pub fn keys(kind: Kind) -> &'static [&'static str] {
-    match kind {
-        Kind::Node => &["id", "name", "label", "node.label", "role", "membership"],
-        Kind::Service => &["id", "name", "label", "mode", "runtime"],
-        Kind::Task => &["id", "name", "label", "service", "node", "desired-state", "runtime"],
-        Kind::Secret => &["id", "name", "names", "label"],
-        Kind::Config | Kind::Network => &["id", "name", "label"],
-        Kind::Cluster => &[],
-    }
-}
-
 impl Filters {
     /// Filters of a list of `kind`; an unknown key or a bad value is refused.
     pub fn parse(kind: Kind, pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, Refusal> {
         let mut filters = BTreeMap::<String, Vec<String>>::new();
         for (key, value) in pairs {
-            if !keys(kind).contains(&key.as_str()) {
-                let known = keys(kind).join(", ");
-                return Err(Refusal::invalid("filter", &key, format!("lists of {kind}s know the keys {known}")));
-            }
-            check(&key, &value)?;
+            filter::check(kind, &key, &value)?;
             filters.entry(key).or_default().push(value);
         }
         Ok(Self(filters))
@@ -49,27 +34,18 @@ impl Filters {
     }
 }
 
-fn check(key: &str, value: &str) -> Result<(), Refusal> {
-    let among = |allowed: &[&str]| {
-        if allowed.contains(&value) {
-            return Ok(());
-        }
-        Err(Refusal::invalid(format!("filter {key}"), value, format!("it can be {}", allowed.join(", "))))
-    };
-    match key {
-        "role" => among(&["worker", "manager"]),
-        "membership" => among(&["accepted", "pending"]),
-        "mode" => among(&["replicated", "global", "replicated-job", "global-job"]),
-        "runtime" => among(&["container"]),
-        "desired-state" => {
-            value.parse::<TaskState>().map(drop).map_err(|text| Refusal::invalid("filter desired-state", value, text))
-        }
-        _ => Ok(()),
-    }
-}
-
 fn matches(store: &Store, object: &Object, key: &str, value: &str) -> bool {
     match (key, object) {
+        ("id", Object::Network(network)) => network.id.as_str().contains(value),
+        ("name", Object::Network(network)) => network.spec.annotations.name.contains(value),
+        ("driver", Object::Network(network)) => network.spec.driver == value,
+        ("scope", Object::Network(_)) => value == "swarm",
+        // What the cluster made by itself is built in, and in use as long as it is there.
+        ("type", Object::Network(network)) => (value == "builtin") == network.spec.ingress,
+        ("dangling", Object::Network(network)) => {
+            let is_used = network.spec.ingress || store.services_of_network(network.id).next().is_some();
+            boolean(value) == Some(!is_used)
+        }
         ("id", _) => object.reference().id.as_str().starts_with(value),
         ("names", _) => object.name() == value,
         ("name", _) => object.name().starts_with(value),
@@ -95,14 +71,6 @@ fn matches(store: &Store, object: &Object, key: &str, value: &str) -> bool {
         ("label", Object::Config(config)) => has_label(&config.spec.annotations.labels, value),
         ("label", Object::Network(network)) => has_label(&network.spec.annotations.labels, value),
         _ => false,
-    }
-}
-
-/// `key` or `key=value`.
-fn has_label(labels: &BTreeMap<String, String>, wanted: &str) -> bool {
-    match wanted.split_once('=') {
-        Some((key, value)) => labels.get(key).is_some_and(|actual| actual == value),
-        None => labels.contains_key(wanted),
     }
 }
 
@@ -165,4 +133,46 @@ pub fn counts(store: &Store) -> (u64, u64, u64) {
         counts.2 += u64::from(node.status.state == NodeState::Ready);
     }
     counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skep_model::network::{Network, NetworkPlan, NetworkSpec};
+    use skep_model::service::Annotations;
+    use skep_model::{Meta, NetworkId, Section, Time};
+
+    #[test]
+    fn networks_are_filtered_as_docker_filters_them() {
+        let labels = [("tier".to_owned(), "front".to_owned())].into();
+        let annotations = Annotations { name: "backend".into(), labels };
+        let spec = NetworkSpec { annotations, driver: "overlay".into(), ..NetworkSpec::default() };
+        let meta = Meta { created_at: Time::ZERO, updated_at: Time::ZERO, made_at: Time::ZERO, version: 1 };
+        let id = NetworkId::from_random([6; 16]);
+        let plan = Section { version: 1, value: NetworkPlan::default() };
+        let network = Object::Network(Box::new(Network { id, meta, spec: Section { version: 1, value: spec }, plan }));
+        // No service asks for it.
+        let store = Store::empty(0);
+        let table = [
+            (&[("driver", "overlay")] as &[(&str, &str)], true),
+            (&[("driver", "bridge")], false),
+            (&[("driver", "bridge"), ("driver", "overlay")], true),
+            (&[("name", "ack")], true),
+            (&[("name", "front")], false),
+            (&[("id", &id.as_str()[3..9])], true),
+            (&[("label", "tier")], true),
+            (&[("label", "tier=back")], false),
+            (&[("scope", "swarm"), ("type", "custom")], true),
+            (&[("scope", "local")], false),
+            (&[("type", "builtin")], false),
+            (&[("dangling", "true")], true),
+            (&[("dangling", "1")], true),
+            (&[("dangling", "false")], false),
+        ];
+        for (pairs, expected) in table {
+            let pairs = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            let filters = Filters::parse(Kind::Network, pairs).expect("the keys are known");
+            assert_eq!(filters.accept(&store, &network), expected, "{filters:?}");
+        }
+    }
 }

@@ -2,13 +2,13 @@
 
 use crate::api::{Shared, caller};
 use crate::snapshots;
-use crate::status::from_refusal;
 use protobuf::Message as _;
 use skep_manager_core::event::Consistency;
 use skep_manager_core::{Event, Store};
 use skep_model::request::Mutation;
 use skep_model::{NodeId, Refusal};
 use skep_proto::RAFT_MESSAGE_MAX;
+use skep_proto::status::from_refusal;
 use skep_proto::v1::raft_client::RaftClient;
 use skep_proto::v1::raft_server::Raft;
 use skep_proto::v1::{JoinRaftReply, JoinRaftRequest, RaftMember, RaftMessage, SnapshotChunk, SnapshotDone, StepDone};

@@ -5,12 +5,12 @@
 
 use crate::api::Shared;
 use crate::probes::Answer;
-use crate::status::from_refusal;
 use skep_manager_core::Store;
 use skep_manager_core::event::Consistency;
 use skep_model::node::{Node, NodeState};
 use skep_model::place::Place;
 use skep_model::{Id, NetworkId, NodeId};
+use skep_proto::status::from_refusal;
 use skep_proto::v1::{NetdProbeRow, VerifyNetworksReply, VerifyNetworksRequest, VerifyRow};
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -92,8 +92,9 @@ pub fn action(action: &Action) -> String {
         }
         Action::ReadReady { ticket, result } => format!("read ready {ticket:?} {:?}", result.as_ref().map(|view| view.version)),
         Action::SendAssignments { session, term, assignments, .. } => format!("assign {session} {term} {assignments:?}"),
-        Action::WatchChanges { ticket, version, changes } => {
-            let objects: Vec<_> = changes.iter().map(|change| change.object).collect();
+        Action::WatchChanges { ticket, recent } => {
+            let version = recent.version;
+            let objects: Vec<_> = recent.changes.iter().map(|change| change.object).collect();
             format!("watch {ticket:?} {version} {objects:?}")
         }
         other => format!("{other:?}"),

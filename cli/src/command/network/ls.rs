@@ -3,9 +3,8 @@
 use crate::client::Client;
 use crate::command::list;
 use crate::failure::Failure;
-use crate::flags::number;
+use crate::render::ago;
 use crate::render::listing::{Listing, row, short};
-use crate::render::{ago, label};
 use skep_model::Kind;
 use skep_model::network::Network;
 use std::collections::BTreeSet;
@@ -23,10 +22,7 @@ pub struct Ls {
 impl Ls {
     /// Prints the list.
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
-        let filters = self.flags.filters(Kind::Network)?;
-        let used = if filters.iter().any(|(key, _)| key == "dangling") { used(client).await? } else { BTreeSet::new() };
-        let mut networks = super::all(client).await?;
-        networks.retain(|network| passes(network, filters, &used));
+        let networks = super::asked(client, &self.flags.query(Kind::Network)?).await?;
         self.flags.write(&listing(&networks, self.no_trunc))
     }
 }
@@ -40,24 +36,6 @@ pub async fn used(client: &Client) -> Result<BTreeSet<String>, Failure> {
         used.extend(service.spec.value.spec.task_template.networks.into_iter().map(|request| request.target));
     }
     Ok(used)
-}
-
-/// Docker's filters: names and ids match anywhere; values of one key are
-/// alternatives, different keys must all hold.
-fn passes(network: &Network, filters: &[(String, String)], used: &BTreeSet<String>) -> bool {
-    let spec = &network.spec;
-    let matches = |key: &str, value: &str| match key {
-        "driver" => spec.driver == value,
-        "id" => network.id.as_str().contains(value),
-        "name" => spec.annotations.name.contains(value),
-        "label" => label::holds(&spec.annotations.labels, value),
-        "scope" => value == "swarm",
-        // What the cluster made by itself is built in.
-        "type" => (value == "builtin") == spec.ingress,
-        "dangling" => number::boolean(value) == Ok(!used.contains(network.id.as_str())),
-        _ => false,
-    };
-    filters.iter().all(|(key, _)| filters.iter().any(|(other, value)| other == key && matches(key, value)))
 }
 
 fn listing(networks: &[Network], no_trunc: bool) -> Listing {
@@ -119,31 +97,5 @@ mod tests {
         "#]]
         .assert_eq(&text(Some("{{.ID}} {{.Name}} {{.Internal}} {{.Label \"tier\"}}"), false));
         assert_eq!(text(None, true), "000000000000\n000000000000\n");
-    }
-
-    #[test]
-    fn filters_are_dockers() {
-        let network = sample::network();
-        let used = BTreeSet::from([network.id.to_string()]);
-        let table = [
-            (&[("driver", "overlay")] as &[(&str, &str)], true),
-            (&[("driver", "bridge")], false),
-            (&[("driver", "bridge"), ("driver", "overlay")], true),
-            (&[("name", "ack")], true),
-            (&[("name", "front")], false),
-            (&[("id", "06")], true),
-            (&[("label", "tier")], true),
-            (&[("label", "tier=back")], false),
-            (&[("scope", "swarm"), ("type", "custom")], true),
-            (&[("scope", "local")], false),
-            (&[("type", "builtin")], false),
-            (&[("dangling", "true")], false),
-            (&[("dangling", "false")], true),
-        ];
-        for (filters, expected) in table {
-            let given: Vec<_> = filters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-            assert_eq!(passes(&network, &given, &used), expected, "{filters:?}");
-        }
-        assert!(passes(&network, &[("dangling".into(), "1".into())], &BTreeSet::new()));
     }
 }

@@ -53,7 +53,12 @@ impl Command {
 
 /// All networks, by name.
 async fn all(client: &Client) -> Result<Vec<Network>, Failure> {
-    let objects = client.list(&Query::List(Kind::Network, Vec::new())).await?;
+    asked(client, &Query::List(Kind::Network, Vec::new())).await
+}
+
+/// The networks that a query names, by name.
+async fn asked(client: &Client, query: &Query) -> Result<Vec<Network>, Failure> {
+    let objects = client.list(query).await?;
     let network = |object| if let Object::Network(network) = object { Some(*network) } else { None };
     let mut networks: Vec<Network> = objects.into_iter().filter_map(network).collect();
     networks.sort_by(|a, b| a.spec.annotations.name.cmp(&b.spec.annotations.name));

@@ -5,8 +5,9 @@ use crate::client::Client;
 use crate::command::confirm;
 use crate::failure::{self, Failure};
 use crate::flags::{filter, time};
-use crate::render::{label, output};
+use crate::render::output;
 use skep_model::Time;
+use skep_model::filter::has_label;
 use skep_model::network::Network;
 use skep_model::request::Mutation;
 
@@ -76,8 +77,8 @@ impl Filter {
     fn accepts(&self, network: &Network) -> bool {
         let labels = &network.spec.annotations.labels;
         match self {
-            Self::Label(wanted) => label::holds(labels, wanted),
-            Self::NotLabel(unwanted) => !label::holds(labels, unwanted),
+            Self::Label(wanted) => has_label(labels, wanted),
+            Self::NotLabel(unwanted) => !has_label(labels, unwanted),
             Self::MadeBefore(time) => network.meta.created_at < *time,
         }
     }

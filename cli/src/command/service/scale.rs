@@ -27,8 +27,7 @@ fn parse(text: &str) -> Result<(String, u64), String> {
         .split_once('=')
         .filter(|(service, _)| !service.is_empty())
         .ok_or_else(|| format!("invalid scale specifier {text:?}: write it as SERVICE=REPLICAS"))?;
-    let replicas = number::count(replicas)
-        .map_err(|_| format!("invalid replicas value {replicas:?} of {service}: it must be a whole number, 0 or more"))?;
+    let replicas = number::replicas(replicas).map_err(|error| format!("invalid replicas of {service}: {error}"))?;
     Ok((service.to_owned(), replicas))
 }
 
@@ -67,7 +66,7 @@ mod tests {
     #[test]
     fn a_target_is_a_service_and_a_number() {
         assert_eq!(parse("web=3"), Ok(("web".into(), 3)));
-        for wrong in ["web", "web=", "web=x", "web=-1", "=3"] {
+        for wrong in ["web", "web=", "web=x", "web=-1", "web=100001", "=3"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -48,7 +48,7 @@ pub struct Shared {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = number::boolean)]
     read_only: Option<bool>,
     /// Number of tasks
-    #[arg(long, value_parser = number::count, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_parser = number::replicas, value_name = "N", allow_negative_numbers = true)]
     replicas: Option<u64>,
     /// Maximum number of tasks per node (0 = unlimited)
     #[arg(long, value_parser = number::count, value_name = "N", allow_negative_numbers = true)]

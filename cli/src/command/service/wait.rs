@@ -22,7 +22,7 @@ use skep_model::request::{Mutation, Outcome};
 use skep_model::service::{Service, ServiceMode, UpdateConfig};
 use skep_model::task::Task;
 use skep_model::{Kind, NodeId, Object, TaskId, TaskState};
-use skep_proto::request::{Query, Watch};
+use skep_proto::request::{Query, Watch, WatchFrom};
 use skep_proto::v1::{ChangeAction, WatchEvent};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -184,7 +184,8 @@ impl Waiting<'_> {
     /// Follows changes until there is a verdict; `None` when the stream ended or
     /// everything must be read again.
     async fn watch(&mut self, mut service: Service, version: u64) -> Result<Option<Result<(), Failure>>, Failure> {
-        let watch = Watch { after: Some(version), kinds: vec![Kind::Service, Kind::Task], filters: Vec::new() };
+        let watch =
+            Watch { from: WatchFrom::After(version), until: None, kinds: vec![Kind::Service, Kind::Task], filters: Vec::new() };
         let Ok(mut stream) = self.client.watch(&watch).await else { return Ok(None) };
         loop {
             let counting = self.stable_since.filter(|_| self.progress.is_live());

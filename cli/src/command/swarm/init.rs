@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::flags::{address, choice, duration, number, subnet};
 use crate::render::output;
 use ipnet::IpNet;
-use skep_model::cluster::BARRIER_TIMEOUTS;
+use skep_model::cluster::{BARRIER_TIMEOUTS, DATA_PATH_PORTS};
 use skep_model::node::Availability;
 use skep_proto::v1::{self, InitReply, InitRequest};
 use std::time::Duration;
@@ -105,9 +105,13 @@ pub fn barrier_timeout(text: &str) -> Result<Duration, String> {
 }
 
 fn data_path_port(text: &str) -> Result<u32, String> {
-    match text.parse() {
-        Ok(port) if port == 0 || (1024..=49151).contains(&port) => Ok(port),
-        _ => Err(format!("invalid port {text:?}: a data path port is between 1024 and 49151, or 0 for 4789")),
+    match text.parse::<u16>() {
+        Ok(0) => Ok(0),
+        Ok(port) if DATA_PATH_PORTS.contains(&port) => Ok(port.into()),
+        _ => {
+            let (min, max) = (DATA_PATH_PORTS.start(), DATA_PATH_PORTS.end());
+            Err(format!("invalid port {text:?}: a data path port is between {min} and {max}, or 0 for 4789"))
+        }
     }
 }
 

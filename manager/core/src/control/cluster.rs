@@ -4,18 +4,11 @@ use super::{Admitted, check_expected, done, network, text, transaction, unchange
 use crate::mint::Mint;
 use crate::store::Store;
 use crate::transaction::{SectionName, Write};
-use skep_model::cluster::{BARRIER_TIMEOUTS, Cluster, ClusterSpec};
+use skep_model::cluster::{Cluster, ClusterSpec};
 use skep_model::node::{Node, Role};
 use skep_model::sealed::Sealed;
 use skep_model::{Kind, Object, Refusal, Time};
 use std::sync::Arc;
-use std::time::Duration;
-
-/// The shortest validity of a node's certificate, as in Swarm.
-const CERT_EXPIRY_MIN: Duration = Duration::from_secs(3600);
-/// Bounds of the heartbeat period: a node is down after six of them.
-const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
-const HEARTBEAT_MAX: Duration = Duration::from_secs(600);
 
 /// The cluster, which every request but the first one needs.
 pub(super) fn cluster(store: &Store) -> Result<&Arc<Cluster>, Refusal> {
@@ -29,30 +22,16 @@ pub(super) fn update(store: &Store, now: Time, expect: Option<u64>, spec: Cluste
         return Err(Refusal::invalid("cluster name", &spec.annotations.name, "renaming the cluster is not supported"));
     }
     text::check_labels("cluster label", &spec.annotations.labels)?;
-    if spec.node_cert_expiry < CERT_EXPIRY_MIN {
-        let value = format!("{:?}", spec.node_cert_expiry);
-        return Err(Refusal::invalid("certificate expiry", value, "minimum certificate expiry time is 1h0m0s"));
-    }
-    if !(HEARTBEAT_MIN..=HEARTBEAT_MAX).contains(&spec.heartbeat_period) {
-        let value = format!("{:?}", spec.heartbeat_period);
-        return Err(Refusal::invalid("dispatcher heartbeat", value, "it must be between 100ms and 10m0s"));
-    }
+    spec.check()?;
     if spec.autolock != stored.spec.autolock {
         let what = "changing --autolock of a swarm that exists (choose it with `swarm init --autolock`)";
         return Err(Refusal::Unsupported { what: what.into() });
-    }
-    if spec.snapshot_interval == 0 {
-        return Err(Refusal::invalid("snapshot interval", "0", "at least 1 log entry lies between two snapshots"));
     }
     let settled = |spec: &ClusterSpec| (spec.address_pools.clone(), spec.subnet_size, spec.data_path_port);
     if settled(&spec) != settled(&stored.spec) {
         let text =
             "the address pools, their subnet size and the data path port of a swarm are set when it is made (`swarm init`)";
         return Err(Refusal::FailedPrecondition(text.into()));
-    }
-    if !BARRIER_TIMEOUTS.contains(&spec.barrier_timeout) {
-        let value = format!("{:?}", spec.barrier_timeout);
-        return Err(Refusal::invalid("barrier timeout", value, "it must be between 100ms and 1m0s"));
     }
     if spec == stored.spec.value {
         return Ok(done(store, stored.id.0, 0));

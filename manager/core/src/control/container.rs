@@ -73,6 +73,12 @@ pub(super) fn check(container: &ContainerSpec) -> Result<(), Refusal> {
     for (field, list) in [("entrypoint", &container.command), ("argument", &container.args)] {
         list.iter().try_for_each(|argument| text::check(field, argument))?;
     }
+    if container.command.first().is_some_and(String::is_empty) {
+        return Err(Refusal::invalid("entrypoint", "", "it begins with a program"));
+    }
+    if container.init == Some(true) {
+        return Err(Refusal::Unsupported { what: "an init process in the container (--init)".into() });
+    }
     check_hostname(&container.hostname)?;
     container.env.iter().try_for_each(|variable| check_env(variable))?;
     if !container.dir.is_empty() && !container.dir.starts_with('/') {
@@ -86,8 +92,9 @@ pub(super) fn check(container: &ContainerSpec) -> Result<(), Refusal> {
     container.healthcheck.as_ref().map_or(Ok(()), check_health)?;
     for host in &container.hosts {
         check_address("host address", &host.address)?;
-        if host.name.is_empty() || host.name.contains(char::is_whitespace) {
-            return Err(Refusal::invalid("host name", &host.name, "a name without blanks belongs to the address"));
+        if !is_word(&host.name) {
+            let reason = "a name without blanks and control characters belongs to the address";
+            return Err(Refusal::invalid("host name", &host.name, reason));
         }
     }
     check_dns(&container.dns)?;
@@ -167,7 +174,7 @@ fn check_user(user: &str) -> Result<(), Refusal> {
 fn check_account(field: &str, given: &str, name: &str) -> Result<(), Refusal> {
     let is_number = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
     let is_name = name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':' && byte != b'/');
-    if name.is_empty() || !is_name || (is_number && name.parse::<u32>().is_err()) {
+    if name.is_empty() || !is_name || (is_number && !name.parse::<u32>().is_ok_and(|number| number < u32::MAX)) {
         let reason = "an account is a name or a number; a user has the form name|uid[:group|gid]";
         return Err(Refusal::invalid(field, given, reason));
     }
@@ -262,11 +269,16 @@ fn check_address(field: &str, address: &str) -> Result<(), Refusal> {
 fn check_dns(dns: &DnsConfig) -> Result<(), Refusal> {
     dns.nameservers.iter().try_for_each(|server| check_address("dns", server))?;
     for (field, list) in [("dns-search", &dns.search), ("dns-option", &dns.options)] {
-        if let Some(text) = list.iter().find(|text| text.is_empty() || text.contains(char::is_whitespace)) {
-            return Err(Refusal::invalid(field, text, "it must be one word"));
+        if let Some(text) = list.iter().find(|text| !is_word(text)) {
+            return Err(Refusal::invalid(field, text, "it must be one word without control characters"));
         }
     }
     Ok(())
+}
+
+/// Whether a text stays on its line and in its field of `hosts` and `resolv.conf`.
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|letter: char| letter.is_whitespace() || letter.is_control())
 }
 
 fn check_capability(capability: &str) -> Result<(), Refusal> {

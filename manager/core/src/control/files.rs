@@ -94,7 +94,8 @@ fn add(what: &str, name: &str, file: &FileTarget, folder: &str, targets: &mut BT
     }
     let path = if file.name.starts_with('/') {
         text::check_absolute(&field, &file.name)?;
-        file.name.clone()
+        // Where it appears: a slash at the end makes no other place.
+        file.name.trim_end_matches('/').to_owned()
     } else {
         text::check(&field, &file.name)?;
         text::check_parts(&field, &file.name, &file.name)?;

@@ -9,7 +9,9 @@ use skep_model::Refusal;
 use skep_model::constraint::Constraint;
 use skep_model::name::check_name;
 use skep_model::resources::{MEMORY_MIN, NANO_CPUS_MIN};
-use skep_model::service::{FailureAction, Placement, REPLICAS_MAX, RestartPolicy, ServiceMode, ServiceSpec, UpdateConfig};
+use skep_model::service::{
+    FailureAction, NetworkMode, Placement, REPLICAS_MAX, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
+};
 use std::time::Duration;
 
 /// The largest task template, in bytes: many tasks are made in one transaction.
@@ -24,7 +26,6 @@ pub(super) fn check(store: &Store, spec: &ServiceSpec) -> Result<(), Refusal> {
     check_mode(&spec.mode)?;
     check_resources(spec)?;
     check_placement(&spec.task_template.placement)?;
-    check_restart(&spec.task_template.restart_policy)?;
     check_update("update", &spec.update_config)?;
     check_update("rollback", &spec.rollback_config)?;
     if spec.rollback_config.failure_action == FailureAction::Rollback {
@@ -35,6 +36,7 @@ pub(super) fn check(store: &Store, spec: &ServiceSpec) -> Result<(), Refusal> {
         return Err(Refusal::invalid("deadline", format!("{deadline:?}"), "it must be at least 1s"));
     }
     container::check(&spec.task_template.container_spec)?;
+    check_sysctls(&spec.task_template)?;
     files::check(store, &spec.task_template.container_spec)?;
     port::check(spec)?;
     let size = estimate_spec(&spec.task_template);
@@ -90,6 +92,15 @@ fn check_resources(spec: &ServiceSpec) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// The network's parameters are those of the task's own namespace.
+fn check_sysctls(template: &TaskSpec) -> Result<(), Refusal> {
+    let of_network = template.container_spec.sysctls.keys().find(|key| key.starts_with("net."));
+    match of_network.filter(|_| template.network == NetworkMode::Host) {
+        Some(key) => Err(Refusal::invalid("sysctl", key, "net.* cannot be set for a task in the network of its node")),
+        None => Ok(()),
+    }
+}
+
 fn check_placement(placement: &Placement) -> Result<(), Refusal> {
     for constraint in &placement.constraints {
         Constraint::parse(constraint)?.check()?;
@@ -102,21 +113,6 @@ fn check_placement(placement: &Placement) -> Result<(), Refusal> {
         }
     }
     Ok(())
-}
-
-/// A limit of restarts within a window in which there never are so many is none.
-fn check_restart(policy: &RestartPolicy) -> Result<(), Refusal> {
-    let attempts = u32::try_from(policy.max_attempts).unwrap_or(u32::MAX);
-    let shortest = policy.delay.saturating_mul(attempts);
-    if policy.max_attempts == 0 || policy.window.is_zero() || policy.window >= shortest {
-        return Ok(());
-    }
-    let reason = format!(
-        "with a restart delay of {:?} it never holds {} restarts, so that the limit of max attempts is never reached: \
-         it must be at least {shortest:?}, or 0 to count all restarts",
-        policy.delay, policy.max_attempts
-    );
-    Err(Refusal::invalid("restart window", format!("{:?}", policy.window), reason))
 }
 
 fn check_update(which: &str, config: &UpdateConfig) -> Result<(), Refusal> {

@@ -17,7 +17,7 @@ use skep_model::request::{Mutation, Outcome};
 use skep_model::sealed::Sealed;
 use skep_model::secret::SecretVersion;
 use skep_model::service::{
-    Annotations, FailureAction, RestartCondition, RestartPolicy, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
+    Annotations, FailureAction, NetworkMode, RestartPolicy, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
 };
 use skep_model::versioned::VERSIONS_MAX;
 use skep_model::{ClusterId, ConfigId, Kind, Meta, NodeId, ObjectRef, Refusal, RequestId, SecretId, Section, Time};
@@ -242,7 +242,21 @@ fn every_field_of_a_service_is_checked() {
         (container(|c| c.user = text("a b")), "invalid user"),
         (container(|c| c.user = text("4294967296")), "invalid user"),
         (container(|c| c.user = text("app:")), "invalid user"),
+        (container(|c| c.user = text("4294967295")), "invalid user"),
+        (container(|c| c.user = text("4294967294")), ""),
         (container(|c| c.groups = vec![text("")]), "invalid group"),
+        (container(|c| c.groups = vec![text("4294967295")]), "invalid group"),
+        (container(|c| c.command = vec![text(""), text("x")]), "invalid entrypoint: it begins with a program"),
+        (container(|c| c.init = Some(true)), "an init process in the container (--init) is not supported"),
+        (container(|c| c.init = Some(false)), ""),
+        (container(|c| c.dns.search = vec![text("a\u{7f}")]), "invalid dns-search"),
+        (
+            Box::new(|spec| {
+                spec.task_template.network = NetworkMode::Host;
+                drop(spec.task_template.container_spec.sysctls.insert(text("net.core.somaxconn"), text("1")));
+            }),
+            "invalid sysctl \"net.core.somaxconn\": net.* cannot be set",
+        ),
         (container(|c| c.mounts = vec![mount(MountKind::Bind, "/data", "/data")]), ""),
         (container(|c| c.mounts = vec![mount(MountKind::Bind, "data", "/data")]), "invalid mount source \"data\""),
         (container(|c| c.mounts = vec![mount(MountKind::Bind, "/data", "data")]), "invalid mount target \"data\""),
@@ -310,8 +324,11 @@ fn references_to_secrets_must_hold() {
     assert_eq!(refusal(desk.create("a", with(vec![other_name]))), "secret px not found");
     let missing_version = SecretReference { version: Some(2), ..good.clone() };
     assert!(refusal(desk.create("a", with(vec![missing_version]))).contains("has no version 2"));
-    let absolute = SecretReference { file: target("/run/secrets/pw"), ..good.clone() };
-    assert!(refusal(desk.create("a", with(vec![good.clone(), absolute]))).contains("conflicting target"));
+    // A slash at the end makes no other place.
+    for path in ["/run/secrets/pw", "/run/secrets/pw/"] {
+        let absolute = SecretReference { file: target(path), ..good.clone() };
+        assert!(refusal(desk.create("a", with(vec![good.clone(), absolute]))).contains("conflicting target"), "{path}");
+    }
     let upwards = SecretReference { file: target("../pw"), ..good.clone() };
     assert!(refusal(desk.create("a", with(vec![upwards]))).starts_with("invalid secret target"));
     let config = ConfigReference { id: ConfigId::from_random([9; 16]), name: "c".into(), version: None, file: target("c") };
@@ -410,26 +427,11 @@ fn a_version_that_is_named_meanwhile_is_not_dropped() {
 }
 
 #[test]
-fn a_restart_limit_has_a_window_that_can_hold_it() {
+fn a_restart_limit_that_its_window_never_holds_is_accepted_as_in_swarm() {
     let mut desk = Desk::new();
-    let seconds = Duration::from_secs;
-    let policy = |delay, max_attempts, window| RestartPolicy { condition: RestartCondition::Any, delay, max_attempts, window };
-    let table = [
-        (policy(seconds(3), 2, seconds(2)), "restart window \"2s\": with a restart delay of 3s it never holds 2 restarts"),
-        (policy(seconds(3), 2, seconds(5)), "it must be at least 6s, or 0"),
-        (policy(seconds(3), u64::MAX, seconds(5)), "restart window"),
-        (policy(seconds(3), 2, seconds(6)), ""),
-        (policy(seconds(3), 0, seconds(2)), ""),
-        (policy(seconds(3), 2, Duration::ZERO), ""),
-        (policy(Duration::ZERO, 2, Duration::from_millis(1)), ""),
-    ];
-    for (n, (policy, expected)) in table.into_iter().enumerate() {
-        let result = desk.create(&format!("s{n}"), |spec| spec.task_template.restart_policy = policy);
-        match expected {
-            "" => drop(result.expect("a limit that can be reached")),
-            expected => assert!(refusal(result).contains(expected), "{policy:?}"),
-        }
-    }
+    let window = Duration::from_secs(2);
+    let policy = RestartPolicy { delay: Duration::from_secs(3), max_attempts: 2, window, ..RestartPolicy::default() };
+    desk.create("web", |spec| spec.task_template.restart_policy = policy).expect("it is worth a warning only");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use crate::action::Action;
 use crate::consensus::Round;
 use crate::consensus::proposals::Origin;
 use crate::store::apply::Conflict;
+use crate::store::watch::Recent;
 use crate::store::{Change, SnapshotContent, StoredObject, codec};
 use crate::timing;
 use crate::transaction::Transaction;
@@ -72,7 +73,7 @@ impl Manager {
         self.is_saving = false;
         self.bytes_since_snapshot = 0;
         self.directory.rebuild(&self.store);
-        for (ticket, refusal) in self.watches.reset(self.store.version) {
+        for (ticket, refusal) in self.watches.reset(self.store.version, self.wall) {
             self.actions.push(Action::WatchEnded { ticket, refusal });
         }
     }
@@ -138,10 +139,9 @@ impl Manager {
             }
         }
         self.answer_joins();
-        let shared: Arc<[Change]> = Arc::from(changes);
-        let version = self.store.version;
-        for ticket in self.watches.push(version, &shared) {
-            self.actions.push(Action::WatchChanges { ticket, version, changes: shared.clone() });
+        let recent = Recent { version: self.store.version, wall: self.store.wall, changes: Arc::from(changes) };
+        for ticket in self.watches.push(recent.clone()) {
+            self.actions.push(Action::WatchChanges { ticket, recent: recent.clone() });
         }
         if let Some(leading) = &mut self.leading {
             leading.dispatcher.changed(&self.store, changes);

@@ -31,7 +31,10 @@ pub(super) enum WaitingFor {
     /// A join is recorded and waits for raft.
     Membership(u64),
     Read,
+    /// The read that a watch begins with.
     Watch,
+    /// The same, of a watch since a point in wall time.
+    WatchSince(Time),
 }
 
 impl Manager {
@@ -189,16 +192,14 @@ impl Manager {
         }
     }
 
-    pub(super) fn watch(&mut self, ticket: Ticket, after: Option<u64>) {
-        match after {
-            Some(after) => self.begin_watch(ticket, after),
-            None => match self.quorum_lost() {
-                Some(refusal) => self.actions.push(Action::WatchEnded { ticket, refusal }),
-                None => {
-                    self.wait(ticket, WaitingFor::Watch);
-                    self.reads.add(ticket);
-                }
-            },
+    /// A watch waits for the read that it begins with.
+    pub(super) fn watch(&mut self, ticket: Ticket, kind: WaitingFor) {
+        match self.quorum_lost() {
+            Some(refusal) => self.actions.push(Action::WatchEnded { ticket, refusal }),
+            None => {
+                self.wait(ticket, kind);
+                self.reads.add(ticket);
+            }
         }
     }
 
@@ -228,6 +229,11 @@ impl Manager {
             self.deadlines.remove(&(waiting.deadline, ticket));
             let view = self.view();
             let version = view.version;
+            if let WaitingFor::WatchSince(since) = waiting.kind {
+                let (past, is_complete) = self.watches.add_since(ticket, since, version);
+                self.actions.push(Action::WatchPast { ticket, view, past, is_complete });
+                continue;
+            }
             self.actions.push(Action::ReadReady { ticket, result: Ok(view) });
             if matches!(waiting.kind, WaitingFor::Watch) {
                 self.begin_watch(ticket, version);
@@ -235,12 +241,9 @@ impl Manager {
         }
     }
 
-    fn begin_watch(&mut self, ticket: Ticket, after: u64) {
+    pub(super) fn begin_watch(&mut self, ticket: Ticket, after: u64) {
         match self.watches.add(ticket, after) {
-            Ok(missed) => {
-                let missed = missed.into_iter().map(|(version, changes)| Action::WatchChanges { ticket, version, changes });
-                self.actions.extend(missed);
-            }
+            Ok(missed) => self.actions.extend(missed.into_iter().map(|recent| Action::WatchChanges { ticket, recent })),
             Err(refusal) => self.actions.push(Action::WatchEnded { ticket, refusal }),
         }
     }
@@ -265,7 +268,7 @@ impl Manager {
             self.actions.push(match waiting.kind {
                 WaitingFor::Outcome(_) | WaitingFor::Membership(_) => Action::Reply { ticket, result: Err(refusal) },
                 WaitingFor::Read => Action::ReadReady { ticket, result: Err(refusal) },
-                WaitingFor::Watch => Action::WatchEnded { ticket, refusal },
+                WaitingFor::Watch | WaitingFor::WatchSince(_) => Action::WatchEnded { ticket, refusal },
             });
         }
     }
@@ -280,7 +283,7 @@ impl Manager {
                 // What was proposed may yet come to pass: so much is said by asking again.
                 WaitingFor::Outcome(_) | WaitingFor::Membership(_) => Action::Reply { ticket, result: Err(refusal) },
                 WaitingFor::Read => Action::ReadReady { ticket, result: Err(refusal) },
-                WaitingFor::Watch => Action::WatchEnded { ticket, refusal },
+                WaitingFor::Watch | WaitingFor::WatchSince(_) => Action::WatchEnded { ticket, refusal },
             });
         }
     }
@@ -306,7 +309,7 @@ impl Manager {
                     joins.retain(|(waiting, _)| *waiting != ticket);
                 }
             }
-            WaitingFor::Read | WaitingFor::Watch => self.reads.remove(ticket),
+            WaitingFor::Read | WaitingFor::Watch | WaitingFor::WatchSince(_) => self.reads.remove(ticket),
         }
     }
 

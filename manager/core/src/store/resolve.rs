@@ -9,6 +9,7 @@ use skep_model::config::Config;
 use skep_model::id::ID_LENGTH;
 use skep_model::network::Network;
 use skep_model::node::Node;
+use skep_model::refusal::AMBIGUOUS_IDS_MAX;
 use skep_model::secret::Secret;
 use skep_model::service::Service;
 use skep_model::task::Task;
@@ -21,27 +22,27 @@ impl Store {
     /// A service by id, name or unique id prefix.
     pub fn resolve_service(&self, reference: &str) -> Result<&Arc<Service>, Refusal> {
         let is_there = |service: &Arc<Service>| service.plan.removed_at.is_none();
-        self.resolve(Kind::Service, &self.services, ServiceId, reference, is_there)
+        self.resolve(Kind::Service, &self.services, (ServiceId, |id: ServiceId| id.0), reference, is_there)
     }
 
     /// A secret by id, name or unique id prefix.
     pub fn resolve_secret(&self, reference: &str) -> Result<&Arc<Secret>, Refusal> {
-        self.resolve(Kind::Secret, &self.secrets, SecretId, reference, |_| true)
+        self.resolve(Kind::Secret, &self.secrets, (SecretId, |id: SecretId| id.0), reference, |_| true)
     }
 
     /// A config by id, name or unique id prefix.
     pub fn resolve_config(&self, reference: &str) -> Result<&Arc<Config>, Refusal> {
-        self.resolve(Kind::Config, &self.configs, ConfigId, reference, |_| true)
+        self.resolve(Kind::Config, &self.configs, (ConfigId, |id: ConfigId| id.0), reference, |_| true)
     }
 
     /// A network by id, name or unique id prefix.
     pub fn resolve_network(&self, reference: &str) -> Result<&Arc<Network>, Refusal> {
-        self.resolve(Kind::Network, &self.networks, NetworkId, reference, |_| true)
+        self.resolve(Kind::Network, &self.networks, (NetworkId, |id: NetworkId| id.0), reference, |_| true)
     }
 
     /// A task by id or unique id prefix.
     pub fn resolve_task(&self, reference: &str) -> Result<&Arc<Task>, Refusal> {
-        self.resolve(Kind::Task, &self.tasks, TaskId, reference, |_| true)
+        self.resolve(Kind::Task, &self.tasks, (TaskId, |id: TaskId| id.0), reference, |_| true)
     }
 
     /// The node other than `except` that has an address now.
@@ -54,22 +55,19 @@ impl Store {
         if let Some(node) = reference.parse().ok().and_then(|id| self.node(id)) {
             return Ok(node);
         }
-        let mut named =
+        let named =
             self.nodes().filter(|node| !reference.is_empty() && node.description.hostname.eq_ignore_ascii_case(reference));
-        if let Some(first) = named.next() {
-            return match named.count() {
-                0 => Ok(first),
-                more => Err(ambiguous(Kind::Node, reference, more + 1)),
-            };
+        if let Some(found) = only(Kind::Node, reference, named, |node| node.id.0) {
+            return found;
         }
-        self.resolve(Kind::Node, &self.nodes, NodeId, reference, |_| true)
+        self.resolve(Kind::Node, &self.nodes, (NodeId, |id: NodeId| id.0), reference, |_| true)
     }
 
     fn resolve<'a, K: Ord + Copy, V>(
         &'a self,
         kind: Kind,
         table: &'a Table<K, V>,
-        key: fn(Id) -> K,
+        (key, id): (fn(Id) -> K, fn(K) -> Id),
         reference: &str,
         is_there: impl Fn(&Arc<V>) -> bool,
     ) -> Result<&'a Arc<V>, Refusal> {
@@ -82,14 +80,11 @@ impl Store {
         }
         let not_found = || Refusal::NotFound { kind, reference: reference.chars().take(128).collect() };
         let Some((first, last)) = prefix_range(reference) else { return Err(not_found()) };
-        let mut matches = table
-            .range((Bound::Included(key(first)), Bound::Included(key(last))))
-            .map(|(_, object)| object)
-            .filter(|object| is_there(object));
-        match (matches.next(), matches.count()) {
-            (None, _) => Err(not_found()),
-            (Some(object), 0) => Ok(object),
-            (Some(_), more) => Err(ambiguous(kind, reference, more + 1)),
+        let matches =
+            table.range((Bound::Included(key(first)), Bound::Included(key(last)))).filter(|(_, object)| is_there(object));
+        match only(kind, reference, matches, |(key, _)| id(**key)) {
+            Some(found) => found.map(|(_, object)| object),
+            None => Err(not_found()),
         }
     }
 }
@@ -103,6 +98,18 @@ fn prefix_range(prefix: &str) -> Option<(Id, Id)> {
     Some((filled("0")?, filled("z")?))
 }
 
-fn ambiguous(kind: Kind, reference: &str, matches: usize) -> Refusal {
-    Refusal::Ambiguous { kind, reference: reference.to_owned(), matches }
+/// The one match, or a refusal that names the first of several; `None` if there is none.
+fn only<T>(kind: Kind, reference: &str, matches: impl Iterator<Item = T>, id: impl Fn(&T) -> Id) -> Option<Result<T, Refusal>> {
+    let (mut first, mut n, mut ids) = (None, 0, Vec::new());
+    for found in matches {
+        n += 1;
+        if ids.len() < AMBIGUOUS_IDS_MAX {
+            ids.push(id(&found).to_string());
+        }
+        first.get_or_insert(found);
+    }
+    match n {
+        0 | 1 => first.map(Ok),
+        matches => Some(Err(Refusal::Ambiguous { kind, reference: reference.to_owned(), matches, ids })),
+    }
 }

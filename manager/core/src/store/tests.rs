@@ -396,7 +396,14 @@ fn objects_are_found_by_id_name_and_unique_prefix() {
     for (reference, name) in [(ids[0].as_str(), "one"), ("two", "two"), ("TWO", "two"), (&ids[2][..3], "f"), ("f", "f")] {
         assert_eq!(name_of(reference).as_deref(), Ok(name), "{reference}");
     }
-    assert_eq!(name_of(&common), Err(Refusal::Ambiguous { kind: Kind::Secret, reference: common.clone(), matches: 2 }));
+    let refusal = name_of(&common).expect_err("two have it");
+    let both = ids[..2].to_vec();
+    assert_eq!(refusal, Refusal::Ambiguous { kind: Kind::Secret, reference: common.clone(), matches: 2, ids: both });
+    assert!(refusal.to_string().ends_with(&format!("(2 matches found: {}, {})", ids[0], ids[1])), "{refusal}");
+    let many: Vec<(u8, String)> = (1..=12).map(|n| (n, format!("s{n}"))).collect();
+    let many: Vec<(u8, &str)> = many.iter().map(|(n, name)| (*n, name.as_str())).collect();
+    let text = with_secrets(&many).resolve_secret("0").expect_err("all of them").to_string();
+    assert!(text.contains("(12 matches found: ") && text.ends_with(", …)") && text.matches(", ").count() == 8, "{text}");
     for reference in ["", "three", "zzz", "é", "0123456789012345678901234567"] {
         assert!(matches!(name_of(reference), Err(Refusal::NotFound { .. })), "{reference}");
     }

@@ -3,42 +3,69 @@
 //! Every watcher gets each version at most once, in order, and without a gap; if
 //! that is impossible, because the version it asked for is too old or a snapshot
 //! took the place of the store, it is told to read anew, once.
+//!
+//! A watch may also begin at a point in wall time: it gets what is still known
+//! since then, and is told whether that is all there was.
 
 use super::Change;
 use crate::event::Ticket;
 use crate::timing;
-use skep_model::Refusal;
+use skep_model::{Refusal, Time};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Changes of one version.
-pub(crate) type Changes = Arc<[Change]>;
+pub type Changes = Arc<[Change]>;
+
+/// What one transaction changed.
+#[derive(Clone, Debug)]
+pub struct Recent {
+    /// The store version after it.
+    pub version: u64,
+    /// When it was proposed, in wall time.
+    pub wall: Time,
+    /// What changed.
+    pub changes: Changes,
+}
 
 /// The ring of recent changes and everyone who watches.
 #[derive(Debug, Default)]
 pub(crate) struct Watches {
-    recent: VecDeque<(u64, Changes)>,
+    recent: VecDeque<Recent>,
     /// All changes after this version are in `recent`.
     complete_after: u64,
+    /// No change that is not in `recent` was made after this, in wall time.
+    forgotten: Time,
     /// The version up to which each watcher has everything.
     watchers: BTreeMap<Ticket, u64>,
 }
 
 impl Watches {
-    /// A ring that knows nothing of what happened up to `version`.
-    pub(crate) fn new(version: u64) -> Self {
-        Self { complete_after: version, ..Self::default() }
+    /// A ring that knows nothing of what happened up to `version`, which `wall` is not older than.
+    pub(crate) fn new(version: u64, wall: Time) -> Self {
+        // Before version 0 there was nothing to forget.
+        let forgotten = if version == 0 { Time::ZERO } else { wall };
+        Self { complete_after: version, forgotten, ..Self::default() }
     }
 
     /// Begins a watch after a version. Answers what is to be sent at once, or why it cannot be.
-    pub(crate) fn add(&mut self, ticket: Ticket, after: u64) -> Result<Vec<(u64, Changes)>, Refusal> {
+    pub(crate) fn add(&mut self, ticket: Ticket, after: u64) -> Result<Vec<Recent>, Refusal> {
         if after < self.complete_after {
             return Err(resync(after));
         }
-        let begin = self.recent.partition_point(|(version, _)| *version <= after);
+        let begin = self.recent.partition_point(|recent| recent.version <= after);
         let missed: Vec<_> = self.recent.range(begin..).cloned().collect();
-        self.watchers.insert(ticket, missed.last().map_or(after, |(version, _)| *version));
+        self.watchers.insert(ticket, missed.last().map_or(after, |recent| recent.version));
         Ok(missed)
+    }
+
+    /// Begins a watch of a store at `version` with what is known since a point in wall
+    /// time. Answers that, and whether it is all that happened since.
+    pub(crate) fn add_since(&mut self, ticket: Ticket, since: Time, version: u64) -> (Vec<Recent>, bool) {
+        // Wall clocks of leaders differ, so later versions may have earlier times.
+        let known: Vec<_> = self.recent.iter().filter(|recent| recent.wall >= since).cloned().collect();
+        self.watchers.insert(ticket, version);
+        (known, since > self.forgotten || self.complete_after == 0)
     }
 
     /// Ends a watch.
@@ -47,12 +74,14 @@ impl Watches {
     }
 
     /// A version changed something. Answers who is to be told.
-    pub(crate) fn push(&mut self, version: u64, changes: &Changes) -> Vec<Ticket> {
-        self.recent.push_back((version, changes.clone()));
+    pub(crate) fn push(&mut self, recent: Recent) -> Vec<Ticket> {
+        let version = recent.version;
+        self.recent.push_back(recent);
         if self.recent.len() > timing::WATCH_HISTORY_MAX
-            && let Some((oldest, _)) = self.recent.pop_front()
+            && let Some(oldest) = self.recent.pop_front()
         {
-            self.complete_after = oldest;
+            self.complete_after = oldest.version;
+            self.forgotten = self.forgotten.max(oldest.wall);
         }
         // A watcher may ask for versions after one that this manager has not reached.
         let due = self.watchers.iter_mut().filter(|(_, after)| **after < version);
@@ -63,9 +92,11 @@ impl Watches {
         .collect()
     }
 
-    /// A snapshot took the place of the store at `version`. Answers who cannot go on, and why.
-    pub(crate) fn reset(&mut self, version: u64) -> Vec<(Ticket, Refusal)> {
-        self.recent.clear();
+    /// A snapshot took the place of the store at `version`, which `wall` is not older
+    /// than. Answers who cannot go on, and why.
+    pub(crate) fn reset(&mut self, version: u64, wall: Time) -> Vec<(Ticket, Refusal)> {
+        let newest = self.recent.drain(..).map(|recent| recent.wall).max();
+        self.forgotten = self.forgotten.max(wall).max(newest.unwrap_or(Time::ZERO));
         self.complete_after = version;
         let (ended, kept) = std::mem::take(&mut self.watchers).into_iter().partition(|(_, after)| *after < version);
         self.watchers = kept;
@@ -84,36 +115,71 @@ fn resync(after: u64) -> Refusal {
 mod tests {
     use super::*;
 
-    fn versions(found: Result<Vec<(u64, Changes)>, Refusal>) -> Result<Vec<u64>, String> {
-        found.map(|found| found.into_iter().map(|(version, _)| version).collect()).map_err(|refusal| refusal.to_string())
+    fn versions(found: Result<Vec<Recent>, Refusal>) -> Result<Vec<u64>, String> {
+        found.map(|found| found.into_iter().map(|recent| recent.version).collect()).map_err(|refusal| refusal.to_string())
+    }
+
+    /// What changed nothing that matters here, at a second.
+    fn at(version: u64, second: u64) -> Recent {
+        Recent { version, wall: Time::from_millis(second * 1000), changes: Arc::new([]) }
     }
 
     #[test]
     fn a_watch_resumes_without_gap_or_repeat() {
-        let mut watches = Watches::new(10);
-        let none: Changes = Arc::new([]);
-        assert!(watches.push(12, &none).is_empty());
-        watches.push(15, &none);
+        let mut watches = Watches::new(10, Time::ZERO);
+        assert!(watches.push(at(12, 0)).is_empty());
+        watches.push(at(15, 0));
         assert!(versions(watches.add(Ticket(1), 9)).is_err_and(|text| text.starts_with("resync: ")));
         assert_eq!(versions(watches.add(Ticket(2), 10)), Ok(vec![12, 15]));
         assert_eq!(versions(watches.add(Ticket(3), 12)), Ok(vec![15]));
         assert_eq!(versions(watches.add(Ticket(4), 20)), Ok(vec![]), "a version from the future is waited for");
-        assert_eq!(watches.push(17, &none), [Ticket(2), Ticket(3)]);
-        assert_eq!(watches.push(21, &none), [Ticket(2), Ticket(3), Ticket(4)]);
-        let ended = watches.reset(21);
+        assert_eq!(watches.push(at(17, 0)), [Ticket(2), Ticket(3)]);
+        assert_eq!(watches.push(at(21, 0)), [Ticket(2), Ticket(3), Ticket(4)]);
+        let ended = watches.reset(21, Time::ZERO);
         assert!(ended.is_empty(), "all have everything");
-        assert_eq!(watches.reset(30).len(), 3);
-        assert!(watches.push(31, &none).is_empty());
+        assert_eq!(watches.reset(30, Time::ZERO).len(), 3);
+        assert!(watches.push(at(31, 0)).is_empty());
+    }
+
+    #[test]
+    fn a_watch_since_a_time_gets_what_is_known_and_hears_whether_that_is_all() {
+        // (what the ring began with, what is asked, the versions, whether they are all)
+        let second = |second: u64| Time::from_millis(second * 1000);
+        let table: [((u64, u64), u64, &[u64], bool); 7] = [
+            ((0, 99), 0, &[11, 12, 13, 14], true),
+            ((0, 99), 103, &[12, 14], true),
+            ((10, 99), 99, &[11, 12, 13, 14], false),
+            ((10, 99), 100, &[11, 12, 13, 14], true),
+            ((10, 99), 102, &[12, 13, 14], true),
+            ((10, 99), 104, &[12], true),
+            ((10, 99), 900, &[], true),
+        ];
+        for ((version, begun), since, expected, is_all) in table {
+            let mut watches = Watches::new(version, second(begun));
+            // A leader whose clock was ahead was followed by one whose clock is right.
+            for (version, at_second) in [(11, 101), (12, 105), (13, 102), (14, 103)] {
+                watches.push(at(version, at_second));
+            }
+            let (known, complete) = watches.add_since(Ticket(1), second(since), 14);
+            assert_eq!((versions(Ok(known)), complete), (Ok(expected.to_vec()), is_all), "since {since}");
+            assert_eq!(watches.push(at(15, 106)), [Ticket(1)], "and it goes on");
+        }
+        let mut watches = Watches::new(0, second(1));
+        watches.push(at(11, 105));
+        watches.reset(20, second(103));
+        assert!(!watches.add_since(Ticket(1), second(105), 20).1, "what was known until the snapshot came is forgotten");
+        assert!(watches.add_since(Ticket(2), second(106), 20).1);
     }
 
     #[test]
     fn the_ring_is_bounded() {
-        let mut watches = Watches::new(0);
-        let none: Changes = Arc::new([]);
+        let mut watches = Watches::new(0, Time::ZERO);
         for version in 1..=timing::WATCH_HISTORY_MAX as u64 + 5 {
-            watches.push(version, &none);
+            watches.push(at(version, version));
         }
         assert!(watches.add(Ticket(1), 4).is_err());
         assert_eq!(watches.add(Ticket(1), 5).map(|missed| missed.len()), Ok(timing::WATCH_HISTORY_MAX));
+        assert!(!watches.add_since(Ticket(2), Time::from_millis(5_000), 20_000).1);
+        assert!(watches.add_since(Ticket(3), Time::from_millis(5_001), 20_000).1);
     }
 }

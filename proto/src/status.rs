@@ -1,15 +1,16 @@
-//! From refusals to gRPC status and back: the one place.
+//! From refusals to gRPC status and back: the one place, for servers and clients.
 //!
 //! The status's message is the refusal's text, for people; its details are the
 //! encoded refusal, for programs.
 
+use crate::v1;
 use prost::Message;
 use skep_model::Refusal;
 use tonic::{Code, Status};
 
 /// The status that carries a refusal.
 pub fn from_refusal(refusal: &Refusal) -> Status {
-    let details = skep_proto::v1::Refusal::from(refusal).encode_to_vec();
+    let details = v1::Refusal::from(refusal).encode_to_vec();
     Status::with_details(code(refusal), refusal.to_string(), details.into())
 }
 
@@ -18,7 +19,7 @@ pub fn to_refusal(status: &Status) -> Option<Refusal> {
     if status.details().is_empty() {
         return None;
     }
-    let message = skep_proto::v1::Refusal::decode(status.details()).ok()?;
+    let message = v1::Refusal::decode(status.details()).ok()?;
     Refusal::try_from(message).ok()
 }
 
