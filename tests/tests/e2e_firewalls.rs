@@ -23,7 +23,7 @@ const NODES: [&str; 4] = [DOCKER, UFW, FIREWALLD, STRICT];
 #[test]
 fn a_service_works_beside_every_firewall_or_its_node_says_what_is_blocked() {
     let cluster = Cluster::up(1, 4);
-    let _docker = start_firewalls(&cluster);
+    let mut docker = start_firewalls(&cluster);
     cluster.load_traffic();
     let outside = Outside::new(&cluster);
     cluster.skep("m1", &["network", "create", "--driver", "overlay", "--ipv6", "front"]).ok();
@@ -46,6 +46,7 @@ fn a_service_works_beside_every_firewall_or_its_node_says_what_is_blocked() {
         }
         assert_eq!(is_answered_from_outside(&cluster, node, &outside, "2"), node == FIREWALLD, "{node}");
         assert!(!finds_the_way_out(&cluster, &outside, node, "2"), "{node}");
+        assert!(!verified_forward(&cluster, node), "{node}: network verify sees it");
         for text in &said {
             let fix = text.split_once("of tasks: ").unwrap_or_else(|| panic!("no fix: {text}")).1;
             cluster.on(node, &["sh", "-c", fix]).ok();
@@ -53,6 +54,22 @@ fn a_service_works_beside_every_firewall_or_its_node_says_what_is_blocked() {
         wait_for(&format!("nothing to be blocked on {node}"), TOLD, || blocked(&cluster, node).is_empty().then_some(()));
         works(&cluster, &outside, node);
     }
+
+    // They start again, and write all their rules anew.
+    cluster.on(DOCKER, &["sh", "-c", "kill $(cat /run/docker.pid)"]).ok();
+    wait_for("dockerd to end", READY, || (cluster.on(DOCKER, &["test", "-e", "/run/docker.pid"]).code == 1).then_some(()));
+    drop(docker);
+    docker = start_docker(&cluster);
+    own_etc(&cluster, UFW, &["ufw", "reload"]);
+    cluster.on(FIREWALLD, &["firewall-cmd", "--reload"]).ok();
+    for node in [DOCKER, UFW, FIREWALLD] {
+        wait_for(&format!("{node} to be as it was"), TOLD, || {
+            let is_out = finds_the_way_out(&cluster, &outside, node, "1");
+            (is_out && blocked(&cluster, node).is_empty()).then_some(())
+        });
+        works(&cluster, &outside, node);
+    }
+    drop(docker);
 }
 
 fn own_etc(cluster: &Cluster, node: &str, command: &[&str]) -> String {
@@ -137,6 +154,7 @@ fn works(cluster: &Cluster, outside: &Outside, node: &str) {
     members_meet(cluster, node);
     assert!(is_answered_from_outside(cluster, node, outside, "5"), "{node}: from outside");
     assert!(finds_the_way_out(cluster, outside, node, "5"), "{node}: the way out");
+    assert!(verified_forward(cluster, node), "{node}: network verify");
 }
 
 /// By its name, the task on the node reaches those on all nodes.
@@ -160,6 +178,16 @@ fn is_answered_from_outside(cluster: &Cluster, node: &str, outside: &Outside, li
         assert!(seen.into_iter().all(|seen| outside.addresses.contains(&seen)), "through {node}: {answers}");
         true
     })
+}
+
+/// Whether `network verify` finds that a node forwards.
+fn verified_forward(cluster: &Cluster, node: &str) -> bool {
+    let said = cluster.skep("m1", &["network", "verify", "--timeout", "4s", "front"]);
+    let rows: Vec<&str> = said.out.lines().filter(|line| line.contains("forward") && line.starts_with(node)).collect();
+    assert!(!rows.is_empty(), "{node}: {said}");
+    let n_good = rows.iter().filter(|row| row.split_whitespace().any(|word| word == "ok")).count();
+    assert!(n_good == 0 || n_good == rows.len(), "{node}: {said}");
+    n_good > 0
 }
 
 fn servers(answers: &str) -> BTreeSet<String> {

@@ -191,6 +191,12 @@ pub enum ImageError {
     /// The runtime is going down and took the blocking work with it.
     #[error("the image operation was cut off by the end of the process")]
     ShuttingDown,
+    /// The work panicked: the image brought a bug to light.
+    #[error("a bug came to light over this image, which is left alone: {said}")]
+    Bug {
+        /// What the panic said.
+        said: String,
+    },
 }
 
 impl ImageError {

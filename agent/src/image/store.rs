@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
+use skep_model::guard;
 
 use super::digest::Digest;
 use super::document::{Document, ImageConfig, Manifest, Platform, chain_ids};
@@ -564,11 +565,12 @@ impl Shared {
     }
 }
 
-/// Runs file work where it may block.
+/// Runs file work where it may block. A panic over one image is its failure, not the daemon's end: else the daemon would
+/// end again at every try.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+    match tokio::task::spawn_blocking(|| guard::catch(work)).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(said)) => Err(ImageError::Bug { said }),
         Err(_) => Err(ImageError::ShuttingDown),
     }
 }

@@ -74,7 +74,7 @@ pub(super) fn of(
             .iter()
             .map(|host| HostEntry { host: host.name.clone(), address: host.address.clone() })
             .collect(),
-        dns: dns(task, std::path::Path::new("/etc/resolv.conf")),
+        dns: dns(&task.spec, std::path::Path::new("/etc/resolv.conf")),
         network: match task.spec.network {
             NetworkMode::None => Network::None,
             NetworkMode::Host => Network::Host,
@@ -99,10 +99,10 @@ pub(super) fn hostname(settings: &Settings, task: &Task) -> Result<String, Strin
 /// What the task's `resolv.conf` says. In a namespace of its own the one server is
 /// the network daemon's, which forwards to those that the service or the node
 /// names; search domains and options are the service's, else the node's.
-fn dns(task: &Task, of_node: &std::path::Path) -> protocol::Dns {
-    let own = &task.spec.container_spec.dns;
+fn dns(spec: &skep_model::service::TaskSpec, of_node: &std::path::Path) -> protocol::Dns {
+    let own = &spec.container_spec.dns;
     let mut dns = protocol::Dns { servers: own.nameservers.clone(), search: own.search.clone(), options: own.options.clone() };
-    if task.spec.network == NetworkMode::Bridge {
+    if spec.network == NetworkMode::Bridge {
         dns.servers = vec![RESOLVER.into()];
         let text = std::fs::read_to_string(of_node).unwrap_or_default();
         let words = |key: &str| {
@@ -332,6 +332,26 @@ mod tests {
         }
         task.slot = 0;
         assert_eq!(filled(&task, "{{.Task.Slot}}"), settings.node.to_string());
+    }
+
+    #[test]
+    fn short_names_are_asked_for_as_they_are() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let of = |node: &str, search: &[&str], options: &[&str], network| {
+            std::fs::write(file.path(), node).unwrap();
+            let mut spec = skep_model::service::TaskSpec { network, ..Default::default() };
+            (spec.container_spec.dns.search, spec.container_spec.dns.options) = (strings(search), strings(options));
+            let dns = dns(&spec, file.path());
+            [dns.servers, dns.search, dns.options].map(|words| words.join(" "))
+        };
+        let node = "nameserver 192.0.2.1\nsearch old.example\nsearch example org.example\noptions rotate ndots:2\n";
+        let bridge = NetworkMode::Bridge;
+        assert_eq!(of("nameserver 192.0.2.1\nsearch example\n", &[], &[], bridge), [RESOLVER, "example", "ndots:0"]);
+        assert_eq!(of("", &[], &[], bridge), [RESOLVER, "", "ndots:0"]);
+        assert_eq!(of(node, &[], &[], bridge), [RESOLVER, "example org.example", "ndots:2"]);
+        assert_eq!(of(node, &["own"], &["timeout:1"], bridge), [RESOLVER, "own", "timeout:1 ndots:0"]);
+        assert_eq!(of(node, &[], &["ndots:5"], bridge), [RESOLVER, "example org.example", "ndots:5"]);
+        assert_eq!(of(node, &[], &[], NetworkMode::Host), ["", "", ""], "the node's own file is taken as it is");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The program against a daemon: what users see.
 
-use crate::fake::{Fake, Ran, State, Step, sample};
+use crate::fake::{Fake, State, Step, sample};
 use expect_test::expect;
 use skep_model::cluster::ClusterSpec;
 use skep_proto::v1;
+use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -194,11 +195,17 @@ fn events_go_on_after_the_stream_broke_and_by_time_when_the_version_is_forgotten
     changed.spec.version = 41;
     fake.state.lock().expect("unpoisoned").watches =
         [vec![Step::Becomes(Box::new(changed)), Step::End], vec![Step::Resync], vec![Step::Incomplete, Step::Silence]].into();
-    let child = fake.command(&["events"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("skep runs");
-    fake.await_watch();
+    let mut child = fake.command(&["events"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("skep runs");
+    let mut errors = BufReader::new(child.stderr.take().expect("a pipe"));
+    let (told, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        told.send(errors.read_line(&mut line).map(|_| line)).ok();
+    });
+    let warning = heard.recv_timeout(Duration::from_secs(20)).expect("a warning").expect("a line");
+    assert!(warning.contains("no longer know all of these events"), "{warning}");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT).expect("it runs");
-    let ran = Ran::from(child.wait_with_output().expect("it ends"));
-    assert!(ran.code == Some(0) && ran.stderr.contains("no longer know all of these events"), "{ran:?}");
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
     let watched = fake.state.lock().expect("unpoisoned").watched.clone();
     assert_eq!(watched, [(None, None), (Some(41), None), (None, Some(crate::fake::BECAME))]);
 }

@@ -307,3 +307,10 @@ async fn mount_options_of_the_deepest_image_fit_a_page() {
     assert!(n_bytes < 4000, "{n_bytes}");
     assert_eq!(fs::read_to_string(image.lower_dirs[0].join("f")).expect("the top"), "126");
 }
+
+#[tokio::test]
+async fn a_panic_over_an_image_is_the_failure_of_that_image() {
+    let failed = super::super::store::blocking::<()>(|| panic!("layer {}", 7)).await.unwrap_err();
+    assert_eq!(failed.to_string(), "a bug came to light over this image, which is left alone: layer 7");
+    assert!(!failed.is_temporary());
+}
