@@ -365,9 +365,9 @@ async fn an_attachment_of_any_source_sends_under_every_name_but_is_no_router() {
     let (gateway_bridge, behind) = (Mac::of(GATEWAY.into()), Mac::of(BEHIND.into()));
     let allowed = send(GATEWAY_LINK, gateway_bridge, (behind, BEHIND));
     let neighbour = Ipv4Addr::new(172, 18, 0, 3);
-    only_the_second(send(GATEWAY_LINK, gateway_bridge, (behind, neighbour)), &allowed, &hears, "behind the gateway");
+    only_the_second(send(GATEWAY_LINK, gateway_bridge, (behind, neighbour)), allowed, &hears, "behind the gateway");
     let stranger = Ipv4Addr::new(198, 51, 100, 9);
-    only_the_second(send(PLAIN_LINK, plain_bridge, (behind, stranger)), &allowed, &hears, "the node, by the network");
+    only_the_second(send(PLAIN_LINK, plain_bridge, (behind, stranger)), allowed, &hears, "the node, by the network");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

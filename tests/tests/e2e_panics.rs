@@ -69,11 +69,14 @@ fn lose_network_daemons(cluster: &Cluster, create: &Create<'_>) {
             let said = fs::read_to_string(&log).unwrap_or_default();
             said.contains("the network daemon's loop panicked: planted in netd for netboom; this process ends").then_some(())
         });
-        let processes = cluster.processes(node);
         // The keeper of names is a process of its own, made to outlive the daemon.
         let is_daemon = |pid: i32| !fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().contains("keep-names");
-        let is_half = processes.iter().any(|process| process.name == "skep-netd" && is_daemon(process.pid));
-        assert!(!is_half, "{node} has half a network daemon");
+        // The sentence is said a moment before the process is gone; half a daemon would stay.
+        wait_for(&format!("no half of a network daemon to be left on {node}"), SOON, || {
+            let processes = cluster.processes(node);
+            let is_half = processes.iter().any(|process| process.name == "skep-netd" && is_daemon(process.pid));
+            (!is_half).then_some(())
+        });
     }
     for (node, before) in ["m1", "m2", "m3"].into_iter().zip(before) {
         let after = pids(node);

@@ -234,7 +234,8 @@ mod tests {
         let removal = Change { object, old: Some(config("web")), new: None };
         let creation = Change { object, old: None, new: Some(config("web")) };
         // (filters, whether the creation passes, whether the removal does)
-        let table: [(&[(&str, &str)], bool, bool); 14] = [
+        type Filters<'a> = &'a [(&'a str, &'a str)];
+        let table: [(Filters<'_>, bool, bool); 14] = [
             (&[], true, true),
             (&[("type", "config")], true, true),
             (&[("type", "node")], false, false),

@@ -67,7 +67,7 @@ impl Store {
         &'a self,
         kind: Kind,
         table: &'a Table<K, V>,
-        (key, id): (fn(Id) -> K, fn(K) -> Id),
+        (key, id): Keys<K>,
         reference: &str,
         is_there: impl Fn(&Arc<V>) -> bool,
     ) -> Result<&'a Arc<V>, Refusal> {
@@ -88,6 +88,9 @@ impl Store {
         }
     }
 }
+
+/// From an id to a table's key, and back.
+type Keys<K> = (fn(Id) -> K, fn(K) -> Id);
 
 /// The lowest and the highest id with a prefix; `None` if no id has it.
 fn prefix_range(prefix: &str) -> Option<(Id, Id)> {

@@ -145,7 +145,8 @@ mod tests {
     fn a_watch_since_a_time_gets_what_is_known_and_hears_whether_that_is_all() {
         // (what the ring began with, what is asked, the versions, whether they are all)
         let second = |second: u64| Time::from_millis(second * 1000);
-        let table: [((u64, u64), u64, &[u64], bool); 7] = [
+        type Row<'a> = ((u64, u64), u64, &'a [u64], bool);
+        let table: [Row<'_>; 7] = [
             ((0, 99), 0, &[11, 12, 13, 14], true),
             ((0, 99), 103, &[12, 14], true),
             ((10, 99), 99, &[11, 12, 13, 14], false),
