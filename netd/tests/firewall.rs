@@ -370,19 +370,24 @@ async fn an_attachment_of_any_source_sends_under_every_name_but_is_no_router() {
     only_the_second(send(PLAIN_LINK, plain_bridge, (behind, stranger)), allowed, &hears, "the node, by the network");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn where_nodes_are_isolated_a_task_reaches_no_address_of_its_own_node() {
-    let pins = Pins::new();
-    let mut nodes = cluster(&pins, PLAIN).await;
-    let underlay = v4(PLAIN.address(0));
-    let mut published = local_task(0);
-    published.host_ports = vec![skep_model::endpoint::PublishedPort {
+/// The task of a node has its port 9001 published as 7000 of the node.
+async fn publish_on_host(node: &mut Node) {
+    let mut task = local_task(0);
+    task.host_ports = vec![skep_model::endpoint::PublishedPort {
         transport: skep_model::endpoint::Transport::Tcp,
         target_port: 9001,
         published_port: 7000,
         publish_mode: skep_model::endpoint::PublishMode::Host,
     }];
-    nodes[0].send(vec![Change::PutTask(v1::LocalTask::from(&published))], 3).await;
+    node.send(vec![Change::PutTask(v1::LocalTask::from(&task))], 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn where_nodes_are_isolated_a_task_reaches_no_address_of_its_own_node() {
+    let pins = Pins::new();
+    let mut nodes = cluster(&pins, PLAIN).await;
+    let underlay = v4(PLAIN.address(0));
+    publish_on_host(&mut nodes[0]).await;
     let _task = nodes[0].in_task(|| TcpListener::bind(("0.0.0.0", 9001)).unwrap());
     let _node = nodes[0].in_node(|| TcpListener::bind("0.0.0.0:9998").unwrap());
     let other = nodes[1].in_node(|| TcpListener::bind((v4(PLAIN.address(1)), 9998)).unwrap());
@@ -475,14 +480,7 @@ async fn a_neighbour_that_routes_to_tasks_reaches_what_is_published_alone() {
     let mut nodes = cluster(&pins, PLAIN).await;
     let victim = Victim::new(&mut nodes).await;
     let lan = neighbour(&pins, &nodes[0]).await;
-    let mut published = local_task(0);
-    published.host_ports = vec![skep_model::endpoint::PublishedPort {
-        transport: skep_model::endpoint::Transport::Tcp,
-        target_port: 9001,
-        published_port: 7000,
-        publish_mode: skep_model::endpoint::PublishMode::Host,
-    }];
-    nodes[0].send(vec![Change::PutTask(v1::LocalTask::from(&published))], 3).await;
+    publish_on_host(&mut nodes[0]).await;
     let _listeners = nodes[0].in_task(|| [9001, 9002].map(|port| TcpListener::bind(("::", port)).unwrap()));
     let _other = victim.run(|| TcpListener::bind("[::]:9001").unwrap());
     let open = |to: &str, limit| inside(lan.as_fd(), || TcpStream::connect_timeout(&to.parse().unwrap(), limit)).unwrap();

@@ -140,12 +140,6 @@ impl Outside {
     }
 }
 
-fn addresses(cluster: &Cluster, node: &str) -> Vec<IpAddr> {
-    let path = cluster.dir().join("nodes").join(node).join("addresses");
-    let text = std::fs::read_to_string(path).expect("the node's addresses are written down");
-    text.lines().map(|line| line.parse().expect("an address")).collect()
-}
-
 fn at(address: IpAddr, port: u16) -> String {
     SocketAddr::new(address, port).to_string()
 }
@@ -166,7 +160,7 @@ fn members_meet(cluster: &Cluster, node: &str) {
 
 /// By all addresses of a node the tasks of all nodes answer.
 fn is_answered_from_outside(cluster: &Cluster, node: &str, outside: &Outside, limit_s: &str) -> bool {
-    addresses(cluster, node).into_iter().all(|address| {
+    cluster.addresses(node).into_iter().all(|address| {
         let ask = ["traffic", "ask", "--timeout", limit_s, "--times", "8", &at(address, 8080)];
         let said = cluster.on(HOST, &ask);
         if said.code != 0 {

@@ -36,13 +36,6 @@ fn the_suite(cluster: &Cluster) {
     bad_ports_are_refused(cluster);
 }
 
-/// A node's addresses, IPv4 first unless there is only IPv6.
-fn addresses(cluster: &Cluster, node: &str) -> Vec<IpAddr> {
-    let path = cluster.dir().join("nodes").join(node).join("addresses");
-    let text = std::fs::read_to_string(path).expect("the node's addresses are written down");
-    text.lines().map(|line| line.parse().expect("an address")).collect()
-}
-
 fn at(address: IpAddr, port: u16) -> String {
     SocketAddr::new(address, port).to_string()
 }
@@ -50,7 +43,7 @@ fn at(address: IpAddr, port: u16) -> String {
 fn every_node_answers_and_the_task_sees_the_client(cluster: &Cluster, clients: &[(&str, Vec<IpAddr>)]) {
     for (client, own) in clients {
         for node in NODES {
-            for address in addresses(cluster, node) {
+            for address in cluster.addresses(node) {
                 let wanted = own.iter().find(|own| own.is_ipv4() == address.is_ipv4()).expect("a client has what nodes have");
                 let over_tcp = cluster.ask(client, &at(address, 8080));
                 assert_eq!(over_tcp.1, *wanted, "TCP from {client} through {node}");
@@ -64,7 +57,7 @@ fn every_node_answers_and_the_task_sees_the_client(cluster: &Cluster, clients: &
 
 fn all_backends_answer(cluster: &Cluster) {
     for node in NODES {
-        let answers = cluster.on("c1", &["traffic", "ask", "--times", "10", &at(addresses(cluster, node)[0], 8080)]).ok();
+        let answers = cluster.on("c1", &["traffic", "ask", "--times", "10", &at(cluster.addresses(node)[0], 8080)]).ok();
         let servers: std::collections::BTreeSet<String> = answers.lines().map(|line| read_answer(line).0).collect();
         assert_eq!(servers.len(), 2, "through {node}, from whichever node the tasks are on: {answers}");
     }
@@ -73,12 +66,12 @@ fn all_backends_answer(cluster: &Cluster) {
 /// Both connections end at one task, have one client address and one client port, and are open at the same time.
 fn one_port_of_a_client_works_through_two_nodes(cluster: &Cluster) {
     cluster.skep("m1", &["service", "scale", "web=1"]).ok();
-    for family in 0..addresses(cluster, "m1").len() {
-        let targets = ["m1", "w1", "w2"].map(|node| at(addresses(cluster, node)[family], 8080));
+    for family in 0..cluster.addresses("m1").len() {
+        let targets = ["m1", "w1", "w2"].map(|node| at(cluster.addresses(node)[family], 8080));
         let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
         let answers = cluster.on("c2", &[&["traffic", "ask", "--from-port", "40123"], &targets[..]].concat()).ok();
         assert_eq!(answers.lines().count(), 3, "{answers}");
-        let targets = ["m1", "w1", "w2"].map(|node| at(addresses(cluster, node)[family], 8081));
+        let targets = ["m1", "w1", "w2"].map(|node| at(cluster.addresses(node)[family], 8081));
         let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
         cluster.on("c2", &[&["traffic", "datagram", "--from-port", "40124"], &targets[..]].concat()).ok();
     }
@@ -87,7 +80,7 @@ fn one_port_of_a_client_works_through_two_nodes(cluster: &Cluster) {
 
 fn a_node_reaches_its_own_published_port(cluster: &Cluster) {
     for node in NODES {
-        for address in [vec!["127.0.0.1".parse().expect("an address")], addresses(cluster, node)].concat() {
+        for address in [vec!["127.0.0.1".parse().expect("an address")], cluster.addresses(node)].concat() {
             assert!(cluster.ask(node, &at(address, 8080)).0.starts_with("web."), "{address} on {node}");
             cluster.on(node, &["traffic", "datagram", &at(address, 8081)]).ok();
         }
@@ -97,14 +90,14 @@ fn a_node_reaches_its_own_published_port(cluster: &Cluster) {
 fn a_task_reaches_the_published_port_of_its_node(cluster: &Cluster) {
     for node in ["w1", "w2"] {
         let place = cluster.place("web", node);
-        let answers = cluster.on(&place, &["traffic", "ask", "--times", "4", &at(addresses(cluster, node)[0], 8080)]).ok();
+        let answers = cluster.on(&place, &["traffic", "ask", "--times", "4", &at(cluster.addresses(node)[0], 8080)]).ok();
         let servers: std::collections::BTreeSet<String> = answers.lines().map(|line| read_answer(line).0).collect();
         assert_eq!(servers.len(), 2, "itself and the other: {answers}");
     }
 }
 
 fn a_removed_port_does_not_answer(cluster: &Cluster) {
-    let target = at(addresses(cluster, "m1")[0], 8080);
+    let target = at(cluster.addresses("m1")[0], 8080);
     cluster.ask("c1", &target);
     cluster.skep("m1", &["service", "update", "--quiet", "--publish-rm", "8080:80", "web"]).ok();
     let said = cluster.on("c1", &["traffic", "ask", "--timeout", "2", &target]);
@@ -116,10 +109,10 @@ fn a_removed_port_does_not_answer(cluster: &Cluster) {
 fn ports_of_the_host_are_those_of_its_tasks(cluster: &Cluster) {
     let publish = ["--publish", "mode=host,target=80,published=8090", "--constraint", "node.hostname==w1"];
     cluster.serve("local", &publish).ok();
-    let (server, seen) = cluster.ask("c3", &at(addresses(cluster, "w1")[0], 8090));
+    let (server, seen) = cluster.ask("c3", &at(cluster.addresses("w1")[0], 8090));
     assert!(server.starts_with("local."));
-    assert_eq!(seen, addresses(cluster, "c3")[0]);
-    let said = cluster.on("c3", &["traffic", "ask", "--timeout", "2", &at(addresses(cluster, "w2")[0], 8090)]);
+    assert_eq!(seen, cluster.addresses("c3")[0]);
+    let said = cluster.on("c3", &["traffic", "ask", "--timeout", "2", &at(cluster.addresses("w2")[0], 8090)]);
     assert_eq!(said.code, 1, "only on the task's node: {said}");
     cluster.remove_services(&["local"]);
 }
@@ -134,6 +127,6 @@ fn bad_ports_are_refused(cluster: &Cluster) {
     let port: u16 =
         cluster.skep("m1", &["service", "inspect", "--format", template, "other"]).ok().trim().parse().expect("a port");
     assert!((30_000..=32_767).contains(&port), "chosen: {port}");
-    assert!(cluster.ask("c1", &at(addresses(cluster, "w2")[0], port)).0.starts_with("other."));
+    assert!(cluster.ask("c1", &at(cluster.addresses("w2")[0], port)).0.starts_with("other."));
     cluster.remove_services(&["other"]);
 }

@@ -272,6 +272,13 @@ impl Cluster {
             .to_owned()
     }
 
+    /// All addresses of a node on the cluster's bridge, IPv4 first unless there is only IPv6.
+    pub fn addresses(&self, node: &str) -> Vec<IpAddr> {
+        let path = self.dir().join("nodes").join(node).join("addresses");
+        let text = fs::read_to_string(path).expect("the node's addresses are written down");
+        text.lines().map(|line| line.parse().expect("an address")).collect()
+    }
+
     fn recorded(&self, node: &str, file: &str) -> i32 {
         let path = self.dir().join("nodes").join(node).join(file);
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
