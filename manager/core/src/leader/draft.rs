@@ -313,7 +313,12 @@ impl<'a> Draft<'a> {
         for write in writes {
             match write {
                 Write::TaskPlan(id, _) => drop(tasks.insert(*id)),
-                Write::TaskStatus(id, _) => drop((tasks.insert(*id), statuses.insert(*id))),
+                Write::TaskStatus(id, _) => {
+                    tasks.insert(*id);
+                    statuses.insert(*id);
+                    // That of a global service has its node from the beginning.
+                    nodes.extend(self.task(*id).and_then(|task| task.plan.node));
+                }
                 Write::Remove(object) if object.kind == Kind::Task => drop(tasks.insert(TaskId(object.id))),
                 Write::Create(Object::Task(task)) => nodes.extend(task.plan.node),
                 _ => {}
@@ -334,6 +339,8 @@ impl<'a> Draft<'a> {
             preconditions.push(Precondition::Unchanged(node, SectionName::Spec, read.spec.version));
             preconditions.push(Precondition::Unchanged(node, SectionName::Description, read.description.version));
             preconditions.push(Precondition::Unchanged(node, SectionName::Status, read.status.version));
+            // Its role, which constraints may ask for.
+            preconditions.push(Precondition::Unchanged(node, SectionName::Plan, read.plan.version));
         }
         preconditions
     }
