@@ -304,11 +304,11 @@ mod tests {
         let (messages, left_out) = with_values(&sealing, &store, link).expect("what is named is there");
         let left_out: Vec<ValueRef> = left_out.into_iter().map(|(value, _)| value).collect();
         assert_eq!(left_out, [ValueRef::Secret(id, 2), ValueRef::Secret(id, 3), ValueRef::Secret(gone, 1)]);
-        let (decoded, values) = skep_proto::assignment::Assembler::default()
+        let link = skep_proto::assignment::Assembler::default()
             .push(messages.into_iter().next().expect("one"))
             .expect("it reads")
             .expect("it is whole");
-        assert_eq!(decoded.changes.len(), 2);
-        assert_eq!(values.secrets.get(&(id, 1)).map(|value| value.text()), Some(Ok("value")));
+        assert_eq!((link.assignments.changes.len(), link.left_out.len()), (2, 0));
+        assert_eq!(link.values.secrets.get(&(id, 1)).map(|value| value.text()), Some(Ok("value")));
     }
 }
