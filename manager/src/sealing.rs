@@ -164,6 +164,12 @@ impl Sealing {
         }
     }
 
+    /// Whether a token is of another root than this cluster's, which it has for good:
+    /// then no change that is not here yet makes it one of ours.
+    pub fn is_foreign(&self, store: &Store, shown: &JoinToken) -> bool {
+        store.cluster().is_some_and(|cluster| RootDigest::of(cluster.plan.root_ca.as_bytes()) != shown.digest())
+    }
+
     /// Signs a node's certificate request (base64 of its DER). Returns the chain, PEM.
     pub fn sign(&self, store: &Store, request: &str, node: NodeId, role: Role, validity: Duration) -> Result<String, Refusal> {
         let der = decode_request(request)?;
