@@ -17,15 +17,15 @@ use crate::network::Network;
 use crate::probe::Prober;
 use crate::underlay;
 use crate::values::Values;
-use skep_agent_core::{Agent, Event};
+use skep_agent_core::{Agent, Event, UnreadableTask};
 use skep_identity::clock;
-use skep_model::assignment::{Assignments, SessionInfo, StatusUpdate};
+use skep_model::assignment::{SessionInfo, StatusUpdate};
 use skep_model::node::NodeDescription;
 use skep_model::place::PlaceFaults;
 use skep_model::version::{PROTOCOL_MAX, PROTOCOL_MIN};
 use skep_model::{NodeId, SessionId, Time};
 use skep_proto::SESSION_MESSAGE_MAX;
-use skep_proto::assignment::Assembler;
+use skep_proto::assignment::{Assembler, LeftOut, Link};
 use skep_proto::v1::dispatcher_client::DispatcherClient;
 use skep_proto::v1::manager_message::Message;
 use skep_proto::v1::{self, AgentMessage, ManagerMessage, agent_message};
@@ -351,7 +351,7 @@ impl Sessions {
                             Err(error) => return error.to_string(),
                         },
                         Message::Assignments(part) => match assembler.push(part) {
-                            Ok(Some((assignments, values))) => self.assigned(term, assignments, values),
+                            Ok(Some(link)) => self.assigned(term, link),
                             Ok(None) => {}
                             Err(error) => return error.to_string(),
                         },
@@ -366,15 +366,16 @@ impl Sessions {
         }
     }
 
-    /// Keeps the values, then tells the core which are here.
-    fn assigned(&self, term: u64, assignments: Assignments, values: skep_proto::assignment::Values) {
+    /// Keeps the values, then tells the core which are here, and what cannot be read.
+    fn assigned(&self, term: u64, Link { assignments, values, left_out }: Link) {
         for ((id, version), value) in values.secrets {
             self.values.put_secret(id, version, value.take());
         }
         for ((id, version), value) in values.configs {
             self.values.put_config(id, version, Zeroizing::new(value));
         }
-        self.inbox.put(Event::Assignments { term, assignments: Box::new(assignments) });
+        let unreadable = unreadable(left_out);
+        self.inbox.put(Event::Assignments { term, assignments: Box::new(assignments), unreadable });
     }
 
     fn hello(&self, not_ready: String) -> v1::Hello {
@@ -394,6 +395,19 @@ impl Sessions {
         message.protocol_max = PROTOCOL_MAX;
         message
     }
+}
+
+/// The tasks among what a link left out. All is logged: of a task that runs already, and
+/// of what is no task, this is the only place that says it.
+fn unreadable(left_out: Vec<LeftOut>) -> Vec<UnreadableTask> {
+    left_out
+        .into_iter()
+        .filter_map(|LeftOut { error, task }| {
+            let (id, observed) = task.unzip();
+            tracing::warn!(task = id.map(tracing::field::display), %error, "the manager sent what this node cannot read: it is left out");
+            Some(UnreadableTask { id: id?, observed: observed?, error: error.to_string() })
+        })
+        .collect()
 }
 
 /// Says what of the node's network does not work, once that is known.
@@ -439,6 +453,28 @@ pub(crate) fn random() -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use skep_model::{TaskId, TaskState};
+    use skep_proto::v1::assignment_change::Change;
+
+    /// The session goes on: what of a link cannot be read is its task's error, or is only
+    /// logged, and the rest of the link is here.
+    #[test]
+    fn a_task_that_does_not_decode_is_named_and_the_rest_of_its_link_goes_on() {
+        let id = TaskId::from_random([1; 16]);
+        let changes = [
+            Some(Change::PutTask(v1::Task { id: id.to_string(), ..v1::Task::default() })),
+            Some(Change::PutTask(v1::Task { id: "?".into(), ..v1::Task::default() })),
+            None,
+            Some(Change::MayStop(id.to_string())),
+        ];
+        let changes = changes.into_iter().map(|change| v1::AssignmentChange { change }).collect();
+        let part = v1::Assignments { is_complete: true, applies_to: 0, results_in: 1, changes, continues: false };
+        let link = Assembler::default().push(part).expect("the session goes on").expect("it is whole");
+        assert_eq!((link.assignments.changes.len(), link.left_out.len()), (1, 3));
+        let named = unreadable(link.left_out);
+        assert_eq!(named.iter().map(|task| (task.id, task.observed)).collect::<Vec<_>>(), [(id, TaskState::New)]);
+        assert!(named[0].error.contains("changes[0].put_task"), "{}", named[0].error);
+    }
 
     /// The leader waits for an answer, whichever session brings it.
     #[test]

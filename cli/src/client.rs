@@ -8,6 +8,7 @@
 use crate::address::Address;
 use crate::failure::{Exit, Failure};
 use hyper_util::rt::TokioIo;
+use skep_identity::chance;
 use skep_model::request::{Mutation, Outcome};
 use skep_model::{Kind, Object, Refusal, RequestId};
 use skep_proto::READ_REPLY_MAX;
@@ -112,7 +113,7 @@ impl Client {
 
     /// Asks for a change that carries no value.
     pub async fn mutate(&self, mutation: &Mutation) -> Result<Outcome, Failure> {
-        let id = RequestId(random()?);
+        let id = RequestId(chance::bytes());
         let message = request::encode_mutation(id, mutation)
             .ok_or_else(|| Failure::refused("this change cannot be asked for by a client"))?;
         self.decide(message).await
@@ -120,7 +121,7 @@ impl Client {
 
     /// Asks for a change that is given as a message.
     pub async fn mutate_wire(&self, mutation: Wire) -> Result<Outcome, Failure> {
-        self.decide(MutateRequest { request_id: random()?.to_vec(), mutation: Some(mutation) }).await
+        self.decide(MutateRequest { request_id: chance::bytes::<16>().to_vec(), mutation: Some(mutation) }).await
     }
 
     async fn decide(&self, message: MutateRequest) -> Result<Outcome, Failure> {
@@ -228,12 +229,6 @@ fn unanswered() -> Status {
 
 fn late() -> std::io::Error {
     std::io::Error::new(std::io::ErrorKind::TimedOut, "it does not accept connections")
-}
-
-fn random() -> Result<[u8; 16], Failure> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| Failure::refused(format!("cannot get random bytes: {error}")))?;
-    Ok(bytes)
 }
 
 /// The next message of a stream that must show a sign of life in time.

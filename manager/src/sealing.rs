@@ -164,6 +164,12 @@ impl Sealing {
         }
     }
 
+    /// Whether a token is of another root than this cluster's, which it has for good:
+    /// then no change that is not here yet makes it one of ours.
+    pub fn is_foreign(&self, store: &Store, shown: &JoinToken) -> bool {
+        store.cluster().is_some_and(|cluster| RootDigest::of(cluster.plan.root_ca.as_bytes()) != shown.digest())
+    }
+
     /// Signs a node's certificate request (base64 of its DER). Returns the chain, PEM.
     pub fn sign(&self, store: &Store, request: &str, node: NodeId, role: Role, validity: Duration) -> Result<String, Refusal> {
         let der = decode_request(request)?;
@@ -304,11 +310,11 @@ mod tests {
         let (messages, left_out) = with_values(&sealing, &store, link).expect("what is named is there");
         let left_out: Vec<ValueRef> = left_out.into_iter().map(|(value, _)| value).collect();
         assert_eq!(left_out, [ValueRef::Secret(id, 2), ValueRef::Secret(id, 3), ValueRef::Secret(gone, 1)]);
-        let (decoded, values) = skep_proto::assignment::Assembler::default()
+        let link = skep_proto::assignment::Assembler::default()
             .push(messages.into_iter().next().expect("one"))
             .expect("it reads")
             .expect("it is whole");
-        assert_eq!(decoded.changes.len(), 2);
-        assert_eq!(values.secrets.get(&(id, 1)).map(|value| value.text()), Some(Ok("value")));
+        assert_eq!((link.assignments.changes.len(), link.left_out.len()), (2, 0));
+        assert_eq!(link.values.secrets.get(&(id, 1)).map(|value| value.text()), Some(Ok("value")));
     }
 }

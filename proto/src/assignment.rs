@@ -7,7 +7,7 @@ use crate::wire::{Wire, at_most, field};
 use crate::{Malformed, SESSION_MESSAGE_MAX};
 use prost::Message;
 use skep_model::assignment::{AssignmentChange, Assignments};
-use skep_model::{ConfigId, SecretId};
+use skep_model::{ConfigId, SecretId, TaskId, TaskState};
 use std::collections::BTreeMap;
 
 /// The most bytes that one link of the chain may have, all parts together.
@@ -84,36 +84,85 @@ fn encode_change(change: &AssignmentChange, values: &mut Values) -> Result<Chang
     })
 }
 
+/// One link of the chain, whole.
+#[derive(Debug)]
+pub struct Link {
+    /// What to have, as far as it decoded.
+    pub assignments: Assignments,
+    /// The values that it names.
+    pub values: Values,
+    /// The changes that did not decode: each costs itself alone.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A change of a link that did not decode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Which change, and what is wrong with it.
+    pub error: Malformed,
+    /// The task that it was to put on the node, where at least that can be read, and
+    /// the state in which the manager has it.
+    pub task: Option<(TaskId, TaskState)>,
+}
+
 /// Puts the parts of links together again, on the agent's side.
 #[derive(Debug, Default)]
 pub struct Assembler {
-    open: Option<(Assignments, Values)>,
+    open: Option<Link>,
     size: usize,
 }
 
 impl Assembler {
     /// Takes the next message. `None`: the link goes on in the next one. After an
-    /// error the session is of no use any more.
-    pub fn push(&mut self, wire: v1::Assignments) -> Result<Option<(Assignments, Values)>, Malformed> {
+    /// error, which is of the size or of the head, the session is of no use any more:
+    /// a change that does not decode is only left out, since the next session's
+    /// complete set would name it again.
+    pub fn push(&mut self, wire: v1::Assignments) -> Result<Option<Link>, Malformed> {
         self.size = self.size.saturating_add(wire.encoded_len());
         at_most("changes", self.size, LINK_MAX, "bytes")?;
-        let (mut link, mut values) = self.open.take().unwrap_or_else(|| (head(&wire), Values::default()));
-        let began = (link.is_complete, link.applies_to, link.results_in);
-        if began != (wire.is_complete, wire.applies_to, wire.results_in) {
+        let mut link = self.open.take().unwrap_or_else(|| Link::begin(&wire));
+        let Assignments { is_complete, applies_to, results_in, .. } = link.assignments;
+        if (is_complete, applies_to, results_in) != (wire.is_complete, wire.applies_to, wire.results_in) {
             return Err(Malformed::new("results_in", "is not the link that the message before began"));
         }
-        for (place, change) in wire.changes.into_iter().enumerate() {
-            let change = decode_change(change, &mut values).map_err(|error| error.within(format_args!("changes[{place}]")))?;
-            link.changes.push(change);
+        for change in wire.changes {
+            link.add(change);
         }
-        at_most("changes", link.changes.len(), LIST_MAX, "items")?;
+        at_most("changes", link.len(), LIST_MAX, "items")?;
         if wire.continues {
-            self.open = Some((link, values));
+            self.open = Some(link);
             return Ok(None);
         }
         self.size = 0;
-        Ok(Some((link, values)))
+        Ok(Some(link))
     }
+}
+
+impl Link {
+    fn begin(wire: &v1::Assignments) -> Self {
+        Self { assignments: head(wire), values: Values::default(), left_out: Vec::new() }
+    }
+
+    /// Of all parts so far.
+    fn len(&self) -> usize {
+        self.assignments.changes.len() + self.left_out.len()
+    }
+
+    fn add(&mut self, wire: v1::AssignmentChange) {
+        let (place, task) = (self.len(), task_of(&wire));
+        match decode_change(wire, &mut self.values) {
+            Ok(change) => self.assignments.changes.push(change),
+            Err(error) => self.left_out.push(LeftOut { error: error.within(format_args!("changes[{place}]")), task }),
+        }
+    }
+}
+
+/// The task that a change puts on the node, where that can be read.
+fn task_of(wire: &v1::AssignmentChange) -> Option<(TaskId, TaskState)> {
+    let Some(Change::PutTask(task)) = &wire.change else { return None };
+    let status = task.status.as_ref().and_then(|section| section.value.as_ref());
+    let observed = status.and_then(|status| TaskState::from_number(u16::try_from(status.state).ok()?));
+    Some((task.id.parse().ok()?, observed.unwrap_or_default()))
 }
 
 fn head(wire: &v1::Assignments) -> Assignments {
@@ -174,8 +223,8 @@ mod tests {
             assert!(whole.is_none(), "a part follows the last one");
             whole = assembler.push(part).expect("parts fit");
         }
-        let (decoded, values) = whole.expect("the last part completes the link");
-        assert_eq!(decoded, assignments);
+        let Link { assignments: decoded, values, left_out } = whole.expect("the last part completes the link");
+        assert_eq!((decoded, left_out), (assignments, Vec::new()));
         assert_eq!(values.configs.len(), 20);
         assert_eq!(values.secrets.values().next().expect("one secret").text(), Ok("hidden"));
     }
@@ -196,6 +245,37 @@ mod tests {
         let mut assembler = Assembler::default();
         assert!(matches!(assembler.push(part), Ok(None)));
         assert!(assembler.push(other).is_err());
+    }
+
+    /// A manager that is newer, or that stored what it should not have, costs the node
+    /// what it wrote wrongly, and nothing else.
+    #[test]
+    fn a_change_that_does_not_decode_is_left_out_between_two_that_do() {
+        let (config, bad) = (ConfigId::from_random([2; 16]), TaskId::from_random([3; 16]));
+        let good = |version| Change::RemoveConfig(v1::RemoveValue { id: config.encode(), version });
+        let status = v1::TaskStatus { state: v1::TaskState::Running.into(), ..v1::TaskStatus::default() };
+        let status = Some(v1::TaskStatusSection { version: 1, value: Some(status) });
+        let tasks =
+            [v1::Task { id: bad.encode(), status, ..v1::Task::default() }, v1::Task { id: "?".into(), ..v1::Task::default() }];
+        let [with_id, without_id] = tasks.map(|task| Some(Change::PutTask(task)));
+        let part = |changes: Vec<Option<Change>>, continues| v1::Assignments {
+            is_complete: true,
+            applies_to: 0,
+            results_in: 1,
+            changes: changes.into_iter().map(|change| v1::AssignmentChange { change }).collect(),
+            continues,
+        };
+        let mut assembler = Assembler::default();
+        assert!(matches!(assembler.push(part(vec![Some(good(1)), with_id, Some(good(2))], true)), Ok(None)));
+        // The last is of a kind that nobody knows yet.
+        let link = assembler.push(part(vec![without_id, Some(good(3)), None], false)).expect("it reads").expect("it is whole");
+        let kept: Vec<AssignmentChange> = (1..=3).map(|version| AssignmentChange::RemoveConfig(config, version)).collect();
+        assert_eq!(link.assignments, Assignments { is_complete: true, applies_to: 0, results_in: 1, changes: kept });
+        let left_out: Vec<_> = link.left_out.iter().map(|left| (left.error.field.as_str(), left.task)).collect();
+        let [first, second, third] = left_out[..] else { panic!("{left_out:?}") };
+        assert!(first.0.starts_with("changes[1].put_task") && first.1 == Some((bad, TaskState::Running)), "{first:?}");
+        assert!(second.0.starts_with("changes[3].put_task") && second.1.is_none(), "{second:?}");
+        assert!(third.0.starts_with("changes[5]") && third.1.is_none(), "{third:?}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use skep_tests::e2e::{Cluster, Find, Hunt, wait_for};
+use skep_tests::e2e::{Cluster, Find, Hunt, Range, wait_for};
 
 const NODES: [&str; 5] = ["m1", "m2", "m3", "w1", "w2"];
 /// The file's name in the tasks that reference the secret.
@@ -152,6 +152,7 @@ fn a_secret_is_in_the_tmpfs_of_its_tasks_and_nowhere_else() {
     let right = nowhere_else(&cluster, &hunt, "with tasks on w1");
     assert!(!right.is_empty(), "w1 holds it on the tmpfs of its tasks");
     never_received(&cluster, &hunt, "w2");
+    held_in_memory_alone(&cluster, &hunt);
 
     die_and_leave_no_core(&cluster);
     let right = nowhere_else(&cluster, &hunt, "after a daemon that held it was aborted");
@@ -184,6 +185,21 @@ fn never_received(cluster: &Cluster, hunt: &Hunt, node: &str) {
         hunt.in_memory(process.pid, &format!("{node}: the memory of {}", process.name), &mut finds);
     }
     assert_eq!(finds, [], "{node} has no task that references it");
+}
+
+/// Where processes hold it, it is in no swap; the daemon of the node with the tasks keeps it in locked memory, as it does
+/// until they end.
+fn held_in_memory_alone(cluster: &Cluster, hunt: &Hunt) {
+    for node in ["m1", "m2", "m3", "w1"] {
+        for process in cluster.processes(node).iter().filter(|process| process.name.starts_with("skep") && process.state != 'Z') {
+            for (range, forms) in hunt.ranges_with(process.pid) {
+                assert!(range.is_in_memory_alone(), "{node}: {} has the value in swap as {forms:?}: {range:?}", process.name);
+            }
+        }
+    }
+    let held = hunt.ranges_with(cluster.daemon("w1"));
+    let is_kept = |(range, forms): &(Range, std::collections::BTreeSet<&str>)| range.is_locked && forms.contains("raw");
+    assert!(held.iter().any(is_kept), "the daemon of w1 keeps the value in locked memory: {held:?}");
 }
 
 /// Aborts w1's daemon as a bug would, with core files allowed as far as anybody outside can allow them.

@@ -1,6 +1,8 @@
 //! What a hostile task tries against its node, each beside what it may do; and what its output must not do to that of
 //! others. One cluster of one manager and one worker for all.
 
+use std::fs;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use skep_tests::e2e::{Cluster, Said, wait_for};
@@ -142,9 +144,35 @@ fn output(cluster: &Cluster) {
     cluster.verb("start", &["w1"]).ok();
 }
 
+/// A command runs in a task whose program has written its title over its environment, as
+/// redis does. What is written here is written from outside, where no shell can do it.
+fn title(cluster: &Cluster) {
+    create(cluster, "titled", &["--constraint", "node.hostname==m1", "--env", "A=kept"], "busybox:latest", "exec sleep 1000000")
+        .ok();
+    let asked = || cluster.on("m1/titled", &["sh", "-c", "echo \"$A in $HOSTNAME\"; hostname; id -u"]);
+    let said = wait_for("a command in the task", SOON, || Some(asked()).filter(|said| said.code == 0)).out;
+    assert!(said.starts_with("kept in "), "{said}");
+    let sleeps = || cluster.task_processes("m1").into_iter().find(|process| process.name == "sleep");
+    let pid = wait_for("the task's program", SOON, sleeps).pid;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let fields: Vec<&str> = stat.rsplit_once(") ").expect("a name").1.split_whitespace().collect();
+    // `env_start` and `env_end` of proc(5), which counts from pid and name on.
+    let [start, end] = [50, 51].map(|field| fields[field - 3].parse::<u64>().expect("an address"));
+    let mut title = b"sleep 1000000 *:6379".to_vec();
+    title.resize(usize::try_from(end - start).expect("a length"), 0);
+    let memory = fs::File::options().write(true).open(format!("/proc/{pid}/mem")).expect("its memory");
+    memory.write_all_at(&title, start).expect("it may be written");
+    let left = fs::read(format!("/proc/{pid}/environ")).expect("it runs");
+    assert_eq!(left, title, "nothing is left of its environment");
+    let said = asked();
+    assert_eq!((said.code, said.out.lines().last()), (0, Some("0")), "{said}");
+    cluster.skep("m1", &["service", "rm", "titled"]).ok();
+}
+
 #[test]
 fn a_hostile_task_harms_nobody() {
     let cluster = Cluster::up(1, 1);
     rights(&cluster);
+    title(&cluster);
     output(&cluster);
 }

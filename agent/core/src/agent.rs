@@ -1,10 +1,10 @@
 //! The agent: its tasks, the chain of assignments, and what goes out.
 
 use crate::action::Action;
-use crate::event::{Event, Found, RecoveredTask};
+use crate::event::{Event, Found, RecoveredTask, UnreadableTask};
 use crate::task::{Surroundings, TaskMachine, WITHDRAW_MARGIN};
 use skep_model::assignment::{AssignmentChange, Assignments, SessionInfo, StatusUpdate};
-use skep_model::task::Task;
+use skep_model::task::{Task, TaskStatus, cut};
 use skep_model::{ConfigId, Now, SecretId, SessionId, TaskId, TaskState, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -75,7 +75,7 @@ impl Agent {
             }
             Event::Told { info } => self.told(&info),
             Event::SessionDown => self.session_down(),
-            Event::Assignments { term, assignments } => self.assignments(now, term, *assignments),
+            Event::Assignments { term, assignments, unreadable } => self.assignments(now, term, *assignments, unreadable),
             Event::Prepared { task, ports } => self.on(task, |machine, _| machine.prepared(now, ports)),
             Event::PrepareFailed { task, error } | Event::StartFailed { task, error } => {
                 self.on(task, |machine, has_session| machine.could_not_start(now, &error, has_session));
@@ -160,7 +160,7 @@ impl Agent {
         self.dirty.extend(self.tasks.keys().copied());
     }
 
-    fn assignments(&mut self, now: Now, term: u64, assignments: Assignments) {
+    fn assignments(&mut self, now: Now, term: u64, assignments: Assignments, unreadable: Vec<UnreadableTask>) {
         if term < self.term || !self.has_session {
             return;
         }
@@ -170,7 +170,7 @@ impl Agent {
         }
         let Assignments { is_complete, results_in, changes, .. } = assignments;
         if is_complete {
-            self.keep_only(&changes);
+            self.keep_only(&changes, &unreadable);
             self.knows_networks = true;
             self.chain += 1;
             self.programmed = 0;
@@ -189,6 +189,30 @@ impl Agent {
         for change in others {
             self.change(now, change);
         }
+        self.refuse(now, unreadable);
+    }
+
+    /// Tasks that cannot be read are not started. What there is of one already stays as
+    /// it is: of that, only what is desired could have changed.
+    fn refuse(&mut self, now: Now, unreadable: Vec<UnreadableTask>) {
+        let is_here = |id: &TaskId| self.tasks.contains_key(id) || self.unknown.contains_key(id);
+        let refused = unreadable.into_iter().filter(|task| !is_here(&task.id));
+        let statuses: Vec<StatusUpdate> = refused
+            .map(|UnreadableTask { id, observed, error }| {
+                let (state, message) = match observed {
+                    early if early < TaskState::Starting => (TaskState::Rejected, "rejected"),
+                    _ => (TaskState::Failed, "failed"),
+                };
+                let error = cut(&format!("this node cannot read the task: {error}"));
+                StatusUpdate {
+                    task: id,
+                    status: TaskStatus { message: message.into(), error, ..TaskStatus::new(state, now.wall) },
+                }
+            })
+            .collect();
+        if !statuses.is_empty() {
+            self.actions.push(Action::Report(statuses));
+        }
     }
 
     /// The network is that far: said once, and only of the session's own chain.
@@ -200,11 +224,13 @@ impl Agent {
         }
     }
 
-    /// A complete set: what it does not name is not to be here.
-    fn keep_only(&mut self, changes: &[AssignmentChange]) {
+    /// A complete set: what it does not name is not to be here. A task that cannot be
+    /// read is named all the same.
+    fn keep_only(&mut self, changes: &[AssignmentChange], unreadable: &[UnreadableTask]) {
         let named: BTreeSet<TaskId> = changes
             .iter()
             .filter_map(|change| if let AssignmentChange::PutTask(task) = change { Some(task.id) } else { None })
+            .chain(unreadable.iter().map(|task| task.id))
             .collect();
         let secrets: BTreeSet<_> = changes
             .iter()

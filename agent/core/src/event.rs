@@ -3,7 +3,7 @@
 use skep_model::assignment::{Assignments, SessionInfo};
 use skep_model::endpoint::PublishedPort;
 use skep_model::task::{Task, TaskStatus};
-use skep_model::{SessionId, TaskId, Time};
+use skep_model::{SessionId, TaskId, TaskState, Time};
 use std::sync::Arc;
 
 /// How a container ended.
@@ -76,6 +76,17 @@ pub struct RecoveredTask {
     pub is_released: bool,
 }
 
+/// A task that the manager put on this node, and that the node cannot read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadableTask {
+    /// The task.
+    pub id: TaskId,
+    /// The state in which the manager has it.
+    pub observed: TaskState,
+    /// What is wrong with it, in a sentence.
+    pub error: String,
+}
+
 /// One thing that happened.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -101,6 +112,8 @@ pub enum Event {
         term: u64,
         /// What to have.
         assignments: Box<Assignments>,
+        /// Tasks of it that this node cannot read, and therefore not start.
+        unreadable: Vec<UnreadableTask>,
     },
     /// Image, root file system, files and shim are ready; nothing runs yet.
     Prepared {

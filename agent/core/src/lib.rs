@@ -19,4 +19,4 @@ pub mod task;
 
 pub use action::Action;
 pub use agent::Agent;
-pub use event::{Event, Exit, Found, RecoveredTask};
+pub use event::{Event, Exit, Found, RecoveredTask, UnreadableTask};

@@ -38,4 +38,4 @@ pub use reference::Reference;
 pub use store::{Image, ImageStore, ImageSummary, Removed, StoreLimits};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

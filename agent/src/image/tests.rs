@@ -1,6 +1,6 @@
 //! Tests that need a whole store: the real kernel's overlayfs, a real registry.
 
-mod fixture;
+pub(crate) mod fixture;
 mod loading;
 mod pulling;
 mod registry;

@@ -320,3 +320,6 @@ pub(crate) fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 pub mod sample;
 
 use prost::Message;
+use skep_model::node::Node;
 use skep_model::service::Service;
 use skep_model::task::Task;
 use skep_model::{Object, Refusal};
@@ -48,8 +49,11 @@ pub enum Step {
 pub struct State {
     pub service: Option<Service>,
     pub tasks: Vec<Task>,
+    /// Those that can be asked for; the sample where there are none.
+    pub nodes: Vec<Node>,
     pub version: u64,
-    /// Answers to changes, before they succeed.
+    /// Answers to changes, before they succeed. Out of sequence means that somebody else
+    /// was faster: the service is a version further.
     pub refusals: VecDeque<Refusal>,
     /// A script for each watch that is opened.
     pub watches: VecDeque<Vec<Step>>,
@@ -196,6 +200,9 @@ impl Control for Api {
         // Few tests listen.
         let _ = self.asking.send(());
         if let Some(refusal) = state.refusals.pop_front() {
+            if let Some(service) = state.service.as_mut().filter(|_| refusal == Refusal::OutOfSequence) {
+                service.spec.version += 1;
+            }
             return Err(status(&refusal));
         }
         let id = state.service.as_ref().map_or_else(|| sample::secret().id.to_string(), |service| service.id.to_string());
@@ -228,7 +235,15 @@ impl Control for Api {
                 let task = state.tasks.iter().find(|task| task.id.as_str() == get.reference);
                 vec![Object::Task(Box::new(task.ok_or_else(|| status(&refusal))?.clone()))]
             }
-            Some(Query::Get(get)) if get.kind() == Kind::Node => vec![Object::Node(Box::new(sample::node()))],
+            Some(Query::Get(get)) if get.kind() == Kind::Node && state.nodes.is_empty() => {
+                vec![Object::Node(Box::new(sample::node()))]
+            }
+            Some(Query::Get(get)) if get.kind() == Kind::Node => {
+                let is_meant = |node: &&Node| get.reference == node.description.hostname || get.reference == node.id.as_str();
+                let refusal = Refusal::NotFound { kind: skep_model::Kind::Node, reference: get.reference.clone() };
+                let node = state.nodes.iter().find(is_meant).ok_or_else(|| status(&refusal))?;
+                vec![Object::Node(Box::new(node.clone()))]
+            }
             Some(Query::Get(get)) if get.kind() == Kind::Cluster => vec![Object::Cluster(Box::new(sample::cluster()))],
             Some(Query::Get(get)) if get.kind() == Kind::Config => vec![Object::Config(Box::new(sample::config()))],
             Some(Query::List(list)) if list.kind() == Kind::Config => vec![Object::Config(Box::new(sample::config()))],

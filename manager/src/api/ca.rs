@@ -5,11 +5,12 @@
 //! cluster says now: so promotion and demotion travel with the renewal.
 
 use crate::api::{Shared, caller, description};
-use crate::sealing;
+use crate::sealing::{self, Sealing};
 use sha2::{Digest, Sha256};
 use skep_identity::clock;
 use skep_identity::tls::PeerInfo;
 use skep_identity::token::JoinToken;
+use skep_manager_core::Store;
 use skep_manager_core::event::Consistency;
 use skep_model::address::ClaimedAddresses;
 use skep_model::node::{Availability, Role};
@@ -62,7 +63,11 @@ impl Ca for CaApi {
         if let Some(address) = self.0.elsewhere() {
             // A token speaks for itself on any manager; a certificate only to whom it is shown.
             return match asked.who {
-                Who::Joiner(_) => forward_issue(&self.0, &address, asked.message).await.map(Response::new),
+                Who::Joiner(token) => {
+                    let known = judge(&self.0.sealing, &token, |consistency| self.0.read(consistency)).await;
+                    known.map_err(|refusal| from_refusal(&refusal))?;
+                    forward_issue(&self.0, &address, asked.message).await.map(Response::new)
+                }
                 Who::Member(_) => Err(from_refusal(&self.0.not_leader())),
             };
         }
@@ -219,6 +224,27 @@ fn request_id(message: &IssueRequest) -> Option<RequestId> {
     (message.request_id.len() == REQUEST_ID).then(|| RequestId(std::array::from_fn(|n| digest()[n])))
 }
 
+/// Refuses a token that admits nobody, without showing it to the leader. What this
+/// manager's own state does not know may have been made a moment ago: that is refused
+/// only once the state is as new as the call, for which everybody who waits shares one
+/// question to the leader. What this manager cannot judge is the leader's.
+async fn judge<F>(sealing: &Sealing, token: &JoinToken, read: impl Fn(Consistency) -> F) -> Result<(), Refusal>
+where
+    F: Future<Output = Result<Arc<Store>, Refusal>>,
+{
+    let store = read(Consistency::Stale).await?;
+    match sealing.role_of_token(&store, token) {
+        Ok(_) => return Ok(()),
+        Err(refusal) if sealing.is_foreign(&store, token) => return Err(refusal),
+        Err(_) => {}
+    }
+    let store = read(Consistency::Linearizable).await?;
+    match sealing.role_of_token(&store, token) {
+        Err(refusal @ Refusal::PermissionDenied(_)) => Err(refusal),
+        _ => Ok(()),
+    }
+}
+
 /// Shows a newcomer's token to the leader, which alone admits nodes.
 async fn forward_issue(shared: &Shared, address: &str, request: IssueRequest) -> Result<IssueReply, Status> {
     Ok(CaClient::new(shared.channels.to(address)).issue(request).await?.into_inner())
@@ -228,8 +254,13 @@ async fn forward_issue(shared: &Shared, address: &str, request: IssueRequest) ->
 mod tests {
     use super::*;
     use skep_identity::ca::NodeKey;
+    use skep_identity::seal::UnsealingKey;
     use skep_identity::token::RootDigest;
+    use skep_manager_core::{Transaction, Write};
+    use skep_model::cluster::{Cluster, ClusterSpec};
+    use skep_model::{ClusterId, Object, Time};
     use skep_proto::v1::Confidential;
+    use std::sync::Mutex;
 
     fn request() -> IssueRequest {
         use base64::Engine;
@@ -273,6 +304,49 @@ mod tests {
                 (found, _) => panic!("{shown}: {:?}", found.err()),
             }
         }
+    }
+
+    fn store(cluster: &Cluster) -> Arc<Store> {
+        let mut store = Store::default();
+        let create = Write::Create(Object::Cluster(Box::new(cluster.clone())));
+        let transaction = Transaction { writes: vec![create], ..Transaction::new(Time::ZERO) };
+        store.apply(1, &transaction).expect("it is new");
+        Arc::new(store)
+    }
+
+    /// A follower asks nobody about what can never be a token of its cluster, and refuses
+    /// no token that was made a moment ago.
+    #[tokio::test]
+    async fn a_follower_refuses_garbage_itself_and_no_fresh_token() {
+        let sealing = Sealing::new(NodeId::from_random([1; 16]), UnsealingKey::generate());
+        let request = NodeKey::generate().expect("a key").signing_request().expect("a request");
+        let made = sealing.new_cluster(ClusterId::from_random([2; 16]), ClusterSpec::default(), &request).expect("a cluster");
+        let old = store(&made.cluster);
+        let mut cluster = made.cluster;
+        cluster.plan.value.sealed_worker_token = sealing.new_token(&old, Role::Worker).expect("a token");
+        let new = store(&cluster);
+        let token = |store: &Store| JoinToken::parse(&sealing.tokens(store).expect("tokens").0).expect("a token");
+        let digest = RootDigest::of(cluster.plan.root_ca.as_bytes());
+        let table = [
+            ("known here", token(&old), true, 1),
+            ("of another root", JoinToken::generate(RootDigest::of(b"root")), false, 1),
+            ("made a moment ago", token(&new), true, 2),
+            ("invented", JoinToken::generate(digest), false, 2),
+        ];
+        for (what, token, is_handed_on, n_reads) in table {
+            let reads = Mutex::new(Vec::new());
+            let judged = judge(&sealing, &token, |consistency| {
+                reads.lock().expect("no panic").push(consistency);
+                let store = if consistency == Consistency::Stale { &old } else { &new };
+                std::future::ready(Ok(store.clone()))
+            });
+            let judged = judged.await;
+            assert_eq!(judged.is_ok(), is_handed_on, "{what}: {judged:?}");
+            assert_eq!(reads.into_inner().expect("no panic").len(), n_reads, "{what}");
+        }
+        // One that has no state yet judges nothing.
+        let empty = judge(&sealing, &token(&new), |_| std::future::ready(Ok(Arc::default()))).await;
+        assert!(empty.is_ok(), "{empty:?}");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use super::scope::Scope;
 use super::{Kernel, KernelError, read};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::link::{LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use skep_netd_core::{Key, Mirror, Namespace, Place, Value};
 use std::collections::BTreeSet;
@@ -79,7 +79,16 @@ impl Kernel {
         mirror: &mut Mirror,
     ) -> Result<BTreeSet<Place>, KernelError> {
         let Some(scope) = self.scopes.get_mut(&namespace) else { return Ok(BTreeSet::new()) };
-        self.hint |= namespace == Namespace::Node && is_of_others(&message, scope);
+        if namespace == Namespace::Node && is_of_others(&message, scope) {
+            self.hint = true;
+            match &message {
+                RouteNetlinkMessage::NewLink(link) => {
+                    foreign_name(link).into_iter().for_each(|name| self.advertised.came(link.header.index, name));
+                }
+                RouteNetlinkMessage::DelLink(link) => self.advertised.went(link.header.index),
+                _ => {}
+            }
+        }
         let at = |key| Place { key, namespace };
         Ok(match &message {
             RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
@@ -135,6 +144,13 @@ fn is_of_others(message: &RouteNetlinkMessage, scope: &Scope) -> bool {
         _ => return false,
     };
     !scope.names.contains_key(&index)
+}
+
+/// The name of a link, if it is not ours: one of ours is not noted yet when its first event comes.
+fn foreign_name(link: &LinkMessage) -> Option<&str> {
+    let name =
+        link.attributes.iter().find_map(|it| if let LinkAttribute::IfName(name) = it { Some(name.as_str()) } else { None });
+    name.filter(|_| read::own_name(Namespace::Node, link).is_none())
 }
 
 async fn take_link(

@@ -3,7 +3,7 @@
 
 use super::read::PROTOCOL;
 use super::scope::Scope;
-use super::{ANSWER_DEADLINE, Kernel, KernelError, events};
+use super::{ANSWER_DEADLINE, Kernel, KernelError, advertised, events};
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
@@ -109,10 +109,10 @@ impl Kernel {
         let scope = self.scope(op, place.namespace)?;
         match (place.key, value) {
             (Key::Sysctl(sysctl), Value::Setting(value)) => {
-                if sysctl == Sysctl::Forward6 && value != 0 {
-                    keep_advertised_routes(op, scope)?;
-                }
+                let told = if sysctl == Sysctl::Forward6 && value != 0 { advertised::keep(scope) } else { Ok(BTreeSet::new()) };
+                let told = told.map_err(|source| ExecuteError::Refused { op: Box::new(op), source })?;
                 write_setting(op, scope, sysctl.path(), value)?;
+                self.advertised.extend(told);
             }
             (Key::Rule(family, mark), Value::Table(table)) => set_rule(op, scope, family, mark, table).await?,
             _ => {
@@ -270,40 +270,6 @@ async fn set_port(op: Op, scope: &Scope, link: u32, port: Port) -> Result<(), Ex
     answer(op, scope.handle.link().set(join).execute()).await?;
     let flags = LinkBridgePort::new(link).learning(port.learning).flood(port.flood).isolated(port.isolated).build();
     answer(op, scope.handle.link().set_port(flags).execute()).await
-}
-
-/// A namespace that forwards believes no router any more and loses the routes that it
-/// has from routers, unless a link is told to believe them all the same (`accept_ra=2`).
-/// So every link that is not ours and believes routers now is told, before forwarding is
-/// switched on. What somebody switched off stays so.
-fn keep_advertised_routes(op: Op, scope: &Scope) -> Result<(), ExecuteError> {
-    let ours: BTreeSet<&str> = scope.names.values().map(Name::as_str).collect();
-    let kept = scope.inside(|| {
-        let conf = std::path::Path::new("/proc/sys/net/ipv6/conf");
-        // Whoever forwards already has decided whom to believe.
-        if read_setting(&conf.join("all/forwarding")) != Some(0) {
-            return Ok(());
-        }
-        for link in std::fs::read_dir(conf)? {
-            let link = link?;
-            let name = link.file_name();
-            let is_other = name.to_str().is_none_or(|name| !ours.contains(name) && !matches!(name, "all" | "default" | "lo"));
-            let setting = link.path().join("accept_ra");
-            if is_other && read_setting(&setting) == Some(1) {
-                match std::fs::write(&setting, "2") {
-                    // The link went meanwhile.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    written => written?,
-                }
-            }
-        }
-        Ok(())
-    });
-    kept.and_then(|kept| kept).map_err(|source| ExecuteError::Refused { op: Box::new(op), source })
-}
-
-fn read_setting(path: &std::path::Path) -> Option<u32> {
-    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 fn write_setting(op: Op, scope: &Scope, path: &str, value: u32) -> Result<(), ExecuteError> {

@@ -5,6 +5,7 @@
 //! operation's own events are queued before its answer. So the mirror is right
 //! whenever the queues are empty, and nothing is planned before they are.
 
+mod advertised;
 mod events;
 mod execute;
 mod pairs;
@@ -17,6 +18,7 @@ pub use scope::ScopeError;
 pub use underlay::lacks_ipv6;
 
 use crate::namespace::{NamespaceError, Namespaces};
+use advertised::Advertised;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use scope::Scope;
 use skep_model::TaskId;
@@ -95,6 +97,7 @@ pub struct Kernel {
     stale: BTreeSet<Namespace>,
     /// Links or addresses of the node that are not ours changed.
     hint: bool,
+    advertised: Advertised,
     /// Times that events were lost.
     pub overruns: u64,
 }
@@ -110,7 +113,9 @@ impl Kernel {
         // SAFETY: the poller owns its descriptor and names the same one every time.
         let poller = unsafe { AsyncFd::register(Poller(epoll)) }.map_err(|error| watch(error.into_parts().1))?;
         let (scopes, watched, stale) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        let mut kernel = Self { namespaces, scopes, watched, watched_next: 0, poller, stale, hint: false, overruns: 0 };
+        let advertised = Advertised::found();
+        let mut kernel =
+            Self { namespaces, scopes, watched, watched_next: 0, poller, stale, hint: false, advertised, overruns: 0 };
         kernel.enter(Namespace::Node, None)?;
         for task in kernel.namespaces.list()? {
             let namespace = kernel.namespaces.get(task)?;

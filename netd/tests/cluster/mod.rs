@@ -414,21 +414,11 @@ pub async fn prepared(pins: &Pins, underlay: Underlay, prepare: impl Fn(usize) +
         pins.namespaces.get(task(number)).unwrap()
     });
     let handles = [connection(&namespaces[0]), connection(&namespaces[1])];
-    let peer =
-        LinkUnspec::new_with_name("underlay").append_extra_attribute(LinkAttribute::NetNsFd(namespaces[1].as_raw_fd())).build();
-    let pair = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
-        .name("underlay")
-        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
-    handles[0].link().add(pair.build()).execute().await.unwrap();
+    let ends = [(&namespaces[0], &handles[0]), (&namespaces[1], &handles[1])];
+    make_underlay(ends, underlay).await;
     let mut nodes = Vec::new();
     for (number, (namespace, handle)) in namespaces.into_iter().zip(handles).enumerate() {
-        let index = inside(namespace.as_fd(), || nix::net::if_::if_nametoindex("underlay").unwrap()).unwrap();
-        let prefix = if underlay.is_v6 { 64 } else { 24 };
-        let mut address = handle.address().add(index, underlay.address(number), prefix);
-        address.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-        address.execute().await.unwrap();
         handle.link().set(LinkUnspec::new_with_index(1).up().build()).execute().await.unwrap();
-        handle.link().set(LinkUnspec::new_with_index(index).mtu(underlay.mtu).up().build()).execute().await.unwrap();
         inside(namespace.as_fd(), || prepare(number)).unwrap();
         let run = pins.folder.path().join(format!("run{number}"));
         let (process, client) = start(&namespace, &run).await;
@@ -439,6 +429,29 @@ pub async fn prepared(pins: &Pins, underlay: Underlay, prepare: impl Fn(usize) +
         nodes.push(node);
     }
     nodes.try_into().unwrap_or_else(|_| panic!("there are two nodes"))
+}
+
+/// The link between two nodes, each a namespace with its handle.
+pub async fn make_underlay(ends: [(&OwnedFd, &Handle); 2], underlay: Underlay) {
+    let peer =
+        LinkUnspec::new_with_name("underlay").append_extra_attribute(LinkAttribute::NetNsFd(ends[1].0.as_raw_fd())).build();
+    let pair = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
+        .name("underlay")
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
+    ends[0].1.link().add(pair.build()).execute().await.unwrap();
+    for (number, (namespace, handle)) in ends.into_iter().enumerate() {
+        let index = index_of_underlay(namespace);
+        let prefix = if underlay.is_v6 { 64 } else { 24 };
+        let mut address = handle.address().add(index, underlay.address(number), prefix);
+        address.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        address.execute().await.unwrap();
+        handle.link().set(LinkUnspec::new_with_index(index).mtu(underlay.mtu).up().build()).execute().await.unwrap();
+    }
+}
+
+/// The index of a node's link to the other.
+pub fn index_of_underlay(namespace: &OwnedFd) -> u32 {
+    inside(namespace.as_fd(), || nix::net::if_::if_nametoindex("underlay").unwrap()).unwrap()
 }
 
 /// Two connected sockets: one that `from` opened to `address`, which `at` listens on.

@@ -318,7 +318,7 @@ async fn a_missing_underlay_address_is_named_at_each_network_and_versions_go_on(
 }
 
 /// The default route that a router advertised stays when the first published port makes
-/// the node forward, and the router may go on.
+/// the node forward, and the router may go on; also over an uplink that is made anew.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_route_that_a_router_advertised_survives_forwarding() {
     let pins = Pins::new();
@@ -328,6 +328,27 @@ async fn a_route_that_a_router_advertised_survives_forwarding() {
         write("ipv6/conf/all/forwarding", "0");
         write("ipv6/conf/underlay/accept_ra", "1");
     });
+    hear_router(&nodes).await;
+    let node = &mut nodes[0];
+    // It looks at settings anew.
+    node.process.kill().unwrap();
+    node.process.wait().unwrap();
+    node.restart().await;
+    node.apply_all().await;
+    let setting = |node: &Node, path: &str| node.in_node(|| std::fs::read_to_string(format!("/proc/sys/net/{path}")).unwrap());
+    assert_eq!(setting(node, "ipv6/conf/all/forwarding").trim(), "1", "the node forwards now");
+    assert_eq!(node.in_node(|| default_routes("underlay")), 1, "and still has its way out");
+    assert_eq!(setting(node, "ipv6/conf/underlay/accept_ra").trim(), "2");
+    let index = index_of_underlay(&nodes[0].namespace);
+    nodes[0].handle.link().del(index).execute().await.unwrap();
+    assert_eq!(nodes[0].in_node(|| default_routes("underlay")), 0, "the route went with its link");
+    make_underlay([0, 1].map(|number| (&nodes[number].namespace, &nodes[number].handle)), PLAIN).await;
+    hear_router(&nodes).await;
+    assert_eq!(setting(&nodes[0], "ipv6/conf/underlay/accept_ra").trim(), "2");
+}
+
+/// The second node advertises itself until the first has a default route.
+async fn hear_router(nodes: &[Node; 2]) {
     let deadline = Instant::now() + DEADLINE;
     while nodes[0].in_node(|| default_routes("underlay")) == 0 {
         assert!(Instant::now() < deadline, "the kernel takes the advertisement");
@@ -335,16 +356,6 @@ async fn a_route_that_a_router_advertised_survives_forwarding() {
         nodes[1].in_node(|| advertise("underlay"));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let node = &mut nodes[0];
-    // It looks at settings anew.
-    node.process.kill().unwrap();
-    node.process.wait().unwrap();
-    node.restart().await;
-    node.apply_all().await;
-    let setting = |path: &str| node.in_node(|| std::fs::read_to_string(format!("/proc/sys/net/{path}")).unwrap());
-    assert_eq!(setting("ipv6/conf/all/forwarding").trim(), "1", "the node forwards now");
-    assert_eq!(node.in_node(|| default_routes("underlay")), 1, "and still has its way out");
-    assert_eq!(setting("ipv6/conf/underlay/accept_ra").trim(), "2");
 }
 
 /// How many default routes lead over a link.

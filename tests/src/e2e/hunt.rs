@@ -166,14 +166,25 @@ impl Hunt {
 
     /// In the memory of a process.
     pub fn in_memory(&self, pid: i32, place: &str, into: &mut Vec<Find>) {
-        let mut found = BTreeSet::new();
-        let mut memory = File::open(format!("/proc/{pid}/mem")).unwrap_or_else(|error| panic!("the memory of {place}: {error}"));
-        for (start, length) in writable_ranges(pid) {
-            if memory.seek(SeekFrom::Start(start)).is_ok() {
-                self.in_reader(&mut (&mut memory).take(length.min(FILE_MAX)), &mut found);
+        let found: BTreeSet<&'static str> = self.ranges_with(pid).into_iter().flat_map(|(_, forms)| forms).collect();
+        into.extend(found.into_iter().map(|form| Find { place: place.to_owned(), form }));
+    }
+
+    /// The ranges of a process's memory that hold the value, each with its forms.
+    pub fn ranges_with(&self, pid: i32) -> Vec<(Range, BTreeSet<&'static str>)> {
+        let mut memory = File::open(format!("/proc/{pid}/mem")).unwrap_or_else(|error| panic!("the memory of {pid}: {error}"));
+        let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
+        let mut found = Vec::new();
+        for range in Range::all(&maps).into_iter().filter(|range| range.is_writable) {
+            let mut forms = BTreeSet::new();
+            if memory.seek(SeekFrom::Start(range.start)).is_ok() {
+                self.in_reader(&mut (&mut memory).take(range.length.min(FILE_MAX)), &mut forms);
+            }
+            if !forms.is_empty() {
+                found.push((range, forms));
             }
         }
-        into.extend(found.into_iter().map(|form| Find { place: place.to_owned(), form }));
+        found
     }
 }
 
@@ -182,17 +193,48 @@ fn pair(bytes: &[u8]) -> usize {
     usize::from(bytes[0]) << 8 | usize::from(bytes[1])
 }
 
-/// Start and length of what a process may have written to; special ranges of the kernel's do not count.
-fn writable_ranges(pid: i32) -> Vec<(u64, u64)> {
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-    maps.lines()
-        .filter(|line| line.split(' ').nth(1).is_some_and(|mode| mode.starts_with("rw")))
-        .filter_map(|line| {
-            let (start, end) = line.split(' ').next()?.split_once('-')?;
-            let (start, end) = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
-            Some((start, end.saturating_sub(start)))
-        })
-        .collect()
+/// A range of a process's memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Range {
+    /// Its first address.
+    pub start: u64,
+    /// Its bytes.
+    pub length: u64,
+    /// Whether the process may have written to it; special ranges of the kernel's do not count.
+    pub is_writable: bool,
+    /// Whether the kernel keeps it in memory.
+    pub is_locked: bool,
+    /// How much of it is in swap, in KiB.
+    pub swapped_kib: u64,
+}
+
+impl Range {
+    /// Whether nothing of it is in swap, or ever can be as long as it is locked.
+    pub fn is_in_memory_alone(&self) -> bool {
+        self.is_locked || self.swapped_kib == 0
+    }
+
+    /// The ranges of a `/proc/PID/smaps`.
+    pub fn all(smaps: &str) -> Vec<Self> {
+        let mut found: Vec<Self> = Vec::new();
+        for line in smaps.lines() {
+            let (first, rest) = line.split_once(' ').unwrap_or((line, ""));
+            let number = |text: &str| u64::from_str_radix(text, 16).ok();
+            let ends = first.split_once('-').and_then(|(start, end)| Some((number(start)?, number(end)?)));
+            match (ends, found.last_mut()) {
+                (Some((start, end)), _) => {
+                    let (length, is_writable) = (end.saturating_sub(start), rest.starts_with("rw"));
+                    found.push(Self { start, length, is_writable, is_locked: false, swapped_kib: 0 });
+                }
+                (None, Some(range)) if first == "Swap:" => {
+                    range.swapped_kib = rest.trim().trim_end_matches(" kB").parse().unwrap_or(u64::MAX);
+                }
+                (None, Some(range)) if first == "VmFlags:" => range.is_locked = rest.split(' ').any(|flag| flag == "lo"),
+                _ => {}
+            }
+        }
+        found
+    }
 }
 
 #[cfg(test)]
@@ -236,5 +278,19 @@ mod tests {
         let mut finds = Vec::new();
         Hunt::new(VALUE).in_memory(std::process::id().cast_signed(), "this test", &mut finds);
         assert!(finds.iter().any(|find| find.form == "raw"), "the hunt itself holds the value");
+    }
+
+    #[test]
+    fn what_is_in_swap_is_told_from_what_is_locked() {
+        let of = |start: &str, swap: &str, flags: &str| {
+            format!("{start}-7f0000003000 rw-p 00000000 00:00 0 \nSize: 8 kB\nSwap: {swap} kB\nSwapPss: 4 kB\nVmFlags: {flags}\n")
+        };
+        let text = of("7f0000000000", "0", "rd wr mr") + &of("7f0000001000", "8", "rd wr lo") + &of("7f0000002000", "4", "rd wr");
+        let ranges = Range::all(&text);
+        let told: Vec<_> = ranges.iter().map(|it| (it.length, it.is_locked, it.swapped_kib, it.is_in_memory_alone())).collect();
+        assert_eq!(told, [(0x3000, false, 0, true), (0x2000, true, 8, true), (0x1000, false, 4, false)]);
+        // Our own memory reads as such.
+        let own = Range::all(&fs::read_to_string("/proc/self/smaps").expect("our own"));
+        assert!(own.iter().filter(|range| range.is_writable).count() > 1, "{own:?}");
     }
 }

@@ -22,7 +22,7 @@ mod wait;
 
 pub use cluster::{Background, Cluster, Task};
 pub use figures::{Figures, is_full};
-pub use hunt::{Find, Hunt};
+pub use hunt::{Find, Hunt, Range};
 pub use load::{Load, Report};
 pub use said::Said;
 pub use services::read_answer;

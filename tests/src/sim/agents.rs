@@ -436,7 +436,7 @@ impl Simulation {
                 self.coverage.count(if assignments.is_complete { "assignments: complete" } else { "assignments: increment" });
                 self.machines[number].host.values.extend(values);
                 self.machines[number].host.is_told |= assignments.is_complete;
-                self.agent_event(number, Event::Assignments { term, assignments })
+                self.agent_event(number, Event::Assignments { term, assignments, unreadable: Vec::new() })
             }
             Word::Close { reason, hint } => {
                 self.coverage.count(format!("session: closed, {}", closing(&reason)));

@@ -10,11 +10,11 @@ use crate::image::digest::Digest;
 use crate::image::document::{Descriptor, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
 use crate::image::{ImageStore, Platform};
 
-pub(super) fn platform() -> Platform {
+pub(crate) fn platform() -> Platform {
     Platform { os: "linux".into(), architecture: "amd64".into(), variant: None }
 }
 
-pub(super) async fn store() -> (TempDir, ImageStore) {
+pub(crate) async fn store() -> (TempDir, ImageStore) {
     let folder = tempfile::tempdir().expect("a folder");
     let store = ImageStore::open(folder.path().join("images")).await.expect("a store");
     (folder, store)
@@ -22,14 +22,14 @@ pub(super) async fn store() -> (TempDir, ImageStore) {
 
 /// Writes tar members as given, without the tar crate's own scruples about paths.
 #[derive(Default)]
-pub(super) struct Layer(Vec<u8>);
+pub(crate) struct Layer(Vec<u8>);
 
 impl Layer {
-    pub(super) fn entry(self, kind: EntryType, path: &str, mode: u32, link: &str, content: &[u8]) -> Self {
+    pub(crate) fn entry(self, kind: EntryType, path: &str, mode: u32, link: &str, content: &[u8]) -> Self {
         self.node(kind, path, mode, link, content, (0, 0))
     }
 
-    pub(super) fn device(self, kind: EntryType, path: &str, device: (u32, u32)) -> Self {
+    pub(crate) fn device(self, kind: EntryType, path: &str, device: (u32, u32)) -> Self {
         self.node(kind, path, 0o666, "", b"", device)
     }
 
@@ -52,15 +52,15 @@ impl Layer {
         self
     }
 
-    pub(super) fn file(self, path: &str, content: &str) -> Self {
+    pub(crate) fn file(self, path: &str, content: &str) -> Self {
         self.entry(EntryType::Regular, path, 0o644, "", content.as_bytes())
     }
 
-    pub(super) fn dir(self, path: &str, mode: u32) -> Self {
+    pub(crate) fn dir(self, path: &str, mode: u32) -> Self {
         self.entry(EntryType::Directory, path, mode, "", b"")
     }
 
-    pub(super) fn xattr(mut self, key: &str, value: &[u8]) -> Self {
+    pub(crate) fn xattr(mut self, key: &str, value: &[u8]) -> Self {
         let mut builder = tar::Builder::new(Vec::new());
         builder.append_pax_extensions([(format!("SCHILY.xattr.{key}").as_str(), value)]).expect("memory");
         let bytes = builder.into_inner().expect("memory");
@@ -68,24 +68,24 @@ impl Layer {
         self
     }
 
-    pub(super) fn end(mut self) -> Vec<u8> {
+    pub(crate) fn end(mut self) -> Vec<u8> {
         self.0.extend_from_slice(&[0; 1024]);
         self.0
     }
 }
 
-pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).expect("memory");
     encoder.finish().expect("memory")
 }
 
-pub(super) fn zstd(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
     ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
 }
 
 /// The blobs of one image.
-pub(super) struct Built {
+pub(crate) struct Built {
     pub config: Vec<u8>,
     pub layers: Vec<Vec<u8>>,
     pub manifest: Vec<u8>,
@@ -93,7 +93,7 @@ pub(super) struct Built {
 
 impl Built {
     /// `layers` are plain tars; `pack` compresses each.
-    pub(super) fn new(layers: &[Vec<u8>], pack: fn(&[u8]) -> Vec<u8>) -> Self {
+    pub(crate) fn new(layers: &[Vec<u8>], pack: fn(&[u8]) -> Vec<u8>) -> Self {
         let diff_ids: Vec<String> = layers.iter().map(|layer| Digest::of(layer).to_string()).collect();
         let config = serde_json::json!({
             "os": "linux", "architecture": "amd64",
@@ -110,15 +110,15 @@ impl Built {
         Self { config, layers, manifest: serde_json::to_vec(&manifest).expect("JSON") }
     }
 
-    pub(super) fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> Digest {
         Digest::of(&self.manifest)
     }
 
-    pub(super) fn id(&self) -> Digest {
+    pub(crate) fn id(&self) -> Digest {
         Digest::of(&self.config)
     }
 
-    pub(super) fn members(&self, name: &str) -> Vec<(String, Vec<u8>)> {
+    pub(crate) fn members(&self, name: &str) -> Vec<(String, Vec<u8>)> {
         let mut entry = describe(OCI_MANIFEST, &self.manifest);
         entry.annotations = BTreeMap::from([("org.opencontainers.image.ref.name".to_owned(), name.to_owned())]);
         let index = serde_json::json!({"schemaVersion": 2, "manifests": [entry]});
@@ -130,11 +130,11 @@ impl Built {
         members
     }
 
-    pub(super) fn layout(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn layout(&self, name: &str) -> Vec<u8> {
         archive(&self.members(name))
     }
 
-    pub(super) fn docker(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn docker(&self, name: &str) -> Vec<u8> {
         let config = format!("{}.json", self.id().hex());
         let layers: Vec<String> = (0..self.layers.len()).map(|i| format!("{i}/layer.tar")).collect();
         let manifest = serde_json::json!([{"Config": config, "RepoTags": [name], "Layers": layers}]);
@@ -145,7 +145,7 @@ impl Built {
     }
 }
 
-pub(super) fn describe(media_type: &str, bytes: &[u8]) -> Descriptor {
+pub(crate) fn describe(media_type: &str, bytes: &[u8]) -> Descriptor {
     Descriptor {
         media_type: media_type.into(),
         digest: Digest::of(bytes),
@@ -155,7 +155,7 @@ pub(super) fn describe(media_type: &str, bytes: &[u8]) -> Descriptor {
     }
 }
 
-pub(super) fn archive(members: &[(String, Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn archive(members: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, bytes) in members {
         let mut header = Header::new_gnu();
@@ -166,10 +166,10 @@ pub(super) fn archive(members: &[(String, Vec<u8>)]) -> Vec<u8> {
     builder.into_inner().expect("memory")
 }
 
-pub(super) fn plain(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn plain(bytes: &[u8]) -> Vec<u8> {
     bytes.to_vec()
 }
 
-pub(super) fn reader(bytes: Vec<u8>) -> Cursor<Vec<u8>> {
+pub(crate) fn reader(bytes: Vec<u8>) -> Cursor<Vec<u8>> {
     Cursor::new(bytes)
 }

@@ -9,6 +9,7 @@ use crate::command::task::ps::tasks;
 use crate::failure::{self, Failure};
 use crate::flags::time;
 use crate::render::{json, shape};
+use skep_model::deployment::Deployment;
 use skep_proto::request::Query;
 use std::collections::BTreeMap;
 
@@ -40,8 +41,9 @@ impl Inspect {
             let tasks = if self.flags.is_pretty() { tasks(client.list(&query).await?) } else { Vec::new() };
             counted.push((service, tasks));
         }
-        let has_stragglers = counted.iter().any(|(it, _)| it.plan.deployment.iter().any(|it| !it.stragglers.is_empty()));
-        let nodes = if has_stragglers { node::names(client).await? } else { BTreeMap::new() };
+        let names_nodes = |it: &Deployment| !it.stragglers.is_empty() || !it.lost_nodes.is_empty();
+        let has_nodes = counted.iter().any(|(it, _)| it.plan.deployment.iter().any(names_nodes));
+        let nodes = if has_nodes { node::names(client).await? } else { BTreeMap::new() };
         self.flags.write(
             &counted,
             shape::SERVICE,

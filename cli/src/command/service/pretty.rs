@@ -202,15 +202,9 @@ fn deployment(text: &mut Text, service: &Service, tasks: &[Task], nodes: &BTreeM
     text.line(format!(" State:\t\t{}", json::deployment_state(deployment)));
     text.some(" Message:\t", &deployment.cause);
     text.line(format!(" Tasks:\t\t{}", count(service, tasks)));
-    for straggler in &deployment.stragglers {
-        text.line(format!(" Straggler:\t{}", nodes.get(straggler).map_or(straggler.as_str(), String::as_str)));
-    }
-    for node in &deployment.lost_nodes {
-        text.line(format!(" Lost node:\t{node}"));
-    }
-    for node in &deployment.lost_nodes {
-        text.line(format!(" Lost node:\t{node}"));
-    }
+    let line = |label: &str, node: &NodeId| format!(" {label}:\t{}", nodes.get(node).map_or(node.as_str(), String::as_str));
+    deployment.stragglers.iter().for_each(|node| text.line(line("Straggler", node)));
+    deployment.lost_nodes.iter().for_each(|node| text.line(line("Lost node", node)));
 }
 
 /// How many tasks run, and how many of them are of an older version of the service.
@@ -460,6 +454,18 @@ mod tests {
         assert!(text.contains("\n Tasks:\t\t2 of 3 running, 2 of them with an earlier version of the service\n"), "{text}");
         let status = "UpdateStatus:\n State:\t\tpaused\n Started:\tAbout a minute ago\n Message:\tupdate paused due to failure\n";
         assert!(text.contains(status), "{text}");
+    }
+
+    #[test]
+    fn a_node_that_is_behind_and_one_that_was_lost_are_named_once() {
+        let mut service = sample::service();
+        let [behind, lost, removed] = [1, 2, 3].map(|number| NodeId::from_random([number; 16]));
+        let deployment = service.plan.value.deployment.as_mut().expect("the sample has one");
+        (deployment.stragglers, deployment.lost_nodes) = (vec![behind], vec![lost, removed]);
+        let nodes = BTreeMap::from([(behind, "w1".to_owned()), (lost, "w2".to_owned())]);
+        let text = text(&service, &[], &networks(), &nodes, Time(0));
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains("Straggler") || line.contains("Lost")).collect();
+        assert_eq!(lines, [" Straggler:\tw1", " Lost node:\tw2", &format!(" Lost node:\t{removed}")]);
     }
 
     #[test]

@@ -30,7 +30,7 @@ fn context(store: &Store, task: &Task) -> Value {
         node.map(|node| (node.description.hostname.clone(), node.description.platform.clone())).unwrap_or_default();
     let slot = if task.slot == 0 { node_id.clone() } else { task.slot.to_string() };
     json!({
-        "Service": { "ID": task.service_id, "Name": task.service_name, "Labels": task.spec.container_spec.labels },
+        "Service": { "ID": task.service_id, "Name": task.service_name, "Labels": task.service_labels },
         "Node": {
             "ID": node_id,
             "Hostname": hostname,

@@ -41,15 +41,18 @@ impl<F: FileSystem> Log<F> {
         self.watch.alive()
     }
 
-    /// Work after the answer is certain: reclaim files, remove older snapshots. A failure delays it only.
+    /// Work after the answer is certain: reclaim files, remove older snapshots. A failure delays it only, until
+    /// the next compaction. Where the disk no longer is as the engine believes, [`Watched`] has said its last
+    /// words: after a failed write or sync, and after a failed deletion, which the engine would not try again.
     pub(super) fn tidy(&self, purge: bool, noted: bool) {
         if purge {
             match self.engine.purge_expired_files() {
                 Ok(wanting) if wanting.is_empty() => {}
                 Ok(_) => tracing::debug!("the log engine waits for the next compaction to reclaim more files"),
-                Err(error) => self
-                    .watch
-                    .end(format!("reclaiming log files in {} failed ({error}), so this manager stops", self.dir.display())),
+                Err(error) => {
+                    let dir = self.dir.display();
+                    tracing::warn!("log files in {dir} are not reclaimed until the next compaction: {error}");
+                }
             }
         }
         if noted && let Err(error) = snapshot::remove_unless(&self.dir, |p| !snapshot::is_older(p, self.snapshot_index())) {

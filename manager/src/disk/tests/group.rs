@@ -72,3 +72,41 @@ fn a_failed_sync_is_said_once_and_acknowledges_nothing() {
     assert_eq!(said.len(), 1);
     assert!(said[0].starts_with("syncing ") && said[0].contains("the disk is gone"), "{said:?}");
 }
+
+/// Reclaiming reads what it keeps: where that does not read for a while, files stay, and nothing else happens.
+#[test]
+fn files_that_cannot_be_reclaimed_wait_for_the_next_compaction() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = PowerFs::default();
+    // Last words would be a panic.
+    let (mut log, _) = Log::open_in(dir.path(), seal(), &small_files(), Arc::new(fs.clone())).unwrap();
+    for index in 1..=20 {
+        log.append(Batch { entries: vec![entry(index, 1, b"x")], ..Batch::default() }).unwrap();
+    }
+    // A few entries in the oldest of many files: those are copied before it goes.
+    for term in 1..=1_000 {
+        log.append(Batch { hard_state: Some(hard_state(term, 20)), ..Batch::default() }).unwrap();
+    }
+    log.note_snapshot(snapshot_at(dir.path(), log.seal(), 15, 1)).unwrap();
+    fs.fail_reads(true);
+    log.compact_to(10).unwrap();
+    assert!(fs.n_failed_reads() > 0, "reclaiming reads what it keeps");
+    log.append(Batch { entries: vec![entry(21, 1_000, b"x")], ..Batch::default() }).unwrap();
+    let before = fs.n_deleted();
+    fs.fail_reads(false);
+    log.compact_to(15).unwrap();
+    assert!(fs.n_deleted() > before + 5, "{before}, {}", fs.n_deleted());
+    let files = fs.files();
+    drop(log);
+    let again = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(again.path().join("log")).unwrap();
+    std::fs::create_dir_all(again.path().join("snapshots")).unwrap();
+    std::fs::copy(dir.path().join("identity"), again.path().join("identity")).unwrap();
+    for snapshot in std::fs::read_dir(dir.path().join("snapshots")).unwrap() {
+        let path = snapshot.unwrap().path();
+        std::fs::copy(&path, again.path().join("snapshots").join(path.file_name().unwrap())).unwrap();
+    }
+    let fs = PowerFs::with_files(&again.path().join("log"), &files);
+    let (_log, recovered) = Log::open_in(again.path(), seal(), &small_files(), Arc::new(fs)).unwrap();
+    assert_eq!((recovered.compacted.index, recovered.entries.len()), (15, 6));
+}

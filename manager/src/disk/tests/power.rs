@@ -54,6 +54,8 @@ struct State {
     phase: u64,
     images: Vec<Image>,
     sync_fails: bool,
+    reads_fail: bool,
+    n_failed_reads: u64,
 }
 
 #[derive(Clone, Default)]
@@ -85,6 +87,14 @@ impl PowerFs {
 
     pub fn fail_syncs(&self) {
         self.0.lock().unwrap().sync_fails = true;
+    }
+
+    pub fn fail_reads(&self, fail: bool) {
+        self.0.lock().unwrap().reads_fail = fail;
+    }
+
+    pub fn n_failed_reads(&self) -> u64 {
+        self.0.lock().unwrap().n_failed_reads
     }
 
     pub fn take_images(&self) -> Vec<Image> {
@@ -152,6 +162,12 @@ pub struct Cursor {
 
 impl Read for Cursor {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut state = self.file.fs.0.lock().unwrap();
+        if state.reads_fail {
+            state.n_failed_reads += 1;
+            return Err(io::Error::other("a sector does not read"));
+        }
+        drop(state);
         let bytes = self.file.inode.lock().unwrap();
         let rest = bytes.live.get(self.at..).unwrap_or_default();
         let n = rest.len().min(buf.len());

@@ -6,6 +6,10 @@
 //! from outside, a member finds a place. Where places run out, the connection that is
 //! of least use goes: the oldest handshake of the address that has most of them under
 //! way, the oldest unauthenticated connection without a call.
+//!
+//! Who is at the other end is known only after the handshake, and an address is shared:
+//! by a node and its tasks, by a site behind a NAT. So an address with all its places
+//! taken is not refused another handshake; one of its own connections goes for it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -19,6 +23,11 @@ use crate::NodeIdentity;
 
 /// Descriptors of the process that connections may take, in parts of 100.
 const DESCRIPTORS_SHARE: u64 = 50;
+
+/// The fewest connections that a listener takes on, however few descriptors there are.
+const CONNECTIONS_MIN: usize = 64;
+/// The most connections that it takes on.
+const CONNECTIONS_MAX: usize = 16_384;
 
 /// How much a listener takes on.
 #[derive(Debug, Clone, Copy)]
@@ -44,14 +53,23 @@ pub struct AcceptLimits {
 
 impl Default for AcceptLimits {
     fn default() -> Self {
-        let descriptors = crate::process::descriptor_limit().saturating_mul(DESCRIPTORS_SHARE) / 100;
+        Self::within(crate::process::descriptor_limit())
+    }
+}
+
+impl AcceptLimits {
+    /// The limits of a process that may have this many descriptors. At least five of
+    /// eight places are for members alone.
+    fn within(descriptors: u64) -> Self {
+        let share = descriptors.saturating_mul(DESCRIPTORS_SHARE) / 100;
+        let connections_max = usize::try_from(share).unwrap_or(usize::MAX).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX);
         Self {
-            handshakes_max: 1024,
+            handshakes_max: 1024.min(connections_max / 4),
             handshake_deadline: HANDSHAKE_DEADLINE,
             per_address_max: 64,
-            unauthenticated_max: 256,
+            unauthenticated_max: 256.min(connections_max / 8),
             per_node_max: 64,
-            connections_max: usize::try_from(descriptors).unwrap_or(usize::MAX).clamp(512, 16_384),
+            connections_max,
             idle_max: Duration::from_secs(10),
             life_max: Duration::from_secs(60),
         }
@@ -122,8 +140,8 @@ struct Open {
 /// Why a connection is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
-    /// Of its address.
-    #[error("its address has too many connections without a certificate")]
+    /// Of peers without a certificate of its address.
+    #[error("its address has too many connections without a certificate, all with calls under way")]
     Address,
     /// Of its node.
     #[error("its node has too many connections")]
@@ -154,12 +172,15 @@ impl Connections {
         lock(&self.open).peers.len()
     }
 
-    /// A place for a handshake; the oldest of the address with most of them makes room.
+    /// A place for a handshake. The oldest handshake of the address with most of them
+    /// makes room, or, in an address that is full, its oldest connection without a call.
+    /// Where all of those have one, the handshake may still turn out to be a member's:
+    /// [`Self::establish`] judges it.
     pub(super) fn begin(&self, remote: SocketAddr, limits: &AcceptLimits) -> Result<Place, Full> {
         let address = counted_address(remote.ip());
         let mut open = lock(&self.open);
         if open.unauthenticated_of(address) >= limits.per_address_max {
-            return Err(Full::Address);
+            open.end_one_of(address);
         }
         if open.handshakes.len() + open.peers.len() >= limits.connections_max {
             return Err(Full::All);
@@ -179,6 +200,10 @@ impl Connections {
         match &peer.node {
             Some(node) if open.of_node(&node.node_id) >= limits.per_node_max => return Err(Full::Node),
             Some(_) => {}
+            // Its own handshake is one of them.
+            None if open.unauthenticated_of(counted_address(peer.remote.ip())) > limits.per_address_max => {
+                return Err(Full::Address);
+            }
             None if open.unauthenticated() >= limits.unauthenticated_max && !open.end_an_idle_one() => {
                 return Err(Full::Unauthenticated);
             }
@@ -196,9 +221,14 @@ impl Open {
     }
 
     fn unauthenticated_of(&self, address: IpAddr) -> usize {
-        let is_here =
-            |(peer, _): &&(PeerInfo, CancellationToken)| peer.node.is_none() && counted_address(peer.remote.ip()) == address;
-        self.handshakes.values().filter(|(other, _)| *other == address).count() + self.peers.values().filter(is_here).count()
+        self.handshakes.values().filter(|(other, _)| *other == address).count() + self.strangers_of(address).count()
+    }
+
+    /// The open unauthenticated connections of an address, oldest first.
+    fn strangers_of(&self, address: IpAddr) -> impl Iterator<Item = (u64, &PeerInfo)> {
+        let is_its = move |peer: &PeerInfo| peer.node.is_none() && counted_address(peer.remote.ip()) == address;
+        let open = self.peers.iter().filter(|(_, (_, close))| !close.is_cancelled());
+        open.map(|(number, (peer, _))| (*number, peer)).filter(move |(_, peer)| is_its(peer))
     }
 
     fn of_node(&self, node_id: &str) -> usize {
@@ -214,6 +244,19 @@ impl Open {
         if let Some(number) = victim.map(|(number, _)| *number)
             && let Some((_, close)) = self.handshakes.remove(&number)
         {
+            close.cancel();
+        }
+    }
+
+    /// Ends the oldest of an address that has no call: a handshake, or an open
+    /// unauthenticated connection. There may be none.
+    fn end_one_of(&mut self, address: IpAddr) {
+        let handshake = self.handshakes.iter().find(|(_, (other, _))| *other == address).map(|(number, _)| *number);
+        let idle = self.strangers_of(address).find(|(_, peer)| peer.idle().is_some()).map(|(number, _)| number);
+        let Some(victim) = handshake.into_iter().chain(idle).min() else { return };
+        let close = self.handshakes.remove(&victim).map(|(_, close)| close);
+        // An open one keeps its place until it has ended.
+        if let Some(close) = close.or_else(|| self.peers.get(&victim).map(|(_, close)| close.clone())) {
             close.cancel();
         }
     }
@@ -290,22 +333,69 @@ mod tests {
         PeerInfo::new(Some(Arc::new(node)), from(text))
     }
 
+    fn ended(places: &[Place]) -> Vec<bool> {
+        places.iter().map(|place| place.close.is_cancelled()).collect()
+    }
+
+    /// An address is shared: by a node with its tasks, by a site behind a NAT.
     #[test]
-    fn an_address_has_its_number_of_places_whatever_it_says() {
+    fn a_member_from_a_full_address_gets_in_and_others_make_room() {
         let connections = Connections::default();
-        let held: Vec<Place> =
+        let mut held: Vec<Place> =
             ["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1"].map(|text| begin(&connections, text).unwrap()).into();
-        assert_eq!(begin(&connections, "192.0.2.1").err(), Some(Full::Address));
-        assert!(begin(&connections, "192.0.2.2").is_ok());
-        connections.establish(&held[0], PeerInfo::new(None, from("192.0.2.1")), &LIMITS).unwrap();
-        assert_eq!(begin(&connections, "192.0.2.1").err(), Some(Full::Address), "an open one counts as before");
-        // A member is not counted any more.
-        connections.establish(&held[1], member("w1", "192.0.2.1"), &LIMITS).unwrap();
-        assert!(begin(&connections, "192.0.2.1").is_ok());
-        drop(held);
-        let _v6: Vec<Place> = ["2001:db8::1", "2001:db8::2", "2001:db8::3"].map(|text| begin(&connections, text).unwrap()).into();
-        assert_eq!(begin(&connections, "2001:db8::4").err(), Some(Full::Address), "a /64 is one party");
-        assert!(begin(&connections, "2001:db8:0:1::4").is_ok());
+        let open = |place: &Place| {
+            let peer = PeerInfo::new(None, from("192.0.2.1"));
+            connections.establish(place, peer.clone(), &LIMITS).map(|()| peer)
+        };
+        let busy = open(&held[0]).unwrap();
+        let call = busy.call();
+        open(&held[1]).unwrap();
+        // The oldest without a call makes room, be it open or a handshake.
+        held.push(begin(&connections, "192.0.2.1").unwrap());
+        assert_eq!(ended(&held), [false, true, false, false]);
+        held.push(begin(&connections, "192.0.2.1").unwrap());
+        assert_eq!(ended(&held), [false, true, true, false, false]);
+        let w1 = member("w1", "192.0.2.1");
+        connections.establish(&held[4], w1, &LIMITS).unwrap();
+        // A member is not counted any more, and nobody takes its place.
+        held.push(begin(&connections, "192.0.2.1").unwrap());
+        held.push(begin(&connections, "192.0.2.1").unwrap());
+        assert_eq!(ended(&held), [false, true, true, true, false, false, false]);
+        drop(call);
+    }
+
+    #[test]
+    fn in_an_address_that_is_full_of_calls_a_member_alone_gets_in() {
+        let limits = AcceptLimits { unauthenticated_max: 9, ..LIMITS };
+        let connections = Connections::default();
+        let peers: Vec<(Place, PeerInfo)> = (1..=3)
+            .map(|last| {
+                let place = connections.begin(from(&format!("2001:db8::{last}")), &limits).unwrap();
+                let peer = PeerInfo::new(None, from(&format!("2001:db8::{last}")));
+                connections.establish(&place, peer.clone(), &limits).unwrap();
+                (place, peer)
+            })
+            .collect();
+        let calls: Vec<Call> = peers.iter().map(|(_, peer)| peer.call()).collect();
+        let next = connections.begin(from("2001:db8::4"), &limits).unwrap();
+        let refused = connections.establish(&next, PeerInfo::new(None, from("2001:db8::4")), &limits);
+        assert_eq!(refused.err(), Some(Full::Address), "a /64 is one party");
+        connections.establish(&next, member("w1", "2001:db8::4"), &limits).unwrap();
+        assert!(peers.iter().all(|(place, _)| !place.close.is_cancelled()), "a call is not cut off");
+        let other = connections.begin(from("2001:db8:0:1::4"), &limits).unwrap();
+        assert!(connections.establish(&other, PeerInfo::new(None, from("2001:db8:0:1::4")), &limits).is_ok());
+        drop(calls);
+    }
+
+    #[test]
+    fn members_have_places_of_their_own_however_few_descriptors_there_are() {
+        for descriptors in [0, 256, 512, 1024, 2048, 4096, 1 << 20, u64::MAX] {
+            let AcceptLimits { handshakes_max, unauthenticated_max, connections_max, .. } = AcceptLimits::within(descriptors);
+            let others = handshakes_max + unauthenticated_max;
+            assert!(0 < unauthenticated_max && 0 < handshakes_max && 2 * others < connections_max, "{descriptors}: {others}");
+        }
+        let plenty = AcceptLimits::within(1 << 20);
+        assert_eq!((plenty.handshakes_max, plenty.unauthenticated_max, plenty.connections_max), (1024, 256, 16_384));
     }
 
     #[test]

@@ -4,7 +4,7 @@ mod finding;
 mod stopping;
 
 use super::*;
-use crate::event::{Exit, Found};
+use crate::event::{Exit, Found, UnreadableTask};
 use skep_model::assignment::SessionInfo;
 use skep_model::container::STOP_GRACE;
 use skep_model::endpoint::{Publication, PublishMode, PublishedPort, Transport};
@@ -57,7 +57,7 @@ fn cluster(term: u64, barrier_timeout: Duration) -> SessionInfo {
 fn complete(tasks: Vec<Task>) -> Event {
     let changes = tasks.into_iter().map(|task| AssignmentChange::PutTask(Arc::new(task))).collect();
     let assignments = Assignments { is_complete: true, applies_to: 0, results_in: 1, changes };
-    Event::Assignments { term: 1, assignments: Box::new(assignments) }
+    Event::Assignments { term: 1, assignments: Box::new(assignments), unreadable: Vec::new() }
 }
 
 fn exit(attempt: u64, code: i32) -> Exit {
@@ -229,9 +229,33 @@ fn ports_that_the_node_chose_are_reported_and_kept() {
 fn a_gap_in_the_chain_opens_a_new_session_and_older_terms_are_refused() {
     let (mut agent, _) = running();
     let gap = Assignments { is_complete: false, applies_to: 5, results_in: 6, changes: Vec::new() };
-    agent.handle(at(2), Event::Assignments { term: 1, assignments: Box::new(gap) });
+    agent.handle(at(2), Event::Assignments { term: 1, assignments: Box::new(gap), unreadable: Vec::new() });
     assert!(matches!(agent.take_actions()[..], [Action::ResetSession { .. }]));
     agent.handle(at(3), info(4));
     agent.handle(at(3), info(2));
     assert!(agent.take_actions().iter().any(|action| matches!(action, Action::ResetSession { .. })));
+}
+
+/// A task that cannot be read fails by itself; one that runs goes on, though the set is complete.
+#[test]
+fn a_task_that_cannot_be_read_fails_alone_and_one_that_runs_goes_on() {
+    let (mut agent, runs) = running();
+    let unreadable = |id, observed| UnreadableTask { id, observed, error: "spec: must be given".into() };
+    let [fresh, lost] = [2, 3].map(|number| TaskId::from_random([number; 16]));
+    let good = task(4, TaskState::Running);
+    let changes = vec![AssignmentChange::PutTask(Arc::new(good.clone()))];
+    let assignments = Box::new(Assignments { is_complete: true, applies_to: 0, results_in: 1, changes });
+    let unreadable =
+        vec![unreadable(runs, TaskState::Running), unreadable(fresh, TaskState::Assigned), unreadable(lost, TaskState::Running)];
+    agent.handle(at(2), Event::Assignments { term: 1, assignments, unreadable });
+    let actions = agent.take_actions();
+    assert_eq!(state(&agent, runs), TaskState::Running);
+    assert!(!actions.iter().any(|action| matches!(action, Action::Remove { .. } | Action::Kill { .. })), "{actions:?}");
+    assert!(actions.iter().any(|action| matches!(action, Action::Prepare { task, .. } if task.id == good.id)), "{actions:?}");
+    let said = actions.iter().filter_map(|action| if let Action::Report(updates) = action { Some(updates) } else { None });
+    let said: BTreeMap<TaskId, TaskStatus> = said.flatten().map(|update| (update.task, update.status.clone())).collect();
+    assert_eq!(said.get(&runs), None);
+    assert_eq!((said[&fresh].state, said[&lost].state), (TaskState::Rejected, TaskState::Failed));
+    assert_eq!(said[&fresh].error, "this node cannot read the task: spec: must be given");
+    assert_eq!(said[&fresh].timestamp, at(2));
 }

@@ -13,7 +13,7 @@ fn networked(number: u8, desired: TaskState, publication: Publication) -> Task {
 
 fn link(version: u64, changes: Vec<AssignmentChange>) -> Event {
     let assignments = Assignments { is_complete: false, applies_to: version - 1, results_in: version, changes };
-    Event::Assignments { term: 1, assignments: Box::new(assignments) }
+    Event::Assignments { term: 1, assignments: Box::new(assignments), unreadable: Vec::new() }
 }
 
 /// An agent whose task runs and is then told to stop, and what it wants done.
@@ -163,7 +163,7 @@ fn a_stop_that_a_restart_of_the_daemon_cut_short_begins_anew() {
     let put = AssignmentChange::PutTask(Arc::new(task));
     let changes = vec![put, AssignmentChange::MayStop(id)];
     let complete = Assignments { is_complete: true, applies_to: 0, results_in: 1, changes };
-    agent.handle(at(21), Event::Assignments { term: 1, assignments: Box::new(complete) });
+    agent.handle(at(21), Event::Assignments { term: 1, assignments: Box::new(complete), unreadable: Vec::new() });
     assert_eq!(steps(&mut agent), [Action::Drain { task: id, limit: STOP_GRACE }]);
 }
 

@@ -325,13 +325,18 @@ fn every_node_serves_the_mesh_while_a_port_is_published() {
 
 #[test]
 fn names_are_the_containers_and_the_host_name() {
-    for (hostname, expected) in
-        [("", None), ("db", Some("db")), ("{{.Service.Name}}-{{.Task.Slot}}-{{.Node.Hostname}}", Some("web-1-n1"))]
-    {
+    // Labels are the service's, as those that the node's agent fills in: not the container's.
+    let tier = |value: &str| BTreeMap::from([("tier".to_owned(), value.to_owned())]);
+    for (hostname, expected) in [
+        ("", None),
+        ("db", Some("db")),
+        ("{{.Service.Name}}-{{.Task.Slot}}-{{.Node.Hostname}}", Some("web-1-n1")),
+        ("{{.Service.Labels.tier}}-{{.Task.Slot}}", Some("front-1")),
+    ] {
         let store = store();
         let mut spec = TaskSpec::default();
-        spec.container_spec.hostname = hostname.into();
-        let task = Task { spec: Arc::new(spec), ..task(1, 1) };
+        (spec.container_spec.hostname, spec.container_spec.labels) = (hostname.into(), tier("container"));
+        let task = Task { spec: Arc::new(spec), service_labels: tier("front"), ..task(1, 1) };
         let mut names = vec![task.name(), task.id.as_str()[..12].to_owned()];
         names.extend(expected.map(str::to_owned));
         assert_eq!(super::names::names(&store, &task), names);
