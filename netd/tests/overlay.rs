@@ -14,10 +14,13 @@ use rtnetlink::packet_route::route::RouteType;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
 use rtnetlink::{LinkUnspec, MulticastGroup};
+use skep_model::TaskId;
 use skep_model::overlay::{EndpointId, LocalTask, OverlayChange};
-use skep_netd::namespace::inside;
+use skep_netd::kernel::Kernel;
+use skep_netd::namespace::{Namespaces, inside};
 use skep_netd_core::{
-    FdbTable, FdbTarget, Key, Mac, Op, Place, Port, Setting, Sysctl, Value, ingress_mark, interface_name, vxlan_name,
+    FdbTable, FdbTarget, Key, Mac, Mirror, Name, Op, Place, Port, Setting, Sysctl, Value, ingress_mark, interface_name,
+    vxlan_name,
 };
 use skep_proto::v1;
 use std::collections::BTreeMap;
@@ -209,6 +212,30 @@ async fn whatever_is_deleted_or_corrupted_is_back_within_a_second_and_named() {
     tokio::time::sleep(3 * SECOND).await;
     let after = nodes[0].status().await;
     assert_eq!((after.operations, after.repaired), (before.operations, before.repaired));
+}
+
+/// One call of the poller names 64 of them; planning relies on all queues being empty.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn events_of_many_namespaces_are_all_taken_at_once() {
+    let pins = Pins::new();
+    let tasks: Vec<TaskId> = (0..70).map(task).collect();
+    for task in &tasks {
+        pins.namespaces.make(*task).unwrap();
+    }
+    let folder = pins.folder.path().join("nodes");
+    let mut kernel = Kernel::open(Namespaces::open(&folder).unwrap()).unwrap();
+    let mut mirror = Mirror::new();
+    kernel.catch_up(&mut mirror).await.unwrap();
+    let is_up = |mirror: &Mirror, task: TaskId| mirror.get(&Place::task(task, Key::Up(Name::LOOPBACK))).is_some();
+    assert!(!tasks.iter().any(|task| is_up(&mirror, *task)));
+    for task in &tasks {
+        let handle = connection(&pins.namespaces.get(*task).unwrap());
+        handle.link().set(LinkUnspec::new_with_index(1).up().build()).execute().await.unwrap();
+    }
+    let (touched, unreadable) = kernel.catch_up(&mut mirror).await.unwrap();
+    assert!(unreadable.is_empty(), "{unreadable:?}");
+    let missed = tasks.iter().filter(|task| !is_up(&mirror, **task)).count();
+    assert_eq!((missed, touched.len() >= tasks.len()), (0, true), "of {}", tasks.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
