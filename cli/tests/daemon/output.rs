@@ -169,6 +169,15 @@ fn both_sides_have_a_version() {
 }
 
 #[test]
+fn what_the_managers_warn_of_is_said_beside_the_result() {
+    let fake = daemon();
+    fake.state.lock().expect("unpoisoned").warnings = vec!["the restart window of 2s never holds 2 restarts".into()];
+    let ran = fake.run(&["service", "create", "--detach", "--name", "web", "redis"]);
+    assert_eq!((ran.code, ran.stdout.trim()), (Some(0), sample::service().id.to_string().as_str()), "{ran:?}");
+    assert!(ran.stderr.lines().any(|line| line == "skep: warning: the restart window of 2s never holds 2 restarts"), "{ran:?}");
+}
+
+#[test]
 fn events_say_what_the_managers_have_forgotten_and_go_on() {
     let fake = daemon();
     let mut changed = sample::service();
