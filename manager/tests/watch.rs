@@ -127,3 +127,20 @@ async fn a_watch_between_two_times_tells_what_happened_then_removals_included_an
     drop(events);
     manager.stop().await;
 }
+
+/// A ring that begins at a log's first entry lacks nothing, however far back somebody asks; a
+/// restart reads the same log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_has_forgotten_nothing_says_so_for_times_before_it_was_founded() {
+    let before = clock::now() - Duration::from_secs(300);
+    let (site, founding) = Site::new();
+    let manager = Manager::start(site.start(Some(founding))).await.expect("a first start");
+    ask(&manager, create("a")).await;
+    ask(&manager, remove("a")).await;
+    let all = (vec!["create a".to_owned(), "remove a".to_owned()], true);
+    assert_eq!(between(&manager, before, clock::now(), &[]).await, all);
+    manager.stop().await;
+    let manager = Manager::start(site.start(None)).await.expect("a second start");
+    assert_eq!(between(&manager, before, clock::now(), &[]).await, all, "after a restart");
+    manager.stop().await;
+}

@@ -87,6 +87,7 @@ fn updates_roll_and_fail_and_come_back() {
     a_verdict_is_what_is_there(&cluster);
 }
 
+/// The cluster is new, so that its managers have forgotten nothing, however far back the question goes.
 fn events_between_two_times_are_what_happened_then(cluster: &Cluster) {
     let config = |words: &[&str]| cluster.skep_with("m1", &[&["config"], words].concat(), b"text").ok();
     let now = || {
@@ -101,9 +102,14 @@ fn events_between_two_times_are_what_happened_then(cluster: &Cluster) {
     let until = now();
     config(&["create", "after", "-"]);
     let happened = ["create then", "update then", "remove then"];
-    let format = "{{.Action}} {{.Actor.Attributes.name}}";
-    let words = ["events", "--since", &since, "--until", &until, "--filter", "type=config", "--format", format];
-    assert_eq!(cluster.skep("m1", &words).ok().lines().collect::<Vec<_>>(), happened);
+    let all = [&["create before"][..], &happened].concat();
+    for (since, expected) in [(since.as_str(), &happened[..]), ("1h", &all)] {
+        let format = "{{.Action}} {{.Actor.Attributes.name}}";
+        let words = ["events", "--since", since, "--until", &until, "--filter", "type=config", "--format", format];
+        let said = cluster.skep("m1", &words);
+        assert!(said.code == 0 && said.err.is_empty(), "{said}");
+        assert_eq!(said.out.lines().collect::<Vec<_>>(), expected, "since {since}");
+    }
     config(&["rm", "before", "after"]);
 }
 
