@@ -11,6 +11,7 @@ use skep_proto::request::{Watch, WatchFrom, encode_watch};
 use skep_proto::v1::control_server::Control as _;
 use skep_proto::v1::mutate_request::Mutation;
 use skep_proto::v1::{Annotations, ChangeAction, CreateConfig, Remove, UpdateConfigValue, WatchEvent};
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -142,5 +143,28 @@ async fn a_cluster_that_has_forgotten_nothing_says_so_for_times_before_it_was_fo
     manager.stop().await;
     let manager = Manager::start(site.start(None)).await.expect("a second start");
     assert_eq!(between(&manager, before, clock::now(), &[]).await, all, "after a restart");
+    manager.stop().await;
+}
+
+/// More than wait for one watcher that falls behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_resumes_gets_all_that_it_missed_however_much_that_is() {
+    const N_CHANGES: usize = 4_200;
+    let (site, founding) = Site::new();
+    let manager = Manager::start(site.start(Some(founding))).await.expect("a first start");
+    ask(&manager, create("seen")).await;
+    let seen = {
+        let mut events = watch(&manager, WatchFrom::Now, None, &[]).await;
+        next(&mut events).await.expect("where it begins").version
+    };
+    let asking = (0..N_CHANGES).map(|number| ask(&manager, create(&format!("missed{number}"))));
+    futures_util::stream::iter(asking).buffer_unordered(256).map(drop).collect::<()>().await;
+    let mut events = watch(&manager, WatchFrom::After(seen), None, &[]).await;
+    // When this is answered the watch has begun, and nothing of it was read yet.
+    ask(&manager, create("new")).await;
+    let mut missed = take(&mut events, N_CHANGES + 1).await;
+    assert_eq!(missed.pop().as_deref(), Some("create new"), "it goes on, in order");
+    assert_eq!(missed.into_iter().collect::<BTreeSet<_>>().len(), N_CHANGES, "each once");
+    drop(events);
     manager.stop().await;
 }
