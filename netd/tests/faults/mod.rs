@@ -2,6 +2,8 @@
 //! each is left out and named at its place, and everything else works.
 
 use crate::cluster::*;
+use futures_util::StreamExt as _;
+use rtnetlink::MulticastGroup;
 use skep_model::network::{ATTACHMENTS_MAX, Attachment, MTU_MAX, MTU_MIN, MTU_MIN_IPV6, Pool, VNI_LAST};
 use skep_model::overlay::{Endpoint, EndpointId, LocalTask, NodeNetwork, NodeService, OverlayChange, Peer, ServiceNetwork};
 use skep_model::place::PlaceFaults;
@@ -365,13 +367,20 @@ async fn a_route_that_a_router_advertised_survives_forwarding() {
         write("ipv6/conf/all/forwarding", "0");
         write("ipv6/conf/underlay/accept_ra", "1");
     });
-    let deadline = Instant::now() + DEADLINE;
-    while nodes[0].in_node(|| default_routes("underlay")) == 0 {
-        assert!(Instant::now() < deadline, "the kernel takes the advertisement");
-        // Its link-local address comes some time after the link.
-        nodes[1].in_node(|| advertise("underlay"));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    // The router's link-local address is its own some time after the link is up.
+    let mut addresses = nodes[1].events(MulticastGroup::Ipv6Ifaddr);
+    let mut routes = nodes[0].events(MulticastGroup::Ipv6Route);
+    let taken = async {
+        while nodes[0].in_node(|| default_routes("underlay")) == 0 {
+            nodes[1].in_node(|| advertise("underlay"));
+            tokio::select! {
+                event = addresses.next() => event.map(drop),
+                event = routes.next() => event.map(drop),
+            }
+            .expect("the kernel tells");
+        }
+    };
+    tokio::time::timeout(DEADLINE, taken).await.expect("the kernel takes the advertisement");
     let node = &mut nodes[0];
     // It looks at settings anew.
     node.process.kill().unwrap();
