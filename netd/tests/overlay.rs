@@ -295,11 +295,13 @@ async fn what_a_task_adds_to_its_own_links_stays_its_own() {
     handle.route().add(route().gateway(addresses(0, 1)[0]).unwrap().build()).execute().await.unwrap();
     let request = handle.neighbours().add(index, neighbour).link_layer_address(&[2, 6, 6, 6, 6, 6]);
     request.state(NeighbourState::Permanent).execute().await.unwrap();
+    // One table after the other: a socket reads one at a time (EBUSY), and whoever makes a request has sent it.
     let count = async || {
         let addresses = handle.address().get().execute().filter(|found| {
             let attributes = &found.as_ref().unwrap().attributes;
             std::future::ready(attributes.contains(&AddressAttribute::Address(own)))
         });
+        let addresses = addresses.count().await;
         let is_it = |found: &rtnetlink::packet_route::route::RouteMessage| found.header.destination_prefix_length == 32;
         let routes = handle.route().get(rtnetlink::RouteMessageBuilder::<std::net::Ipv4Addr>::new().build()).execute();
         let routes = routes.filter(|found| {
@@ -307,12 +309,13 @@ async fn what_a_task_adds_to_its_own_links_stays_its_own() {
             let is_static = found.header.protocol == rtnetlink::packet_route::route::RouteProtocol::Static;
             std::future::ready(is_it(found) && is_static)
         });
+        let routes = routes.count().await;
         let neighbours = handle.neighbours().get().execute().filter(|found| {
             let attributes = &found.as_ref().unwrap().attributes;
             let hardware = rtnetlink::packet_route::neighbour::NeighbourAttribute::LinkLayerAddress(vec![2, 6, 6, 6, 6, 6]);
             std::future::ready(attributes.contains(&hardware))
         });
-        (addresses.count().await, routes.count().await, neighbours.count().await)
+        (addresses, routes, neighbours.count().await)
     };
     assert_eq!(count().await, (1, 1, 1));
     // A row of ours in the same namespace is repaired meanwhile, and a restart reads everything anew.
