@@ -94,6 +94,7 @@ pub fn planted(place: &str) -> Option<&'static str> {
 }
 
 /// Panics if a test wants that at a place once it meets what is named `name`.
+#[track_caller]
 pub fn panic_if_planted(place: &str, name: &str) {
     if planted(place) == Some(name) {
         panic!("planted in {place} for {name}");
