@@ -7,6 +7,8 @@
 //! the record and the log, removing everything. Nothing here waits on the agent's loop.
 
 mod attend;
+#[cfg(test)]
+mod border_tests;
 mod folders;
 mod mounts;
 mod records;
