@@ -9,13 +9,10 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::NonEmptyStringValueParser;
 use nix::fcntl::{Flock, FlockArg};
+use skep_model::said::{LABEL_LENGTH_MAX, LABELS_MAX};
 
 /// The group that may use the local socket, where it exists.
 pub const GROUP: &str = "skep";
-/// Labels of a daemon, at most.
-const LABELS_MAX: usize = 128;
-/// Bytes of a label's key and value together, at most.
-const LABEL_LENGTH_MAX: usize = 1024;
 
 /// The node daemon of skep.
 #[derive(Debug, clap::Parser)]

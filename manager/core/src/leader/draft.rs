@@ -392,6 +392,10 @@ pub(crate) fn estimate_spec(spec: &TaskSpec) -> usize {
     let container = &spec.container_spec;
     let map = |map: &BTreeMap<String, String>| map.iter().map(|(key, value)| key.len() + value.len() + 8).sum::<usize>();
     600 + container.image.len()
+        + [&container.hostname, &container.dir, &container.user, &container.stop_signal]
+            .map(|text| text.len())
+            .iter()
+            .sum::<usize>()
         + list(&container.command)
         + list(&container.args)
         + list(&container.env)
@@ -400,6 +404,7 @@ pub(crate) fn estimate_spec(spec: &TaskSpec) -> usize {
         + list(&container.capability_drop)
         + list(&spec.placement.constraints)
         + list(&spec.placement.spread)
+        + spec.placement.platforms.iter().map(|platform| 8 + platform.os.len() + platform.architecture.len()).sum::<usize>()
         + map(&container.labels)
         + map(&container.sysctls)
         + container.mounts.iter().map(|mount| 64 + mount.source.len() + mount.target.len()).sum::<usize>()
