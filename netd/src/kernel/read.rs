@@ -183,6 +183,11 @@ async fn take<T>(
         match answer.payload {
             NetlinkPayload::InnerMessage(message) => rows.extend(read(message)),
             NetlinkPayload::Error(error) => return Err(error.to_io().to_string()),
+            // A dump that fails in its middle says so at its end. A family that the kernel
+            // does not have has no rows.
+            NetlinkPayload::Done(done) if done.code < 0 && done.code != -libc::EAFNOSUPPORT => {
+                return Err(std::io::Error::from_raw_os_error(-done.code).to_string());
+            }
             _ => {}
         }
     }
@@ -529,6 +534,18 @@ mod tests {
             let found = until_whole(async || take(futures_util::stream::iter(dumps.next().expect("a dump")), index).await).await;
             assert_eq!((found.as_deref(), n_dumps - dumps.len()), (Ok(expected), n_read), "row {number}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_dump_that_failed_in_its_middle_is_no_table() {
+        let ends_with = |code| {
+            let done = DoneMessage { code, extended_ack: Vec::new() };
+            vec![link_of(1), Answer::new(Default::default(), NetlinkPayload::Done(done))]
+        };
+        let read = async |code| take(futures_util::stream::iter(ends_with(code)), index).await.map(|(rows, _)| rows);
+        assert_eq!(read(0).await, Ok(vec![1]));
+        assert_eq!(read(-libc::EAFNOSUPPORT).await, Ok(vec![1]), "as rules of IPv6 where there is none");
+        assert!(read(-libc::ENOBUFS).await.is_err_and(|why| why.contains("buffer space")));
     }
 
     /// What the library does not hand on, nobody can heed.
