@@ -9,7 +9,7 @@ use skep_model::{NodeId, Refusal};
 use skep_proto::status::to_refusal;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -134,7 +134,7 @@ impl Managers {
 }
 
 /// Addresses, and those that are written down after them, each once.
-fn read(file: &std::path::Path, more: &[String]) -> Vec<String> {
+fn read(file: &Path, more: &[String]) -> Vec<String> {
     let saved = std::fs::read_to_string(file).unwrap_or_default();
     let mut order = Vec::<String>::new();
     for address in more.iter().cloned().chain(saved.lines().map(str::to_owned)) {
@@ -145,15 +145,18 @@ fn read(file: &std::path::Path, more: &[String]) -> Vec<String> {
     order
 }
 
-fn write(file: &std::path::Path, text: &str) -> std::io::Result<()> {
-    let temporary = file.with_extension("new");
-    std::fs::write(&temporary, text)?;
-    std::fs::rename(temporary, file)
+/// A daemon that finds half of a list, or none, may find no manager.
+fn write(file: &Path, text: &str) -> std::io::Result<()> {
+    let (Some(folder), Some(name)) = (file.parent(), file.file_name().and_then(|name| name.to_str())) else {
+        return Err(std::io::Error::other("a file needs a folder and a name"));
+    };
+    skep_identity::file::replace(folder, name, text.as_bytes()).map_err(std::io::Error::other)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn where_the_leader_is_now_is_heard_and_kept() {
@@ -176,5 +179,9 @@ mod tests {
         assert_eq!(open(&[]).next().as_deref(), Some("m9:2377"), "nor after a restart");
         managers.refused("m9:2377", &refusal(""));
         assert_eq!(managers.next().as_deref(), Some("m1:2377"), "as an earlier session said");
+        // Whole and durable, as every small file of a node is replaced.
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+        assert!(write(Path::new("/"), "").is_err(), "what has no name is no file");
     }
 }

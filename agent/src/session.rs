@@ -17,6 +17,7 @@ use crate::network::Network;
 use crate::probe::Prober;
 use crate::underlay;
 use crate::values::Values;
+use prost::Message as _;
 use skep_agent_core::{Agent, Event, UnreadableTask};
 use skep_identity::clock;
 use skep_model::assignment::{SessionInfo, StatusUpdate};
@@ -54,6 +55,8 @@ const UNSENT_MAX: usize = 256;
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
 /// Messages that wait to be sent.
 const QUEUE_MAX: usize = 256;
+/// The longest hello, in bytes: a message, less the frame around it.
+const HELLO_MAX: usize = SESSION_MESSAGE_MAX - 64 * 1024;
 
 /// What the loop wants said; kept across sessions.
 #[derive(Clone, Debug)]
@@ -390,7 +393,7 @@ impl Sessions {
             certificate_expires: Time::ZERO,
             not_ready,
         };
-        let mut message = v1::Hello::from(&hello);
+        let mut message = fitted(v1::Hello::from(&hello));
         message.protocol_min = PROTOCOL_MIN;
         message.protocol_max = PROTOCOL_MAX;
         message
@@ -408,6 +411,23 @@ fn unreadable(left_out: Vec<LeftOut>) -> Vec<UnreadableTask> {
             Some(UnreadableTask { id: id?, observed: observed?, error: error.to_string() })
         })
         .collect()
+}
+
+/// A hello that fits a message: a node with very many tasks that failed says less of each,
+/// since without a session it could say nothing.
+fn fitted(mut hello: v1::Hello) -> v1::Hello {
+    let shorten: [fn(&mut v1::TaskStatus); 2] = [|status| status.log_tail.clear(), |status| status.error.clear()];
+    for shorten in shorten {
+        if hello.encoded_len() <= HELLO_MAX {
+            break;
+        }
+        tracing::warn!(
+            tasks = hello.statuses.len(),
+            "the statuses of all tasks are too long for one message; they are shortened"
+        );
+        hello.statuses.iter_mut().filter_map(|update| update.status.as_mut()).for_each(shorten);
+    }
+    hello
 }
 
 /// Says what of the node's network does not work, once that is known.
@@ -474,6 +494,23 @@ mod tests {
         let named = unreadable(link.left_out);
         assert_eq!(named.iter().map(|task| (task.id, task.observed)).collect::<Vec<_>>(), [(id, TaskState::New)]);
         assert!(named[0].error.contains("changes[0].put_task"), "{}", named[0].error);
+    }
+
+    /// A node has its session however many of its tasks failed with long words.
+    #[test]
+    fn a_hello_fits_a_message() {
+        let long = "é".repeat(skep_model::task::MESSAGE_MAX / 2);
+        let status =
+            v1::TaskStatus { error: long.clone(), log_tail: vec![long; 10], message: "failed".into(), ..Default::default() };
+        let update = v1::StatusUpdate { task_id: "0".repeat(25), status: Some(status) };
+        for (n_tasks, has_tails, has_errors) in [(300, true, true), (2_000, false, true), (20_000, false, false)] {
+            let hello = fitted(v1::Hello { statuses: vec![update.clone(); n_tasks], ..Default::default() });
+            assert!(hello.encoded_len() <= HELLO_MAX, "{n_tasks} tasks: {} bytes", hello.encoded_len());
+            assert_eq!(hello.statuses.len(), n_tasks);
+            let of_one = hello.statuses[n_tasks / 2].status.as_ref().expect("a status");
+            assert_eq!((of_one.log_tail.is_empty(), of_one.error.is_empty()), (!has_tails, !has_errors), "{n_tasks} tasks");
+            assert_eq!(of_one.message, "failed");
+        }
     }
 
     /// The leader waits for an answer, whichever session brings it.

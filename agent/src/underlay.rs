@@ -6,13 +6,12 @@
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use skep_model::node::Underlay;
+use skep_model::said::OCCUPIED_MAX;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// How the names of our own links begin.
 const OWN_LINKS: &str = "sk";
-/// Networks that are told of; more are cut off, and a line in the log says so.
-const OCCUPIED_MAX: usize = 1024;
 
 /// The node's address, and the networks that it uses now.
 pub fn of(address: IpAddr) -> Underlay {
@@ -28,7 +27,8 @@ pub fn of(address: IpAddr) -> Underlay {
     }
     Underlay {
         address,
-        occupied: occupied.into_iter().take(OCCUPIED_MAX).collect(),
+        // One too many, so that the manager knows that there are more.
+        occupied: occupied.into_iter().take(OCCUPIED_MAX + 1).collect(),
         lacks_ipv6: lacks_ipv6(address).unwrap_or_default(),
     }
 }

@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{mpsc, oneshot};
 
-/// Changes that a watcher may fall behind before it is cut off.
+/// Changes that a watcher may fall behind before it is cut off. What a watch missed before it
+/// resumed is one of them.
 const WATCH_QUEUE_MAX: usize = 4096;
 
 /// What a watcher receives.
@@ -24,8 +25,8 @@ pub enum WatchItem {
     /// The state at the version from which changes follow, what is known of the time
     /// since the one that was asked for, and whether that is all.
     Past(Arc<Store>, Vec<Recent>, bool),
-    /// What changed, and when.
-    Changes(Recent),
+    /// What changed, and when: one version, or all that was missed before.
+    Changes(Vec<Recent>),
     /// The watch ends.
     Ended(Refusal),
 }
@@ -93,7 +94,7 @@ impl Waiting {
     /// Something changed. Returns false when the watcher is gone or too slow:
     /// its watch is over, and it finds its channel closed.
     #[must_use]
-    pub fn changes(&self, ticket: Ticket, recent: Recent) -> bool {
+    pub fn changes(&self, ticket: Ticket, recent: Vec<Recent>) -> bool {
         self.give(ticket, WatchItem::Changes(recent))
     }
 

@@ -65,29 +65,32 @@ pub const SUBNET_SIZE_MAX: u32 = 29;
 
 impl ClusterSpec {
     /// The bounds of the settings, when a cluster is made and when it is changed.
+    ///
+    /// # Errors
+    /// Names the flag of `swarm init` and `swarm update`, the value and what it may be.
     pub fn check(&self) -> Result<(), Refusal> {
         let value = |duration: Duration| format!("{duration:?}");
         if self.node_cert_expiry < CERT_EXPIRY_MIN {
             let reason = "minimum certificate expiry time is 1h0m0s";
-            return Err(Refusal::invalid("certificate expiry", value(self.node_cert_expiry), reason));
+            return Err(Refusal::invalid("--cert-expiry", value(self.node_cert_expiry), reason));
         }
         if !HEARTBEAT_PERIODS.contains(&self.heartbeat_period) {
             let reason = "it must be between 100ms and 10m0s";
-            return Err(Refusal::invalid("dispatcher heartbeat", value(self.heartbeat_period), reason));
+            return Err(Refusal::invalid("--dispatcher-heartbeat", value(self.heartbeat_period), reason));
         }
         if !BARRIER_TIMEOUTS.contains(&self.barrier_timeout) {
-            return Err(Refusal::invalid("barrier timeout", value(self.barrier_timeout), "it must be between 100ms and 1m0s"));
+            return Err(Refusal::invalid("--barrier-timeout", value(self.barrier_timeout), "it must be between 100ms and 1m0s"));
         }
         if self.snapshot_interval == 0 {
-            return Err(Refusal::invalid("snapshot interval", "0", "at least 1 log entry lies between two snapshots"));
+            return Err(Refusal::invalid("--snapshot-interval", "0", "at least 1 log entry lies between two snapshots"));
         }
         if !DATA_PATH_PORTS.contains(&self.data_path_port) {
             let reason = format!("it must be between {} and {}", DATA_PATH_PORTS.start(), DATA_PATH_PORTS.end());
-            return Err(Refusal::invalid("data path port", self.data_path_port.to_string(), reason));
+            return Err(Refusal::invalid("--data-path-port", self.data_path_port.to_string(), reason));
         }
         if self.subnet_size > SUBNET_SIZE_MAX {
             let reason = format!("it must be at most {SUBNET_SIZE_MAX}");
-            return Err(Refusal::invalid("mask length of the address pools", self.subnet_size.to_string(), reason));
+            return Err(Refusal::invalid("--default-addr-pool-mask-length", self.subnet_size.to_string(), reason));
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! What runs in a task: the container part of a service's spec.
 
+pub mod check;
+
 use crate::{ConfigId, SecretId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -6,6 +6,7 @@
 
 use crate::address::check_underlay;
 use crate::node::NodeDescription;
+use crate::task::MESSAGE_MAX;
 use std::collections::BTreeSet;
 
 /// The longest host name, in bytes.
@@ -71,7 +72,7 @@ impl NodeDescription {
             *word = line(word, WORD_MAX);
         }
         if !is_hostname(&self.hostname) {
-            notes.push("its host name does not consist of letters, digits, '-', '_' and '.'".to_owned());
+            notes.push(format!("its host name does not consist of at most {HOSTNAME_MAX} letters, digits, '-', '_' and '.'"));
             self.hostname.clear();
         }
         let n_labels = self.engine_labels.len();
@@ -99,7 +100,14 @@ impl NodeDescription {
         if let Some(underlay) = &mut self.underlay {
             let networks: BTreeSet<_> = underlay.occupied.iter().map(ipnet::IpNet::trunc).collect();
             // What is everywhere is nowhere: a default route occupies nothing.
+            let n_occupied = networks.len();
             underlay.occupied = networks.into_iter().filter(|network| network.prefix_len() > 0).take(OCCUPIED_MAX).collect();
+            if n_occupied > OCCUPIED_MAX {
+                notes.push(format!(
+                    "of the networks that it uses, the first {OCCUPIED_MAX} count: the cluster may choose a subnet of the rest"
+                ));
+            }
+            underlay.lacks_ipv6 = line(&underlay.lacks_ipv6, MESSAGE_MAX);
             if let Err(invalid) = check_underlay(underlay.address) {
                 notes.push(format!("its address {} is left out: {}", underlay.address, invalid.reason));
                 self.underlay = None;
@@ -164,6 +172,15 @@ mod tests {
             odd.believed()
         };
         assert_eq!((believed.engine_labels.len(), notes.len()), (LABELS_MAX, 1));
+        let ipv6 = |odd: &mut NodeDescription| odd.underlay.as_mut().unwrap().lacks_ipv6 = "\u{1b}[2J".into();
+        check(&ipv6, &nothing, "");
+        let (believed, notes) = {
+            let mut odd = sane.clone();
+            let networks = (0..2 * OCCUPIED_MAX as u32).map(|n| ipnet::Ipv4Net::new(n.to_be().into(), 32).unwrap().into());
+            odd.underlay.as_mut().unwrap().occupied = networks.collect();
+            odd.believed()
+        };
+        assert_eq!((believed.underlay.unwrap().occupied.len(), notes.len()), (OCCUPIED_MAX, 1));
         let occupied = |odd: &mut NodeDescription| {
             let networks = ["10.1.2.3/8", "0.0.0.0/0", "::/0", "10.0.0.0/8"].map(|text| text.parse().unwrap());
             odd.underlay.as_mut().unwrap().occupied = networks.into();

@@ -1,5 +1,7 @@
 //! Services: what a user wants to run.
 
+mod check;
+
 use crate::container::ContainerSpec;
 use crate::deployment::Deployment;
 use crate::endpoint::{EndpointSpec, PublishedPort, ServiceEndpoint};

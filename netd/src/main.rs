@@ -7,6 +7,7 @@ mod status;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use clap::builder::NonEmptyStringValueParser;
 use skep_identity::process;
 use skep_netd::dns::keeper::{self, Keeper};
 use skep_netd::engine::Engine;
@@ -39,7 +40,7 @@ struct Args {
     #[arg(long, default_value = "/run/skep", env = "SKEP_RUN_DIR", global = true)]
     run_dir: PathBuf,
     /// What to log, as `level` or `target=level,…`.
-    #[arg(long, default_value = "info", env = "SKEP_LOG_LEVEL")]
+    #[arg(long, default_value = "info", env = "SKEP_LOG_LEVEL", value_parser = NonEmptyStringValueParser::new())]
     log_level: String,
     #[command(subcommand)]
     command: Option<Command>,

@@ -7,14 +7,12 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use clap::builder::NonEmptyStringValueParser;
 use nix::fcntl::{Flock, FlockArg};
+use skep_model::said::{LABEL_LENGTH_MAX, LABELS_MAX};
 
 /// The group that may use the local socket, where it exists.
 pub const GROUP: &str = "skep";
-/// Labels of a daemon, at most.
-const LABELS_MAX: usize = 128;
-/// Bytes of a label's key and value together, at most.
-const LABEL_LENGTH_MAX: usize = 1024;
 
 /// The node daemon of skep.
 #[derive(Debug, clap::Parser)]
@@ -44,10 +42,10 @@ pub struct Args {
     /// Where others reach this node from now on: address or interface, with a port or without.
     /// For a node that is in a cluster; without it, one whose address is gone takes the one
     /// that leads to the managers
-    #[arg(long, value_name = "ADDR|INTERFACE", env = "SKEPD_ADVERTISE_ADDR")]
+    #[arg(long, value_name = "ADDR|INTERFACE", env = "SKEPD_ADVERTISE_ADDR", value_parser = advertised)]
     pub advertise_addr: Option<String>,
     /// What to log to standard error: error, warn, info, debug, trace, or filters by module
-    #[arg(long, value_name = "LEVEL", env = "SKEPD_LOG_LEVEL", default_value = "info")]
+    #[arg(long, value_name = "LEVEL", env = "SKEPD_LOG_LEVEL", default_value = "info", value_parser = NonEmptyStringValueParser::new())]
     pub log_level: String,
     /// Moves this daemon's wall clock, for tests
     #[arg(long, hide = true, allow_hyphen_values = true, default_value_t = 0)]
@@ -168,6 +166,12 @@ fn io_error<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -
     move |source| ArgsError::Io { operation, path: path.to_owned(), source }
 }
 
+/// Checked at once, as `skep swarm init` checks it: an empty value, as of a variable that a
+/// script left unset, would be no wish at all later on.
+fn advertised(text: &str) -> Result<String, String> {
+    skep_model::address::advertised(text).map(|_| text.to_owned()).map_err(|invalid| invalid.reason)
+}
+
 fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
     if key.trim().is_empty() || text.len() > LABEL_LENGTH_MAX {
@@ -221,6 +225,16 @@ mod tests {
             (&["--clock-offset-ms", "-5000"], None),
             (&["--clock-offset-ms", "soon"], Some("invalid digit")),
             (&["--unheard"], Some("unexpected argument")),
+            (&["--advertise-addr", "eth0:2377", "--data-dir", "a", "--log-level", "info,skep_agent=debug"], None),
+            (&["--advertise-addr", ""], Some("'' for '--advertise-addr <ADDR|INTERFACE>': it is empty: name an IP address")),
+            (&["--advertise-addr", "0.0.0.0"], Some("it is the unspecified address")),
+            (&["--data-dir", ""], Some("a value is required for '--data-dir <DIR>'")),
+            (&["--run-dir="], Some("a value is required for '--run-dir <DIR>'")),
+            (&["--registry-ca", ""], Some("a value is required for '--registry-ca <FILE>'")),
+            (&["--log-level", ""], Some("a value is required for '--log-level <LEVEL>'")),
+            (&["--hostname", ""], Some("'' for '--hostname <NAME>': expected")),
+            (&["--cgroup-parent", ""], Some("'' for '--cgroup-parent <PATH>': expected")),
+            (&["--insecure-registry", ""], Some("'' for '--insecure-registry <HOST[:PORT]>': expected")),
         ];
         for (flags, error) in table {
             let parsed = Args::try_parse_from(std::iter::once(&"skepd").chain(*flags));

@@ -91,7 +91,7 @@ fn settings(request: &InitRequest) -> Result<ClusterSpec, Refusal> {
 
 /// `None` if none was given; whether it may be one is checked with all settings.
 fn data_path_port(given: u32) -> Result<Option<u16>, Refusal> {
-    let wide = |_| Refusal::invalid("data path port", given.to_string(), "a port is a number up to 65535");
+    let wide = |_| Refusal::invalid("--data-path-port", given.to_string(), "a port is a number up to 65535");
     Ok(Some(u16::try_from(given).map_err(wide)?).filter(|port| *port != 0))
 }
 
@@ -253,15 +253,15 @@ mod tests {
             (InitRequest { data_path_port: 4790, ..Default::default() }, None),
             (InitRequest { default_addr_pool: vec!["10.9.0.0/16".into(), "fd00::/48".into()], ..Default::default() }, None),
             (InitRequest { cert_expiry: Some(hour), ..Default::default() }, None),
-            (InitRequest { cert_expiry: Some(hour - 1), ..Default::default() }, Some("certificate expiry")),
-            (InitRequest { heartbeat_period: Some(1), ..Default::default() }, Some("dispatcher heartbeat")),
-            (InitRequest { barrier_timeout: Some(0), ..Default::default() }, Some("barrier timeout")),
+            (InitRequest { cert_expiry: Some(hour - 1), ..Default::default() }, Some("--cert-expiry \"3599.999999999s\"")),
+            (InitRequest { heartbeat_period: Some(1), ..Default::default() }, Some("--dispatcher-heartbeat \"1ns\"")),
+            (InitRequest { barrier_timeout: Some(0), ..Default::default() }, Some("--barrier-timeout \"0ns\"")),
             (InitRequest { barrier_timeout: Some(hour), ..Default::default() }, Some("it must be between 100ms and 1m0s")),
             (InitRequest { barrier_timeout: Some(hour / 60), ..Default::default() }, None),
-            (InitRequest { snapshot_interval: Some(0), ..Default::default() }, Some("snapshot interval")),
+            (InitRequest { snapshot_interval: Some(0), ..Default::default() }, Some("--snapshot-interval \"0\"")),
             (InitRequest { force_new_cluster: true, ..Default::default() }, Some("--force-new-cluster")),
-            (InitRequest { data_path_port: 1023, ..Default::default() }, Some("data path port")),
-            (InitRequest { data_path_port: 49_152, ..Default::default() }, Some("data path port")),
+            (InitRequest { data_path_port: 1023, ..Default::default() }, Some("--data-path-port \"1023\"")),
+            (InitRequest { data_path_port: 65_536, ..Default::default() }, Some("--data-path-port \"65536\"")),
             (InitRequest { default_addr_pool: vec!["10.0.0.0".into()], ..Default::default() }, Some("such as 10.0.0.0/8")),
             (
                 InitRequest { default_addr_pool: vec!["fd00::/48".into(), "fd01::/48".into()], ..Default::default() },
@@ -277,7 +277,10 @@ mod tests {
                 InitRequest { default_addr_pool: vec!["10.0.0.0/8".into(), "fd00::/65".into()], ..Default::default() },
                 Some("between 1 and 64"),
             ),
-            (InitRequest { default_addr_pool_mask_length: 30, ..Default::default() }, Some("at most 29")),
+            (
+                InitRequest { default_addr_pool_mask_length: 30, ..Default::default() },
+                Some("--default-addr-pool-mask-length \"30\""),
+            ),
             (InitRequest { default_addr_pool: vec!["10.0.0.0/24".into()], ..Default::default() }, Some("10.0.0.0/24 is smaller")),
         ];
         for (request, flag) in table {

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::flood::{Http2, REFUSED_STREAM, Sent};
 use common::{Daemon, flood, text, wait_until};
 use skep_model::service::{Annotations, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig};
 use skep_proto::v1::mutate_request::Mutation;
@@ -111,6 +112,49 @@ async fn a_stranger_may_not_send_much() {
     assert!(long.message().contains("join token"), "that much is read: {long:?}");
     let longer = ca.issue(request(25 * 1024)).await.unwrap_err();
     assert_eq!(longer.code(), tonic::Code::OutOfRange, "{longer:?}");
+}
+
+/// What the manager sends next on a stranger's connection, which ends within a minute whatever happens on it.
+async fn next(stranger: &mut Http2) -> Option<Sent> {
+    tokio::time::timeout(Duration::from_secs(90), stranger.next()).await.expect("the connection ends in time")
+}
+
+/// Strangers may open what they like: the manager looks at few of their calls at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_has_few_calls_at_once() {
+    let m1 = Daemon::new();
+    m1.init(InitRequest::default()).await.unwrap();
+    let mut stranger = Http2::connect([127, 99, 4, 1], &m1.address).await;
+    // A client's streams have odd numbers.
+    let too_many = 2 * skep_identity::tls::UNAUTHENTICATED_STREAMS_MAX + 1;
+    for stream in (1..=too_many).step_by(2) {
+        stranger.begin(stream).await;
+    }
+    assert_eq!(next(&mut stranger).await, Some(Sent::Reset { stream: too_many, code: REFUSED_STREAM }));
+    // Those that have a place go on, and the place is another's when one has ended.
+    stranger.finish(1).await;
+    assert_eq!(next(&mut stranger).await, Some(Sent::Answer { stream: 1 }));
+    stranger.begin(too_many + 2).await;
+    stranger.finish(too_many + 2).await;
+    assert_eq!(next(&mut stranger).await, Some(Sent::Answer { stream: too_many + 2 }));
+}
+
+/// A call holds its place for half a minute at most, and its connection goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_of_a_stranger_that_says_nothing_is_ended() {
+    let m1 = Daemon::new();
+    m1.init(InitRequest::default()).await.unwrap();
+    let mut stranger = Http2::connect([127, 99, 5, 1], &m1.address).await;
+    stranger.begin(1).await;
+    assert_eq!(next(&mut stranger).await, Some(Sent::Answer { stream: 1 }), "the call ends before the connection does");
+    stranger.begin(3).await;
+    stranger.finish(3).await;
+    let mut sent = next(&mut stranger).await;
+    // The rest of the first call is not wanted any more.
+    while matches!(sent, Some(Sent::Reset { stream: 1, .. })) {
+        sent = next(&mut stranger).await;
+    }
+    assert_eq!(sent, Some(Sent::Answer { stream: 3 }));
 }
 
 /// Out of descriptors, a manager turns newcomers away, and takes them again.

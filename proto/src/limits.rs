@@ -21,6 +21,10 @@ pub const SERVICE_SPEC_MAX: usize = 256 * 1024;
 /// The largest annotations, labels or settings a request may carry, in bytes of
 /// their encoding.
 pub const ANNOTATIONS_MAX: usize = 64 * 1024;
+/// The longest description of a node in a hello, in bytes of its encoding. Here there is
+/// room for twice of what is believed of it, so that what is too much is left out by itself
+/// and said (`skep_model::said`).
+pub const DESCRIPTION_MAX: usize = BYTES_MAX;
 /// The longest certificate signing request, in bytes of PEM.
 pub const CSR_MAX: usize = 16 * 1024;
 /// The longest join token, in bytes.

@@ -3,7 +3,7 @@
 //! An agent's words are cut to their limits by the agent; a manager refuses what
 //! is longer, so that no node can fill the log.
 
-use crate::limits::ANNOTATIONS_MAX;
+use crate::limits::DESCRIPTION_MAX;
 use crate::wire::{Wire, at_most, border, field};
 use crate::{Malformed, v1};
 use prost::Message;
@@ -50,7 +50,7 @@ impl Wire<v1::Hello> for Hello {
 
     fn decode(wire: v1::Hello) -> Result<Self, Malformed> {
         let description = wire.description.as_ref().map_or(0, Message::encoded_len);
-        at_most("description", description, ANNOTATIONS_MAX, "bytes")?;
+        at_most("description", description, DESCRIPTION_MAX, "bytes")?;
         at_most("not_ready", wire.not_ready.len(), MESSAGE_MAX, "bytes")?;
         Ok(Self {
             node: field("node_id", wire.node_id)?,

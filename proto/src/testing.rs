@@ -4,6 +4,8 @@
 //! they run out, zeros follow, so that a shrunk value is a small one. Values are
 //! right in form and mostly senseless.
 
+pub mod edges;
+
 use ipnet::IpNet;
 use proptest::prelude::*;
 use skep_model::assignment::{Hello, SessionInfo, StatusUpdate};

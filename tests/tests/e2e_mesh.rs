@@ -1,8 +1,12 @@
 //! Published ports: on every node, for every client, with the client's own address at the task.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use skep_tests::e2e::{Cluster, read_answer};
+use skep_tests::e2e::{Cluster, read_answer, wait_for};
+
+/// Until a changed setting of the cluster is in force on every node.
+const SOON: Duration = Duration::from_secs(20);
 
 const REFUSED: i32 = 1;
 const USAGE: i32 = 2;
@@ -31,6 +35,7 @@ fn the_suite(cluster: &Cluster) {
     one_port_of_a_client_works_through_two_nodes(cluster);
     a_node_reaches_its_own_published_port(cluster);
     a_task_reaches_the_published_port_of_its_node(cluster);
+    an_isolated_node_is_closed_to_its_own_tasks(cluster);
     a_removed_port_does_not_answer(cluster);
     ports_of_the_host_are_those_of_its_tasks(cluster);
     bad_ports_are_refused(cluster);
@@ -93,6 +98,24 @@ fn a_task_reaches_the_published_port_of_its_node(cluster: &Cluster) {
         let answers = cluster.on(&place, &["traffic", "ask", "--times", "4", &at(cluster.addresses(node)[0], 8080)]).ok();
         let servers: std::collections::BTreeSet<String> = answers.lines().map(|line| read_answer(line).0).collect();
         assert_eq!(servers.len(), 2, "itself and the other: {answers}");
+    }
+}
+
+/// The setting is the whole cluster's. Published ports, and other nodes' addresses, stay open to every task.
+fn an_isolated_node_is_closed_to_its_own_tasks(cluster: &Cluster) {
+    let log = cluster.scratch().join("isolated.log");
+    let _server = cluster.traffic_beside("w1", &["serve", "--name", "node", "--http", "9000"], &log);
+    let (own, other) = (cluster.place("web", "w1"), cluster.place("web", "w2"));
+    let reaches = |place: &str, target: &str| cluster.on(place, &["traffic", "ask", "--timeout", "1", target]).code == 0;
+    for address in cluster.addresses("w1") {
+        let (closable, published) = (at(address, 9000), at(address, 8080));
+        cluster.ask(&own, &closable);
+        cluster.skep("m1", &["swarm", "update", "--isolate-nodes"]).ok();
+        wait_for("a task does not reach its node", SOON, || (!reaches(&own, &closable)).then_some(()));
+        cluster.ask(&own, &published);
+        cluster.ask(&other, &closable);
+        cluster.skep("m1", &["swarm", "update", "--isolate-nodes=false"]).ok();
+        wait_for("a task reaches its node again", SOON, || reaches(&own, &closable).then_some(()));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Deployments: rolled one by one, gated by health, rolled back when they fail; a secret's change is one of them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use skep_tests::e2e::{Cluster, Said, Task, wait_for};
 
@@ -76,6 +76,7 @@ fn updates_roll_and_fail_and_come_back() {
     let cluster = Cluster::up(1, 2);
     cluster.load_busybox();
 
+    events_between_two_times_are_what_happened_then(&cluster);
     only_what_changed_restarts(&cluster);
     a_failing_update_is_rolled_back(&cluster);
     a_failing_update_pauses_by_default(&cluster);
@@ -84,6 +85,32 @@ fn updates_roll_and_fail_and_come_back() {
     drain_moves_tasks_and_global_follows_nodes(&cluster);
     a_wait_ends_with_a_verdict(&cluster);
     a_verdict_is_what_is_there(&cluster);
+}
+
+/// The cluster is new, so that its managers have forgotten nothing, however far back the question goes.
+fn events_between_two_times_are_what_happened_then(cluster: &Cluster) {
+    let config = |words: &[&str]| cluster.skep_with("m1", &[&["config"], words].concat(), b"text").ok();
+    let now = || {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+        format!("{}.{:09}", now.as_secs(), now.subsec_nanos())
+    };
+    config(&["create", "before", "-"]);
+    let since = now();
+    config(&["create", "then", "-"]);
+    config(&["update", "--label", "tier=front", "then"]);
+    config(&["rm", "then"]);
+    let until = now();
+    config(&["create", "after", "-"]);
+    let happened = ["create then", "update then", "remove then"];
+    let all = [&["create before"][..], &happened].concat();
+    for (since, expected) in [(since.as_str(), &happened[..]), ("1h", &all)] {
+        let format = "{{.Action}} {{.Actor.Attributes.name}}";
+        let words = ["events", "--since", since, "--until", &until, "--filter", "type=config", "--format", format];
+        let said = cluster.skep("m1", &words);
+        assert!(said.code == 0 && said.err.is_empty(), "{said}");
+        assert_eq!(said.out.lines().collect::<Vec<_>>(), expected, "since {since}");
+    }
+    config(&["rm", "before", "after"]);
 }
 
 fn only_what_changed_restarts(cluster: &Cluster) {

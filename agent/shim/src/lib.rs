@@ -12,13 +12,16 @@
 //! - Whatever a dead shim leaves behind is removed by [`state::cleanup_orphan`] from the state folder and the cgroup
 //!   path alone.
 
+pub mod capabilities;
 pub mod cgroup;
 pub mod client;
 pub mod devices;
 pub mod file;
+pub mod limits;
 pub mod log;
 pub mod process;
 pub mod protocol;
 pub mod sensitive;
+pub mod spec;
 pub mod state;
 pub mod wire;

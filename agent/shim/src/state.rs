@@ -189,6 +189,11 @@ pub fn lock(state: &Path) -> Result<Option<fs::File>, StateError> {
     }
 }
 
+/// Gives a lock up at once. To close the file is not enough: another thread's child that is not executed yet has it, too.
+fn release(lock: fs::File) -> io::Result<()> {
+    lock.unlock()
+}
+
 /// Whether a file is the lock of a state folder, as its shim inherits it.
 pub fn is_lock(file: &fs::File, state: &Path) -> bool {
     let same = |one: fs::Metadata, other: fs::Metadata| (one.dev(), one.ino()) == (other.dev(), other.ino());
@@ -198,8 +203,11 @@ pub fn is_lock(file: &fs::File, state: &Path) -> bool {
 /// Whether a shim lives in a state folder: somebody holds the lock, or the process that is written down there still
 /// runs.
 pub fn is_held(state: &Path) -> Result<bool, StateError> {
-    if state.join(LOCK).exists() && lock(state)?.is_none() {
-        return Ok(true);
+    if state.join(LOCK).exists() {
+        match lock(state)? {
+            None => return Ok(true),
+            Some(lock) => release(lock).map_err(|source| StateError::File { verb: "unlock", path: state.join(LOCK), source })?,
+        }
     }
     match ShimState::read(state) {
         Ok(Some(shim)) => shim.shim_is_alive(),
@@ -260,7 +268,11 @@ mod tests {
         drop(held);
         assert!(lock(folder.path()).unwrap().is_none(), "a child that inherited it holds it");
         drop(inherited);
-        assert!(lock(folder.path()).unwrap().is_some());
+        let held = lock(folder.path()).unwrap().unwrap();
+        let of_a_child = held.try_clone().unwrap();
+        release(held).unwrap();
+        assert!(lock(folder.path()).unwrap().is_some(), "what was only looked at is free, whoever was forked meanwhile");
+        drop(of_a_child);
         assert!(!is_lock(&fs::File::open("/dev/null").unwrap(), folder.path()));
     }
 

@@ -8,14 +8,9 @@ use std::str::FromStr;
 
 use super::digest::Digest;
 use super::error::ImageError;
+use skep_model::image::{self, DEFAULT_NAMESPACE, DEFAULT_REGISTRY, NAME_MAX};
 
-const DEFAULT_REGISTRY: &str = "docker.io";
-const DEFAULT_NAMESPACE: &str = "library/";
 const DEFAULT_TAG: &str = "latest";
-/// Characters a name may have, registry included.
-const NAME_MAX: usize = 255;
-/// Characters a tag may have.
-const TAG_MAX: usize = 128;
 
 /// The normalised name of an image.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,33 +28,12 @@ impl Reference {
     /// [`ImageError::InvalidReference`], with the rule that was broken.
     pub fn parse(text: &str) -> Result<Self, ImageError> {
         let fail = |reason| ImageError::InvalidReference { text: shortened(text), reason };
-        let (rest, digest) = match text.split_once('@') {
-            None => (text, None),
-            Some((rest, digest)) => {
-                let digest =
-                    Digest::parse(digest).ok_or_else(|| fail("the digest must be sha256: and 64 lower-case hex digits"))?;
-                (rest, Some(digest))
-            }
-        };
-        let (name, tag) = split_tag(rest);
-        if let Some(tag) = tag {
-            check_tag(tag).map_err(fail)?;
-        }
-        let (registry, path) = split_registry(name);
-        check_registry(registry).map_err(fail)?;
-        check_path(path).map_err(fail)?;
-        let mut repository = path.to_owned();
-        if registry == DEFAULT_REGISTRY && !path.contains('/') {
-            repository.insert_str(0, DEFAULT_NAMESPACE);
-        }
-        if registry.len() + 1 + repository.len() > NAME_MAX {
-            return Err(fail("the name is longer than 255 characters"));
-        }
-        if digest.is_none() && name.len() == 64 && Digest::from_hex(name).is_some() {
-            return Err(fail("64 hex digits are an image id, not a name"));
-        }
-        let tag = tag.map(str::to_owned).or_else(|| digest.is_none().then(|| DEFAULT_TAG.to_owned()));
-        Ok(Self { registry: registry.to_owned(), repository, tag, digest })
+        let parts = image::parse(text).map_err(fail)?;
+        let digest =
+            parts.digest.map(|digest| Digest::parse(digest).ok_or_else(|| fail("the digest does not read"))).transpose()?;
+        let namespace = if parts.is_in_default_namespace() { DEFAULT_NAMESPACE } else { "" };
+        let tag = parts.tag.or(digest.is_none().then_some(DEFAULT_TAG)).map(str::to_owned);
+        Ok(Self { registry: parts.registry.to_owned(), repository: format!("{namespace}{}", parts.path), tag, digest })
     }
 
     /// Host and optional port of the registry; `docker.io` for Docker Hub.
@@ -129,92 +103,6 @@ impl FromStr for Reference {
 
 fn shortened(text: &str) -> String {
     text.chars().take(NAME_MAX).collect()
-}
-
-/// A colon before the last slash belongs to a port.
-fn split_tag(text: &str) -> (&str, Option<&str>) {
-    match text.rsplit_once(':') {
-        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
-        _ => (text, None),
-    }
-}
-
-/// The first component is a registry only if it cannot be a path: it has a dot, a port, an
-/// upper-case letter, or is `localhost`.
-fn split_registry(name: &str) -> (&str, &str) {
-    match name.split_once('/') {
-        Some((first, rest))
-            if first == "localhost" || first.contains(['.', ':']) || first.bytes().any(|b| b.is_ascii_uppercase()) =>
-        {
-            let hub = matches!(first, "index.docker.io" | "registry-1.docker.io");
-            (if hub { DEFAULT_REGISTRY } else { first }, rest)
-        }
-        _ => (DEFAULT_REGISTRY, name),
-    }
-}
-
-fn check_registry(registry: &str) -> Result<(), &'static str> {
-    let (host, port) = match registry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, port)) => {
-            address.parse::<std::net::Ipv6Addr>().map_err(|_| "the registry is no IPv6 address")?;
-            let port =
-                if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or("the registry's port is malformed")?) };
-            (None, port)
-        }
-        None => match registry.split_once(':') {
-            Some((host, port)) => (Some(host), Some(port)),
-            None => (Some(registry), None),
-        },
-    };
-    if let Some(host) = host {
-        let label = |label: &str| {
-            !label.is_empty()
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-        };
-        if !host.split('.').all(label) {
-            return Err("the registry is no host name");
-        }
-    }
-    match port {
-        Some(port) if port.parse::<u16>().is_err() || port.starts_with('+') => {
-            Err("the registry's port is no number up to 65535")
-        }
-        _ => Ok(()),
-    }
-}
-
-fn check_path(path: &str) -> Result<(), &'static str> {
-    if path.is_empty() {
-        return Err("the name is empty");
-    }
-    if path.bytes().any(|b| b.is_ascii_uppercase()) {
-        return Err("repository name must be lowercase");
-    }
-    if path.split('/').all(is_path_component) {
-        Ok(())
-    } else {
-        Err("a path component must be of a-z and 0-9, parted by . _ __ or dashes")
-    }
-}
-
-/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
-fn is_path_component(component: &str) -> bool {
-    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
-    let bytes = component.as_bytes();
-    edge(bytes.first())
-        && edge(bytes.last())
-        && component
-            .split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-            .all(|separator| matches!(separator, "" | "." | "_" | "__") || separator.bytes().all(|b| b == b'-'))
-}
-
-fn check_tag(tag: &str) -> Result<(), &'static str> {
-    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    let ok =
-        tag.len() <= TAG_MAX && tag.bytes().next().is_some_and(word) && tag.bytes().all(|b| word(b) || b == b'.' || b == b'-');
-    if ok { Ok(()) } else { Err("a tag has up to 128 characters of a-z, A-Z, 0-9, _ . and -, and begins with a word character") }
 }
 
 #[cfg(test)]

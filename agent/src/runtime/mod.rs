@@ -7,6 +7,8 @@
 //! the record and the log, removing everything. Nothing here waits on the agent's loop.
 
 mod attend;
+#[cfg(test)]
+mod border_tests;
 mod folders;
 mod mounts;
 mod records;
@@ -139,8 +141,7 @@ impl Runtime {
     }
 
     async fn made_ready(&self, task: &Arc<Task>) -> Result<(Image, Option<Made>), String> {
-        let context = spec::context(&self.settings, task);
-        self.sources.check(&task.spec.container_spec.mounts, |text| spec::fill(text, &context)).await?;
+        self.sources.check(&spec::filled(&self.settings, task)?.mounts).await?;
         let image = self.image_of(task).await?;
         if task.spec.network != NetworkMode::Bridge {
             return Ok((image, None));

@@ -51,9 +51,9 @@ impl Sources {
     ///
     /// # Errors
     /// A sentence that names the source which is missing or does not answer.
-    pub async fn check(&self, mounts: &[Mount], fill: impl Fn(&str) -> Result<String, String>) -> Result<(), String> {
+    pub async fn check(&self, mounts: &[Mount]) -> Result<(), String> {
         for mount in mounts.iter().filter(|mount| mount.kind == MountKind::Bind) {
-            let source = Source { path: fill(&mount.source)?.into(), is_made: mount.create_source };
+            let source = Source { path: mount.source.clone().into(), is_made: mount.create_source };
             let mut answer = self.ask(&source)?;
             let waited = tokio::time::timeout(self.answer_max, answer.wait_for(Option::is_some)).await;
             match waited.map(|answer| answer.map(|answer| answer.clone())) {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     async fn check(sources: &Sources, mounts: &[Mount]) -> Result<(), String> {
-        sources.check(mounts, |text| Ok(text.to_owned())).await
+        sources.check(mounts).await
     }
 
     #[tokio::test]

@@ -9,7 +9,8 @@ use crate::runtime::folders::TaskFolder;
 use crate::runtime::{Local, Settings};
 use crate::values::Values;
 use serde_json::{Value, json};
-use skep_model::container::{HealthConfig, Mount, MountKind};
+use skep_model::container::check::check_files_length;
+use skep_model::container::{ContainerSpec, HealthConfig, Mount, MountKind};
 use skep_model::service::NetworkMode;
 use skep_model::task::Task;
 use skep_shim::protocol::{self, FileSpec, Health, HostEntry, LogSpec, Network, Resources, TaskSpec};
@@ -31,16 +32,17 @@ pub(super) fn of(
     image: &Image,
     values: &Values,
 ) -> Result<TaskSpec, String> {
-    let container = &task.spec.container_spec;
+    let container = &filled(settings, task)?;
     let config = &image.config;
-    let context = context(settings, task);
-    let fill = |text: &str| fill(text, &context);
+    let (secrets, configs) = (secrets(task, values)?, configs(task, values)?);
+    let n_bytes = secrets.iter().chain(&configs).map(|file| file.bytes.len() as u64).sum();
+    check_files_length(n_bytes).map_err(|refusal| refusal.to_string())?;
     Ok(TaskSpec {
         task_id: task.id.to_string(),
         attempt: super::attend::to_shim(local.attempt),
-        hostname: hostname(settings, task)?,
+        hostname: hostname_of(task, &container.hostname),
         args: args(&container.command, &container.args, config)?,
-        env: environment(config, &container.env, fill)?,
+        env: environment(config, &container.env),
         cwd: first(&container.dir, &config.workdir),
         user: first(&container.user, &config.user),
         groups: container.groups.clone(),
@@ -68,7 +70,7 @@ pub(super) fn of(
         sysctls: container.sysctls.clone(),
         stop_signal: first(&container.stop_signal, config.stop_signal.as_deref().unwrap_or_default()),
         stop_grace_ms: millis(container.stop_grace()),
-        mounts: container.mounts.iter().map(|mount| mount_of(mount, fill)).collect::<Result<_, String>>()?,
+        mounts: container.mounts.iter().map(mount_of).collect(),
         extra_hosts: container
             .hosts
             .iter()
@@ -83,17 +85,39 @@ pub(super) fn of(
         addresses: task.networks.iter().flat_map(|place| place.addresses.iter().copied()).collect(),
         labels: labels(settings, task),
         health: health(container.healthcheck.as_ref(), config.healthcheck.as_ref()),
-        secrets: secrets(task, values)?,
-        configs: configs(task, values)?,
+        secrets,
+        configs,
         oom_score_adj: (container.oom_score_adj != 0).then_some(container.oom_score_adj),
     })
 }
 
+/// The container with every placeholder filled in. What has become of it must keep to the
+/// rules that admission could not hold it to.
+pub(super) fn filled(settings: &Settings, task: &Task) -> Result<ContainerSpec, String> {
+    let context = context(settings, task);
+    let fill = |text: &str| fill(text, &context);
+    let mut container = task.spec.container_spec.clone();
+    container.hostname = fill(&container.hostname)?;
+    for variable in &mut container.env {
+        if let Some((name, value)) = variable.split_once('=') {
+            *variable = format!("{name}={}", fill(value)?);
+        }
+    }
+    for mount in &mut container.mounts {
+        (mount.source, mount.target) = (fill(&mount.source)?, fill(&mount.target)?);
+    }
+    container.check().map_err(|refusal| refusal.to_string())?;
+    Ok(container)
+}
+
 /// The host name of the task, and of its own address in its `hosts`.
 pub(super) fn hostname(settings: &Settings, task: &Task) -> Result<String, String> {
-    let name = fill(&task.spec.container_spec.hostname, &context(settings, task))?;
+    Ok(hostname_of(task, &fill(&task.spec.container_spec.hostname, &context(settings, task))?))
+}
+
+fn hostname_of(task: &Task, name: &str) -> String {
     // As the shim names a task without a name.
-    Ok(if name.is_empty() { task.id.as_str().chars().take(HOSTNAME_DEFAULT).collect() } else { name })
+    if name.is_empty() { task.id.as_str().chars().take(HOSTNAME_DEFAULT).collect() } else { name.to_owned() }
 }
 
 /// What the task's `resolv.conf` says. In a namespace of its own the one server is
@@ -134,34 +158,27 @@ fn args(command: &[String], args: &[String], config: &ImageConfig) -> Result<Vec
 }
 
 /// The image's environment, overridden by the task's.
-fn environment(
-    config: &ImageConfig,
-    own: &[String],
-    fill: impl Fn(&str) -> Result<String, String>,
-) -> Result<Vec<Sensitive>, String> {
+fn environment(config: &ImageConfig, own: &[String]) -> Vec<Sensitive> {
     let key = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
     let mut entries: Vec<String> = config.env.clone();
     for entry in own {
-        let filled = match entry.split_once('=') {
-            Some((name, value)) => format!("{name}={}", fill(value)?),
-            None => entry.clone(),
-        };
-        entries.retain(|other| key(other) != key(&filled));
-        entries.push(filled);
+        entries.retain(|other| key(other) != key(entry));
+        entries.push(entry.clone());
     }
-    Ok(entries.into_iter().filter(|entry| entry.contains('=')).map(Sensitive::from).collect())
+    entries.into_iter().filter(|entry| entry.contains('=')).map(Sensitive::from).collect()
 }
 
-fn mount_of(mount: &Mount, fill: impl Fn(&str) -> Result<String, String>) -> Result<protocol::Mount, String> {
-    let target = fill(&mount.target)?;
+fn mount_of(mount: &Mount) -> protocol::Mount {
+    let target = mount.target.clone();
     match mount.kind {
-        MountKind::Tmpfs => Ok(protocol::Mount::Tmpfs { target, size_bytes: mount.tmpfs_size, mode: mount.tmpfs_mode }),
-        MountKind::Bind => {
-            // That it is there was seen when the task was prepared.
-            let source = fill(&mount.source)?;
-            let propagation = mount.propagation.clone();
-            Ok(protocol::Mount::Bind { source: source.into(), target, read_only: mount.read_only, propagation })
-        }
+        MountKind::Tmpfs => protocol::Mount::Tmpfs { target, size_bytes: mount.tmpfs_size, mode: mount.tmpfs_mode },
+        // That it is there was seen when the task was prepared.
+        MountKind::Bind => protocol::Mount::Bind {
+            source: mount.source.clone().into(),
+            target,
+            read_only: mount.read_only,
+            propagation: mount.propagation.clone(),
+        },
     }
 }
 
@@ -233,7 +250,7 @@ fn labels(settings: &Settings, task: &Task) -> std::collections::BTreeMap<String
 }
 
 /// What placeholders may name (Swarm's template context).
-pub(super) fn context(settings: &Settings, task: &Task) -> Value {
+fn context(settings: &Settings, task: &Task) -> Value {
     let slot = if task.slot == 0 { settings.node.to_string() } else { task.slot.to_string() };
     json!({
         "Service": { "ID": task.service_id, "Name": task.service_name, "Labels": task.service_labels },
@@ -246,7 +263,7 @@ pub(super) fn context(settings: &Settings, task: &Task) -> Value {
     })
 }
 
-pub(super) fn fill(text: &str, context: &Value) -> Result<String, String> {
+fn fill(text: &str, context: &Value) -> Result<String, String> {
     if !text.contains("{{") {
         return Ok(text.into());
     }
@@ -357,7 +374,7 @@ mod tests {
     #[test]
     fn the_tasks_environment_wins() {
         let image = ImageConfig { env: strings(&["PATH=/bin", "A=1"]), ..ImageConfig::default() };
-        let entries = environment(&image, &strings(&["A=2", "B={{x}}", "UNSET"]), |text| Ok(text.replace("{{x}}", "y"))).unwrap();
+        let entries = environment(&image, &strings(&["A=2", "B=y", "UNSET"]));
         let entries: Vec<_> = entries.iter().map(|entry| String::from_utf8_lossy(entry.expose()).into_owned()).collect();
         assert_eq!(entries, ["PATH=/bin", "A=2", "B=y"]);
     }

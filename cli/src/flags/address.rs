@@ -10,6 +10,16 @@ pub fn data_path(text: &str) -> Result<String, String> {
     skep_model::address::data_path(text).map(|_| text.to_owned()).map_err(|invalid| invalid.reason)
 }
 
+/// `--listen-addr`. The interface that it names may be the daemon's alone to find; what is
+/// empty would be the default, in silence.
+pub fn listened(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("it is empty: name an IP address or network interface, or leave the flag out".to_owned());
+    }
+    let reason = "it must be an IP address or network interface, with an optional port";
+    skep_model::address::split(text).map(|_| text.to_owned()).ok_or_else(|| reason.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -21,5 +31,11 @@ mod tests {
             assert!(advertised(text).is_err() && data_path(text).is_err(), "{text:?}");
         }
         assert!(data_path("10.0.0.1:1").is_err());
+        for text in ["0.0.0.0:2377", "::", "[::]:1", "eth0"] {
+            assert_eq!(listened(text), Ok(text.into()));
+        }
+        for text in ["", ":2377", "10.0.0.1:port", "eth0:0"] {
+            assert!(listened(text).is_err(), "{text:?}");
+        }
     }
 }

@@ -62,6 +62,8 @@ pub struct State {
     /// What nodes reach of one another.
     pub verified: Vec<v1::VerifyRow>,
     pub mutations: Vec<v1::MutateRequest>,
+    /// What every change that is made is warned of.
+    pub warnings: Vec<String>,
     /// After which version or since when.
     pub watched: Vec<(Option<u64>, Option<u64>)>,
     /// Everything that was asked, in order, but for the ids of requests.
@@ -207,7 +209,7 @@ impl Control for Api {
         }
         let id = state.service.as_ref().map_or_else(|| sample::secret().id.to_string(), |service| service.id.to_string());
         let outcome = v1::Outcome { id, version: state.version, number: 2 };
-        Ok(Response::new(v1::MutateReply { outcome: Some(outcome), warnings: Vec::new() }))
+        Ok(Response::new(v1::MutateReply { outcome: Some(outcome), warnings: state.warnings.clone() }))
     }
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<v1::ReadReply>, Status> {

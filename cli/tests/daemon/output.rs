@@ -169,6 +169,15 @@ fn both_sides_have_a_version() {
 }
 
 #[test]
+fn what_the_managers_warn_of_is_said_beside_the_result() {
+    let fake = daemon();
+    fake.state.lock().expect("unpoisoned").warnings = vec!["the restart window of 2s never holds 2 restarts".into()];
+    let ran = fake.run(&["service", "create", "--detach", "--name", "web", "redis"]);
+    assert_eq!((ran.code, ran.stdout.trim()), (Some(0), sample::service().id.to_string().as_str()), "{ran:?}");
+    assert!(ran.stderr.lines().any(|line| line == "skep: warning: the restart window of 2s never holds 2 restarts"), "{ran:?}");
+}
+
+#[test]
 fn events_say_what_the_managers_have_forgotten_and_go_on() {
     let fake = daemon();
     let mut changed = sample::service();
@@ -213,7 +222,7 @@ fn events_go_on_after_the_stream_broke_and_by_time_when_the_version_is_forgotten
 #[test]
 fn wrong_words_are_one_line_and_change_nothing() {
     let fake = daemon();
-    let table: [(&[&str], &str); 32] = [
+    let table: [(&[&str], &str); 34] = [
         (&["servce", "ls"], "exist"),
         (&["service", "create", "--nmae", "web", "redis"], "'--nmae'"),
         (&["service", "create"], "IMAGE"),
@@ -229,6 +238,8 @@ fn wrong_words_are_one_line_and_change_nothing() {
             &["swarm", "init", "--barrier-timeout", "0"],
             "'0' for '--barrier-timeout <DURATION>': it must be between 100ms and 1m0s",
         ),
+        (&["swarm", "init", "--listen-addr", ""], "'' for '--listen-addr <ADDRESS>': it is empty: name an IP address"),
+        (&["swarm", "join", "--token", "x", "--listen-addr=", "m1"], "'' for '--listen-addr <ADDRESS>': it is empty: name"),
         (&["service", "create", "--limit-memory", "-5m", "redis"], "--limit-memory: invalid size \"-5m\": write it as"),
         (&["service", "create", "--limit-cpu", "-1", "redis"], "--limit-cpu: invalid number of CPUs \"-1\": write it as"),
         (

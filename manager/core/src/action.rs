@@ -62,12 +62,13 @@ pub enum Action {
         /// The state at its version, or why there is none.
         result: Result<Arc<Store>, Refusal>,
     },
-    /// Changes for a watcher, in order, each version at most once.
+    /// Changes for a watcher, in order, each version at most once: one version as it is
+    /// applied, or all that a watch missed before it resumed.
     WatchChanges {
         /// The watch.
         ticket: Ticket,
         /// What changed, and when.
-        recent: Recent,
+        recent: Vec<Recent>,
     },
     /// A watch since a point in time begins: what follows comes by [`Self::WatchChanges`].
     WatchPast {

@@ -231,7 +231,8 @@ impl Manager {
         let snapshot_at = store.version;
         let reads = Reads::new(mint.number(Purpose::Choice));
         let directory = Directory::new(&store, config.peers.clone(), (config.raft_id, config.address.clone()));
-        let watches = Watches::new(store.version, now.wall);
+        // A store without a cluster is one to which nothing has happened: its log is whole.
+        let watches = Watches::new(store.version, store.cluster().map(|_| now.wall));
         let consensus = Consensus::new(config.raft_id, log, membership, &mut mint, now.boot);
         Self {
             config,

@@ -19,14 +19,14 @@ use skep_model::config::{CONFIG_MAX, ConfigVersion};
 use skep_model::request::{Mutation, Outcome};
 use skep_model::secret::{SECRET_MAX, SecretVersion};
 use skep_model::task::Task;
-use skep_model::{ConfigId, Id, Kind, Object, Refusal, RequestId, SecretId, ServiceId};
-use skep_proto::request::{Asked, decode_mutation, decode_watch};
+use skep_model::{ConfigId, Id, Kind, Object, Refusal, SecretId, ServiceId};
+use skep_proto::Malformed;
+use skep_proto::request::{Asked, LogsOf, Query, decode_logs, decode_mutation, decode_read, decode_watch};
 use skep_proto::status::{from_refusal, to_refusal};
 use skep_proto::v1::control_client::ControlClient;
 use skep_proto::v1::control_server::Control;
-use skep_proto::v1::{
-    self, MutateReply, MutateRequest, ReadReply, ReadRequest, image_chunk, logs_request, read_request, tasks_of_query,
-};
+use skep_proto::v1::mutate_request::Mutation as AnyMutation;
+use skep_proto::v1::{self, MutateReply, MutateRequest, ReadReply, ReadRequest, image_chunk};
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -59,12 +59,12 @@ impl Control for ControlApi {
     }
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<ReadReply>, Status> {
-        let request = request.into_inner();
-        let consistency = if request.stale { Consistency::Stale } else { Consistency::Linearizable };
+        let (query, is_stale) = decode_read(request.into_inner()).map_err(malformed)?;
+        let consistency = if is_stale { Consistency::Stale } else { Consistency::Linearizable };
         let store = self.0.read(consistency).await.map_err(|refusal| from_refusal(&refusal))?;
-        let mut reply = self.answer(&store, request.query).await?;
+        let mut reply = self.answer(&store, query).map_err(|refusal| from_refusal(&refusal))?;
         reply.version = store.version;
-        reply.age_ms = if request.stale { millis(clock::now().since(store.newest())) } else { 0 };
+        reply.age_ms = if is_stale { millis(clock::now().since(store.newest())) } else { 0 };
         reply.leader_id = self.0.leader().map(|(node, _)| node.to_string());
         Ok(Response::new(reply))
     }
@@ -72,7 +72,7 @@ impl Control for ControlApi {
     type WatchStream = Replies<v1::WatchEvent>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let watch = decode_watch(request.into_inner()).map_err(|error| from_refusal(&error.into()))?;
+        let watch = decode_watch(request.into_inner()).map_err(malformed)?;
         let watching = Watching::open(self.0.clone(), watch).map_err(|refusal| from_refusal(&refusal))?;
         Ok(Response::new(Box::pin(watching.stream())))
     }
@@ -81,13 +81,13 @@ impl Control for ControlApi {
 
     async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         let request = request.into_inner();
+        let (of, options) = decode_logs(request.clone()).map_err(malformed)?;
         if let Some(address) = self.elsewhere().await? {
             let stream = ControlClient::new(self.0.channels.to(&address)).logs(request).await?.into_inner();
             return Ok(Response::new(Box::pin(stream)));
         }
         let store = self.0.read(Consistency::Linearizable).await.map_err(|refusal| from_refusal(&refusal))?;
-        let options = request.options.unwrap_or_default();
-        let (tasks, service) = tasks_of_logs(&store, request.of)?;
+        let (tasks, service) = tasks_of_logs(&store, &of).map_err(|refusal| from_refusal(&refusal))?;
         let follow = service.filter(|_| options.follow).map(|service| (service, store.version));
         let stream = LogStream::open(self.0.clone(), &tasks, options, follow);
         let stream =
@@ -256,42 +256,27 @@ impl ControlApi {
         Ok(ConfigVersion { n, sealed, fingerprint: skep_identity::seal::config_fingerprint(value), created_at: clock::now() })
     }
 
-    async fn answer(&self, store: &Store, query: Option<read_request::Query>) -> Result<ReadReply, Status> {
-        use read_request::Query;
+    fn answer(&self, store: &Store, query: Query) -> Result<ReadReply, Refusal> {
         let mut reply = ReadReply::default();
-        match query.ok_or_else(|| Status::invalid_argument("the request names no query"))? {
-            Query::List(list) => {
-                let kind = kind(list.kind())?;
-                let filters = parse_filters(kind, list.filters)?;
-                reply.objects = wire(query::list(store, kind, &filters));
-            }
-            Query::Get(get) => {
-                let object = query::get(store, kind(get.kind())?, &get.reference).map_err(|refusal| from_refusal(&refusal))?;
+        match query {
+            Query::List(kind, pairs) => reply.objects = wire(query::list(store, kind, &Filters::parse(kind, pairs)?)),
+            Query::Get(kind, reference) => {
+                let object = query::get(store, kind, &reference)?;
                 if let Object::Config(config) = &object {
-                    reply.config_values = self.config_values(store, config.id).map_err(|refusal| from_refusal(&refusal))?;
+                    reply.config_values = self.config_values(store, config.id)?;
                 }
                 reply.objects = wire(vec![object]);
             }
-            Query::TasksOf(of) => {
-                let filters = parse_filters(Kind::Task, of.filters)?;
-                let tasks = match of.of.ok_or_else(|| Status::invalid_argument("the query names neither service nor node"))? {
-                    tasks_of_query::Of::Service(reference) => {
-                        let service = store.resolve_service(&reference).map_err(|refusal| from_refusal(&refusal))?;
-                        store.tasks_of_service(service.id).cloned().collect::<Vec<_>>()
-                    }
-                    tasks_of_query::Of::Node(reference) => {
-                        let node = store.resolve_node(&reference).map_err(|refusal| from_refusal(&refusal))?;
-                        store.tasks_of_node(node.id).cloned().collect()
-                    }
-                };
-                let tasks = tasks.into_iter().map(|task| Object::Task(Box::new((*task).clone())));
-                reply.objects = wire(tasks.filter(|task| filters.accept(store, task)).collect());
+            Query::TasksOfService(reference, pairs) => {
+                let service = store.resolve_service(&reference)?;
+                reply.objects = wire(tasks(store, store.tasks_of_service(service.id), pairs)?);
             }
-            Query::JoinTokens(_) => {
-                let tokens = self.0.sealing.join_tokens(store).map_err(|refusal| from_refusal(&refusal))?;
-                reply.join_tokens = Some(tokens);
+            Query::TasksOfNode(reference, pairs) => {
+                let node = store.resolve_node(&reference)?;
+                reply.objects = wire(tasks(store, store.tasks_of_node(node.id), pairs)?);
             }
-            Query::ClusterInfo(_) => reply.cluster_info = Some(cluster_info(store)),
+            Query::JoinTokens => reply.join_tokens = Some(self.0.sealing.join_tokens(store)?),
+            Query::ClusterInfo => reply.cluster_info = Some(cluster_info(store)),
         }
         Ok(reply)
     }
@@ -352,18 +337,26 @@ impl Drop for EndTransfer {
     }
 }
 
+/// Those of some tasks that pass filters.
+fn tasks<'a>(
+    store: &Store,
+    of: impl Iterator<Item = &'a Arc<Task>>,
+    pairs: Vec<(String, String)>,
+) -> Result<Vec<Object>, Refusal> {
+    let filters = Filters::parse(Kind::Task, pairs)?;
+    let tasks = of.map(|task| Object::Task(Box::new((**task).clone())));
+    Ok(tasks.filter(|task| filters.accept(store, task)).collect())
+}
+
 /// The tasks that are asked for and, if it is all of a service, the service.
-fn tasks_of_logs(store: &Store, of: Option<logs_request::Of>) -> Result<(Vec<Arc<Task>>, Option<ServiceId>), Status> {
-    match of.ok_or_else(|| Status::invalid_argument("the request names neither service nor task"))? {
-        logs_request::Of::Service(reference) => {
-            let service = store.resolve_service(&reference).map_err(|refusal| from_refusal(&refusal))?;
-            Ok((store.tasks_of_service(service.id).cloned().collect(), Some(service.id)))
+fn tasks_of_logs(store: &Store, of: &LogsOf) -> Result<(Vec<Arc<Task>>, Option<ServiceId>), Refusal> {
+    Ok(match of {
+        LogsOf::Service(reference) => {
+            let service = store.resolve_service(reference)?;
+            (store.tasks_of_service(service.id).cloned().collect(), Some(service.id))
         }
-        logs_request::Of::Task(reference) => {
-            let task = store.resolve_task(&reference).map_err(|refusal| from_refusal(&refusal))?;
-            Ok((vec![task.clone()], None))
-        }
-    }
+        LogsOf::Task(reference) => (vec![store.resolve_task(reference)?.clone()], None),
+    })
 }
 
 fn cluster_info(store: &Store) -> v1::ClusterInfo {
@@ -382,20 +375,20 @@ fn cluster_info(store: &Store) -> v1::ClusterInfo {
     }
 }
 
-fn parse_filters(kind: Kind, filters: Vec<v1::Filter>) -> Result<Filters, Status> {
-    Filters::parse(kind, filters.into_iter().map(|filter| (filter.key, filter.value))).map_err(|refusal| from_refusal(&refusal))
-}
-
 fn wire(objects: Vec<Object>) -> Vec<v1::Object> {
     objects.iter().map(v1::Object::from).collect()
 }
 
-fn kind(kind: v1::Kind) -> Result<Kind, Status> {
-    Kind::try_from(kind).map_err(|error| Status::invalid_argument(error.to_string()))
+fn malformed(error: Malformed) -> Status {
+    from_refusal(&error.into())
 }
 
 /// What is worth a word about a request that is accepted.
 fn warnings(message: &MutateRequest) -> Vec<String> {
+    // Of services alone: others may carry a value, of which there shall be no further copy.
+    if !matches!(message.mutation, Some(AnyMutation::CreateService(_) | AnyMutation::UpdateService(_))) {
+        return Vec::new();
+    }
     let Ok((_, Asked::Ready(mutation))) = decode_mutation(message.clone()) else { return Vec::new() };
     match mutation {
         Mutation::CreateService { spec } | Mutation::UpdateService { spec, .. } => {
@@ -403,11 +396,6 @@ fn warnings(message: &MutateRequest) -> Vec<String> {
         }
         _ => Vec::new(),
     }
-}
-
-pub(crate) fn request_id(bytes: &[u8]) -> Result<RequestId, Refusal> {
-    let bytes = bytes.try_into().map_err(|_| Refusal::invalid("request id", "", "it has 16 bytes"))?;
-    Ok(RequestId(bytes))
 }
 
 fn check_size(what: &str, size: usize, max: usize) -> Result<(), Refusal> {

@@ -207,7 +207,7 @@ async fn lost_unless_back(shared: &Shared, node: NodeId) {
     }
 }
 
-fn hello(first: Option<AgentMessage>, node: NodeId) -> Result<Hello, Status> {
+pub(super) fn hello(first: Option<AgentMessage>, node: NodeId) -> Result<Hello, Status> {
     let Some(AgentMessage { message: Some(agent_message::Message::Hello(mut hello)) }) = first else {
         return Err(Status::invalid_argument("the first message of a session is a hello"));
     };

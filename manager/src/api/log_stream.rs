@@ -67,8 +67,8 @@ impl LogStream {
 
     fn changed(&mut self, item: Option<WatchItem>) {
         let Some(service) = self.service.as_ref().map(|service| service.id) else { return };
-        let changes = match item {
-            Some(WatchItem::Changes(recent)) => recent.changes,
+        let recent = match item {
+            Some(WatchItem::Changes(recent)) => recent,
             Some(WatchItem::Start(_) | WatchItem::Past(..)) => return,
             // The watch fell behind, or the manager stops: what is being read goes on.
             Some(WatchItem::Ended(_)) | None => {
@@ -76,10 +76,11 @@ impl LogStream {
                 return;
             }
         };
-        if changes.iter().any(|change| is_removal(change, service)) {
+        let changes = || recent.iter().flat_map(|recent| recent.changes.iter());
+        if changes().any(|change| is_removal(change, service)) {
             self.service = None;
         }
-        let tasks = changes.iter().filter_map(|change| match &change.new {
+        let tasks = changes().filter_map(|change| match &change.new {
             Some(StoredObject::Task(task)) if task.service_id == service => Some(task.as_ref()),
             _ => None,
         });

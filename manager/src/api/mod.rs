@@ -1,6 +1,8 @@
 //! The services that a manager offers, and what they share.
 
 pub mod authorise;
+#[cfg(test)]
+mod border_tests;
 pub mod ca;
 pub mod control;
 pub(crate) mod description;

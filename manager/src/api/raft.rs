@@ -8,6 +8,7 @@ use skep_manager_core::{Event, Store};
 use skep_model::request::Mutation;
 use skep_model::{NodeId, Refusal};
 use skep_proto::RAFT_MESSAGE_MAX;
+use skep_proto::request::{Asked, decode_join_raft};
 use skep_proto::status::from_refusal;
 use skep_proto::v1::raft_client::RaftClient;
 use skep_proto::v1::raft_server::Raft;
@@ -67,16 +68,13 @@ impl RaftApi {
             return Err(from_refusal(&self.0.not_leader()));
         }
         let refuse = |refusal: Refusal| from_refusal(&refusal);
-        let request = super::control::request_id(&message.request_id).map_err(refuse)?;
-        let store = self.0.read(Consistency::Linearizable).await.map_err(refuse)?;
-        let slots = self.0.sealing.slots_for(&store, node, &message.unsealing_key).map_err(refuse)?;
-        let mutation = Mutation::JoinRaft {
-            node,
-            address: message.address,
-            unsealing_key: message.unsealing_key,
-            slots,
-            format_max: message.format_max,
+        let (request, asked) = decode_join_raft(message, node).map_err(|error| refuse(error.into()))?;
+        let Asked::JoinRaft { address, unsealing_key, format_max, .. } = asked else {
+            return Err(Status::internal("a join decodes as one"));
         };
+        let store = self.0.read(Consistency::Linearizable).await.map_err(refuse)?;
+        let slots = self.0.sealing.slots_for(&store, node, &unsealing_key).map_err(refuse)?;
+        let mutation = Mutation::JoinRaft { node, address, unsealing_key, slots, format_max };
         let outcome = self.0.propose(request, mutation).await.map_err(refuse)?;
         let store = self.0.read(Consistency::Linearizable).await.map_err(refuse)?;
         let members = store.nodes().filter_map(|node| {

@@ -23,8 +23,8 @@ use tonic::Status;
 pub(crate) struct Watching {
     guard: Gone,
     changes: mpsc::Receiver<WatchItem>,
-    /// What is known of the past and was not sent yet, and the version after it.
-    past: VecDeque<Recent>,
+    /// What was received and not sent yet; of the past, the version after it comes last.
+    due: VecDeque<Recent>,
     chosen: Chosen,
     until: Option<Time>,
     /// Whether the core has answered, so that the time may run out.
@@ -43,8 +43,8 @@ impl Watching {
         guard.shared.inbox.put_call(event(ticket, watch.from))?;
         // What follows a version is sent at once or refused.
         let has_begun = matches!(watch.from, WatchFrom::After(_));
-        let past = VecDeque::new();
-        Ok(Self { guard, changes, past, chosen, until: watch.until, has_begun, is_last: false, is_over: false })
+        let due = VecDeque::new();
+        Ok(Self { guard, changes, due, chosen, until: watch.until, has_begun, is_last: false, is_over: false })
     }
 
     /// Its messages.
@@ -57,62 +57,78 @@ impl Watching {
     }
 
     async fn next(&mut self) -> Option<Result<v1::WatchEvent, Status>> {
-        while let Some(recent) = self.past.pop_front() {
-            let event = self.event(&recent);
-            // The last one says how far the past goes, whatever of it was wanted.
-            if self.past.is_empty() || !event.changes.is_empty() {
+        loop {
+            if let Some(event) = self.next_due() {
                 return Some(Ok(event));
             }
-        }
-        if self.is_over {
-            return None;
-        }
-        let item = if self.is_last {
-            self.changes.try_recv().ok()?
-        } else {
-            let until = self.until.filter(|_| self.has_begun);
-            tokio::select! {
+            if self.is_over {
+                return None;
+            }
+            let until = self.until.filter(|_| self.has_begun && !self.is_last);
+            let item = tokio::select! {
                 biased;
                 () = passed(until) => {
                     // After a read, everything that was decided before it has arrived here.
                     self.is_last = true;
-                    return match self.guard.shared.read(Consistency::Linearizable).await {
-                        Ok(_) => Box::pin(self.next()).await,
-                        Err(refusal) => Some(Err(from_refusal(&refusal))),
-                    };
+                    if let Err(refusal) = self.guard.shared.read(Consistency::Linearizable).await {
+                        return Some(Err(from_refusal(&refusal)));
+                    }
+                    continue;
                 }
-                item = self.changes.recv() => match item {
-                    Some(item) => item,
-                    None => return Some(Err(Status::unavailable(
-                        "the watch fell behind or the manager is stopping; resume it by version",
-                    ))),
-                },
+                item = next_of(&mut self.changes, self.is_last) => item,
+            };
+            match item {
+                Some(item) => {
+                    if let Some(message) = self.take(item) {
+                        return Some(message);
+                    }
+                }
+                None if self.is_last => return None,
+                None => {
+                    let text = "the watch fell behind or the manager is stopping; resume it by version";
+                    return Some(Err(Status::unavailable(text)));
+                }
             }
-        };
-        Some(self.message(item))
+        }
     }
 
-    fn message(&mut self, item: WatchItem) -> Result<v1::WatchEvent, Status> {
+    /// The next event of what was received.
+    fn next_due(&mut self) -> Option<v1::WatchEvent> {
+        while let Some(recent) = self.due.pop_front() {
+            let event = self.event(&recent);
+            // The last one says how far this goes, whatever of it was wanted.
+            if self.due.is_empty() || !event.changes.is_empty() {
+                return Some(event);
+            }
+        }
+        None
+    }
+
+    /// The message that an item is; `None` if what it holds is due now.
+    fn take(&mut self, item: WatchItem) -> Option<Result<v1::WatchEvent, Status>> {
         self.has_begun = true;
-        match item {
+        Some(match item {
             WatchItem::Start(store) => {
                 Ok(v1::WatchEvent { version: store.version, time: store.newest().0, ..Default::default() })
             }
             WatchItem::Past(store, past, is_complete) => {
-                self.past = past.into();
+                self.due = past.into();
                 let end = Recent { version: store.version, wall: store.newest(), changes: Arc::new([]) };
-                self.past.push_back(end);
+                self.due.push_back(end);
                 // With the past complete, its first version is the first message.
                 Ok(v1::WatchEvent { incomplete: !is_complete, ..Default::default() })
             }
-            WatchItem::Changes(recent) => Ok(self.event(&recent)),
+            WatchItem::Changes(recent) => {
+                self.due = recent.into();
+                return None;
+            }
             // The version is compacted, or a snapshot replaced the store: read again.
             WatchItem::Ended(Refusal::FailedPrecondition(_)) => {
                 self.is_over = true;
                 Ok(v1::WatchEvent { resync: true, ..Default::default() })
             }
             WatchItem::Ended(refusal) => Err(from_refusal(&refusal)),
-        }
+        })
     }
 
     fn event(&self, recent: &Recent) -> v1::WatchEvent {
@@ -166,6 +182,11 @@ fn event(ticket: Ticket, from: WatchFrom) -> Event {
         WatchFrom::After(version) => Event::Watch { ticket, after: Some(version) },
         WatchFrom::Since(since) => Event::WatchSince { ticket, since },
     }
+}
+
+/// The next item; the next of those that are there, if nothing more is awaited.
+async fn next_of(changes: &mut mpsc::Receiver<WatchItem>, is_last: bool) -> Option<WatchItem> {
+    if is_last { changes.try_recv().ok() } else { changes.recv().await }
 }
 
 /// Waits until the wall clock has passed a time; for ever if there is none.

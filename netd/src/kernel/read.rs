@@ -137,38 +137,56 @@ async fn rules(scope: &Scope, family: AddressFamily) -> Result<Vec<RuleMessage>,
     table(scope, RouteNetlinkMessage::GetRule(request), read).await
 }
 
-/// A whole table of the kernel. One that changed while it was read (`NLM_F_DUMP_INTR`) may
-/// lack what was there all the time, so it is read again; where it changes without end,
-/// as routes of a router, the last reading counts, and the next audit sees the rest.
+/// A whole table of the kernel.
 async fn table<T>(
     scope: &Scope,
     request: RouteNetlinkMessage,
     read: impl Fn(RouteNetlinkMessage) -> Option<T>,
 ) -> Result<Vec<T>, String> {
-    let mut found = Vec::new();
-    for _ in 0..DUMPS_MAX {
+    until_whole(async || {
         let mut message = NetlinkMessage::from(request.clone());
         message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        let mut answers = scope.handle.clone().request(message).map_err(|error| error.to_string())?.boxed_local();
-        let (mut is_interrupted, mut dump) = (false, Vec::new());
-        let taken = tokio::time::timeout(ANSWER_DEADLINE, async {
-            while let Some(answer) = answers.next().await {
-                is_interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
-                match answer.payload {
-                    NetlinkPayload::InnerMessage(message) => dump.extend(read(message)),
-                    NetlinkPayload::Error(error) => return Err(error.to_io().to_string()),
-                    _ => {}
-                }
-            }
-            Ok(())
-        });
-        taken.await.map_err(|_| "no answer in time".to_owned())??;
-        found = dump;
+        let answers = scope.handle.clone().request(message).map_err(|error| error.to_string())?;
+        let taken = tokio::time::timeout(ANSWER_DEADLINE, take(answers, &read)).await;
+        taken.map_err(|_| "no answer in time".to_owned())?
+    })
+    .await
+}
+
+/// Rows of a dump, and whether it was interrupted (`NLM_F_DUMP_INTR`): what changed meanwhile
+/// may hide what was there all the time.
+type Dump<T> = (Vec<T>, bool);
+
+/// Reads again what was interrupted; where a table changes without end, as routes of a
+/// router, the last reading counts, and the next audit sees the rest.
+async fn until_whole<T>(mut dump: impl AsyncFnMut() -> Result<Dump<T>, String>) -> Result<Vec<T>, String> {
+    let mut found = Vec::new();
+    for _ in 0..DUMPS_MAX {
+        let (rows, is_interrupted) = dump().await?;
+        found = rows;
         if !is_interrupted {
             break;
         }
     }
     Ok(found)
+}
+
+/// Takes one dump.
+async fn take<T>(
+    answers: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>>,
+    read: impl Fn(RouteNetlinkMessage) -> Option<T>,
+) -> Result<Dump<T>, String> {
+    let mut answers = answers.boxed_local();
+    let (mut rows, mut is_interrupted) = (Vec::new(), false);
+    while let Some(answer) = answers.next().await {
+        is_interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+        match answer.payload {
+            NetlinkPayload::InnerMessage(message) => rows.extend(read(message)),
+            NetlinkPayload::Error(error) => return Err(error.to_io().to_string()),
+            _ => {}
+        }
+    }
+    Ok((rows, is_interrupted))
 }
 
 async fn all<T>(stream: impl Stream<Item = Result<T, Error>>) -> Result<Vec<T>, String> {
@@ -468,4 +486,60 @@ fn settings(namespace: Namespace, scope: &Scope) -> std::io::Result<Vec<(Key, Va
         };
         files.iter().filter_map(read).collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::scope::Scope;
+    use rtnetlink::packet_core::DoneMessage;
+
+    type Answer = NetlinkMessage<RouteNetlinkMessage>;
+
+    fn link_of(index: u32) -> Answer {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        NetlinkMessage::from(RouteNetlinkMessage::NewLink(link))
+    }
+
+    fn index(message: RouteNetlinkMessage) -> Option<u32> {
+        if let RouteNetlinkMessage::NewLink(link) = message { Some(link.header.index) } else { None }
+    }
+
+    #[tokio::test]
+    async fn a_dump_that_was_interrupted_is_read_again_but_not_for_ever() {
+        let interrupted = |mut answer: Answer| {
+            answer.header.flags |= NLM_F_DUMP_INTR;
+            answer
+        };
+        let done = || Answer::new(Default::default(), NetlinkPayload::Done(DoneMessage::default()));
+        let whole = || vec![link_of(1), link_of(2), done()];
+        // The dumps, how many of them are read, and what is found.
+        type Row<'a> = (Vec<Vec<Answer>>, usize, &'a [u32]);
+        let table: [Row<'_>; 4] = [
+            (vec![whole(), vec![]], 1, &[1, 2]),
+            (vec![vec![link_of(1), interrupted(link_of(3)), done()], whole(), vec![]], 2, &[1, 2]),
+            // What changed behind the last row is said by the end alone.
+            (vec![vec![link_of(1), interrupted(done())], whole(), vec![]], 2, &[1, 2]),
+            ((0..100).map(|n| vec![interrupted(link_of(n)), done()]).collect(), DUMPS_MAX, &[DUMPS_MAX as u32 - 1]),
+        ];
+        for (number, (dumps, n_read, expected)) in table.into_iter().enumerate() {
+            let n_dumps = dumps.len();
+            let mut dumps = dumps.into_iter();
+            let found = until_whole(async || take(futures_util::stream::iter(dumps.next().expect("a dump")), index).await).await;
+            assert_eq!((found.as_deref(), n_dumps - dumps.len()), (Ok(expected), n_read), "row {number}");
+        }
+    }
+
+    /// What the library does not hand on, nobody can heed.
+    #[tokio::test]
+    async fn the_end_of_a_dump_arrives() {
+        let scope = Scope::open(Namespace::Node, None, 0).expect("sockets");
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetLink(LinkMessage::default()));
+        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let answers: Vec<Answer> = scope.handle.clone().request(message).expect("a request").collect().await;
+        assert!(matches!(answers.last().map(|last| &last.payload), Some(NetlinkPayload::Done(_))), "{answers:?}");
+        let named = link(Namespace::Node, &scope, 1).await.expect("the loopback link is read");
+        assert_eq!(named.map(|link| link.header.index), Some(1), "and what is no dump has no such end");
+    }
 }

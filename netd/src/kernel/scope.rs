@@ -103,6 +103,8 @@ fn sockets(runtime: &Runtime) -> io::Result<(Handle, Socket, JoinHandle<()>)> {
     let _context = runtime.enter();
     let (mut connection, handle, _) = rtnetlink::new_connection()?;
     connection.socket_mut().socket_mut().set_ext_ack(true)?;
+    // The end of a dump may be all that says that it was interrupted.
+    connection.set_forward_done(true);
     let mut events = Socket::new(NETLINK_ROUTE)?;
     events.set_non_blocking(true)?;
     setsockopt(&events, RcvBufForce, &EVENTS_BUFFER)?;

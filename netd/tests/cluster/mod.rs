@@ -153,8 +153,10 @@ impl Pins {
 
 impl Drop for Pins {
     fn drop(&mut self) {
+        for task in self.namespaces.list().unwrap_or_default() {
+            let _ = self.namespaces.remove(task);
+        }
         for number in 0..2 {
-            let _ = self.namespaces.remove(task(number));
             let pins = self.folder.path().join(format!("run{number}/netns"));
             if let Ok(pinned) = Namespaces::open(&pins) {
                 for task in pinned.list().unwrap_or_default() {
@@ -186,7 +188,7 @@ impl Drop for Node {
     }
 }
 
-fn connection(namespace: &OwnedFd) -> Handle {
+pub fn connection(namespace: &OwnedFd) -> Handle {
     let runtime = tokio::runtime::Handle::current();
     inside(namespace.as_fd(), || {
         let _context = runtime.enter();
@@ -197,11 +199,13 @@ fn connection(namespace: &OwnedFd) -> Handle {
     .unwrap()
 }
 
-/// Starts netd in a node's namespace; it answers when this returns.
-async fn start(namespace: &OwnedFd, run: &Path) -> (Child, NetdClient<Channel>) {
+/// Starts netd in a node's namespace, with faults that its debug build knows and where its
+/// words go; it answers when this returns.
+async fn start(namespace: &OwnedFd, run: &Path, faults: &str, words: Stdio) -> (Child, NetdClient<Channel>) {
     std::fs::create_dir_all(run).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_skep-netd"));
     command.arg("--run-dir").arg(run).args(["--log-level", "warn"]).stdin(Stdio::null());
+    command.env("SKEP_TEST_PANIC", faults).stderr(words);
     let fd = namespace.as_raw_fd();
     // SAFETY: setns is a plain system call, and the descriptor is open until exec.
     unsafe {
@@ -274,8 +278,27 @@ impl View {
 
 impl Node {
     pub async fn restart(&mut self) {
-        let (process, client) = start(&self.namespace, &self.run).await;
+        self.restart_planted("", Stdio::inherit()).await;
+    }
+
+    /// The same with faults that a debug build knows; where its words go.
+    pub async fn restart_planted(&mut self, faults: &str, words: Stdio) {
+        let (process, client) = start(&self.namespace, &self.run, faults, words).await;
         (self.process, self.client, self.changes) = (process, client, None);
+    }
+
+    /// Waits until netd has ended by itself, which gives no event here; its exit code.
+    pub async fn ended(&mut self) -> Option<i32> {
+        let mut again = tokio::time::interval(Duration::from_millis(20));
+        let ending = async {
+            loop {
+                again.tick().await;
+                if let Some(status) = self.process.try_wait().unwrap() {
+                    return status.code();
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, ending).await.expect("netd ends")
     }
 
     /// Sends everything that this node should know, as one version.
@@ -421,7 +444,7 @@ pub async fn prepared(pins: &Pins, underlay: Underlay, prepare: impl Fn(usize) +
         handle.link().set(LinkUnspec::new_with_index(1).up().build()).execute().await.unwrap();
         inside(namespace.as_fd(), || prepare(number)).unwrap();
         let run = pins.folder.path().join(format!("run{number}"));
-        let (process, client) = start(&namespace, &run).await;
+        let (process, client) = start(&namespace, &run, "", Stdio::inherit()).await;
         let mut node = Node { number, underlay, namespace, handle, run, process, client, changes: None };
         node.apply_all().await;
         let task = Some(v1::LocalTask::from(&local_task(number)));

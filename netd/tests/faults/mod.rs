@@ -2,6 +2,8 @@
 //! each is left out and named at its place, and everything else works.
 
 use crate::cluster::*;
+use futures_util::StreamExt as _;
+use rtnetlink::MulticastGroup;
 use skep_model::network::{ATTACHMENTS_MAX, Attachment, MTU_MAX, MTU_MIN, MTU_MIN_IPV6, Pool, VNI_LAST};
 use skep_model::overlay::{Endpoint, EndpointId, LocalTask, NodeNetwork, NodeService, OverlayChange, Peer, ServiceNetwork};
 use skep_model::place::PlaceFaults;
@@ -317,6 +319,43 @@ async fn a_missing_underlay_address_is_named_at_each_network_and_versions_go_on(
     assert_reach(&nodes, PLAIN.overlay_mtu());
 }
 
+/// Half of a network daemon would acknowledge what it does not do. What the kernel holds stays
+/// with a daemon that ends, and is its successor's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_panic_ends_netd_with_its_sentence_and_its_successor_takes_over() {
+    let pins = Pins::new();
+    let mut nodes = cluster(&pins, PLAIN).await;
+    let mut pair = across(&nodes, addresses(0, 1)[0]);
+    let service = NodeService { id: service(), name: "boom".into(), networks: Vec::new(), ingress_ports: Vec::new() };
+    let in_loop = vec![Change::Reset(v1::NetdReset {}), nodes[0].node(), overlay(&OverlayChange::PutService(service))];
+    let in_call = v1::LocalTask::from(&LocalTask { hostname: "boom".into(), ..local_task(0) });
+    for (place, sentence) in
+        [("netd", "the network daemon's loop panicked"), ("netd-call", "a thread of this daemon at netd/src/server.rs:")]
+    {
+        let node = &mut nodes[0];
+        node.process.kill().unwrap();
+        node.process.wait().unwrap();
+        // The keeper of names, which outlives netd, has its words in the same file.
+        let words = pins.folder.path().join(place);
+        node.restart_planted(&format!("{place}=boom"), std::fs::File::create(&words).unwrap().into()).await;
+        if place == "netd" {
+            node.begin(in_loop.clone(), 1).await;
+        } else {
+            let namespace = v1::NetdNamespace { task: Some(in_call.clone()), after: 0 };
+            node.client.make_namespace(namespace).await.expect_err("it ends without an answer");
+        }
+        assert_eq!(node.ended().await, Some(skep_identity::process::EXIT_FAULT), "{place}");
+        let words = std::fs::read_to_string(words).unwrap();
+        let is_said = |line: &str| line.starts_with(sentence) && line.contains("panicked: planted in") && line.contains(place);
+        assert!(words.lines().any(|line| is_said(line) && line.contains("for boom; this process ends")), "{place}: {words}");
+        echo(&mut pair);
+    }
+    nodes[0].restart().await;
+    nodes[0].apply_all().await;
+    assert_eq!(nodes[0].status().await.operations, 0, "all was there");
+    assert_reach(&nodes, PLAIN.overlay_mtu());
+}
+
 /// The default route that a router advertised stays when the first published port makes
 /// the node forward, and the router may go on; also over an uplink that is made anew.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -358,13 +397,20 @@ async fn anew(node: &mut Node) {
 
 /// The second node advertises itself until the first has a default route.
 async fn hear_router(nodes: &[Node; 2]) {
-    let deadline = Instant::now() + DEADLINE;
-    while nodes[0].in_node(|| default_routes("underlay")) == 0 {
-        assert!(Instant::now() < deadline, "the kernel takes the advertisement");
-        // Its link-local address comes some time after the link.
-        nodes[1].in_node(|| advertise("underlay"));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    // The router's link-local address is its own some time after the link is up.
+    let mut addresses = nodes[1].events(MulticastGroup::Ipv6Ifaddr);
+    let mut routes = nodes[0].events(MulticastGroup::Ipv6Route);
+    let taken = async {
+        while nodes[0].in_node(|| default_routes("underlay")) == 0 {
+            nodes[1].in_node(|| advertise("underlay"));
+            tokio::select! {
+                event = addresses.next() => event.map(drop),
+                event = routes.next() => event.map(drop),
+            }
+            .expect("the kernel tells");
+        }
+    };
+    tokio::time::timeout(DEADLINE, taken).await.expect("the kernel takes the advertisement");
 }
 
 /// How many default routes lead over a link.

@@ -10,6 +10,7 @@ use std::io;
 use std::panic::PanicHookInfo;
 use std::pin::pin;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use skep_model::guard;
@@ -34,10 +35,29 @@ pub fn end_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
-        if !guard::is_caught() {
+        if !is_caught() {
             end(&sentence(panic));
         }
     }));
+}
+
+/// Guards that threads of a library work for.
+static WITH_HELPERS: AtomicUsize = AtomicUsize::new(0);
+
+/// As [`guard::catch`], where a library has threads of its own work at it, which have no
+/// name and hand their panics on to this one.
+///
+/// # Errors
+/// What the panic said.
+pub fn catch_with_helpers<T>(act: impl FnOnce() -> T) -> Result<T, String> {
+    WITH_HELPERS.fetch_add(1, Ordering::SeqCst);
+    let done = guard::catch(act);
+    WITH_HELPERS.fetch_sub(1, Ordering::SeqCst);
+    done
+}
+
+fn is_caught() -> bool {
+    guard::is_caught() || (WITH_HELPERS.load(Ordering::SeqCst) > 0 && std::thread::current().name().is_none())
 }
 
 fn sentence(panic: &PanicHookInfo<'_>) -> String {
@@ -74,6 +94,7 @@ pub fn planted(place: &str) -> Option<&'static str> {
 }
 
 /// Panics if a test wants that at a place once it meets what is named `name`.
+#[track_caller]
 pub fn panic_if_planted(place: &str, name: &str) {
     if planted(place) == Some(name) {
         panic!("planted in {place} for {name}");
@@ -157,6 +178,17 @@ pub fn harden() -> Result<(), HardenError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_librarys_nameless_threads_are_in_the_guard_that_they_work_for() {
+        let elsewhere = |name: Option<&str>| {
+            let builder = name.map_or_else(std::thread::Builder::new, |name| std::thread::Builder::new().name(name.into()));
+            std::thread::scope(|scope| builder.spawn_scoped(scope, is_caught).unwrap().join().unwrap())
+        };
+        assert!(!elsewhere(None));
+        assert_eq!(catch_with_helpers(|| (elsewhere(None), elsewhere(Some("ours")))), Ok((true, false)));
+        assert!(!elsewhere(None));
+    }
 
     #[test]
     fn a_hardened_process_leaves_no_core() {

@@ -18,6 +18,7 @@ use skep_manager_core::values::{ValueRef, open_all};
 use skep_model::assignment::{AssignmentChange, Assignments, Hello, SessionInfo, StatusUpdate};
 use skep_model::endpoint::Publication;
 use skep_model::node::{NodeDescription, Underlay};
+use skep_model::place::PlaceFaults;
 use skep_model::resources::Resources;
 use skep_model::service::Platform;
 use skep_model::{NodeId, SecretId, SessionId, TaskId, TaskState, Time};
@@ -55,6 +56,11 @@ impl Daemon {
     pub(super) fn life_and_term(&self) -> (u64, u64) {
         (self.life, self.term.unwrap_or(0))
     }
+
+    /// Its session, once a manager has begun it.
+    pub(super) fn session_that_is_up(&self) -> Option<SessionId> {
+        self.session.filter(|_| self.term.is_some())
+    }
 }
 
 /// One stream between an agent and a manager.
@@ -77,6 +83,7 @@ pub(super) enum Word {
     Heartbeat,
     Report(Vec<StatusUpdate>),
     Programmed(u64),
+    Places(PlaceFaults),
     Info(Box<SessionInfo>),
     Assignments { term: u64, assignments: Box<Assignments>, values: Vec<((SecretId, u64), String)> },
     Close { reason: String, hint: Option<usize> },
@@ -99,6 +106,8 @@ pub(super) enum Errand {
     Broken { session: SessionId, is_to_agent: bool },
     /// The network daemon has programmed its oldest link.
     Programmed { generation: u64 },
+    /// A network that did not work may do so again.
+    PlaceWorks,
     /// The network daemon is started again.
     NetworkBack { generation: u64 },
     /// Time for an attempt at a session.
@@ -205,6 +214,7 @@ impl Simulation {
         }
         match errand {
             Errand::Container { .. } | Errand::Programmed { .. } | Errand::NetworkBack { .. } => Ok(()),
+            Errand::PlaceWorks => self.place_works(number),
             Errand::Tell { life, event } if self.lives(number, life) => self.agent_event(number, event),
             Errand::Wake { life } if self.lives(number, life) => {
                 if let Some(daemon) = &mut self.machines[number].daemon {
@@ -339,7 +349,7 @@ impl Simulation {
     }
 
     /// Says something in a session, if it is not dead.
-    fn say(&mut self, session: SessionId, is_to_agent: bool, word: Word) {
+    pub(super) fn say(&mut self, session: SessionId, is_to_agent: bool, word: Word) {
         let Some(link) = self.agents.links.get(&session).filter(|link| link.is_open) else { return };
         let (agent, manager) = (link.agent, link.manager);
         // What is said must be acknowledged: one direction is not enough.
@@ -403,6 +413,7 @@ impl Simulation {
             Word::Heartbeat => self.give(number, ManagerEvent::Heartbeat { session }),
             Word::Report(updates) => self.give(number, ManagerEvent::Status { session, updates }),
             Word::Programmed(version) => self.give(number, ManagerEvent::Programmed { session, version }),
+            Word::Places(faults) => self.give(number, ManagerEvent::PlacesFailed { session, faults }),
             Word::Info(_) | Word::Assignments { .. } | Word::Close { .. } => Ok(()),
         }
     }
@@ -418,6 +429,7 @@ impl Simulation {
                 daemon.pause = PAUSE.0;
                 self.coverage.count("session: up");
                 self.after(Duration::ZERO, Happening::Agent { machine: number, errand: Errand::Heartbeat { session } });
+                self.say_places(number);
                 self.agent_event(number, Event::SessionUp { session, info })
             }
             Word::Assignments { term, assignments, values } => {
@@ -431,7 +443,7 @@ impl Simulation {
                 self.agents.links.remove(&session);
                 self.session_ends(number, session, hint)
             }
-            Word::Hello(_) | Word::Heartbeat | Word::Report(_) | Word::Programmed(_) => Ok(()),
+            Word::Hello(_) | Word::Heartbeat | Word::Report(_) | Word::Programmed(_) | Word::Places(_) => Ok(()),
         }
     }
 

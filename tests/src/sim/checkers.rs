@@ -5,6 +5,7 @@
 //! it, so that a manager is compared with the truth and not with a neighbour.
 
 use super::coverage::Coverage;
+use super::decisions::Decisions;
 use super::sealing::sings;
 use super::tasks::Tasks;
 use super::trace::checksum;
@@ -14,10 +15,11 @@ use skep_manager_core::manager::Manager;
 use skep_manager_core::store::apply::Conflict;
 use skep_manager_core::store::codec;
 use skep_manager_core::store::{Change, Store, StoredObject};
+use skep_manager_core::transaction::Transaction;
 use skep_model::node::NodeState;
 use skep_model::request::Outcome;
 use skep_model::version::FORMAT_MAX;
-use skep_model::{Kind, NodeId, RequestId};
+use skep_model::{Kind, NodeId, RequestId, Time};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Versions whose whole content is compared: one of these many.
@@ -41,6 +43,9 @@ pub struct Checkers {
     /// Nodes that were found to be silent, until somebody looks.
     pub(super) fallen: Vec<NodeId>,
     pub(super) tasks: Tasks,
+    decisions: Decisions,
+    /// The last transaction whose preconditions did not hold.
+    refused: Option<Transaction>,
 }
 
 impl Default for Checkers {
@@ -56,6 +61,8 @@ impl Default for Checkers {
             acknowledged_version: 0,
             fallen: Vec::new(),
             tasks: Tasks::default(),
+            decisions: Decisions::default(),
+            refused: None,
         }
     }
 }
@@ -72,7 +79,7 @@ impl Checkers {
     }
 
     /// Looks at a manager after an event.
-    pub fn observe(&mut self, machine: usize, manager: &Manager, coverage: &mut Coverage) -> Result<(), String> {
+    pub fn observe(&mut self, now: Time, machine: usize, manager: &Manager, coverage: &mut Coverage) -> Result<(), String> {
         let status = manager.status();
         if status.is_leader {
             let leader = *self.leaders.entry(status.term).or_insert(status.raft_id);
@@ -86,7 +93,7 @@ impl Checkers {
         }
         for index in seen + 1..=status.applied {
             if let Some(entry) = manager.log_entry(index) {
-                self.check_entry(machine, entry, coverage)?;
+                self.check_entry(now, machine, entry, coverage)?;
             }
         }
         self.seen.insert(machine, status.applied);
@@ -146,7 +153,12 @@ impl Checkers {
         &self.truth
     }
 
-    fn check_entry(&mut self, machine: usize, entry: &Entry, coverage: &mut Coverage) -> Result<(), String> {
+    /// The last transaction whose preconditions did not hold.
+    pub fn refused(&self) -> Option<&Transaction> {
+        self.refused.as_ref()
+    }
+
+    fn check_entry(&mut self, now: Time, machine: usize, entry: &Entry, coverage: &mut Coverage) -> Result<(), String> {
         if let Some(known) = self.committed.get(&entry.index) {
             if known.term != entry.term || known.data != entry.data || known.entry_type != entry.entry_type {
                 return Err(format!(
@@ -161,19 +173,20 @@ impl Checkers {
         }
         self.committed.insert(entry.index, entry.clone());
         while let Some(next) = self.committed.get(&(self.truth.version + 1)).cloned() {
-            self.apply(&next, coverage)?;
+            self.apply(now, &next, coverage)?;
         }
         Ok(())
     }
 
-    fn apply(&mut self, entry: &Entry, coverage: &mut Coverage) -> Result<(), String> {
+    fn apply(&mut self, now: Time, entry: &Entry, coverage: &mut Coverage) -> Result<(), String> {
         if entry.get_entry_type() != EntryType::EntryNormal || entry.data.is_empty() {
             self.truth.skip(entry.index);
         } else {
             let transaction = codec::decode(&entry.data, FORMAT_MAX).map_err(|error| error.to_string())?;
             match self.truth.apply(entry.index, &transaction) {
                 Ok(changes) => {
-                    self.tasks.changed(&self.truth, &changes, coverage)?;
+                    self.tasks.changed(transaction.time, &self.truth, &changes, coverage)?;
+                    self.decisions.changed(now, &self.truth, &transaction, &changes)?;
                     self.fallen.extend(changes.iter().filter_map(fell_silent));
                     if changes.iter().any(gives_anything) {
                         owners::check(&self.truth)?;
@@ -184,7 +197,12 @@ impl Checkers {
                         return Err(format!("a request took effect twice, at {earlier} and {}", entry.index));
                     }
                 }
-                Err(conflict) => coverage.count(format!("conflict: {}", conflict_name(&conflict))),
+                Err(conflict) => {
+                    coverage.count(format!("conflict: {}", conflict_name(&conflict)));
+                    if matches!(conflict, Conflict::Changed(..)) {
+                        self.refused = Some(transaction);
+                    }
+                }
             }
         }
         if entry.index.is_multiple_of(DIGEST_EVERY) {

@@ -10,7 +10,7 @@ use skep_model::container::{FileTarget, SecretReference};
 use skep_model::network::NetworkSpec;
 use skep_model::request::{Mutation, Outcome};
 use skep_model::secret::{SECRET_MAX, SecretVersion};
-use skep_model::service::{Annotations, ServiceMode};
+use skep_model::service::{Annotations, ServiceMode, ServiceSpec};
 use skep_model::{Kind, Refusal, RequestId, SecretId};
 use std::collections::BTreeSet;
 
@@ -58,17 +58,46 @@ pub(super) struct Client {
     operation: Option<Operation>,
     /// What its service is to be once that is acknowledged.
     wanted: ServiceMode,
+    /// Its services may have hundreds of tasks.
+    is_large: bool,
 }
 
 impl Client {
-    pub(super) fn new(number: usize, dice: Dice) -> Self {
+    pub(super) fn new(number: usize, dice: Dice, is_large: bool) -> Self {
         let wanted = ServiceMode::Replicated { replicas: 0 };
-        Self { number, dice, counter: 0, networks: BTreeSet::new(), secret: None, service: None, operation: None, wanted }
+        Self {
+            number,
+            dice,
+            counter: 0,
+            networks: BTreeSet::new(),
+            secret: None,
+            service: None,
+            operation: None,
+            wanted,
+            is_large,
+        }
     }
 
     fn name(&mut self) -> String {
         self.counter += 1;
         format!("c{}-{}", self.number, self.counter)
+    }
+
+    /// How many tasks a service is to have: fewer than that, or up to 200.
+    fn replicas(&mut self, below: usize) -> u64 {
+        let below = if self.is_large { *self.dice.pick(&[below, 40, 201]) } else { below };
+        self.dice.below(below) as u64
+    }
+
+    /// What a service is to be. Large ones are updated in large steps, so that an update
+    /// ends within the time in which everything has to converge.
+    fn draw(&mut self, name: &str, mode: ServiceMode, secret: Option<SecretReference>, network: Option<String>) -> ServiceSpec {
+        let mut spec = services::draw(name, mode, secret, network, &mut self.dice);
+        if self.is_large {
+            spec.update_config.parallelism *= 40;
+            spec.rollback_config.parallelism *= 40;
+        }
+        spec
     }
 
     /// The next operation; `None` as mutation = a read.
@@ -90,7 +119,7 @@ impl Client {
             (5, _, Some(secret), None) => (Operation::RemoveSecret, Some(Mutation::RemoveSecret { secret: secret.name })),
             (6, network, _, None) => self.create_service(network),
             (6, _, _, Some(service)) if self.service.as_ref().is_some_and(|(_, _, mode)| *mode != ServiceMode::Global {}) => {
-                let replicas = self.dice.below(5) as u64;
+                let replicas = self.replicas(5);
                 self.wanted = ServiceMode::Replicated { replicas };
                 (Operation::ScaleService, Some(Mutation::ScaleService { service, replicas }))
             }
@@ -114,10 +143,11 @@ impl Client {
 
     fn create_service(&mut self, network: Option<String>) -> (Operation, Option<Mutation>) {
         let name = self.name();
-        let replicas = self.dice.below(4) as u64;
+        let replicas = self.replicas(4);
         let is_global = self.dice.chance(150_000);
         self.wanted = if is_global { ServiceMode::Global {} } else { ServiceMode::Replicated { replicas } };
-        let spec = services::draw(&name, self.wanted, self.secret.as_ref().map(reference), network, &mut self.dice);
+        let secret = self.secret.as_ref().map(reference);
+        let spec = self.draw(&name, self.wanted, secret, network);
         (Operation::CreateService(name), Some(Mutation::CreateService { spec: Box::new(spec) }))
     }
 
@@ -125,7 +155,7 @@ impl Client {
     fn update_service(&mut self, service: String, network: Option<String>) -> (Operation, Option<Mutation>) {
         let (_, uses_secret, mode) = self.service.clone().expect("it has a service");
         let secret = self.secret.as_ref().filter(|_| uses_secret).map(reference);
-        let spec = Box::new(services::draw(&service, mode, secret, network, &mut self.dice));
+        let spec = Box::new(self.draw(&service, mode, secret, network));
         (Operation::UpdateService, Some(Mutation::UpdateService { service, expect: None, spec }))
     }
 
@@ -160,7 +190,7 @@ impl Client {
     /// Changes nothing, whatever it finds: no service has the version 0.
     fn vague(&mut self) -> (Operation, Option<Mutation>) {
         let service = char::from(b'0' + self.dice.below(10) as u8).to_string();
-        let spec = services::draw("vague", ServiceMode::Global {}, None, None, &mut self.dice);
+        let spec = self.draw("vague", ServiceMode::Global {}, None, None);
         (Operation::Vague, Some(Mutation::UpdateService { service, expect: Some(0), spec: Box::new(spec) }))
     }
 

@@ -36,7 +36,7 @@ impl Coverage {
     }
 }
 
-/// What ≥ 500 seeds must reach: every fault, refusal, conflict and step of a task
+/// What ≥ 1,000 seeds must reach: every fault, refusal, conflict and step of a task
 /// that the simulated parts can produce. (Agents pass `accepted` too quickly to
 /// report it.)
 pub const DEMANDED: &[&str] = &[
@@ -159,6 +159,7 @@ pub const DEMANDED: &[&str] = &[
     "task: running to rejected",
     "task: running to shutdown",
     "task: orphaned",
+    "fault: place failed",
     "fault: slow netd",
     "fault: netd killed",
     "barrier: Published passed",

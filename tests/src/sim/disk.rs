@@ -149,6 +149,17 @@ impl Disk {
         }
     }
 
+    /// The index of the last entry, or of the snapshot.
+    pub fn last(&self) -> u64 {
+        let snapshot = self.snapshot.as_ref().map_or(0, |file| file.metadata.index);
+        self.entries.last_key_value().map_or(snapshot, |(index, _)| *index)
+    }
+
+    /// An entry is added that no leader made (a planted bug).
+    pub fn forge(&mut self, entry: Entry) {
+        self.entries.insert(entry.index, entry);
+    }
+
     /// A byte of an entry changes, or of the snapshot. Whether there was any.
     pub fn rot(&mut self, dice: &mut Dice) -> bool {
         let full: Vec<u64> = self.entries.values().filter(|entry| !entry.data.is_empty()).map(|entry| entry.index).collect();

@@ -25,10 +25,11 @@ pub(super) enum Fault {
     Quorum,
     Full,
     Log,
+    Place,
 }
 
 impl Fault {
-    pub(super) const ALL: [Fault; 15] = [
+    pub(super) const ALL: [Fault; 16] = [
         Self::Partition,
         Self::Crash,
         Self::Pause,
@@ -44,6 +45,7 @@ impl Fault {
         Self::Quorum,
         Self::Full,
         Self::Log,
+        Self::Place,
     ];
 }
 
@@ -51,6 +53,8 @@ impl Fault {
 const LOSS_AFTER: Duration = Duration::from_secs(120);
 /// After this time without trouble every node has a session again.
 const SETTLED_AFTER: Duration = Duration::from_secs(30);
+/// Messages lost, of a million, with which hardly ever a session breaks.
+const LOSS_SMALL: u32 = 2_000;
 /// Chaos begins when the first managers had time to find each other.
 const QUIET: Duration = Duration::from_secs(5);
 
@@ -71,11 +75,13 @@ impl Simulation {
             Fault::Quorum => self.profile.quorum,
             Fault::Full => self.profile.full,
             Fault::Log => self.profile.lost_log,
+            Fault::Place => self.profile.place,
             Fault::Loss => self.profile.loses_one.then_some(LOSS_AFTER),
         };
         let Some(mean) = mean else { return };
         let dice = match fault {
             Fault::Netd => &mut self.dice.nets,
+            Fault::Place => &mut self.dice.places,
             Fault::Clock | Fault::Stop | Fault::Quorum | Fault::Full | Fault::Log => &mut self.dice.clocks,
             _ => &mut self.dice.faults,
         };
@@ -103,6 +109,7 @@ impl Simulation {
             Fault::Quorum => self.lose_quorum(),
             Fault::Full => self.fill_a_disk(),
             Fault::Log => self.lose_a_log(),
+            Fault::Place => self.break_a_network(),
         }
         if fault != Fault::Loss {
             self.schedule_fault(fault);
@@ -368,10 +375,13 @@ impl Simulation {
     }
 
     /// Where nothing was wrong for long enough but clocks, no node that is there may be
-    /// taken for gone, though managers were stopped.
+    /// taken for gone, though managers were stopped. Where messages are lost a session may
+    /// break, but not those of most nodes at once.
     pub(super) fn check_fallen(&mut self) -> Result<(), String> {
         let fallen = std::mem::take(&mut self.checkers.fallen);
-        if fallen.is_empty() || self.profile.loss > 0 || self.now.since(self.troubled_until) < SETTLED_AFTER {
+        let is_mass = fallen.len() * 2 > self.machines.len();
+        let is_lossy = self.profile.loss > LOSS_SMALL || (self.profile.loss > 0 && !is_mass);
+        if fallen.is_empty() || is_lossy || self.now.since(self.troubled_until) < SETTLED_AFTER {
             return Ok(());
         }
         for id in fallen {

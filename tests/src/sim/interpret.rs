@@ -73,7 +73,9 @@ impl Simulation {
                 }
                 Ok(())
             }
-            Action::WatchChanges { ticket, recent } => self.watch_changes(number, ticket, recent.version, &recent.changes),
+            Action::WatchChanges { ticket, recent } => {
+                recent.iter().try_for_each(|recent| self.watch_changes(number, ticket, recent.version, &recent.changes))
+            }
             Action::WatchPast { .. } => Err("a watch since a time began that nobody asked for".into()),
             Action::WatchEnded { ticket, refusal } => {
                 self.watch_ends(number, ticket, &refusal);

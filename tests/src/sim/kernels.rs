@@ -4,13 +4,15 @@
 //! Links of the chain are programmed one after the other. Each takes a while, and
 //! under the fault "slow netd" a long while. Under the fault "netd killed" none is,
 //! until the network daemon is back and is told at once what it missed; what the
-//! kernel holds stays.
+//! kernel holds stays. Under the fault "place failed" one network of the node does not
+//! work for a while: the daemon goes on with the rest, and says which it is.
 
-use super::agents::Errand;
+use super::agents::{Errand, Word};
 use super::plant::Plant;
 use super::{Happening, Simulation};
 use skep_agent_core::Event;
 use skep_model::overlay::{Endpoint, EndpointId, NodeNetwork, NodeService, OverlayChange, Peer};
+use skep_model::place::{Place, PlaceFault, PlaceFaults};
 use skep_model::{NetworkId, NodeId, ServiceId, Time};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -44,6 +46,18 @@ pub(super) struct Kernel {
     generation: u64,
     is_away: bool,
     slow_until: Option<Time>,
+    broken: Option<Broken>,
+}
+
+/// A network of a node that does not work.
+#[derive(Debug)]
+struct Broken {
+    network: NetworkId,
+    until: Time,
+    /// What it was told meanwhile.
+    skipped: Vec<OverlayChange>,
+    /// Whether what it holds is to go before that is done.
+    is_reset: bool,
 }
 
 impl Link {
@@ -70,6 +84,23 @@ impl Kernel {
         self.queue.truncate(if self.is_away { 0 } else { 1 });
     }
 
+    /// Its network works again: what it was told meanwhile is done.
+    fn mend(&mut self) -> bool {
+        let Some(broken) = self.broken.take() else { return false };
+        if broken.is_reset {
+            self.networks.remove(&broken.network);
+            self.endpoints.retain(|id, _| id.network != broken.network);
+        }
+        self.change(broken.skipped);
+        true
+    }
+
+    /// The places that do not work.
+    fn faults(&self) -> PlaceFaults {
+        let fault = |broken: &Broken| PlaceFault::blocking(Place::Network(broken.network), "it does not work");
+        PlaceFaults::new(self.broken.as_ref().map(fault))
+    }
+
     /// Whether everything that it was handed is programmed.
     pub(super) fn is_idle(&self) -> bool {
         self.queue.is_empty()
@@ -79,11 +110,23 @@ impl Kernel {
         self.changed = Some((now, link.term));
         if link.is_complete {
             self.peers.clear();
-            self.networks.clear();
             self.services.clear();
-            self.endpoints.clear();
+            let broken = self.broken.as_ref().map(|broken| broken.network);
+            self.networks.retain(|id, _| Some(*id) == broken);
+            self.endpoints.retain(|id, _| Some(id.network) == broken);
+            if let Some(broken) = &mut self.broken {
+                (broken.is_reset, broken.skipped) = (true, Vec::new());
+            }
         }
-        for change in link.changes {
+        self.change(link.changes);
+    }
+
+    fn change(&mut self, changes: Vec<OverlayChange>) {
+        for change in changes {
+            if let Some(broken) = self.broken.as_mut().filter(|broken| network_of(&change) == Some(broken.network)) {
+                broken.skipped.push(change);
+                continue;
+            }
             match change {
                 OverlayChange::PutPeer(peer) => drop(self.peers.insert(peer.node, peer)),
                 OverlayChange::PutNetwork(network) => drop(self.networks.insert(network.id, network)),
@@ -98,7 +141,61 @@ impl Kernel {
     }
 }
 
+/// The network that a change belongs to alone.
+fn network_of(change: &OverlayChange) -> Option<NetworkId> {
+    match change {
+        OverlayChange::PutNetwork(network) => Some(network.id),
+        OverlayChange::RemoveNetwork(id) => Some(*id),
+        OverlayChange::PutEndpoint(endpoint) => Some(endpoint.id.network),
+        OverlayChange::RemoveEndpoint(id) => Some(id.network),
+        OverlayChange::PutPeer(_) | OverlayChange::RemovePeer(_) => None,
+        OverlayChange::PutService(_) | OverlayChange::RemoveService(_) => None,
+    }
+}
+
 impl Simulation {
+    /// A fault: one network of a node does not work for a while.
+    pub(super) fn break_a_network(&mut self) {
+        let networks: Vec<NetworkId> = self.checkers.truth().networks().map(|network| network.id).collect();
+        let number = self.dice.places.below(self.machines.len());
+        let length = self.dice.places.between(MS * 1_000, MS * 15_000);
+        let machine = &self.machines[number];
+        if networks.is_empty() || machine.is_paused || machine.kernel.broken.is_some() {
+            return;
+        }
+        let network = *self.dice.places.pick(&networks);
+        self.coverage.count("fault: place failed");
+        self.note(format!("network {network} of machine {number} does not work for {length:?}"));
+        let until = self.now + length;
+        self.machines[number].kernel.broken = Some(Broken { network, until, skipped: Vec::new(), is_reset: false });
+        self.say_places(number);
+        self.after(length, Happening::Agent { machine: number, errand: Errand::PlaceWorks });
+    }
+
+    /// The time of the fault may be over.
+    pub(super) fn place_works(&mut self, number: usize) -> Result<(), String> {
+        let is_over = self.machines[number].kernel.broken.as_ref().is_some_and(|broken| broken.until <= self.now);
+        if is_over || !self.is_chaos() { self.mend_place(number) } else { Ok(()) }
+    }
+
+    /// All networks of a node work.
+    pub(super) fn mend_place(&mut self, number: usize) -> Result<(), String> {
+        if !self.machines[number].kernel.mend() {
+            return Ok(());
+        }
+        self.say_places(number);
+        self.check_walks_from(number)
+    }
+
+    /// The node says which of its places do not work, in its session, if that is up.
+    pub(super) fn say_places(&mut self, number: usize) {
+        let Some(session) = self.machines[number].daemon.as_ref().and_then(|daemon| daemon.session_that_is_up()) else { return };
+        if !self.has_plant(Plant::IgnorePlaces) {
+            let faults = self.machines[number].kernel.faults();
+            self.say(session, false, Word::Places(faults));
+        }
+    }
+
     /// The agent hands a link over.
     pub(super) fn hand_to_network(
         &mut self,

@@ -240,6 +240,10 @@ impl Simulation {
         self.events += 1;
         self.note(format!("m{number} < {}", trace::event(&event)));
         let later = self.dice.other.chance(self.profile.batching);
+        let is_of_nodes = matches!(
+            event,
+            Event::Programmed { .. } | Event::PlacesFailed { .. } | Event::SessionOpened { .. } | Event::SessionClosed { .. }
+        );
         let machine = &mut self.machines[number];
         let manager = machine.manager.as_mut().expect("it was just seen");
         let actions = guarded(|| {
@@ -248,10 +252,10 @@ impl Simulation {
         })
         .map_err(|text| format!("machine {number}: {text}"))?;
         if let Some(manager) = &self.machines[number].manager {
-            self.checkers.observe(number, manager, &mut self.coverage)?;
+            self.checkers.observe(self.now, number, manager, &mut self.coverage)?;
         }
         self.check_fallen()?;
-        self.check_barrier(number)?;
+        self.check_barrier(number, is_of_nodes)?;
         for action in actions {
             self.carry_out(number, action)?;
         }

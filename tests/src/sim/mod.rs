@@ -20,8 +20,10 @@ mod clients;
 mod clocks;
 mod containers;
 mod coverage;
+mod decisions;
 mod disk;
 mod faults;
+mod forge;
 mod interpret;
 mod kernels;
 mod machines;
@@ -162,6 +164,8 @@ enum Happening {
     Promote { machine: usize },
     /// A partition ends.
     Mend { partition: u64 },
+    /// A leader may decide wrongly (a planted bug).
+    Forge,
     /// Chaos ends.
     Heal,
     /// Look whether everything has converged.
@@ -178,6 +182,7 @@ struct AllDice {
     agents: Dice,
     nets: Dice,
     clocks: Dice,
+    places: Dice,
     other: Dice,
 }
 
@@ -240,7 +245,8 @@ impl Simulation {
                 Machine::new(number, number >= profile.managers, clock, &mut other)
             })
             .collect();
-        let clients = (0..profile.clients).map(|number| Client::new(number, dice(100 + number as u64))).collect();
+        let clients =
+            (0..profile.clients).map(|number| Client::new(number, dice(100 + number as u64), profile.is_large)).collect();
         Self {
             options,
             dice: AllDice {
@@ -251,6 +257,7 @@ impl Simulation {
                 agents: dice(7),
                 nets: dice(8),
                 clocks,
+                places: dice(10),
                 other,
             },
             now: BEGINNING,
@@ -310,6 +317,9 @@ impl Simulation {
         for fault in faults::Fault::ALL {
             self.schedule_fault(fault);
         }
+        if self.options.plant.is_some() {
+            self.after(Duration::from_secs(3), Happening::Forge);
+        }
         self.after(CHAOS, Happening::Heal);
         Ok(())
     }
@@ -351,6 +361,7 @@ impl Simulation {
                 self.network.mend(partition);
                 Ok(())
             }
+            Happening::Forge => self.forge(),
             Happening::Heal => self.heal(),
             Happening::Converge => self.converge(),
         }
@@ -405,6 +416,7 @@ impl Simulation {
             self.resume(machine)?;
             self.restart(machine)?;
             self.bring_back_network(machine);
+            self.mend_place(machine)?;
         }
         self.after(Duration::from_millis(500), Happening::Converge);
         Ok(())

@@ -1,11 +1,12 @@
-//! Planted bugs: ways in which an interpreter of the core can be wrong.
+//! Planted bugs: ways in which an interpreter of the core can be wrong, and decisions of
+//! a leader that are wrong (`forge.rs`).
 //!
 //! They are permanent. A simulator that cannot find them finds nothing.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A bug of the interpreter.
+/// A bug of the interpreter, or of the leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Plant {
     /// The disk says "durable" before it is.
@@ -56,10 +57,32 @@ pub enum Plant {
     ShortSnapshot,
     /// Nobody is told that the quorum is lost.
     SilentQuorum,
+    /// The leader says that a deployment has converged before its tasks have run.
+    ConvergeEarly,
+    /// The leader replaces more tasks at a time than the update may.
+    IgnoreParallelism,
+    /// The leader counts a failure that there was not.
+    CountTwice,
+    /// The leader forgets a failure.
+    LoseCount,
+    /// The leader places a task on a node that is drained.
+    PlaceOnDrained,
+    /// The leader places a task on a node that does not meet its constraints.
+    PlaceAgainstConstraints,
+    /// The leader stops a task that runs as it is wanted.
+    StopHealthy,
+    /// The leader takes all nodes for gone at once.
+    AllDown,
+    /// Cluster time leaps, and what requests were answered is forgotten.
+    ForgetOutcomes,
+    /// A transaction is applied whose preconditions do not hold.
+    DropPreconditions,
+    /// What a node says of places that failed is lost.
+    IgnorePlaces,
 }
 
 /// Every planted bug.
-pub const PLANTS: [Plant; 24] = [
+pub const PLANTS: [Plant; 35] = [
     Plant::AckBeforePersist,
     Plant::SkipTermCheck,
     Plant::ForgetVote,
@@ -84,6 +107,17 @@ pub const PLANTS: [Plant; 24] = [
     Plant::IgnoreFailedSync,
     Plant::ShortSnapshot,
     Plant::SilentQuorum,
+    Plant::ConvergeEarly,
+    Plant::IgnoreParallelism,
+    Plant::CountTwice,
+    Plant::LoseCount,
+    Plant::PlaceOnDrained,
+    Plant::PlaceAgainstConstraints,
+    Plant::StopHealthy,
+    Plant::AllDown,
+    Plant::ForgetOutcomes,
+    Plant::DropPreconditions,
+    Plant::IgnorePlaces,
 ];
 
 impl fmt::Display for Plant {
@@ -113,6 +147,17 @@ impl fmt::Display for Plant {
             Self::IgnoreFailedSync => "ignore-failed-sync",
             Self::ShortSnapshot => "short-snapshot",
             Self::SilentQuorum => "silent-quorum",
+            Self::ConvergeEarly => "converge-early",
+            Self::IgnoreParallelism => "ignore-parallelism",
+            Self::CountTwice => "count-twice",
+            Self::LoseCount => "lose-count",
+            Self::PlaceOnDrained => "place-on-drained",
+            Self::PlaceAgainstConstraints => "place-against-constraints",
+            Self::StopHealthy => "stop-healthy",
+            Self::AllDown => "all-down",
+            Self::ForgetOutcomes => "forget-outcomes",
+            Self::DropPreconditions => "drop-preconditions",
+            Self::IgnorePlaces => "ignore-places",
         })
     }
 }

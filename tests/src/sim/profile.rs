@@ -69,6 +69,10 @@ pub struct Profile {
     pub full: Option<Duration>,
     /// Mean time between two logs that are lost, or found to have rotted.
     pub lost_log: Option<Duration>,
+    /// Mean time between two spells in which a network of a node does not work.
+    pub place: Option<Duration>,
+    /// Up to 40 machines, and services of up to 200 tasks.
+    pub is_large: bool,
     /// Nothing fails but clocks: no node may be taken for gone then.
     pub is_calm: bool,
 }
@@ -118,11 +122,22 @@ impl Profile {
             full: every(dice, &[0, 0, 30]),
             lost_log: if managers >= 3 { every(dice, &[0, 0, 60]) } else { None },
             is_calm: dice.chance(170_000),
+            place: every(dice, &[0, 0, 0, 20]),
+            is_large: dice.chance(25_000),
         };
+        if profile.is_large {
+            profile.grow(12 + dice.below(24));
+        }
         if profile.is_calm {
             profile.calm_down(*dice.pick(&[1, 3, 3]));
         }
         profile
+    }
+
+    /// Many workers, and clients that give them much to do, but seldom.
+    fn grow(&mut self, workers: usize) {
+        (self.workers, self.clients, self.think) = (workers, self.clients.min(2), 4 * S);
+        self.snapshot_interval = self.snapshot_interval.max(200);
     }
 
     /// Leaves clocks and stalls alone.
@@ -131,6 +146,7 @@ impl Profile {
         (self.loss, self.duplication, self.reordering, self.stall, self.failed_sync) = (0, 0, 0, 0, 0);
         (self.partition, self.crash, self.pause, self.step_down, self.role) = (None, None, None, None, None);
         (self.daemon, self.quorum, self.full, self.lost_log, self.loses_one) = (None, None, None, None, false);
+        self.place = None;
         self.sync = (MS / 10, 4 * MS);
         self.stop = Some(S * 30);
         self.step.get_or_insert(S * 30);

@@ -145,7 +145,7 @@ fn lacks(store: &Store, service: &Service, now: Time) -> Option<String> {
     };
     let is_up = |state| state == TaskState::Running;
     let running = || tasks().filter(|task| is_up(task.plan.desired) && is_up(task.status.state));
-    let n_running = running().filter(|task| is_as_wanted(store, service, task)).count() as u64;
+    let n_running = running().filter(|task| is_as_wanted(service, task) && is_newest(store, service, task)).count() as u64;
     if n_running != n_wanted || running().count() as u64 != n_wanted {
         let states: Vec<_> = tasks().map(|task| (task.slot, task.plan.desired, task.status.state, task.spec_version)).collect();
         return Some(format!(
@@ -162,20 +162,29 @@ fn takes_tasks(service: &Service, node: &Node) -> bool {
     is_open && constraints.iter().all(|text| meets(text, node))
 }
 
-fn meets(constraint: &str, node: &Node) -> bool {
+/// Whether a node meets a constraint.
+pub(super) fn meets(constraint: &str, node: &Node) -> bool {
     Constraint::parse(constraint).is_ok_and(|constraint| constraint.matches(node))
 }
 
-/// Whether a task runs what its service asks for now, with the newest secrets where it
-/// follows them. Placement does not make a task another one.
-fn is_as_wanted(store: &Store, service: &Service, task: &Task) -> bool {
+/// Whether a task is what its service asks for, with whatever version of a secret that it
+/// follows. Placement does not make a task another one.
+pub(super) fn is_as_wanted(service: &Service, task: &Task) -> bool {
     let mut wanted = service.spec.spec.task_template.clone();
-    for reference in &mut wanted.container_spec.secrets {
-        let current = store.secret(reference.id).map(|secret| secret.spec.current);
-        reference.version = reference.version.or(current);
+    for (reference, own) in wanted.container_spec.secrets.iter_mut().zip(&task.spec.container_spec.secrets) {
+        reference.version = reference.version.or(own.version);
     }
     wanted.placement.clone_from(&task.spec.placement);
     *task.spec == wanted
+}
+
+/// Whether a task has the newest version of every secret that its service follows.
+fn is_newest(store: &Store, service: &Service, task: &Task) -> bool {
+    let mut references = service.spec.spec.task_template.container_spec.secrets.iter().filter(|it| it.version.is_none());
+    references.all(|reference| {
+        let current = store.secret(reference.id).map(|secret| secret.spec.current);
+        task.spec.container_spec.secrets.iter().any(|own| own.id == reference.id && own.version == current)
+    })
 }
 
 /// A task that runs where it may not: on a drained node, against its constraints, or as

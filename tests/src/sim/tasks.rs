@@ -13,8 +13,8 @@ use skep_model::node::{Availability, NodeState};
 use skep_model::resources::Resources;
 use skep_model::task::Task;
 use skep_model::task_state::Owner;
-use skep_model::{NodeId, TaskId, TaskState};
-use std::collections::BTreeSet;
+use skep_model::{NodeId, TaskId, TaskState, Time};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A leader decides by what nodes were this long ago at most.
@@ -26,6 +26,8 @@ pub struct Tasks {
     /// What agents said: nobody else may say that a task got that far.
     reported: BTreeSet<(TaskId, TaskState)>,
     started: BTreeSet<(TaskId, u64)>,
+    /// When each node was last changed, in cluster time.
+    nodes: BTreeMap<NodeId, Time>,
     slots: Slots,
 }
 
@@ -46,15 +48,18 @@ impl Tasks {
         Ok(())
     }
 
-    /// The store changed.
-    pub fn changed(&mut self, store: &Store, changes: &[Change], coverage: &mut Coverage) -> Result<(), String> {
+    /// The store was changed by a transaction of this cluster time.
+    pub fn changed(&mut self, time: Time, store: &Store, changes: &[Change], coverage: &mut Coverage) -> Result<(), String> {
         for change in changes {
+            if let Some(StoredObject::Node(node)) = &change.new {
+                self.nodes.insert(node.id, time);
+            }
             if let Some(StoredObject::Task(new)) = &change.new {
                 let old = if let Some(StoredObject::Task(old)) = &change.old { Some(old) } else { None };
                 self.stepped(old.map(|task| &**task), new, coverage)?;
                 check_reservations(store, new)?;
                 if let Some(old) = old {
-                    check_untouched(store, old, new)?;
+                    self.check_untouched(store, old, new)?;
                 }
             }
         }
@@ -86,29 +91,29 @@ impl Tasks {
         coverage.count(format!("task: {to}"));
         Ok(())
     }
-}
 
-/// A task that runs on a node where it may be is not stopped while it is the only one of
-/// its slot, is as its service wants it and its node has not changed lately.
-fn check_untouched(store: &Store, old: &Task, new: &Task) -> Result<(), String> {
-    let is_stopped = old.is_active() && new.plan.desired == TaskState::Shutdown && !new.status.state.is_final();
-    let (Some(service), Some(node)) = (store.service(new.service_id), new.plan.node.and_then(|node| store.node(node))) else {
-        return Ok(());
-    };
-    let is_healthy = node.status.state == NodeState::Ready && node.spec.availability == Availability::Active;
-    // The leader may have decided by what the node was when it looked.
-    let is_settled = node.meta.updated_at + LOOKED_MAX <= new.plan.desired_since;
-    let is_old_spec =
-        old.spec_version == service.spec.spec_version
+    /// A task that runs on a node where it may be is not stopped while it is the only one of
+    /// its slot, is as its service wants it and its node has not changed lately.
+    fn check_untouched(&self, store: &Store, old: &Task, new: &Task) -> Result<(), String> {
+        let is_stopped = old.is_active() && new.plan.desired == TaskState::Shutdown && !new.status.state.is_final();
+        let (Some(service), Some(node)) = (store.service(new.service_id), new.plan.node.and_then(|node| store.node(node))) else {
+            return Ok(());
+        };
+        let is_healthy = node.status.state == NodeState::Ready && node.spec.availability == Availability::Active;
+        // The leader may have decided by what the node was when it looked.
+        let changed_at = self.nodes.get(&node.id).copied().unwrap_or_default();
+        let is_settled = changed_at + LOOKED_MAX <= new.plan.desired_since;
+        let is_old_spec = old.spec_version == service.spec.spec_version
             && old.spec.container_spec.secrets.iter().all(|it| {
                 it.version.is_some() && store.secret(it.id).is_none_or(|secret| it.version == Some(secret.spec.current))
             });
-    let is_other = |other: &&std::sync::Arc<Task>| other.id != new.id && other.slot == new.slot && other.is_active();
-    let is_alone = new.slot == 0 || !store.tasks_of_service(service.id).any(|other| is_other(&other));
-    if is_stopped && is_healthy && is_settled && is_old_spec && is_alone {
-        return Err(format!("task {} is stopped, and it runs as wanted on a healthy node", described(new)));
+        let is_other = |other: &&std::sync::Arc<Task>| other.id != new.id && other.slot == new.slot && other.is_active();
+        let is_alone = new.slot == 0 || !store.tasks_of_service(service.id).any(|other| is_other(&other));
+        if is_stopped && is_healthy && is_settled && is_old_spec && is_alone {
+            return Err(format!("task {} is stopped, and it runs as wanted on a healthy node", described(new)));
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn check_reservations(store: &Store, task: &Task) -> Result<(), String> {
@@ -128,7 +133,7 @@ fn check_reservations(store: &Store, task: &Task) -> Result<(), String> {
 }
 
 /// A task in a line: its name, where it stands, and when each owner last wrote it.
-fn described(task: &Task) -> String {
+pub(super) fn described(task: &Task) -> String {
     let (plan, status) = (&task.plan, &task.status);
     format!(
         "{} {}@{} wanted {}@{} since {:?}",

@@ -5,6 +5,7 @@ use raft::eraftpb::{Entry, Message};
 use sha2::{Digest, Sha256};
 use skep_manager_core::action::Action;
 use skep_manager_core::event::Event;
+use skep_manager_core::store::watch::Recent;
 use skep_model::Time;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -93,9 +94,9 @@ pub fn action(action: &Action) -> String {
         Action::ReadReady { ticket, result } => format!("read ready {ticket:?} {:?}", result.as_ref().map(|view| view.version)),
         Action::SendAssignments { session, term, assignments, .. } => format!("assign {session} {term} {assignments:?}"),
         Action::WatchChanges { ticket, recent } => {
-            let version = recent.version;
-            let objects: Vec<_> = recent.changes.iter().map(|change| change.object).collect();
-            format!("watch {ticket:?} {version} {objects:?}")
+            let objects = |recent: &Recent| recent.changes.iter().map(|change| change.object).collect::<Vec<_>>();
+            let versions: Vec<_> = recent.iter().map(|recent| format!("{} {:?}", recent.version, objects(recent))).collect();
+            format!("watch {ticket:?} {}", versions.join(", "))
         }
         other => format!("{other:?}"),
     }

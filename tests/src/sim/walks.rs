@@ -44,8 +44,10 @@ pub(super) struct Walks {
 }
 
 impl Simulation {
-    /// Looks at the barrier of a manager that leads, after an event of its.
-    pub(super) fn check_barrier(&mut self, number: usize) -> Result<(), String> {
+    /// Looks at the barrier of a manager that leads, after an event of its; `is_of_nodes` if
+    /// that was one by which nodes say what they have done. Nothing else opens a gate but
+    /// time, and what follows from that is stored.
+    pub(super) fn check_barrier(&mut self, number: usize, is_of_nodes: bool) -> Result<(), String> {
         let Some(manager) = self.machines[number].manager.as_ref() else { return Ok(()) };
         let status = manager.status();
         if !status.is_ready || status.term < self.walks.term {
@@ -54,6 +56,9 @@ impl Simulation {
         let store = manager.store().clone();
         if status.term > self.walks.term {
             self.walks = Walks { term: status.term, began_at: Some(self.now), before: store, ..Walks::default() };
+            return Ok(());
+        }
+        if store.version == self.walks.before.version && !is_of_nodes {
             return Ok(());
         }
         let mut passed = std::mem::take(&mut self.walks.passed);
@@ -75,6 +80,9 @@ impl Simulation {
                 Some(Passage::OpenedWithout(nodes)) => nodes,
                 Some(Passage::Waiting) | None => continue,
             };
+            if seen.is_some_and(|seen| seen.missing == missing) {
+                continue;
+            }
             let is_due = |machine: &&Machine| match seen {
                 None => stayed(&self.walks.before, &store, machine.node, task),
                 Some(seen) => seen.missing.contains(&machine.node) && takes_part(&store, machine.node, task),

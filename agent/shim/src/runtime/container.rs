@@ -10,22 +10,24 @@ use std::time::Duration;
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
-use skep_shim::cgroup;
+use skep_shim::limits::{self, Limit};
 use skep_shim::log::{LineCutter, LogWriter, Stream, now_ns};
 use skep_shim::process::ProcessId;
 use skep_shim::protocol::TaskSpec;
+use skep_shim::{capabilities, cgroup, spec as bundle};
 
 use super::entry::{Credentials, Entry, MESSAGE_MAX};
 use super::inside::{Root, pipe};
 use super::inside_mounts::Mounts;
-use super::limits::{self, Limit};
 use super::poll::{self, ReadOutcome};
 use super::probe::{Probe, Target, pidfd_open};
 use super::rootfs::Layout;
-use super::{capabilities, seccomp, spec as bundle, user};
+use super::{seccomp, sysctls, user};
 
 /// The longest the task's program may take to be executed, once everything is set up.
 const EXEC_NS: u64 = 30_000_000_000;
+/// What the container library says of every mount that it cannot make, without its name.
+const ROOTFS_FAILED: &str = "failed to prepare rootfs";
 /// The longest removal of a cgroup may take.
 const CGROUP_REMOVAL: Duration = Duration::from_secs(10);
 
@@ -95,7 +97,7 @@ fn start_inner(spec: &TaskSpec, layout: &Layout, created: impl FnOnce()) -> Resu
     let held = held_capabilities().map_err(|error| say(&error))?;
     let set = capabilities::resolve(&spec.cap_add, &spec.cap_drop, held).map_err(|error| say(&error))?;
     let credentials = Rc::new(Credentials {
-        env: bundle::environment(spec, &identity),
+        env: bundle::environment(spec, &identity.home),
         filter: seccomp::compile(set),
         capabilities: set,
         no_new_privileges: spec.no_new_privileges,
@@ -167,7 +169,9 @@ fn launch(
         report: report_write.as_raw_fd(),
     };
     let explain = |error: libcontainer::error::LibcontainerError| {
-        StartFailure::new(format!("cannot create the container: {}", chain(&error)))
+        let error = chain(&error);
+        let mounts = if error.contains(ROOTFS_FAILED) { bundle::named_mounts(spec) } else { String::new() };
+        StartFailure::new(format!("cannot create the container: {error}{mounts}"))
     };
     // Ids of libcontainer are its own affair; the attempt keeps them apart.
     let mut container = ContainerBuilder::new(format!("{}.{}", spec.task_id, spec.attempt), SyscallType::default())
@@ -196,6 +200,7 @@ fn launch(
 fn confine(spec: &TaskSpec, pid: i32) -> Result<Vec<Limit>, String> {
     let memory_bytes = u64::try_from(spec.resources.memory_bytes).unwrap_or(0);
     cgroup::confine(&spec.cgroups_path, pid, memory_bytes).map_err(|error| chain(&error))?;
+    sysctls::set(pid, &spec.sysctls)?;
     limits::set_oom_score(pid, spec.oom_score_adj)?;
     limits::set(pid, spec)
 }

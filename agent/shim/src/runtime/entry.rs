@@ -1,7 +1,7 @@
 //! The last steps of a process before the task's own program: filter, groups, ids, capabilities, exec.
 //!
 //! The same steps serve the container's first process and every health probe. They run in a freshly forked child that
-//! is already in the task's namespaces, as root with the task's capabilities plus [`super::capabilities::FOR_ENTRY`].
+//! is already in the task's namespaces, as root with the task's capabilities plus [`skep_shim::capabilities::FOR_ENTRY`].
 //!
 //! The order matters: the filter goes in first, since without no-new-privileges it needs CAP_SYS_ADMIN; the bounding
 //! set is cut before the ids change, since that loses CAP_SETPCAP; ambient capabilities come last.
@@ -13,16 +13,15 @@ use std::rc::Rc;
 
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use skep_shim::limits::UMASK;
 use skep_shim::sensitive::Sensitive;
+use skep_shim::spec::PATH_DEFAULT;
 use zeroize::Zeroizing;
 
 use super::inside_mounts::Mounts;
-use super::limits::UMASK;
 use super::seccomp::Instruction;
 use super::user::Identity;
 
-/// Where programs are looked for when the task's environment has no PATH.
-pub const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The most bytes of a message about a failed exec.
 pub const MESSAGE_MAX: usize = 4096;
 

@@ -6,6 +6,7 @@
 //! start period do not count; a success ends it.
 
 use skep_shim::protocol::{Health, HealthReport, HealthState};
+use skep_shim::spec::probe_command;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -37,13 +38,7 @@ pub struct Outcome {
 impl Monitor {
     /// A monitor for a container that starts now; none when the check is off. Refuses an unknown kind of test.
     pub fn new(health: &Health, now_ns: u64, at_ns: u64) -> Result<Option<Self>, String> {
-        let rest = || health.test[1..].to_vec();
-        let command = match health.test.first().map(String::as_str) {
-            None | Some("NONE") => return Ok(None),
-            Some("CMD") if health.test.len() > 1 => rest(),
-            Some("CMD-SHELL") if health.test.len() == 2 => [vec!["/bin/sh".to_owned(), "-c".to_owned()], rest()].concat(),
-            Some(other) => return Err(format!("invalid health check test {other:?}")),
-        };
+        let Some(command) = probe_command(health)? else { return Ok(None) };
         let or = |ms: u64, default_ns: u64| if ms == 0 { default_ns } else { ms.saturating_mul(1_000_000) };
         let mut monitor = Self {
             command,

@@ -1,12 +1,10 @@
 //! What the shim process does: one container, its stdio, its health, its exit. Nothing here starts a thread.
 
-pub mod capabilities;
 pub mod container;
 pub mod entry;
 pub mod health;
 pub mod inside;
 pub mod inside_mounts;
-pub mod limits;
 pub mod network;
 pub mod peers;
 pub mod poll;
@@ -14,6 +12,6 @@ pub mod probe;
 pub mod rootfs;
 pub mod seccomp;
 pub mod shim;
-pub mod spec;
 mod syscall_numbers;
+pub mod sysctls;
 pub mod user;

@@ -5,12 +5,12 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
+use skep_shim::limits::{self, Limit};
 use skep_shim::protocol::HEALTH_OUTPUT_MAX;
 
 use super::entry::{self, Credentials};
 use super::health::Outcome;
 use super::inside::pipe;
-use super::limits::{self, Limit};
 use super::poll::{self, ReadOutcome};
 
 /// A probe that runs.

@@ -8,7 +8,7 @@
 //!   rootfs             overlay
 //!   netns              the network namespace of a task without a network
 //!   files              tmpfs of its own for secrets and configs, writable to the shim alone
-//!     secrets/…        bound read-only on /run/secrets
+//!     secrets/…        bound read-only on /run/secrets, where a secret has a relative target
 //!     single/N         bound read-only on an absolute target
 //! ```
 //!
@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use skep_shim::protocol::{FileSpec, Network, TaskSpec};
+use skep_shim::spec::SECRETS_FOLDER;
 
 use super::network;
 
@@ -77,7 +78,8 @@ impl Layout {
         let files = layout.base.join("files");
         let all = || spec.secrets.iter().chain(&spec.configs);
         let n_bytes: usize = all().map(|file| 2 * (file.bytes.len() + 4096)).sum::<usize>() + FILES_SLACK;
-        let n_inodes = 64 + 16 * all().count();
+        // Of each file its own and one for every folder above it.
+        let n_inodes = 64 + all().map(|file| 2 + file.target.matches('/').count()).sum::<usize>();
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount_tmpfs(&files, flags, &format!("mode=0755,size={n_bytes},nr_inodes={n_inodes}"))?;
         layout.write_files(spec)?;
@@ -157,10 +159,12 @@ impl Layout {
     pub fn file_binds(&self, spec: &TaskSpec) -> Vec<(PathBuf, String)> {
         let files = self.base.join("files");
         let mut binds = Vec::new();
-        if spec.secrets.iter().any(|file| !file.target.starts_with('/')) {
-            binds.push((files.join("secrets"), "/run/secrets".to_owned()));
+        if has_secrets_folder(spec) {
+            binds.push((files.join("secrets"), SECRETS_FOLDER.to_owned()));
         }
-        for (number, (_, target)) in single_files(spec).enumerate() {
+        let single =
+            placed_files(spec).filter_map(|(_, place)| if let Place::Single(target) = place { Some(target) } else { None });
+        for (number, target) in single.enumerate() {
             binds.push((files.join("single").join(number.to_string()), target));
         }
         binds
@@ -173,16 +177,20 @@ impl Layout {
             fs::create_dir(&folder).map_err(fail("create", &folder))?;
             fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).map_err(fail("chmod", &folder))?;
         }
-        for file in spec.secrets.iter().filter(|file| !file.target.starts_with('/')) {
-            let path = files.join("secrets").join(&file.target);
+        let mut n_single = 0;
+        for (file, place) in placed_files(spec) {
+            let path = match place {
+                Place::InSecrets(name) => files.join("secrets").join(name),
+                Place::Single(_) => {
+                    n_single += 1;
+                    files.join("single").join((n_single - 1).to_string())
+                }
+            };
             // The process's own umask lets every user in: see `main`.
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent).map_err(fail("create", parent))?;
             }
             write_file(&path, file)?;
-        }
-        for (number, (file, _)) in single_files(spec).enumerate() {
-            write_file(&files.join("single").join(number.to_string()), file)?;
         }
         Ok(())
     }
@@ -197,10 +205,32 @@ pub fn tear_down(mount_point: &Path) -> Result<(), RootfsError> {
     }
 }
 
-/// Files that are mounted one by one, with their absolute targets.
-fn single_files(spec: &TaskSpec) -> impl Iterator<Item = (&FileSpec, String)> {
-    let secrets = spec.secrets.iter().filter(|file| file.target.starts_with('/'));
-    secrets.chain(&spec.configs).map(|file| (file, format!("/{}", file.target.trim_start_matches('/'))))
+/// How a file gets to its place in the task.
+enum Place {
+    /// As a part of the folder of secrets, under this name.
+    InSecrets(String),
+    /// Mounted by itself, on this absolute target.
+    Single(String),
+}
+
+/// Whether the folder of secrets is mounted: then everything in it is in that one mount,
+/// since nothing can be mounted in a folder that is read-only.
+fn has_secrets_folder(spec: &TaskSpec) -> bool {
+    spec.secrets.iter().any(|file| !file.target.starts_with('/'))
+}
+
+fn placed_files(spec: &TaskSpec) -> impl Iterator<Item = (&FileSpec, Place)> {
+    let has_folder = has_secrets_folder(spec);
+    let secrets = spec.secrets.iter().map(|file| (file, SECRETS_FOLDER));
+    secrets.chain(spec.configs.iter().map(|file| (file, ""))).map(move |(file, folder)| {
+        let inside = file.target.trim_matches('/');
+        let target = if file.target.starts_with('/') { format!("/{inside}") } else { format!("{folder}/{inside}") };
+        let in_secrets = target.strip_prefix(SECRETS_FOLDER).and_then(|rest| rest.strip_prefix('/'));
+        match in_secrets.filter(|_| has_folder).map(str::to_owned) {
+            Some(name) => (file, Place::InSecrets(name)),
+            None => (file, Place::Single(target)),
+        }
+    })
 }
 
 fn write_file(path: &Path, file: &FileSpec) -> Result<(), RootfsError> {

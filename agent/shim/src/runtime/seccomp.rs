@@ -6,8 +6,8 @@
 //!
 //! Jumps reach 255 instructions only, so every test carries its own return and the program is a chain of short links.
 
-use super::capabilities::bit;
 use super::syscall_numbers as numbers;
+use skep_shim::capabilities::bit;
 
 /// One instruction, as the kernel's `struct sock_filter`.
 pub type Instruction = libc::sock_filter;
@@ -205,8 +205,8 @@ fn errno(error: i32) -> Instruction {
 
 #[cfg(test)]
 mod tests {
-    use super::super::capabilities::DEFAULT;
     use super::*;
+    use skep_shim::capabilities::DEFAULT;
 
     /// What the kernel would answer: a machine for the few instructions we emit.
     fn run(program: &[Instruction], arch: u32, number: u32, first: u32) -> u32 {

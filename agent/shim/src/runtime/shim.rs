@@ -16,6 +16,7 @@ use skep_shim::client::short_path;
 use skep_shim::log::{LogWriter, now_ns};
 use skep_shim::process::ProcessId;
 use skep_shim::protocol::{Event, FromShim, PROTOCOL_MIN, PROTOCOL_VERSION, Phase, Reply, Request, Status, TaskSpec, ToShim};
+use skep_shim::spec as bundle;
 use skep_shim::state::{self, ExitRecord, MOUNT_POINT, SOCKET, ShimState};
 
 use super::container::{self, Running};
@@ -24,7 +25,6 @@ use super::peers::Peers;
 use super::poll;
 use super::probe::Probe;
 use super::rootfs::{self, Layout};
-use super::spec as bundle;
 
 /// The longest a shim waits for its first request.
 const START_NS: u64 = 60_000_000_000;
@@ -268,9 +268,6 @@ impl Shim {
         }
         spec.attempt = spec.attempt.max(1);
         bundle::check(&spec)?;
-        if let Some(health) = &spec.health {
-            Monitor::new(health, 0, 0)?;
-        }
         let own = ProcessId::of(std::process::id() as i32).map_err(|error| error.to_string())?;
         let log = LogWriter::open(&spec.log.dir, spec.log.max_file_bytes, spec.log.max_files)
             .map_err(|error| format!("{error}: {}", error.source))?;

@@ -80,6 +80,8 @@ pub async fn all(client: &Client) -> Result<Vec<Service>, Failure> {
 }
 
 #[cfg(test)]
+mod border_tests;
+#[cfg(test)]
 pub use tests::{spec_after_update, spec_of_create};
 
 #[cfg(test)]
@@ -89,9 +91,9 @@ mod tests {
     use skep_model::service::ServiceSpec;
 
     #[derive(clap::Parser)]
-    struct Line {
+    pub(super) struct Line {
         #[command(subcommand)]
-        command: Command,
+        pub(super) command: Command,
     }
 
     fn parse(words: &[&str]) -> Command {

@@ -50,7 +50,7 @@ pub struct Init {
     #[arg(long)]
     force_new_cluster: bool,
     /// Listen address (format: <ip|interface>[:port])
-    #[arg(long, default_value = "0.0.0.0:2377", value_name = "ADDRESS")]
+    #[arg(long, default_value = "0.0.0.0:2377", value_name = "ADDRESS", value_parser = address::listened)]
     listen_addr: String,
     /// Number of log entries between Raft snapshots [default: 10000]
     #[arg(long, value_parser = number::positive, value_name = "N")]

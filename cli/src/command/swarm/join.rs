@@ -27,7 +27,7 @@ pub struct Join {
     #[arg(long, value_name = "ADDRESS", value_parser = address::data_path)]
     data_path_addr: Option<String>,
     /// Listen address (format: <ip|interface>[:port])
-    #[arg(long, default_value = "0.0.0.0:2377", value_name = "ADDRESS")]
+    #[arg(long, default_value = "0.0.0.0:2377", value_name = "ADDRESS", value_parser = address::listened)]
     listen_addr: String,
     /// Token for entry into the swarm
     #[arg(long, required = true)]

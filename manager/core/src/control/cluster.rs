@@ -1,12 +1,13 @@
 //! The cluster object: settings, join tokens, and its beginning.
 
-use super::{Admitted, check_expected, done, network, text, transaction, unchanged};
+use super::{Admitted, check_expected, done, network, transaction, unchanged};
 use crate::mint::Mint;
 use crate::store::Store;
 use crate::transaction::{SectionName, Write};
 use skep_model::cluster::{Cluster, ClusterSpec};
 use skep_model::node::{Node, Role};
 use skep_model::sealed::Sealed;
+use skep_model::text::check_labels;
 use skep_model::{Kind, Object, Refusal, Time};
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ pub(super) fn update(store: &Store, now: Time, expect: Option<u64>, spec: Cluste
     if spec.annotations.name != stored.spec.annotations.name {
         return Err(Refusal::invalid("cluster name", &spec.annotations.name, "renaming the cluster is not supported"));
     }
-    text::check_labels("cluster label", &spec.annotations.labels)?;
+    check_labels("cluster label", &spec.annotations.labels)?;
     spec.check()?;
     if spec.autolock != stored.spec.autolock {
         let what = "changing --autolock of a swarm that exists (choose it with `swarm init --autolock`)";

@@ -1,40 +1,34 @@
-//! References of a spec to secrets and configs, and where they appear.
+//! References of a spec to secrets and configs.
 
-use super::{exists, text, unchanged};
+use super::{exists, unchanged};
 use crate::store::Store;
 use crate::transaction::{Precondition, SectionName};
-use skep_model::container::{ContainerSpec, FileTarget};
+use skep_model::container::ContainerSpec;
+use skep_model::container::check::check_files_length;
 use skep_model::service::ServiceSpec;
 use skep_model::{Kind, Refusal};
-use std::collections::BTreeMap;
 
-/// Checks that what is referred to exists under the name given, and that no two
-/// things appear at the same path.
+/// Checks that what is referred to exists under the name given, and that all of it
+/// together reaches a task.
 pub(super) fn check(store: &Store, container: &ContainerSpec) -> Result<(), Refusal> {
-    let mut targets: BTreeMap<String, String> = BTreeMap::new();
-    for mount in &container.mounts {
-        let path = mount.target.trim_end_matches('/').to_owned();
-        if targets.insert(path, format!("mount {}", mount.target)).is_some() {
-            return Err(Refusal::invalid("mount target", &mount.target, "duplicate mount point: two mounts have this target"));
-        }
-    }
+    let mut n_bytes = 0;
     for reference in &container.secrets {
         let stored = store.secret(reference.id);
         let stored = stored.filter(|secret| secret.spec.annotations.name == reference.name);
         let secret = stored.ok_or_else(|| missing(Kind::Secret, &reference.name))?;
-        let has = |n: u64| secret.spec.versions.iter().any(|version| version.n == n);
-        check_version(Kind::Secret, &reference.name, reference.version, has)?;
-        add("secret", &reference.name, &reference.file, "/run/secrets/", &mut targets)?;
+        let of = |n: u64| secret.spec.versions.iter().find(|version| version.n == n).map(|version| version.sealed.bytes.len());
+        check_version(Kind::Secret, &reference.name, reference.version, |n| of(n).is_some())?;
+        n_bytes += of(reference.version.unwrap_or(secret.spec.current)).unwrap_or_default() as u64;
     }
     for reference in &container.configs {
         let stored = store.config(reference.id);
         let stored = stored.filter(|config| config.spec.annotations.name == reference.name);
         let config = stored.ok_or_else(|| missing(Kind::Config, &reference.name))?;
-        let has = |n: u64| config.spec.versions.iter().any(|version| version.n == n);
-        check_version(Kind::Config, &reference.name, reference.version, has)?;
-        add("config", &reference.name, &reference.file, "/", &mut targets)?;
+        let of = |n: u64| config.spec.versions.iter().find(|version| version.n == n).map(|version| version.sealed.bytes.len());
+        check_version(Kind::Config, &reference.name, reference.version, |n| of(n).is_some())?;
+        n_bytes += of(reference.version.unwrap_or(config.spec.current)).unwrap_or_default() as u64;
     }
-    Ok(())
+    check_files_length(n_bytes)
 }
 
 /// Whether every secret and config version that a spec refers to is still there.
@@ -81,31 +75,5 @@ fn check_version(kind: Kind, name: &str, version: Option<u64>, has: impl Fn(u64)
             Err(Refusal::invalid(format!("{kind} version"), n.to_string(), reason))
         }
         _ => Ok(()),
-    }
-}
-
-fn add(what: &str, name: &str, file: &FileTarget, folder: &str, targets: &mut BTreeMap<String, String>) -> Result<(), Refusal> {
-    let field = format!("{what} target");
-    if file.name.is_empty() {
-        return Err(Refusal::invalid(field, name, "a target must be given"));
-    }
-    if file.mode > 0o7777 {
-        return Err(Refusal::invalid(format!("{what} mode"), format!("{:o}", file.mode), "a mode has at most four octal digits"));
-    }
-    let path = if file.name.starts_with('/') {
-        text::check_absolute(&field, &file.name)?;
-        // Where it appears: a slash at the end makes no other place.
-        file.name.trim_end_matches('/').to_owned()
-    } else {
-        text::check(&field, &file.name)?;
-        text::check_parts(&field, &file.name, &file.name)?;
-        format!("{folder}{}", file.name)
-    };
-    match targets.insert(path.clone(), format!("{what} {name}")) {
-        Some(other) => {
-            let reason = format!("{other} and {what} {name} have a conflicting target: both would appear at {path}");
-            Err(Refusal::invalid(field, &file.name, reason))
-        }
-        None => Ok(()),
     }
 }

@@ -17,9 +17,10 @@ mod service;
 mod spec;
 pub(crate) mod subnet;
 mod template;
-mod text;
 mod versioned;
 
+#[cfg(test)]
+mod border_tests;
 #[cfg(test)]
 mod network_tests;
 #[cfg(test)]

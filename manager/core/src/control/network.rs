@@ -1,7 +1,7 @@
 //! Networks: create, with everything that is settled once for all, and remove.
 
 use super::cluster::cluster;
-use super::{Admitted, removal, subnet, text, transaction, unchanged};
+use super::{Admitted, removal, subnet, transaction, unchanged};
 use crate::mint::Mint;
 use crate::store::Store;
 use crate::transaction::{SectionName, Write};
@@ -9,6 +9,7 @@ use skep_model::cluster::ClusterSpec;
 use skep_model::name::check_name;
 use skep_model::network::{INGRESS_NAME, MTU_OPTION, Network, NetworkPlan, NetworkSpec, check_mtu};
 use skep_model::service::Annotations;
+use skep_model::text::check_labels;
 use skep_model::{Kind, Meta, NetworkId, Object, ObjectRef, Refusal, Section, Time};
 
 /// Names that mean something to every node already.
@@ -73,7 +74,7 @@ fn check(spec: &NetworkSpec) -> Result<(), Refusal> {
     if is_predefined || (name.eq_ignore_ascii_case(INGRESS_NAME) && !spec.ingress) {
         return Err(Refusal::PermissionDenied(format!("operation is not permitted on predefined {name} network")));
     }
-    text::check_labels("network label", &spec.annotations.labels)?;
+    check_labels("network label", &spec.annotations.labels)?;
     if spec.annotations.labels.contains_key(INTERNAL_LABEL) {
         let text = format!("label {INTERNAL_LABEL} is for predefined internal networks and cannot be applied by users");
         return Err(Refusal::PermissionDenied(text));

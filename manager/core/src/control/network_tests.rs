@@ -13,7 +13,7 @@ use skep_model::{NodeId, Refusal};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 impl Desk {
-    fn network(&mut self, name: &str, change: impl FnOnce(&mut NetworkSpec)) -> Result<Outcome, Refusal> {
+    pub(super) fn network(&mut self, name: &str, change: impl FnOnce(&mut NetworkSpec)) -> Result<Outcome, Refusal> {
         let mut spec = NetworkSpec { driver: "overlay".into(), ..NetworkSpec::default() };
         spec.annotations.name = name.into();
         change(&mut spec);

@@ -4,13 +4,14 @@
 //! actual role) is not done here: a spec says what role a node shall have.
 
 use super::cluster::cluster;
-use super::{Admitted, JoinRaft, check_expected, done, removal, text, transaction, unchanged};
+use super::{Admitted, JoinRaft, check_expected, done, removal, transaction, unchanged};
 use crate::store::Store;
 use crate::transaction::{SectionName, Write};
 use skep_model::address::{ClaimedAddresses, check_underlay, split};
 use skep_model::endpoint::INGRESS_NODES_MAX;
 use skep_model::node::{Availability, Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus, Role};
 use skep_model::said::is_hostname;
+use skep_model::text::check_labels;
 use skep_model::{Kind, Meta, NodeId, Object, Refusal, Section, Time};
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ pub(super) fn update(
 ) -> Result<Admitted, Refusal> {
     let stored = store.resolve_node(reference)?;
     check_expected(expect, stored.spec.version)?;
-    text::check_labels("node label", &spec.labels)?;
+    check_labels("node label", &spec.labels)?;
     if !spec.hostname.is_empty() && spec.hostname != stored.spec.hostname {
         check_hostname(&spec.hostname)?;
     }

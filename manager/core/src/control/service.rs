@@ -63,7 +63,7 @@ pub(super) fn scale(store: &Store, now: Time, reference: &str, replicas: u64) ->
             return Err(Refusal::FailedPrecondition(text.into()));
         }
     }
-    spec::check_mode(&wanted.mode)?;
+    wanted.mode.check()?;
     replace(store, now, stored, wanted)
 }
 

@@ -3,6 +3,7 @@
 //! The agent fills them in; a mistake is told to the user who made it.
 
 use skep_model::Refusal;
+use skep_model::container::check::has_placeholder;
 use skep_template::Template;
 
 /// What a placeholder may name, as in Swarm.
@@ -18,11 +19,6 @@ const KNOWN: &[&[&str]] = &[
     &["Task", "Name"],
     &["Task", "Slot"],
 ];
-
-/// Whether a text holds placeholders.
-pub(super) fn has_placeholder(text: &str) -> bool {
-    text.contains("{{")
-}
 
 /// Checks the placeholders of one field.
 pub(super) fn check(field: &str, text: &str) -> Result<(), Refusal> {

@@ -8,17 +8,21 @@ use crate::timing;
 use crate::transaction::{SectionName, Transaction, Write};
 use skep_model::address::ClaimedAddresses;
 use skep_model::cluster::{Cluster, ClusterPlan, ClusterSpec};
+use skep_model::config::ConfigVersion;
 use skep_model::container::{ConfigReference, FileTarget, HealthConfig, Mount, MountKind, SecretReference, Ulimit};
 use skep_model::endpoint::INGRESS_NODES_MAX;
 use skep_model::node::{
     Availability, ManagerStatus, Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus, Role, Underlay,
 };
 use skep_model::request::{Mutation, Outcome};
+use skep_model::resources::PIDS_MAX;
+use skep_model::said::{MEMORY_MAX, NANO_CPUS_MAX};
 use skep_model::sealed::Sealed;
 use skep_model::secret::SecretVersion;
 use skep_model::service::{
-    Annotations, FailureAction, NetworkMode, RestartPolicy, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
+    Annotations, FailureAction, NetworkMode, Platform, RestartPolicy, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
 };
+use skep_model::text::{PATH_MAX, TEXT_MAX};
 use skep_model::versioned::VERSIONS_MAX;
 use skep_model::{ClusterId, ConfigId, Kind, Meta, NodeId, ObjectRef, Refusal, RequestId, SecretId, Section, Time};
 use std::collections::BTreeMap;
@@ -103,6 +107,16 @@ impl Desk {
         let annotations = Annotations { name: name.into(), labels: BTreeMap::new() };
         let id = SecretId::from_random(self.mint.id());
         self.ask(Mutation::CreateSecret { id, annotations, version: version(1, 1) })
+    }
+
+    /// A secret `sN` and a config `cN` of one version each.
+    pub(super) fn create_files(&mut self, n: u8, secret: SecretId, config: ConfigId) {
+        let named = |name: String| Annotations { name, labels: BTreeMap::new() };
+        let (secret_name, config_name) = (named(format!("s{n}")), named(format!("c{n}")));
+        let SecretVersion { n, sealed, fingerprint, created_at } = version(1, 1);
+        let config_version = ConfigVersion { n, sealed, fingerprint, created_at };
+        self.ask(Mutation::CreateSecret { id: secret, annotations: secret_name, version: version(1, 1) }).expect("a secret");
+        self.ask(Mutation::CreateConfig { id: config, annotations: config_name, version: config_version }).expect("a config");
     }
 
     fn update_secret(&mut self, name: &str, version: SecretVersion) -> Result<Outcome, Refusal> {
@@ -225,7 +239,7 @@ fn every_field_of_a_service_is_checked() {
         (container(|c| c.image = text("Redis")), "invalid image \"Redis\""),
         (container(|c| c.image = text("red is")), "invalid image"),
         (container(|c| c.image = text("redis:")), "invalid image"),
-        (container(|c| c.image = text("Host:5000/a/b:V1@sha256:00")), ""),
+        (container(|c| c.image = format!("Host:5000/a/b:V1@sha256:{}", "0".repeat(64))), ""),
         (container(|c| c.image = text("redis:7-Alpine")), ""),
         (container(|c| c.args = vec![text("a\0b")]), "invalid argument"),
         (container(|c| c.hostname = text("-x")), "invalid hostname \"-x\""),
@@ -308,6 +322,58 @@ fn every_field_of_a_service_is_checked() {
     }
 }
 
+/// Limits that are a node's: what is beyond them was accepted once, and no task of it could
+/// start, or it started without the limit.
+#[test]
+fn what_no_node_could_do_is_refused_by_name() {
+    fn container(change: impl FnOnce(&mut skep_model::container::ContainerSpec) + 'static) -> Change {
+        Box::new(move |spec| change(&mut spec.task_template.container_spec))
+    }
+    fn limits(change: impl FnOnce(&mut skep_model::resources::Limits) + 'static) -> Change {
+        Box::new(move |spec| change(&mut spec.task_template.resources.limits))
+    }
+    let tmpfs = |size| Mount { tmpfs_size: size, ..mount(MountKind::Tmpfs, "", "/x") };
+    let table: Vec<(Change, &str)> = vec![
+        (container(|c| c.image = "app@sha256:00".into()), "invalid image \"app@sha256:00\": an image reference has the form"),
+        (container(|c| c.image = "a//b".into()), "invalid image \"a//b\""),
+        (container(|c| c.image = "host:port/a".into()), "invalid image \"host:port/a\""),
+        (container(|c| c.image = "a_".into()), "invalid image \"a_\""),
+        (container(|c| c.image = format!("a:{}", "t".repeat(129))), "invalid image"),
+        (container(|c| c.args = vec!["a".repeat(TEXT_MAX)]), ""),
+        (
+            container(|c| c.args = vec!["a".repeat(TEXT_MAX + 1)]),
+            "argument of 131072 bytes is too large: the limit is 131071 bytes",
+        ),
+        (container(|c| c.env = vec![format!("A={}", "b".repeat(TEXT_MAX - 2))]), ""),
+        (container(|c| c.env = vec![format!("A={}", "b".repeat(TEXT_MAX - 1))]), "invalid environment variable \"A\""),
+        (container(|c| c.dir = format!("/{}", "d".repeat(255))), ""),
+        (container(|c| c.dir = format!("/{}", "d".repeat(256))), "a part of 256 bytes of the working directory is too large"),
+        (container(|c| c.dir = "/d".repeat(PATH_MAX)), "working directory of 6144 bytes is too large"),
+        (container(|c| c.mounts = vec![mount(MountKind::Tmpfs, "", &"/d".repeat(PATH_MAX))]), "mount target of 6144 bytes"),
+        (container(|c| c.user = "a".repeat(TEXT_MAX + 1)), "user of 131072 bytes is too large"),
+        (container(|c| c.capability_add = vec!["CAP_ALL".into()]), "invalid capability \"CAP_ALL\""),
+        (container(|c| drop(c.sysctls.insert("kernel.sem".into(), "1\0".into()))), "invalid value of sysctl kernel.sem"),
+        (container(move |c| c.mounts = vec![tmpfs(MEMORY_MAX)]), ""),
+        (container(move |c| c.mounts = vec![tmpfs(MEMORY_MAX + 1)]), "invalid tmpfs-size"),
+        (limits(|l| l.nano_cpus = NANO_CPUS_MAX), ""),
+        (limits(|l| l.nano_cpus = NANO_CPUS_MAX + 1), "invalid cpu limit"),
+        (limits(|l| l.memory_bytes = MEMORY_MAX), ""),
+        (limits(|l| l.memory_bytes = MEMORY_MAX + 1), "invalid memory limit"),
+        (limits(|l| l.pids = PIDS_MAX), ""),
+        (limits(|l| l.pids = PIDS_MAX + 1), "invalid pids limit \"4194305\": it must be at most 4194304"),
+        (Box::new(|spec| spec.task_template.resources.reservations.nano_cpus = u64::MAX), "invalid cpu reservation"),
+        (Box::new(|spec| spec.task_template.resources.reservations.memory_bytes = u64::MAX), "invalid memory reservation"),
+        (Box::new(|spec| spec.task_template.placement.platforms = vec![Platform::default(); 100_000]), "the service's spec"),
+    ];
+    for (row, (change, refusal)) in table.into_iter().enumerate() {
+        let told = Desk::new().create("web", change).err().map(|refused| refused.to_string()).unwrap_or_default();
+        assert!(
+            if refusal.is_empty() { told.is_empty() } else { told.starts_with(refusal) },
+            "row {row}: {told:?}, not {refusal:?}"
+        );
+    }
+}
+
 fn refusal(result: Result<Outcome, Refusal>) -> String {
     result.expect_err("it was to be refused").to_string()
 }
@@ -328,6 +394,40 @@ fn references_to_secrets_must_hold() {
     for path in ["/run/secrets/pw", "/run/secrets/pw/"] {
         let absolute = SecretReference { file: target(path), ..good.clone() };
         assert!(refusal(desk.create("a", with(vec![good.clone(), absolute]))).contains("conflicting target"), "{path}");
+    }
+    let at = |path: &str| SecretReference { file: target(path), ..good.clone() };
+    // Of two things in one place, one would hide the other; below a file nothing can be.
+    let places: [(&[SecretReference], Option<Mount>, &str); 13] = [
+        (&[at("a"), at("/run/secrets/b"), at("/etc/b")], None, ""),
+        (&[at("a"), at("a/b")], None, "invalid secret target \"/run/secrets/a/b\": secret pw and secret pw have a conflicting"),
+        (&[at("a"), at("ab"), at("a-b")], None, ""),
+        (&[at("/etc/pw"), at("/etc/pw/x")], None, "/etc/pw is a file, not a folder"),
+        (&[at("/data/pw")], Some(mount(MountKind::Tmpfs, "", "/data")), ""),
+        (&[at("/data")], Some(mount(MountKind::Tmpfs, "", "/data/x")), "/data is a file, not a folder"),
+        (&[at("a")], Some(mount(MountKind::Tmpfs, "", "/run/secrets/")), "secret pw appears in /run/secrets, where nothing else"),
+        (&[at("/proc/x")], None, "invalid secret target \"/proc/x\": nothing can be mounted in /proc but some of its files"),
+        (&[at("/proc/cpuinfo"), at("/process")], None, ""),
+        (&[], Some(mount(MountKind::Tmpfs, "", "/proc/")), "invalid mount target \"/proc/\""),
+        (&[], Some(mount(MountKind::Bind, "/data", "/proc/sys")), "invalid mount target \"/proc/sys\""),
+        (&[], Some(mount(MountKind::Bind, "/proc", "/proc")), ""),
+        (&[at("/run/secrets/a")], Some(mount(MountKind::Tmpfs, "", "/run/secrets/x")), ""),
+    ];
+    for (row, (secrets, mount, expected)) in places.into_iter().enumerate() {
+        let change = |spec: &mut ServiceSpec| {
+            spec.task_template.container_spec.secrets = secrets.to_vec();
+            spec.task_template.container_spec.mounts = mount.into_iter().collect();
+        };
+        let said = desk.create(&format!("row{row}"), change).err().map(|refused| refused.to_string()).unwrap_or_default();
+        assert!(if expected.is_empty() { said.is_empty() } else { said.contains(expected) }, "row {row}: {said:?}");
+        if expected.is_empty() {
+            desk.ask(Mutation::RemoveService { service: format!("row{row}") }).expect("it is there");
+        }
+    }
+    for (change, expected) in [(0, "invalid secret uid \"4294967295\": the highest uid is 4294967294"), (1, "invalid secret gid")]
+    {
+        let mut odd = good.clone();
+        *[&mut odd.file.uid, &mut odd.file.gid][change] = u32::MAX;
+        assert!(refusal(desk.create("a", with(vec![odd]))).starts_with(expected));
     }
     let upwards = SecretReference { file: target("../pw"), ..good.clone() };
     assert!(refusal(desk.create("a", with(vec![upwards]))).starts_with("invalid secret target"));
@@ -576,9 +676,9 @@ fn the_settings_of_the_cluster_have_bounds() {
         refusal(set(|spec| spec.node_cert_expiry = Duration::from_secs(3599)))
             .contains("minimum certificate expiry time is 1h0m0s")
     );
-    assert!(refusal(set(|spec| spec.heartbeat_period = Duration::ZERO)).contains("dispatcher heartbeat"));
+    assert!(refusal(set(|spec| spec.heartbeat_period = Duration::ZERO)).contains("--dispatcher-heartbeat"));
     assert!(refusal(set(|spec| spec.annotations.name = "x".into())).contains("renaming"));
-    let barrier = "barrier timeout \"60.000000001s\": it must be between 100ms and 1m0s";
+    let barrier = "--barrier-timeout \"60.000000001s\": it must be between 100ms and 1m0s";
     assert!(refusal(set(|spec| spec.barrier_timeout = Duration::new(60, 1))).contains(barrier));
     assert!(refusal(set(|spec| spec.barrier_timeout = Duration::from_millis(99))).contains("between 100ms"));
     set(|spec| spec.barrier_timeout = Duration::from_millis(100)).expect("the shortest");

@@ -1,6 +1,6 @@
 //! Secrets and configs: making, adding versions, removing. One mechanism for both; [`Held`] is what differs.
 
-use super::{Admitted, done, removal, rollout, text, transaction, unchanged};
+use super::{Admitted, done, removal, rollout, transaction, unchanged};
 use crate::store::Store;
 use crate::transaction::{SectionName, Write};
 use skep_model::config::{CONFIG_MAX, Config, ConfigSpec};
@@ -9,6 +9,7 @@ use skep_model::name::check_secret_name;
 use skep_model::secret::{SECRET_MAX, Secret, SecretSpec};
 use skep_model::service::{Annotations, Service};
 use skep_model::task::Task;
+use skep_model::text::check_labels;
 use skep_model::versioned::{VERSIONS_MAX, ValueVersion, Versioned, VersionedSpec};
 use skep_model::{ConfigId, Id, Kind, Meta, Object, Refusal, SecretId, Section, Time};
 use std::collections::BTreeMap;
@@ -124,7 +125,7 @@ pub(super) fn create<I: Held<C>, const C: bool>(
 ) -> Result<Admitted, Refusal> {
     let kind = I::KIND;
     check_secret_name(&format!("{kind} name"), &annotations.name)?;
-    text::check_labels(&format!("{kind} label"), &annotations.labels)?;
+    check_labels(&format!("{kind} label"), &annotations.labels)?;
     check_version::<I, C>(&version, 1)?;
     if I::all(store).any(|other| other.spec.annotations.name.eq_ignore_ascii_case(&annotations.name)) {
         return Err(Refusal::NameConflict { kind, name: annotations.name });
@@ -146,7 +147,7 @@ pub(super) fn update<I: Held<C>, const C: bool>(
     let id = stored.id.raw();
     let mut spec = stored.spec.value.clone();
     if let Some(labels) = labels {
-        text::check_labels(&format!("{kind} label"), &labels)?;
+        check_labels(&format!("{kind} label"), &labels)?;
         spec.annotations.labels = labels;
     }
     let mut preconditions = vec![unchanged(kind, id, SectionName::Spec, stored.spec.version)];

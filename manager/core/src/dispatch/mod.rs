@@ -24,6 +24,8 @@ pub use barrier::{Barrier, Passage};
 pub(crate) use overlay::node_network;
 
 #[cfg(test)]
+mod hello_tests;
+#[cfg(test)]
 mod overlay_tests;
 #[cfg(test)]
 mod tests;

@@ -313,7 +313,12 @@ impl<'a> Draft<'a> {
         for write in writes {
             match write {
                 Write::TaskPlan(id, _) => drop(tasks.insert(*id)),
-                Write::TaskStatus(id, _) => drop((tasks.insert(*id), statuses.insert(*id))),
+                Write::TaskStatus(id, _) => {
+                    tasks.insert(*id);
+                    statuses.insert(*id);
+                    // That of a global service has its node from the beginning.
+                    nodes.extend(self.task(*id).and_then(|task| task.plan.node));
+                }
                 Write::Remove(object) if object.kind == Kind::Task => drop(tasks.insert(TaskId(object.id))),
                 Write::Create(Object::Task(task)) => nodes.extend(task.plan.node),
                 _ => {}
@@ -334,6 +339,8 @@ impl<'a> Draft<'a> {
             preconditions.push(Precondition::Unchanged(node, SectionName::Spec, read.spec.version));
             preconditions.push(Precondition::Unchanged(node, SectionName::Description, read.description.version));
             preconditions.push(Precondition::Unchanged(node, SectionName::Status, read.status.version));
+            // Its role, which constraints may ask for.
+            preconditions.push(Precondition::Unchanged(node, SectionName::Plan, read.plan.version));
         }
         preconditions
     }
@@ -385,6 +392,10 @@ pub(crate) fn estimate_spec(spec: &TaskSpec) -> usize {
     let container = &spec.container_spec;
     let map = |map: &BTreeMap<String, String>| map.iter().map(|(key, value)| key.len() + value.len() + 8).sum::<usize>();
     600 + container.image.len()
+        + [&container.hostname, &container.dir, &container.user, &container.stop_signal]
+            .map(|text| text.len())
+            .iter()
+            .sum::<usize>()
         + list(&container.command)
         + list(&container.args)
         + list(&container.env)
@@ -393,6 +404,7 @@ pub(crate) fn estimate_spec(spec: &TaskSpec) -> usize {
         + list(&container.capability_drop)
         + list(&spec.placement.constraints)
         + list(&spec.placement.spread)
+        + spec.placement.platforms.iter().map(|platform| 8 + platform.os.len() + platform.architecture.len()).sum::<usize>()
         + map(&container.labels)
         + map(&container.sysctls)
         + container.mounts.iter().map(|mount| 64 + mount.source.len() + mount.target.len()).sum::<usize>()

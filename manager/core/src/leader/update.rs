@@ -97,12 +97,11 @@ fn is_busy(draft: &mut Draft<'_>, wanted: &Wanted, slot: &Slot, config: UpdateCo
         return false;
     }
     // A change that touches no task, such as of the replicas, leaves the steps under way.
-    // An older task may be as it is wanted again, after a rollback: the last ones count.
-    let clean: Vec<&Arc<Task>> = slot.tasks.iter().rev().take_while(|task| !is_dirty(draft, wanted, task)).collect();
-    if !clean.iter().any(|task| is_step(task)) {
+    let tried = last_step(draft, wanted, slot);
+    if !tried.iter().any(|task| is_step(task)) {
         return false;
     }
-    let reached = clean.into_iter().filter_map(|task| reached_at(draft, task)).min();
+    let reached = tried.into_iter().filter_map(|task| reached_at(draft, task)).min();
     match reached.map(|at| at + config.delay) {
         Some(free_at) if free_at <= draft.now => false,
         Some(free_at) => {
@@ -111,6 +110,21 @@ fn is_busy(draft: &mut Draft<'_>, wanted: &Wanted, slot: &Slot, config: UpdateCo
         }
         None => true,
     }
+}
+
+/// The tasks of the update's last step in a slot, newest first: what it made in place of a
+/// task that is not as the spec wants it, and what replaced that since. Older ones that
+/// are as it is wanted again, after a rollback of a rollback, are no part of it.
+fn last_step<'a>(draft: &Draft<'_>, wanted: &Wanted, slot: &'a Slot) -> Vec<&'a Arc<Task>> {
+    let mut tried = Vec::new();
+    for task in slot.tasks.iter().rev().take_while(|task| !is_dirty(draft, wanted, task)) {
+        tried.push(task);
+        let replaced = task.plan.replaces.and_then(|id| slot.tasks.iter().find(|old| old.id == id));
+        if is_step(task) && replaced.is_none_or(|old| is_dirty(draft, wanted, old)) {
+            break;
+        }
+    }
+    tried
 }
 
 /// Whether a task took another's place, and not because that had ended.

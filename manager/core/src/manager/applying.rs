@@ -141,7 +141,7 @@ impl Manager {
         self.answer_joins();
         let recent = Recent { version: self.store.version, wall: self.store.wall, changes: Arc::from(changes) };
         for ticket in self.watches.push(recent.clone()) {
-            self.actions.push(Action::WatchChanges { ticket, recent: recent.clone() });
+            self.actions.push(Action::WatchChanges { ticket, recent: vec![recent.clone()] });
         }
         if let Some(leading) = &mut self.leading {
             leading.dispatcher.changed(&self.store, changes);

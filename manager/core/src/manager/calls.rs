@@ -243,7 +243,8 @@ impl Manager {
 
     pub(super) fn begin_watch(&mut self, ticket: Ticket, after: u64) {
         match self.watches.add(ticket, after) {
-            Ok(missed) => self.actions.extend(missed.into_iter().map(|recent| Action::WatchChanges { ticket, recent })),
+            Ok(missed) if missed.is_empty() => {}
+            Ok(recent) => self.actions.push(Action::WatchChanges { ticket, recent }),
             Err(refusal) => self.actions.push(Action::WatchEnded { ticket, refusal }),
         }
     }

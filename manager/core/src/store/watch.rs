@@ -34,17 +34,17 @@ pub(crate) struct Watches {
     recent: VecDeque<Recent>,
     /// All changes after this version are in `recent`.
     complete_after: u64,
-    /// No change that is not in `recent` was made after this, in wall time.
-    forgotten: Time,
+    /// No change that is not in `recent` was made after this, in wall time; `None` = there is
+    /// no such change.
+    forgotten: Option<Time>,
     /// The version up to which each watcher has everything.
     watchers: BTreeMap<Ticket, u64>,
 }
 
 impl Watches {
-    /// A ring that knows nothing of what happened up to `version`, which `wall` is not older than.
-    pub(crate) fn new(version: u64, wall: Time) -> Self {
-        // Before version 0 there was nothing to forget.
-        let forgotten = if version == 0 { Time::ZERO } else { wall };
+    /// A ring that knows nothing of what happened up to `version`. `forgotten` is not older
+    /// than that; `None` if nothing did, as at the beginning of a log.
+    pub(crate) fn new(version: u64, forgotten: Option<Time>) -> Self {
         Self { complete_after: version, forgotten, ..Self::default() }
     }
 
@@ -65,7 +65,7 @@ impl Watches {
         // Wall clocks of leaders differ, so later versions may have earlier times.
         let known: Vec<_> = self.recent.iter().filter(|recent| recent.wall >= since).cloned().collect();
         self.watchers.insert(ticket, version);
-        (known, since > self.forgotten || self.complete_after == 0)
+        (known, self.forgotten.is_none_or(|forgotten| since > forgotten))
     }
 
     /// Ends a watch.
@@ -81,7 +81,7 @@ impl Watches {
             && let Some(oldest) = self.recent.pop_front()
         {
             self.complete_after = oldest.version;
-            self.forgotten = self.forgotten.max(oldest.wall);
+            self.forgotten = self.forgotten.max(Some(oldest.wall));
         }
         // A watcher may ask for versions after one that this manager has not reached.
         let due = self.watchers.iter_mut().filter(|(_, after)| **after < version);
@@ -96,7 +96,7 @@ impl Watches {
     /// than. Answers who cannot go on, and why.
     pub(crate) fn reset(&mut self, version: u64, wall: Time) -> Vec<(Ticket, Refusal)> {
         let newest = self.recent.drain(..).map(|recent| recent.wall).max();
-        self.forgotten = self.forgotten.max(wall).max(newest.unwrap_or(Time::ZERO));
+        self.forgotten = self.forgotten.max(Some(wall)).max(newest);
         self.complete_after = version;
         let (ended, kept) = std::mem::take(&mut self.watchers).into_iter().partition(|(_, after)| *after < version);
         self.watchers = kept;
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_watch_resumes_without_gap_or_repeat() {
-        let mut watches = Watches::new(10, Time::ZERO);
+        let mut watches = Watches::new(10, Some(Time::ZERO));
         assert!(watches.push(at(12, 0)).is_empty());
         watches.push(at(15, 0));
         assert!(versions(watches.add(Ticket(1), 9)).is_err_and(|text| text.starts_with("resync: ")));
@@ -145,18 +145,19 @@ mod tests {
     fn a_watch_since_a_time_gets_what_is_known_and_hears_whether_that_is_all() {
         // (what the ring began with, what is asked, the versions, whether they are all)
         let second = |second: u64| Time::from_millis(second * 1000);
-        type Row<'a> = ((u64, u64), u64, &'a [u64], bool);
-        let table: [Row<'_>; 7] = [
-            ((0, 99), 0, &[11, 12, 13, 14], true),
-            ((0, 99), 103, &[12, 14], true),
-            ((10, 99), 99, &[11, 12, 13, 14], false),
-            ((10, 99), 100, &[11, 12, 13, 14], true),
-            ((10, 99), 102, &[12, 13, 14], true),
-            ((10, 99), 104, &[12], true),
-            ((10, 99), 900, &[], true),
+        type Row<'a> = ((u64, Option<u64>), u64, &'a [u64], bool);
+        let table: [Row<'_>; 8] = [
+            ((0, None), 0, &[11, 12, 13, 14], true),
+            ((10, None), 0, &[11, 12, 13, 14], true),
+            ((10, None), 103, &[12, 14], true),
+            ((10, Some(99)), 99, &[11, 12, 13, 14], false),
+            ((10, Some(99)), 100, &[11, 12, 13, 14], true),
+            ((10, Some(99)), 102, &[12, 13, 14], true),
+            ((10, Some(99)), 104, &[12], true),
+            ((10, Some(99)), 900, &[], true),
         ];
         for ((version, begun), since, expected, is_all) in table {
-            let mut watches = Watches::new(version, second(begun));
+            let mut watches = Watches::new(version, begun.map(second));
             // A leader whose clock was ahead was followed by one whose clock is right.
             for (version, at_second) in [(11, 101), (12, 105), (13, 102), (14, 103)] {
                 watches.push(at(version, at_second));
@@ -165,7 +166,7 @@ mod tests {
             assert_eq!((versions(Ok(known)), complete), (Ok(expected.to_vec()), is_all), "since {since}");
             assert_eq!(watches.push(at(15, 106)), [Ticket(1)], "and it goes on");
         }
-        let mut watches = Watches::new(0, second(1));
+        let mut watches = Watches::new(0, None);
         watches.push(at(11, 105));
         watches.reset(20, second(103));
         assert!(!watches.add_since(Ticket(1), second(105), 20).1, "what was known until the snapshot came is forgotten");
@@ -174,7 +175,7 @@ mod tests {
 
     #[test]
     fn the_ring_is_bounded() {
-        let mut watches = Watches::new(0, Time::ZERO);
+        let mut watches = Watches::new(0, None);
         for version in 1..=timing::WATCH_HISTORY_MAX as u64 + 5 {
             watches.push(at(version, version));
         }

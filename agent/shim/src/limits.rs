@@ -8,7 +8,7 @@
 use std::fs;
 use std::io;
 
-use skep_shim::protocol::{TaskSpec, Ulimit};
+use crate::protocol::{TaskSpec, Ulimit};
 
 /// Of every process of a task.
 pub const UMASK: libc::mode_t = 0o022;

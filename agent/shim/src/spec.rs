@@ -1,19 +1,21 @@
-//! From a task's spec to the OCI bundle that libcontainer reads, and the checks before it.
+//! From a task's spec to the OCI bundle that the container library reads, and the checks before it.
 //!
+//! All of it is a function of the spec and of what its node holds, so that the agent's tests can ask what a shim would say.
 //! The bundle holds neither the task's environment nor its secrets: those go from memory to execve and tmpfs.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use skep_shim::cgroup;
-use skep_shim::protocol::{Mount, Network, TaskSpec};
-use skep_shim::sensitive::Sensitive;
 
-use super::capabilities::{self, FOR_ENTRY};
-use super::entry::PATH_DEFAULT;
-use super::limits;
-use super::user::Identity;
+use crate::capabilities::{self, FOR_ENTRY};
+use crate::protocol::{Health, Mount, Network, TaskSpec};
+use crate::sensitive::Sensitive;
+use crate::{cgroup, limits};
 
+/// Where programs are looked for when the task's environment has no PATH.
+pub const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where secrets with a relative target appear.
+pub const SECRETS_FOLDER: &str = "/run/secrets";
 const MASKED: [&str; 12] = [
     "/proc/asound",
     "/proc/acpi",
@@ -35,6 +37,9 @@ const CPU_QUOTA_MIN_US: i64 = 1_000;
 const FILE_BYTES_MAX: usize = 1_000 << 10;
 
 /// Refuses what cannot be run, naming it. Nothing was changed yet.
+///
+/// # Errors
+/// A sentence for the user.
 pub fn check(spec: &TaskSpec) -> Result<(), String> {
     let id_is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if spec.task_id.is_empty() || spec.task_id.len() > 64 || !spec.task_id.chars().all(id_is_plain) {
@@ -70,11 +75,13 @@ pub fn check(spec: &TaskSpec) -> Result<(), String> {
     spec.mounts.iter().try_for_each(check_mount)?;
     check_files(spec)?;
     spec.ulimits.iter().try_for_each(limits::check)?;
+    spec.health.as_ref().map_or(Ok(None), probe_command)?;
     if let Network::Path(path) = &spec.network
         && !path.exists()
     {
         return Err(format!("there is no network namespace at {}", path.display()));
     }
+    spec.sysctls.keys().try_for_each(|key| check_sysctl(key))?;
     if spec.network == Network::Host && spec.sysctls.keys().any(|key| key.starts_with("net.")) {
         return Err("sysctls of net. are not allowed in the host's network".into());
     }
@@ -90,6 +97,16 @@ fn check_names(spec: &TaskSpec) -> Result<(), String> {
         Some(bad) => Err(format!("invalid host, server or option {bad:?}")),
         None => Ok(()),
     }
+}
+
+/// What has no namespace is the node's.
+fn check_sysctl(key: &str) -> Result<(), String> {
+    const OWN: [&str; 5] = ["net.", "fs.mqueue.", "kernel.msg", "kernel.sem", "kernel.shm"];
+    let is_plain = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte));
+    if !is_plain || key.contains("..") || !OWN.iter().any(|prefix| key.starts_with(prefix)) {
+        return Err(format!("sysctl {key:?} is not one of the task's own namespaces"));
+    }
+    Ok(())
 }
 
 fn check_hostname(name: &str) -> Result<(), String> {
@@ -132,7 +149,9 @@ fn has_dots(path: &str) -> bool {
 
 fn check_files(spec: &TaskSpec) -> Result<(), String> {
     let mut targets = BTreeSet::new();
-    for (kind, folder, files) in [("secret", "/run/secrets/", &spec.secrets), ("config", "/", &spec.configs)] {
+    for (kind, folder, files) in
+        [("secret", format!("{SECRETS_FOLDER}/"), &spec.secrets), ("config", "/".to_owned(), &spec.configs)]
+    {
         for file in files {
             let inside = file.target.trim_matches('/');
             if inside.is_empty() || has_dots(&file.target) || inside.contains("//") {
@@ -153,7 +172,24 @@ fn check_files(spec: &TaskSpec) -> Result<(), String> {
     Ok(())
 }
 
+/// The program that probes a task's health; none when the check is off.
+///
+/// # Errors
+/// Names an unknown kind of test.
+pub fn probe_command(health: &Health) -> Result<Option<Vec<String>>, String> {
+    let rest = || health.test[1..].to_vec();
+    match health.test.first().map(String::as_str) {
+        None | Some("NONE") => Ok(None),
+        Some("CMD") if health.test.len() > 1 => Ok(Some(rest())),
+        Some("CMD-SHELL") if health.test.len() == 2 => Ok(Some([vec!["/bin/sh".to_owned(), "-c".to_owned()], rest()].concat())),
+        Some(other) => Err(format!("invalid health check test {other:?}")),
+    }
+}
+
 /// A signal by name, with or without `SIG`, or by number; empty is SIGTERM.
+///
+/// # Errors
+/// Names what is no signal.
 pub fn signal(name: &str) -> Result<i32, String> {
     let upper = name.to_ascii_uppercase();
     let short = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -184,12 +220,12 @@ pub fn hostname(spec: &TaskSpec) -> String {
 }
 
 /// The whole environment: what the image and the service say, plus what every task has.
-pub fn environment(spec: &TaskSpec, identity: &Identity) -> Vec<Sensitive> {
+pub fn environment(spec: &TaskSpec, home: &str) -> Vec<Sensitive> {
     let has = |key: &str| {
         let prefix = format!("{key}=");
         spec.env.iter().any(|entry| entry.expose().starts_with(prefix.as_bytes()))
     };
-    let defaults = [("PATH", PATH_DEFAULT.to_owned()), ("HOSTNAME", hostname(spec)), ("HOME", identity.home.clone())];
+    let defaults = [("PATH", PATH_DEFAULT.to_owned()), ("HOSTNAME", hostname(spec)), ("HOME", home.to_owned())];
     let missing = defaults.into_iter().filter(|(key, _)| !has(key));
     let missing = missing.map(|(key, value)| Sensitive::from(format!("{key}={value}")));
     missing.chain(spec.env.iter().cloned()).collect()
@@ -232,11 +268,19 @@ pub fn oci(
             "cgroupsPath": spec.cgroups_path,
             "namespaces": namespaces,
             "resources": resources(spec),
-            "sysctl": spec.sysctls,
             "maskedPaths": MASKED,
             "readonlyPaths": READ_ONLY,
         },
     })
+}
+
+/// What the task has mounted, for a refusal that names none of it: all but what every task has.
+pub fn named_mounts(spec: &TaskSpec) -> String {
+    /// Targets that are named.
+    const NAMED_MAX: usize = 16;
+    let files = spec.secrets.iter().chain(&spec.configs).map(|file| file.target.as_str());
+    let targets: Vec<&str> = spec.mounts.iter().map(Mount::target).chain(files).take(NAMED_MAX).collect();
+    if targets.is_empty() { String::new() } else { format!("; one of these targets cannot be mounted: {}", targets.join(", ")) }
 }
 
 fn resources(spec: &TaskSpec) -> Value {
@@ -334,7 +378,7 @@ mod tests {
             cgroups_path: "/skep/t1".into(),
             upper_dir: "/u".into(),
             work_dir: "/w".into(),
-            log: skep_shim::protocol::LogSpec { dir: "/l".into(), ..Default::default() },
+            log: crate::protocol::LogSpec { dir: "/l".into(), ..Default::default() },
             ..TaskSpec::default()
         };
         assert_eq!(check(&good), Ok(()));
@@ -365,7 +409,7 @@ mod tests {
             },
             "bind source path does not exist: /nope/at/all",
         );
-        let file = |target: &str| skep_shim::protocol::FileSpec {
+        let file = |target: &str| crate::protocol::FileSpec {
             name: "pw".into(),
             version: 1,
             target: target.into(),
@@ -376,7 +420,9 @@ mod tests {
         };
         refused(&|s| s.secrets.push(file("../pw")), "invalid target");
         refused(&|s| s.secrets.extend([file("pw"), file("/run/secrets/pw")]), "used twice");
-        refused(&|s| s.ulimits.push(skep_shim::protocol::Ulimit { name: "x".into(), soft: 1, hard: 1 }), "ulimit");
+        refused(&|s| s.ulimits.push(crate::protocol::Ulimit { name: "x".into(), soft: 1, hard: 1 }), "ulimit");
+        refused(&|s| drop(s.sysctls.insert("vm.swappiness".into(), "1".into())), "sysctl \"vm.swappiness\" is not one of");
+        refused(&|s| drop(s.sysctls.insert("net/../vm.swappiness".into(), "1".into())), "is not one of");
         refused(
             &|s| {
                 s.network = Network::Host;
