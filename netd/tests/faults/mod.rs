@@ -368,22 +368,31 @@ async fn a_route_that_a_router_advertised_survives_forwarding() {
         write("ipv6/conf/underlay/accept_ra", "1");
     });
     hear_router(&nodes).await;
-    let node = &mut nodes[0];
     // It looks at settings anew.
+    anew(&mut nodes[0]).await;
+    let setting = |node: &Node, path: &str| node.in_node(|| std::fs::read_to_string(format!("/proc/sys/net/{path}")).unwrap());
+    assert_eq!(setting(&nodes[0], "ipv6/conf/all/forwarding").trim(), "1", "the node forwards now");
+    assert_eq!(nodes[0].in_node(|| default_routes("underlay")), 1, "and still has its way out");
+    assert_eq!(setting(&nodes[0], "ipv6/conf/underlay/accept_ra").trim(), "2");
+    for is_restarted in [false, true] {
+        if is_restarted {
+            anew(&mut nodes[0]).await;
+        }
+        let index = index_of_underlay(&nodes[0].namespace);
+        nodes[0].handle.link().del(index).execute().await.unwrap();
+        assert_eq!(nodes[0].in_node(|| default_routes("underlay")), 0, "the route went with its link");
+        make_underlay([0, 1].map(|number| (&nodes[number].namespace, &nodes[number].handle)), PLAIN).await;
+        hear_router(&nodes).await;
+        assert_eq!(setting(&nodes[0], "ipv6/conf/underlay/accept_ra").trim(), "2");
+    }
+}
+
+/// netd is killed and started again.
+async fn anew(node: &mut Node) {
     node.process.kill().unwrap();
     node.process.wait().unwrap();
     node.restart().await;
     node.apply_all().await;
-    let setting = |node: &Node, path: &str| node.in_node(|| std::fs::read_to_string(format!("/proc/sys/net/{path}")).unwrap());
-    assert_eq!(setting(node, "ipv6/conf/all/forwarding").trim(), "1", "the node forwards now");
-    assert_eq!(node.in_node(|| default_routes("underlay")), 1, "and still has its way out");
-    assert_eq!(setting(node, "ipv6/conf/underlay/accept_ra").trim(), "2");
-    let index = index_of_underlay(&nodes[0].namespace);
-    nodes[0].handle.link().del(index).execute().await.unwrap();
-    assert_eq!(nodes[0].in_node(|| default_routes("underlay")), 0, "the route went with its link");
-    make_underlay([0, 1].map(|number| (&nodes[number].namespace, &nodes[number].handle)), PLAIN).await;
-    hear_router(&nodes).await;
-    assert_eq!(setting(&nodes[0], "ipv6/conf/underlay/accept_ra").trim(), "2");
 }
 
 /// The second node advertises itself until the first has a default route.

@@ -145,7 +145,7 @@ impl Built {
     }
 }
 
-pub(crate) fn describe(media_type: &str, bytes: &[u8]) -> Descriptor {
+pub(super) fn describe(media_type: &str, bytes: &[u8]) -> Descriptor {
     Descriptor {
         media_type: media_type.into(),
         digest: Digest::of(bytes),
