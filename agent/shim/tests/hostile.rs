@@ -3,7 +3,6 @@
 mod harness;
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -198,10 +197,11 @@ fn under_an_odd_daemon(name: &str, script: &str, change: impl FnOnce(&mut skep_s
     let text = format!(
         "#!/bin/sh\numask 0077\nulimit -c 0\nulimit -S -n 100\nulimit -S -l 16\necho 300 > /proc/self/oom_score_adj\nexec {shim} \"$@\"\n"
     );
-    let mut file = fs::File::create(&odd).unwrap();
-    file.write_all(text.as_bytes()).unwrap();
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    drop(file);
+    // Written by another process: one that a thread of this one forks meanwhile would have the script open for writing, and
+    // the kernel executes no such file.
+    let written =
+        Command::new("sh").args(["-c", "printf %s \"$1\" > \"$2\" && chmod 755 \"$2\"", "sh", &text]).arg(&odd).status();
+    assert!(written.unwrap().success());
     let spawned = client::spawn(&odd, &task.folder.path().join("state"), &task.spec).unwrap();
     spawned.stream.set_read_timeout(Some(harness::DEADLINE)).unwrap();
     (task.child, task.stream) = (spawned.child, spawned.stream);

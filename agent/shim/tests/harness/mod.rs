@@ -17,7 +17,7 @@ use skep_shim::log::{LogReader, Position};
 use skep_shim::protocol::{
     Event, FileSpec, FromShim, HealthReport, HealthState, LogSpec, Request, Resources, Status, TaskSpec, ToShim,
 };
-use skep_shim::state::{ExitRecord, cleanup_orphan};
+use skep_shim::state::{ExitRecord, StateError, cleanup_orphan};
 use skep_shim::{cgroup, wire};
 
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -200,7 +200,15 @@ impl Drop for Task {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if let Err(error) = cleanup_orphan(&self.state(), &self.spec.cgroups_path, DEADLINE)
+        let begin = Instant::now();
+        let cleaned = loop {
+            match cleanup_orphan(&self.state(), &self.spec.cgroups_path, DEADLINE) {
+                // A probe that its shim forked and that is not executed yet has the shim's lock, as the agent knows as well.
+                Err(StateError::StillRuns { .. }) if begin.elapsed() < DEADLINE => std::thread::yield_now(),
+                result => break result,
+            }
+        };
+        if let Err(error) = cleaned
             && !std::thread::panicking()
         {
             panic!("cleanup: {error}");
