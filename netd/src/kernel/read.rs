@@ -539,7 +539,8 @@ mod tests {
     #[tokio::test]
     async fn a_dump_that_failed_in_its_middle_is_no_table() {
         let ends_with = |code| {
-            let done = DoneMessage { code, extended_ack: Vec::new() };
+            let mut done = DoneMessage::default();
+            done.code = code;
             vec![link_of(1), Answer::new(Default::default(), NetlinkPayload::Done(done))]
         };
         let read = async |code| take(futures_util::stream::iter(ends_with(code)), index).await.map(|(rows, _)| rows);
