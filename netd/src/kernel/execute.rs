@@ -127,7 +127,9 @@ impl Kernel {
     async fn make_link(&mut self, op: Op, place: Place, name: Name, link: Link, mirror: &mut Mirror) -> Result<(), ExecuteError> {
         let scope = self.scope(op, place.namespace)?;
         let message = match link {
-            Link::Bridge => LinkMessageBuilder::<LinkBridge>::new(name.as_str()).build(),
+            // No bridge of ours has loops to find. With the usual delay the kernel tells every
+            // listener about each port once more, 15 s after it was made.
+            Link::Bridge => LinkMessageBuilder::<LinkBridge>::new(name.as_str()).forward_delay(0).build(),
             Link::Vxlan { vni, local, port } => vxlan(name, vni, local, port),
             Link::Veth { peer: Some((namespace, inner)) } => {
                 let fd = self
