@@ -106,12 +106,16 @@ impl Host {
         self.containers.values_mut().for_each(|it| it.restart = None);
     }
 
-    /// The power is gone, and all containers with it.
-    pub(super) fn power_fails(&mut self) {
+    /// The power is gone, and all containers with it. The tasks of which nothing is left,
+    /// since their records were lost before: nobody knows that they were started.
+    pub(super) fn power_fails(&mut self) -> Vec<TaskId> {
+        let started = self.containers.iter().filter(|(id, _)| !self.saved.contains_key(id));
+        let forgotten = started.map(|(id, _)| *id).collect();
         self.daemon_dies();
         self.containers.clear();
         self.asked.clear();
         self.boot += 1;
+        forgotten
     }
 
     /// A record is lost (its file is damaged), by a number that is drawn. Whether there

@@ -369,7 +369,8 @@ impl Simulation {
     /// The power of a machine goes.
     pub(super) fn crash(&mut self, number: usize) {
         self.crash_daemon(number);
-        self.machines[number].host.power_fails();
+        let forgotten = self.machines[number].host.power_fails();
+        self.checkers.tasks.forgotten(&forgotten);
         self.machines[number].kernel.power_fails();
         self.machines[number].clock.reboot(self.now);
         self.coverage.count("fault: crash");

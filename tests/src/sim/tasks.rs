@@ -48,6 +48,11 @@ impl Tasks {
         Ok(())
     }
 
+    /// Records of these tasks were lost, and then the power: they may be started anew.
+    pub fn forgotten(&mut self, tasks: &[TaskId]) {
+        self.started.retain(|(task, _)| !tasks.contains(task));
+    }
+
     /// The store was changed by a transaction of this cluster time.
     pub fn changed(&mut self, time: Time, store: &Store, changes: &[Change], coverage: &mut Coverage) -> Result<(), String> {
         for change in changes {
