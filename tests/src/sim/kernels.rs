@@ -95,6 +95,11 @@ impl Kernel {
         true
     }
 
+    /// Whether a network of it does not work.
+    pub(super) fn is_broken(&self, network: NetworkId) -> bool {
+        self.broken.as_ref().is_some_and(|broken| broken.network == network)
+    }
+
     /// The places that do not work.
     fn faults(&self) -> PlaceFaults {
         let fault = |broken: &Broken| PlaceFault::blocking(Place::Network(broken.network), "it does not work");

@@ -157,6 +157,10 @@ impl Simulation {
         for attachment in &task.networks {
             let kernel = &machine.kernel;
             let Some(network) = kernel.networks.get(&attachment.network) else { continue };
+            // A network that does not work cannot be left either.
+            if kernel.is_broken(network.id) && !is_of(store, machine.node, network.id) {
+                continue;
+            }
             let id = EndpointId { network: network.id, task: task.id };
             let Some(endpoint) = kernel.endpoints.get(&id) else { return Err(name("has no endpoint of")) };
             let service = kernel.services.get(&task.service_id);
