@@ -98,7 +98,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     let (commands, received) = tokio::sync::mpsc::channel(COMMANDS_MAX);
     let service = server::service(commands, engine.programmed(), engine.taken(), engine.faults());
     let serving =
-        skep_identity::tls::server().add_service(service).serve_with_incoming(skep_identity::unix::LocalIncoming(listener));
+        skep_identity::tls::local_server().add_service(service).serve_with_incoming(skep_identity::unix::LocalIncoming(listener));
     tokio::select! {
         served = process::essential("the network daemon's socket", serving) => served.context("cannot serve the socket"),
         ran = process::essential("the network daemon's loop", engine.run(received)) => ran.context("cannot watch the kernel"),

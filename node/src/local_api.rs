@@ -12,7 +12,7 @@ use crate::local_control::LocalControl;
 use crate::node::Node;
 use crate::unlock;
 use skep_identity::process;
-use skep_identity::tls::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
+use skep_identity::tls::local_server;
 use skep_identity::unix::{self, LocalIncoming, LocalPeer};
 use skep_proto::v1::control_server::ControlServer;
 use skep_proto::v1::local_server::{Local, LocalServer};
@@ -38,9 +38,7 @@ pub async fn serve(node: Arc<Node>) -> anyhow::Result<()> {
     let path = node.settings.run.join("skep.sock");
     let listener = unix::bind(&path, Some(GROUP))?;
     tracing::info!(socket = %path.display(), data = %node.settings.data.display(), "skepd is here");
-    let server = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+    let server = local_server()
         .add_service(
             LocalServer::new(LocalApi(node.clone()))
                 .max_decoding_message_size(MESSAGE_MAX.max(CHUNK_MAX + ENVELOPE))

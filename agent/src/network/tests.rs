@@ -231,7 +231,7 @@ fn serve(socket: &Path) -> (Runtime, mpsc::UnboundedReceiver<String>) {
         skep_identity::unix::bind(socket, None).unwrap()
     };
     let incoming = skep_identity::unix::LocalIncoming(listener);
-    let server = skep_identity::tls::server().add_service(NetdServer::new(Told(sender)));
+    let server = skep_identity::tls::local_server().add_service(NetdServer::new(Told(sender)));
     runtime.spawn(server.serve_with_incoming(incoming));
     (runtime, told)
 }

@@ -18,7 +18,7 @@ use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::tls::{CONNECT_DEADLINE, with_deadlines};
+use crate::tls::{CONNECT_DEADLINE, LOCAL_KEEP_ALIVE_TIMEOUT, with_deadlines};
 
 /// Why the local socket could not be served or reached.
 #[derive(Debug, thiserror::Error)]
@@ -166,7 +166,8 @@ impl tower::Service<Uri> for LocalConnector {
 /// A channel to the node that serves the socket at `path`; it connects on first use.
 pub fn local_channel(path: &Path) -> Channel {
     // The address only fills the HTTP authority.
-    with_deadlines(Endpoint::from_static("http://localhost")).connect_with_connector_lazy(LocalConnector(path.to_owned()))
+    let endpoint = with_deadlines(Endpoint::from_static("http://localhost")).keep_alive_timeout(LOCAL_KEEP_ALIVE_TIMEOUT);
+    endpoint.connect_with_connector_lazy(LocalConnector(path.to_owned()))
 }
 
 #[cfg(test)]

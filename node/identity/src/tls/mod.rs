@@ -28,6 +28,10 @@ pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// A connection whose ping is not answered within this time is closed.
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same over a socket of this machine. The kernel closes that when the process at its
+/// other end dies, so a ping finds only one that hangs; one that waits for the kernel's
+/// lock of network settings, or for a busy processor, does not.
+pub const LOCAL_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Every channel's deadlines and keep-alive, in this one place.
 pub fn with_deadlines(endpoint: Endpoint) -> Endpoint {
@@ -59,6 +63,11 @@ pub fn server() -> tonic::transport::Server {
         .max_concurrent_streams(MEMBER_STREAMS_MAX)
         .http2_max_header_list_size(HEADERS_MAX)
         .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
+}
+
+/// A server of this machine's processes alone.
+pub fn local_server() -> tonic::transport::Server {
+    server().http2_keepalive_timeout(Some(LOCAL_KEEP_ALIVE_TIMEOUT))
 }
 
 /// A server for peers without a certificate: all of one's calls together hold no more
