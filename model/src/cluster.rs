@@ -1,5 +1,6 @@
 //! The cluster object: settings, root of trust, sealed keys. There is one.
 
+use crate::duration::print;
 use crate::sealed::Sealed;
 use crate::service::Annotations;
 use crate::{ClusterId, Meta, NodeId, Refusal, Section, Time};
@@ -69,17 +70,16 @@ impl ClusterSpec {
     /// # Errors
     /// Names the flag of `swarm init` and `swarm update`, the value and what it may be.
     pub fn check(&self) -> Result<(), Refusal> {
-        let value = |duration: Duration| format!("{duration:?}");
         if self.node_cert_expiry < CERT_EXPIRY_MIN {
             let reason = "minimum certificate expiry time is 1h0m0s";
-            return Err(Refusal::invalid("--cert-expiry", value(self.node_cert_expiry), reason));
+            return Err(Refusal::invalid("--cert-expiry", print(self.node_cert_expiry), reason));
         }
         if !HEARTBEAT_PERIODS.contains(&self.heartbeat_period) {
             let reason = "it must be between 100ms and 10m0s";
-            return Err(Refusal::invalid("--dispatcher-heartbeat", value(self.heartbeat_period), reason));
+            return Err(Refusal::invalid("--dispatcher-heartbeat", print(self.heartbeat_period), reason));
         }
         if !BARRIER_TIMEOUTS.contains(&self.barrier_timeout) {
-            return Err(Refusal::invalid("--barrier-timeout", value(self.barrier_timeout), "it must be between 100ms and 1m0s"));
+            return Err(Refusal::invalid("--barrier-timeout", print(self.barrier_timeout), "it must be between 100ms and 1m0s"));
         }
         if self.snapshot_interval == 0 {
             return Err(Refusal::invalid("--snapshot-interval", "0", "at least 1 log entry lies between two snapshots"));

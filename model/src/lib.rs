@@ -16,6 +16,7 @@ pub mod config;
 pub mod constraint;
 pub mod container;
 pub mod deployment;
+pub mod duration;
 pub mod endpoint;
 pub mod filter;
 pub mod guard;

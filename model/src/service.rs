@@ -4,6 +4,7 @@ mod check;
 
 use crate::container::ContainerSpec;
 use crate::deployment::Deployment;
+use crate::duration::print;
 use crate::endpoint::{EndpointSpec, PublishedPort, ServiceEndpoint};
 use crate::network::NetworkRequest;
 use crate::resources::ResourceRequirements;
@@ -164,9 +165,12 @@ impl RestartPolicy {
             return None;
         }
         Some(format!(
-            "the restart window of {:?} never holds {} restarts with a restart delay of {:?}, so that the limit of max \
-             attempts is never reached: make it at least {shortest:?}, or 0 to count all restarts",
-            self.window, self.max_attempts, self.delay
+            "the restart window of {} never holds {} restarts with a restart delay of {}, so that the limit of max \
+             attempts is never reached: make it at least {}, or 0 to count all restarts",
+            print(self.window),
+            self.max_attempts,
+            print(self.delay),
+            print(shortest)
         ))
     }
 }

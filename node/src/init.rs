@@ -253,7 +253,7 @@ mod tests {
             (InitRequest { data_path_port: 4790, ..Default::default() }, None),
             (InitRequest { default_addr_pool: vec!["10.9.0.0/16".into(), "fd00::/48".into()], ..Default::default() }, None),
             (InitRequest { cert_expiry: Some(hour), ..Default::default() }, None),
-            (InitRequest { cert_expiry: Some(hour - 1), ..Default::default() }, Some("--cert-expiry \"3599.999999999s\"")),
+            (InitRequest { cert_expiry: Some(hour - 1), ..Default::default() }, Some("--cert-expiry \"59m59.999999999s\"")),
             (InitRequest { heartbeat_period: Some(1), ..Default::default() }, Some("--dispatcher-heartbeat \"1ns\"")),
             (InitRequest { barrier_timeout: Some(0), ..Default::default() }, Some("--barrier-timeout \"0ns\"")),
             (InitRequest { barrier_timeout: Some(hour), ..Default::default() }, Some("it must be between 100ms and 1m0s")),

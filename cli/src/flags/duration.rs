@@ -1,5 +1,6 @@
 //! Durations as Go writes them: `1m30s`, `1.5h`, `300ms`, `0`.
 
+pub use skep_model::duration::print;
 use std::time::Duration;
 
 const UNITS: [(&str, u64); 8] = [
@@ -51,39 +52,6 @@ fn scaled(number: &str, scale: u64) -> Option<u64> {
         nanos = nanos.checked_add(u64::from(digit - b'0') * place)?;
     }
     Some(nanos)
-}
-
-/// Prints a duration as Go does: `1m30s`, `2160h0m0s`, `500ms`.
-pub fn print(duration: Duration) -> String {
-    let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-    let fraction = |unit: u64, name: &str| {
-        let (whole, rest) = (nanos / unit, nanos % unit);
-        if rest == 0 {
-            return format!("{whole}{name}");
-        }
-        let width = unit.ilog10() as usize;
-        format!("{whole}.{}{name}", format!("{rest:0width$}").trim_end_matches('0'))
-    };
-    match nanos {
-        0 => "0s".into(),
-        1..1_000 => format!("{nanos}ns"),
-        1_000..1_000_000 => fraction(1_000, "µs"),
-        1_000_000..1_000_000_000 => fraction(1_000_000, "ms"),
-        _ => {
-            let (hours, minutes) = (nanos / 3_600_000_000_000, nanos / 60_000_000_000 % 60);
-            let rest = Duration::from_nanos(nanos % 60_000_000_000);
-            let (seconds, below) = (rest.as_secs(), rest.subsec_nanos());
-            let seconds = match below {
-                0 => format!("{seconds}s"),
-                _ => format!("{seconds}.{}s", format!("{below:09}").trim_end_matches('0')),
-            };
-            match (hours, minutes) {
-                (0, 0) => seconds,
-                (0, _) => format!("{minutes}m{seconds}"),
-                _ => format!("{hours}h{minutes}m{seconds}"),
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -26,6 +26,11 @@ pub fn count(text: &str) -> Result<u64, String> {
     whole(text, 0, u64::MAX)
 }
 
+/// Parses a limit of processes; 0 is none.
+pub fn pids(text: &str) -> Result<u64, String> {
+    whole(text, 0, skep_model::resources::PIDS_MAX)
+}
+
 /// Parses a number of replicas.
 pub fn replicas(text: &str) -> Result<u64, String> {
     whole(text, 0, skep_model::service::REPLICAS_MAX)

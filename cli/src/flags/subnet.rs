@@ -7,7 +7,8 @@ use std::net::IpAddr;
 
 /// Parses a subnet, which must not have host bits.
 pub fn parse(text: &str) -> Result<IpNet, String> {
-    let subnet: IpNet = text.parse().map_err(|_| format!("invalid CIDR address: {text}"))?;
+    let subnet: IpNet =
+        text.parse().map_err(|_| format!("invalid CIDR address: {text:?}: write it as 10.0.0.0/16 or fd00::/64"))?;
     if subnet.addr() != subnet.network() {
         return Err(format!("invalid subnet {subnet}: it should be {}", subnet.trunc()));
     }
@@ -92,6 +93,6 @@ mod tests {
             assert_eq!(pools(&nets(subnets), &nets(ranges), &gateways), Err(expected.into()));
         }
         assert_eq!(parse("10.9.0.5/24"), Err("invalid subnet 10.9.0.5/24: it should be 10.9.0.0/24".into()));
-        assert_eq!(parse("10.9.0.0"), Err("invalid CIDR address: 10.9.0.0".into()));
+        assert_eq!(parse("10.9.0.0"), Err("invalid CIDR address: \"10.9.0.0\": write it as 10.0.0.0/16 or fd00::/64".into()));
     }
 }

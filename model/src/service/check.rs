@@ -5,7 +5,7 @@
 use super::{FailureAction, NetworkMode, Placement, REPLICAS_MAX, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig};
 use crate::constraint::Constraint;
 use crate::name::check_name;
-use crate::{Refusal, text};
+use crate::{Refusal, duration, text};
 use std::time::Duration;
 
 /// The shortest deadline of a deployment.
@@ -29,7 +29,7 @@ impl ServiceSpec {
             return Err(Refusal::invalid("rollback failure action", "rollback", reason));
         }
         if let Some(deadline) = self.deadline.filter(|deadline| *deadline < DEADLINE_MIN) {
-            return Err(Refusal::invalid("deadline", format!("{deadline:?}"), "it must be at least 1s"));
+            return Err(Refusal::invalid("deadline", duration::print(deadline), "it must be at least 1s"));
         }
         self.task_template.container_spec.check()?;
         check_sysctls(&self.task_template)

@@ -36,7 +36,7 @@ pub struct Shared {
     #[arg(long, value_parser = bytes::parse, value_name = "BYTES")]
     limit_memory: Option<u64>,
     /// Maximum number of processes (0 = unlimited)
-    #[arg(long, value_parser = number::count, value_name = "N")]
+    #[arg(long, value_parser = number::pids, value_name = "N")]
     limit_pids: Option<u64>,
     /// Keep set-uid programs from gaining privileges
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = number::boolean)]

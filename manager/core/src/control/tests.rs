@@ -678,7 +678,7 @@ fn the_settings_of_the_cluster_have_bounds() {
     );
     assert!(refusal(set(|spec| spec.heartbeat_period = Duration::ZERO)).contains("--dispatcher-heartbeat"));
     assert!(refusal(set(|spec| spec.annotations.name = "x".into())).contains("renaming"));
-    let barrier = "--barrier-timeout \"60.000000001s\": it must be between 100ms and 1m0s";
+    let barrier = "--barrier-timeout \"1m0.000000001s\": it must be between 100ms and 1m0s";
     assert!(refusal(set(|spec| spec.barrier_timeout = Duration::new(60, 1))).contains(barrier));
     assert!(refusal(set(|spec| spec.barrier_timeout = Duration::from_millis(99))).contains("between 100ms"));
     set(|spec| spec.barrier_timeout = Duration::from_millis(100)).expect("the shortest");
