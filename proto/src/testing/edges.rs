@@ -5,9 +5,12 @@
 //! sense, and what one side of a border says of it says something of one field.
 
 use super::{Draw, Source};
+use crate::request::{Asked, decode_mutation, encode_mutation};
+use crate::v1;
 use ipnet::IpNet;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
+use prost::Message;
 use skep_model::assignment::Hello;
 use skep_model::container::{
     ConfigReference, ContainerSpec, FileTarget, HealthConfig, HostEntry, Mount, MountKind, SecretReference, ULIMITS, Ulimit,
@@ -15,6 +18,7 @@ use skep_model::container::{
 use skep_model::endpoint::{EndpointMode, PublishMode, PublishedPort, Transport};
 use skep_model::network::NetworkRequest;
 use skep_model::node::{NodeDescription, Underlay};
+use skep_model::request::Mutation;
 use skep_model::resources::{MEMORY_MIN, NANO_CPUS_MIN, PIDS_MAX, Resources};
 use skep_model::said::{HOSTNAME_MAX, LABEL_LENGTH_MAX, LABELS_LENGTH_MAX, LABELS_MAX, MEMORY_MAX, NANO_CPUS_MAX, OCCUPIED_MAX};
 use skep_model::service::{
@@ -23,7 +27,7 @@ use skep_model::service::{
 };
 use skep_model::task::{Task, TaskPlan, TaskStatus};
 use skep_model::text::{PATH_MAX, PATH_PART_MAX, TEXT_MAX};
-use skep_model::{ConfigId, Meta, NodeId, SecretId, Section, ServiceId, TaskId, TaskState, Time};
+use skep_model::{ConfigId, Meta, NodeId, Refusal, RequestId, SecretId, Section, ServiceId, TaskId, TaskState, Time};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +53,23 @@ pub fn secret_id(n: u8) -> SecretId {
 /// The id of a config that a drawn spec may refer to.
 pub fn config_id(n: u8) -> ConfigId {
     ConfigId::from_random([0x20 + n; 16])
+}
+
+/// A spec as the API hands it on, over the wire and back.
+///
+/// # Errors
+/// What the API says of a spec that it cannot read.
+///
+/// # Panics
+/// When the message itself does not decode: every encoded one does.
+pub fn received(spec: &ServiceSpec) -> Result<ServiceSpec, Refusal> {
+    let mutation = Mutation::CreateService { spec: Box::new(spec.clone()) };
+    let wire = encode_mutation(RequestId([1; 16]), &mutation).expect("it goes over the wire").encode_to_vec();
+    let wire = v1::MutateRequest::decode(&wire[..]).expect("what was encoded decodes");
+    match decode_mutation(wire)?.1 {
+        Asked::Ready(Mutation::CreateService { spec }) => Ok(*spec),
+        other => panic!("a service was asked for: {other:?}"),
+    }
 }
 
 /// A spec of which a few fields are at an edge.

@@ -6,14 +6,9 @@
 use super::{Command, tests::Line};
 use clap::Parser;
 use proptest::prelude::*;
-use prost::Message;
-use skep_model::request::Mutation;
-use skep_model::service::ServiceSpec;
+use skep_model::Refusal;
 use skep_model::text::TEXT_MAX;
-use skep_model::{Refusal, RequestId};
-use skep_proto::request::{Asked, decode_mutation, encode_mutation};
 use skep_proto::testing::edges;
-use skep_proto::v1;
 
 /// Flags with words that are taken, or not; `LONG` and `LONGER` stand for the longest text
 /// that a task can have, and one that no message carries.
@@ -132,7 +127,7 @@ fn crosses(flags: &[(&str, String)], image: &str) -> Result<Result<(), Refused>,
             return Ok(Err(failure.text));
         }
     };
-    match received(&spec) {
+    match edges::received(&spec) {
         Err(refusal) => {
             let Refusal::Invalid { field, reason, .. } = &refusal else { return Err(TestCaseError::fail(refusal.to_string())) };
             prop_assert!(field.starts_with("create_service.spec") && !reason.is_empty(), "no field is named: {refusal}");
@@ -142,16 +137,6 @@ fn crosses(flags: &[(&str, String)], image: &str) -> Result<Result<(), Refused>,
             prop_assert_eq!(&read, &spec, "what reads is what was meant");
             Ok(spec.check().map_err(|refusal| refusal.to_string()))
         }
-    }
-}
-
-fn received(spec: &ServiceSpec) -> Result<ServiceSpec, Refusal> {
-    let mutation = Mutation::CreateService { spec: Box::new(spec.clone()) };
-    let wire = encode_mutation(RequestId([1; 16]), &mutation).expect("it goes over the wire").encode_to_vec();
-    let wire = v1::MutateRequest::decode(&wire[..]).expect("what was encoded decodes");
-    match decode_mutation(wire)?.1 {
-        Asked::Ready(Mutation::CreateService { spec }) => Ok(*spec),
-        other => panic!("a service was asked for: {other:?}"),
     }
 }
 

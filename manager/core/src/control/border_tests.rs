@@ -11,9 +11,8 @@ use prost::Message;
 use skep_model::assignment::{AssignmentChange, Assignments};
 use skep_model::request::Mutation;
 use skep_model::service::ServiceSpec;
-use skep_model::{Object, Refusal, RequestId, Time};
+use skep_model::{Object, Refusal, Time};
 use skep_proto::assignment::{Assembler, Values};
-use skep_proto::request::{Asked, decode_mutation, encode_mutation};
 use skep_proto::testing::any_value;
 use skep_proto::testing::edges::{self, FIELDS, N_FILES, N_NETWORKS, config_id, secret_id, task_of, with_edge};
 use skep_proto::v1::{self, Confidential};
@@ -31,17 +30,6 @@ fn desk() -> Desk {
     desk
 }
 
-/// The spec as the API hands it on, or the refusal of what does not read.
-fn received(spec: &ServiceSpec) -> Result<ServiceSpec, Refusal> {
-    let mutation = Mutation::CreateService { spec: Box::new(spec.clone()) };
-    let wire = encode_mutation(RequestId([1; 16]), &mutation).expect("it goes over the wire").encode_to_vec();
-    let wire = v1::MutateRequest::decode(&wire[..]).expect("what was encoded decodes");
-    match decode_mutation(wire)?.1 {
-        Asked::Ready(Mutation::CreateService { spec }) => Ok(*spec),
-        other => panic!("a service was asked for: {other:?}"),
-    }
-}
-
 fn names_its_field(refusal: &Refusal) -> bool {
     match refusal {
         Refusal::Invalid { field, reason, .. } => !field.is_empty() && !reason.is_empty(),
@@ -54,7 +42,7 @@ fn names_its_field(refusal: &Refusal) -> bool {
 /// Through every border from the API on; whether it was admitted.
 fn crosses(spec: &ServiceSpec) -> Result<bool, TestCaseError> {
     let mut desk = desk();
-    let asked = match received(spec) {
+    let asked = match edges::received(spec) {
         Ok(asked) => asked,
         Err(refusal) => {
             prop_assert!(names_its_field(&refusal), "{refusal:?}");
