@@ -8,11 +8,13 @@ mod ls;
 mod pretty;
 mod ps;
 mod references;
+mod removal;
 mod rm;
 mod rollback;
 mod scale;
 mod shared;
 mod update;
+mod verdict;
 mod wait;
 
 use crate::client::Client;
