@@ -7,8 +7,9 @@
 //! kernel holds stays. Under the fault "place failed" one network of the node does not
 //! work for a while: the daemon goes on with the rest, and says which it is.
 
-use super::agents::{Errand, Word};
+use super::agents::Errand;
 use super::plant::Plant;
+use super::sessions::Word;
 use super::{Happening, Simulation};
 use skep_agent_core::Event;
 use skep_model::overlay::{Endpoint, EndpointId, NodeNetwork, NodeService, OverlayChange, Peer};

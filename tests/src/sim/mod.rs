@@ -34,6 +34,7 @@ mod profile;
 mod random;
 mod sealing;
 mod services;
+mod sessions;
 mod tasks;
 mod trace;
 mod walks;
