@@ -12,8 +12,13 @@ const FULL: std::ops::Range<u64> = 0..1_000;
 /// A planted bug is found within this many seeds.
 const PLANT_SEEDS: u64 = 200;
 
+/// Runs one seed. What it violates is printed at once: a full range takes its time.
 fn simulate(seed: u64) -> Report {
-    run(Options { seed, plant: None, is_printed: false })
+    let report = run(Options { seed, plant: None, is_printed: false });
+    if report.violation.is_some() {
+        eprintln!("{report}");
+    }
+    report
 }
 
 /// Does something with each item, on all processors; what came of it in order.
