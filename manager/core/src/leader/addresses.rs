@@ -10,14 +10,15 @@
 //! are given in turn, round and round, so what is freed is given late; a new leader
 //! goes on behind the newest owner.
 
-use crate::control::subnet::{address, hosts, is_ipv4, number};
+use crate::rules::reservation::holds_addresses;
+use crate::rules::subnets::{address, hosts, is_ipv4, number};
 use crate::store::{Change, Store, StoredObject};
 use skep_model::endpoint::INGRESS_NODES_MAX;
 use skep_model::network::{Network, Pool};
 use skep_model::node::Node;
 use skep_model::service::Service;
 use skep_model::task::Task;
-use skep_model::{NetworkId, TaskState, Time};
+use skep_model::{NetworkId, Time};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -57,7 +58,7 @@ impl Addresses {
     pub(crate) fn of(store: &Store) -> Self {
         let mut addresses = Self::default();
         for task in store.tasks() {
-            if holds(task) {
+            if holds_addresses(task) {
                 addresses.add(of_task(task));
             }
             addresses.seed(of_task(task), task.meta.made());
@@ -81,7 +82,7 @@ impl Addresses {
     pub(crate) fn changed(&mut self, change: &Change) -> bool {
         match (&change.old, &change.new) {
             (Some(StoredObject::Task(old)), Some(StoredObject::Task(new)))
-                if holds(old) == holds(new) && old.networks == new.networks =>
+                if holds_addresses(old) == holds_addresses(new) && old.networks == new.networks =>
             {
                 false
             }
@@ -163,7 +164,7 @@ impl Addresses {
 
     fn add_object(&mut self, object: &StoredObject) {
         match object {
-            StoredObject::Task(task) if holds(task) => self.add(of_task(task)),
+            StoredObject::Task(task) if holds_addresses(task) => self.add(of_task(task)),
             StoredObject::Service(service) => self.add(of_service(service)),
             StoredObject::Node(node) => self.add_node(node),
             _ => {}
@@ -173,7 +174,7 @@ impl Addresses {
     /// Takes away what an object had; whether something became free.
     fn remove_object(&mut self, object: &StoredObject) -> bool {
         match object {
-            StoredObject::Task(task) if holds(task) => self.remove(of_task(task)),
+            StoredObject::Task(task) if holds_addresses(task) => self.remove(of_task(task)),
             StoredObject::Service(service) => self.remove(of_service(service)),
             StoredObject::Node(node) => {
                 let Some(ingress) = &node.plan.ingress else { return false };
@@ -228,10 +229,10 @@ impl Used {
     }
 }
 
-/// Whether a task has its addresses: it has not ended, or may be running although
-/// the leader gave it up.
-pub(crate) fn holds(task: &Task) -> bool {
-    !task.status.state.is_final() || (task.status.state == TaskState::Rejected && task.status.is_evicted)
+/// Why there are no addresses, naming the network.
+pub(crate) fn no_address(network: &Network) -> String {
+    let subnets = network.plan.pools.iter().map(|pool| pool.subnet.to_string()).collect::<Vec<_>>().join(" and ");
+    format!("no available address on network {} ({subnets})", network.spec.annotations.name)
 }
 
 /// The first and the last address of a pool that an owner may have.

@@ -7,83 +7,16 @@
 //! without one and says so; it is given its addresses as soon as there are some,
 //! and is placed only then.
 
+use super::addresses::no_address;
 use super::draft::Draft;
 use super::slot::SlotKey;
 use crate::mint::Mint;
-use crate::store::Store;
-use skep_model::constraint::Constraint;
-use skep_model::endpoint::{PublishMode, PublishedPort};
-use skep_model::network::{Attachment, Network};
-use skep_model::service::{Service, TaskSpec};
+use crate::rules::reservation::lacks_addresses;
+use crate::rules::wanted::{Wanted, networks};
+use skep_model::network::Attachment;
 use skep_model::task::{Task, TaskPlan, TaskStatus};
-use skep_model::{Meta, NetworkId, Section, TaskId, TaskState, Time};
+use skep_model::{Meta, Section, TaskId, TaskState, Time};
 use std::sync::Arc;
-
-/// What tasks of a service shall be, with everything resolved.
-#[derive(Clone, Debug)]
-pub(crate) struct Wanted {
-    pub(crate) service: Arc<Service>,
-    /// The template with the version numbers of now.
-    pub(crate) template: Arc<TaskSpec>,
-    pub(crate) constraints: Vec<Constraint>,
-    /// Its networks, in the order of interfaces; without addresses, which each task has
-    /// of its own.
-    pub(crate) networks: Vec<Attachment>,
-}
-
-impl Wanted {
-    pub(crate) fn of(service: &Arc<Service>, store: &Store) -> Self {
-        let mut template = service.spec.spec.task_template.clone();
-        for secret in &mut template.container_spec.secrets {
-            let current = store.secret(secret.id).map_or(0, |stored| stored.spec.current);
-            secret.version.get_or_insert(current);
-        }
-        for config in &mut template.container_spec.configs {
-            let current = store.config(config.id).map_or(0, |stored| stored.spec.current);
-            config.version.get_or_insert(current);
-        }
-        let constraints = parse(&template.placement.constraints);
-        let networks = networks(store, &template, &service.plan.endpoint.ports);
-        Self { service: service.clone(), template: Arc::new(template), constraints, networks }
-    }
-
-    /// The ports that its tasks publish.
-    pub(crate) fn ports(&self) -> &[PublishedPort] {
-        &self.service.plan.endpoint.ports
-    }
-
-    /// The number of the spec version.
-    pub(crate) fn spec_version(&self) -> u64 {
-        self.service.spec.spec_version
-    }
-}
-
-/// The networks of a task: those of its spec in their order, and last the one
-/// over which published ports are reached, if it publishes any through it.
-fn networks(store: &Store, spec: &TaskSpec, ports: &[PublishedPort]) -> Vec<Attachment> {
-    let on = |network, aliases, any_source| Attachment { network, addresses: Vec::new(), aliases, any_source };
-    let asked = spec
-        .networks
-        .iter()
-        .filter_map(|request| Some(on(NetworkId(request.target.parse().ok()?), request.aliases.clone(), request.any_source)));
-    let ingress = store.ingress_network().filter(|_| is_in_mesh(ports)).map(|network| on(network.id, Vec::new(), false));
-    asked.chain(ingress).collect()
-}
-
-fn is_in_mesh(ports: &[PublishedPort]) -> bool {
-    ports.iter().any(|port| port.publish_mode == PublishMode::Ingress)
-}
-
-/// Whether a task is to be on networks and has no addresses yet.
-pub(crate) fn lacks_addresses(task: &Task) -> bool {
-    task.networks.is_empty() && (!task.spec.networks.is_empty() || is_in_mesh(&task.ports))
-}
-
-/// Why there are no addresses, naming the network.
-pub(crate) fn no_address(network: &Network) -> String {
-    let subnets = network.plan.pools.iter().map(|pool| pool.subnet.to_string()).collect::<Vec<_>>().join(" and ");
-    format!("no available address on network {} ({subnets})", network.spec.annotations.name)
-}
 
 /// Addresses on every network, or why there are none.
 fn attachments(draft: &mut Draft<'_>, networks: &[Attachment]) -> Result<Vec<Attachment>, String> {
@@ -119,13 +52,6 @@ pub(crate) fn attach(draft: &mut Draft<'_>) {
             Err(_) => {}
         }
     }
-}
-
-/// Constraints that were valid when they were admitted; a stored one that is not
-/// (by a rule of a later release) matches nothing, which `None` stands for.
-pub(crate) fn parse(constraints: &[String]) -> Vec<Constraint> {
-    let never = || Constraint::parse("node.id==none").expect("a valid constraint");
-    constraints.iter().map(|text| Constraint::parse(text).unwrap_or_else(|_| never())).collect()
 }
 
 /// Why and how a task is made.

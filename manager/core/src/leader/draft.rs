@@ -15,13 +15,13 @@ use super::addresses::Addresses;
 use super::ledger::Ledger;
 use super::slot::{self, SlotKey};
 use crate::dispatch::Barrier;
+use crate::rules::estimate;
 use crate::store::Store;
 use crate::timing;
 use crate::transaction::{Precondition, SectionName, Transaction, Write};
-use skep_model::deployment::Deployment;
+use skep_model::deployment::{Deployment, DeploymentState};
 use skep_model::endpoint::{self, PublishedPort, ServiceEndpoint};
-use skep_model::network::Attachment;
-use skep_model::service::{Service, ServicePlan, ServiceRecord, TaskSpec};
+use skep_model::service::{Service, ServicePlan, ServiceRecord};
 use skep_model::task::Task;
 use skep_model::{Kind, NetworkId, NodeId, Object, ObjectRef, ServiceId, TaskId, TaskState, Time};
 use std::collections::{BTreeMap, BTreeSet};
@@ -185,6 +185,17 @@ impl<'a> Draft<'a> {
         self.deployment = Some(deployment);
     }
 
+    /// Ends the deployment.
+    pub(crate) fn end_deployment(&mut self, state: DeploymentState, cause: String) {
+        let now = self.now;
+        if let Some(deployment) = self.deployment_mut() {
+            deployment.state = state;
+            deployment.cause = cause;
+            deployment.ended_at = Some(now);
+            deployment.next_step_at = None;
+        }
+    }
+
     /// The service's virtual addresses as they will be.
     pub(crate) fn virtual_addresses(&self) -> &BTreeMap<NetworkId, endpoint::Addresses> {
         &self.endpoint.virtual_addresses
@@ -225,7 +236,7 @@ impl<'a> Draft<'a> {
         let groups = self.groups();
         let mut transactions: Vec<(Transaction, usize)> = Vec::new();
         for group in groups {
-            let bytes = group.iter().map(estimate).sum::<usize>();
+            let bytes = group.iter().map(estimate::write).sum::<usize>();
             let has_room = transactions.last().is_some_and(|(transaction, sum)| {
                 transaction.writes.len() + group.len() <= timing::TRANSACTION_WRITES_MAX && sum + bytes <= BYTES_MAX
             });
@@ -363,58 +374,4 @@ fn is_changed(entry: &Entry) -> bool {
         (Some(stored), Some(task)) => !Arc::ptr_eq(stored, task),
         _ => true,
     }
-}
-
-/// Roughly how many bytes a write has when encoded, on the high side.
-fn estimate(write: &Write) -> usize {
-    match write {
-        Write::Create(Object::Task(task)) => {
-            700 + estimate_spec(&task.spec) + task.ports.len() * 16 + task.networks.iter().map(estimate_attachment).sum::<usize>()
-        }
-        Write::TaskStatus(_, status) => {
-            300 + status.error.len() + status.message.len() + status.log_tail.iter().map(|line| line.len() + 4).sum::<usize>()
-        }
-        Write::ServiceSpec(_, record) => {
-            2_000
-                + estimate_spec(&record.spec.task_template)
-                + record.previous.as_ref().map_or(0, |previous| estimate_spec(&previous.task_template))
-        }
-        _ => 300,
-    }
-}
-
-fn estimate_attachment(attachment: &Attachment) -> usize {
-    96 + attachment.aliases.iter().map(|alias| alias.len() + 4).sum::<usize>()
-}
-
-pub(crate) fn estimate_spec(spec: &TaskSpec) -> usize {
-    let list = |list: &[String]| list.iter().map(|text| text.len() + 4).sum::<usize>();
-    let container = &spec.container_spec;
-    let map = |map: &BTreeMap<String, String>| map.iter().map(|(key, value)| key.len() + value.len() + 8).sum::<usize>();
-    600 + container.image.len()
-        + [&container.hostname, &container.dir, &container.user, &container.stop_signal]
-            .map(|text| text.len())
-            .iter()
-            .sum::<usize>()
-        + list(&container.command)
-        + list(&container.args)
-        + list(&container.env)
-        + list(&container.groups)
-        + list(&container.capability_add)
-        + list(&container.capability_drop)
-        + list(&spec.placement.constraints)
-        + list(&spec.placement.spread)
-        + spec.placement.platforms.iter().map(|platform| 8 + platform.os.len() + platform.architecture.len()).sum::<usize>()
-        + map(&container.labels)
-        + map(&container.sysctls)
-        + container.mounts.iter().map(|mount| 64 + mount.source.len() + mount.target.len()).sum::<usize>()
-        + container.secrets.iter().map(|secret| 96 + secret.name.len() + secret.file.name.len()).sum::<usize>()
-        + container.configs.iter().map(|config| 96 + config.name.len() + config.file.name.len()).sum::<usize>()
-        + container.hosts.iter().map(|host| 16 + host.address.len() + host.name.len()).sum::<usize>()
-        + container.ulimits.len() * 48
-        + container.healthcheck.as_ref().map_or(0, |health| 96 + list(&health.test))
-        + spec.networks.iter().map(|request| 40 + request.target.len() + list(&request.aliases)).sum::<usize>()
-        + list(&container.dns.nameservers)
-        + list(&container.dns.search)
-        + list(&container.dns.options)
 }

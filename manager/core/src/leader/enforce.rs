@@ -4,9 +4,10 @@
 //! reservations no longer fit, is rejected; one whose node is gone or has been
 //! down for a day is orphaned. What is to replace it is decided later.
 
-use super::allocate::{Wanted, parse};
 use super::draft::Draft;
-use super::ledger::holds_reservation;
+use crate::rules::constraints;
+use crate::rules::reservation::holds_reservation;
+use crate::rules::wanted::Wanted;
 use crate::store::Store;
 use crate::timing;
 use skep_model::node::{Availability, Node, NodeState};
@@ -58,9 +59,9 @@ fn fate(draft: &mut Draft<'_>, wanted: Option<&Wanted>, task: &Task, node: Optio
         // While an update is under way its own rule takes outdated tasks away, in
         // its own time; until then a task is held to what it was made for.
         Some(wanted) if draft.deployment().is_some_and(|deployment| deployment.state.is_final()) => {
-            wanted.constraints.iter().all(|constraint| constraint.matches(node))
+            constraints::are_met(&wanted.constraints, node)
         }
-        _ => parse(&task.spec.placement.constraints).iter().all(|constraint| constraint.matches(node)),
+        _ => constraints::are_met(&constraints::parse(&task.spec.placement.constraints), node),
     };
     if is_met && !is_overcommitted { Fate::Stays } else { Fate::Rejected }
 }

@@ -8,10 +8,11 @@
 //! Failures are remembered in memory only; a new leader finds those that still
 //! matter among the stored tasks.
 
-use skep_model::endpoint::{PublishMode, PublishedPort, Transport};
+use crate::rules::reservation::{holds_reservation, host_ports};
+use skep_model::endpoint::Transport;
 use skep_model::resources::Resources;
 use skep_model::task::Task;
-use skep_model::{NodeId, ServiceId, TaskState, Time};
+use skep_model::{NodeId, ServiceId, Time};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -108,17 +109,6 @@ impl Ledger {
             self.loads.remove(&node);
         }
     }
-}
-
-/// The ports that a node must have free for a task.
-pub(crate) fn host_ports(task: &Task) -> impl Iterator<Item = (u16, Transport)> {
-    let is_fixed = |port: &&PublishedPort| port.publish_mode == PublishMode::Host && port.published_port != 0;
-    task.ports.iter().filter(is_fixed).map(|port| (port.published_port, port.transport))
-}
-
-/// Whether the task's reservation is set aside on its node.
-pub(crate) fn holds_reservation(task: &Task) -> bool {
-    (TaskState::Assigned..=TaskState::Running).contains(&task.status.state)
 }
 
 fn step(total: u64, part: u64, is_added: bool) -> u64 {

@@ -41,15 +41,16 @@ mod update;
 mod verdict;
 
 pub use aside::BUG;
-pub(crate) use draft::estimate_spec;
-pub(crate) use verdict::begin as begin_deployment;
 
 use crate::dispatch::Barrier;
 use crate::mint::Mint;
+use crate::rules::deployment;
+use crate::rules::ending::speaks_against_node;
+use crate::rules::reservation::holds_reservation;
+use crate::rules::wanted::Wanted;
 use crate::store::{Change, Store, StoredObject};
 use crate::transaction::{Precondition, Transaction, Write};
 use addresses::Addresses;
-use allocate::Wanted;
 use aside::Aside;
 use draft::{Draft, Drafted, Pair};
 use ledger::{FAILURE_MEMORY, Ledger};
@@ -59,7 +60,7 @@ use skep_model::guard;
 use skep_model::node::Node;
 use skep_model::service::ServiceMode;
 use skep_model::task::Task;
-use skep_model::{ConfigId, Kind, NodeId, SecretId, ServiceId, TaskId, TaskState, Time};
+use skep_model::{ConfigId, Kind, NodeId, SecretId, ServiceId, TaskId, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -129,7 +130,7 @@ impl Leader {
         leader.addresses = Addresses::of(store);
         for task in store.tasks() {
             leader.ledger.change(None, Some(task));
-            if is_failure(task) && now.since(task.status.applied_at) < FAILURE_MEMORY {
+            if speaks_against_node(task) && now.since(task.status.applied_at) < FAILURE_MEMORY {
                 leader.ledger.failed(task, task.status.applied_at);
             }
         }
@@ -184,14 +185,12 @@ impl Leader {
         if let Some(task) = new.or(old) {
             self.dirty.services.insert(task.service_id);
         }
-        if let Some(task) = new.filter(|task| is_failure(task) && !old.is_some_and(|old| is_failure(old))) {
+        if let Some(task) = new.filter(|task| speaks_against_node(task) && !old.is_some_and(|old| speaks_against_node(old))) {
             self.ledger.failed(task, task.status.applied_at);
         }
-        let was_counted = |task: &&Arc<Task>| task.is_wanted() || ledger::holds_reservation(task);
+        let was_counted = |task: &&Arc<Task>| task.is_wanted() || holds_reservation(task);
         let is_less = |old: &&Arc<Task>| {
-            new.is_none_or(|new| {
-                (old.is_wanted() && !new.is_wanted()) || (ledger::holds_reservation(old) && !ledger::holds_reservation(new))
-            })
+            new.is_none_or(|new| (old.is_wanted() && !new.is_wanted()) || (holds_reservation(old) && !holds_reservation(new)))
         };
         self.dirty.is_room |= old.filter(was_counted).filter(is_less).is_some();
     }
@@ -382,11 +381,11 @@ impl Draft<'_> {
     /// this is for one that did not, and for one that was set aside.
     fn begin_if_none(&mut self, spec_version: u64) {
         if let Some(aside) = self.deployment().filter(|deployment| deployment.cause.starts_with(SET_ASIDE)) {
-            self.set_deployment(verdict::begin(spec_version, aside.kind, self.now));
+            self.set_deployment(deployment::begin(spec_version, aside.kind, self.now));
         }
         if self.deployment().is_none_or(|deployment| deployment.spec_version != spec_version) {
             let kind = if spec_version <= 1 { DeploymentKind::Create } else { DeploymentKind::Update };
-            self.set_deployment(verdict::begin(spec_version, kind, self.now));
+            self.set_deployment(deployment::begin(spec_version, kind, self.now));
         }
     }
 }
@@ -400,8 +399,8 @@ fn task_of(object: &Option<StoredObject>) -> Option<&Arc<Task>> {
 
 /// The stored task of a pair, if the draft takes its reservation away.
 fn freed((stored, drafted): &Pair) -> Option<&Task> {
-    let holds = |task: &&Task| ledger::holds_reservation(task);
-    let keeps = drafted.as_deref().is_some_and(ledger::holds_reservation);
+    let holds = |task: &&Task| holds_reservation(task);
+    let keeps = drafted.as_deref().is_some_and(holds_reservation);
     stored.as_deref().filter(holds).filter(|_| !keeps)
 }
 
@@ -413,10 +412,6 @@ fn concerns_mesh(change: &Change) -> bool {
         (Some(StoredObject::Network(network)), _) | (_, Some(StoredObject::Network(network))) => network.spec.ingress,
         _ => false,
     }
-}
-
-fn is_failure(task: &Task) -> bool {
-    matches!(task.status.state, TaskState::Failed | TaskState::Rejected)
 }
 
 /// Whether nothing changed that matters for what runs on a node.

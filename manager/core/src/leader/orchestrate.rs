@@ -4,16 +4,16 @@
 //! Scaling down follows Swarm: slots that do not run go first, then those on the
 //! nodes with most tasks of the service, then high numbers.
 
-use super::allocate::{Cause, Wanted, make};
+use super::allocate::{Cause, make};
 use super::draft::Draft;
 use super::failures;
-use super::slot::{Slot, SlotKey, must_leave, slots};
+use super::slot::{Slot, SlotKey, slots};
 use crate::mint::Mint;
-use skep_model::node::{Availability, Node, NodeState};
+use crate::rules::eligibility::{is_eligible, must_leave, takes_new};
+use crate::rules::wanted::Wanted;
 use skep_model::service::ServiceMode;
 use skep_model::{NodeId, TaskId, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 /// Adds and removes slots.
 pub(crate) fn orchestrate(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted) {
@@ -29,16 +29,6 @@ pub(crate) fn dissolve(draft: &mut Draft<'_>) {
     for task in all {
         draft.want(task, TaskState::Remove);
     }
-}
-
-/// Whether a global service keeps a task that it has on this node.
-pub(crate) fn is_eligible(wanted: &Wanted, node: &Arc<Node>) -> bool {
-    !must_leave(Some(node)) && wanted.constraints.iter().all(|constraint| constraint.matches(node))
-}
-
-/// Whether a global service gets a new task on this node now.
-pub(crate) fn takes_new(wanted: &Wanted, node: &Arc<Node>) -> bool {
-    is_eligible(wanted, node) && node.status.state == NodeState::Ready && node.spec.availability == Availability::Active
 }
 
 fn replicated(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted, replicas: u64) {

@@ -1,13 +1,15 @@
 //! Says why a deployment has not come to its end: what the slot lacks that is most in
 //! the way.
 
-use super::allocate::Wanted;
 use super::draft::Draft;
 use super::publish::is_reachable;
-use super::restart::{ended_by_itself, old_stopped_at};
+use super::restart::old_stopped_at;
 use super::slot::{Slot, SlotKey};
-use super::update::{is_dirty, is_slot_dirty, may_update};
 use super::verdict::{is_settled, leaving};
+use crate::rules::dirtiness::{is_dirty, is_slot_dirty};
+use crate::rules::eligibility::has_place;
+use crate::rules::ending::Ending;
+use crate::rules::wanted::Wanted;
 use skep_model::deployment::FailedTask;
 use skep_model::task::Task;
 use skep_model::{TaskState, Time};
@@ -64,12 +66,12 @@ fn failing(failed: &FailedTask) -> String {
 
 /// What a slot lacks; `None` if nothing.
 fn of_slot(draft: &Draft<'_>, wanted: &Wanted, key: &SlotKey, slot: &Slot) -> Option<(Weight, String)> {
-    if is_slot_dirty(draft, wanted, slot) {
+    if is_slot_dirty(draft.store, wanted, &slot.tasks) {
         let old = slot.active().next_back().or(slot.newest())?;
         return Some((Weight::Outdated, outdated(draft, wanted, key, old)));
     }
     let mut active = slot.active();
-    let Some(newest) = active.next_back().filter(|newest| !is_dirty(draft, wanted, newest)) else {
+    let Some(newest) = active.next_back().filter(|newest| !is_dirty(draft.store, wanted, newest)) else {
         let ended = slot.newest().filter(|newest| newest.status.state != TaskState::Complete)?;
         return Some((Weight::Failing, format!("task {}{} {}", ended.name(), place(draft, ended), ended.status.state)));
     };
@@ -89,7 +91,7 @@ fn waits(draft: &Draft<'_>, slot: &Slot, task: &Task) -> Option<(Weight, String)
     let (name, place) = (task.name(), place(draft, task));
     let state = task.status.state;
     // What its predecessors died of is more to the point than where it is now.
-    let failed = slot.tasks.iter().rev().find(|task| ended_by_itself(task) && task.status.state != TaskState::Complete);
+    let failed = slot.tasks.iter().rev().find(|task| Ending::of(task) == Some(Ending::Failed));
     if let (Some(failed), true) = (failed, task.plan.is_restart && state < TaskState::Running) {
         let error = if failed.status.error.is_empty() { &failed.status.message } else { &failed.status.error };
         return Some((Weight::Failing, format!("task {} failed: {error}", failed.id)));
@@ -126,10 +128,10 @@ fn waits(draft: &Draft<'_>, slot: &Slot, task: &Task) -> Option<(Weight, String)
 
 fn outdated(draft: &Draft<'_>, wanted: &Wanted, key: &SlotKey, old: &Task) -> String {
     let text = format!("task {}{} still has the spec before", old.name(), place(draft, old));
-    if !may_update(draft, wanted, key) {
+    if !has_place(draft.store, wanted, key.node) {
         return format!("{text}: its node takes no new tasks now");
     }
-    if is_dirty(draft, wanted, old) && old.status.state.is_final() {
+    if is_dirty(draft.store, wanted, old) && old.status.state.is_final() {
         return format!("{text}, and has ended");
     }
     format!("{text}: other tasks come before it in the update")

@@ -5,10 +5,11 @@
 //! ask for. What is still equal is decided by chance, from the seed. A task that
 //! fits nowhere stays pending with the filters and their counts as its error.
 
-use super::allocate::{lacks_addresses, parse};
 use super::draft::Draft;
-use super::ledger::{Load, host_ports};
+use super::ledger::Load;
 use crate::mint::{Mint, Purpose};
+use crate::rules::constraints;
+use crate::rules::reservation::{host_ports, lacks_addresses};
 use crate::store::Store;
 use skep_model::constraint::Constraint;
 use skep_model::node::{Availability, Node, NodeState};
@@ -67,7 +68,7 @@ fn has_resources(ask: &Ask<'_>, node: &Node, load: &Load) -> bool {
 }
 
 fn meets_constraints(ask: &Ask<'_>, node: &Node, _: &Load) -> bool {
-    ask.constraints.iter().all(|constraint| constraint.matches(node))
+    constraints::are_met(&ask.constraints, node)
 }
 
 fn has_platform(ask: &Ask<'_>, node: &Node, _: &Load) -> bool {
@@ -154,7 +155,7 @@ pub(crate) fn schedule(draft: &mut Draft<'_>, mint: &mut Mint) -> bool {
 
 /// Lets a preassigned task go to its node if it passes the filters.
 fn confirm(draft: &mut Draft<'_>, task: &Task, node: NodeId) -> bool {
-    let ask = Ask { task, constraints: parse(&task.spec.placement.constraints), is_preassigned: true };
+    let ask = Ask { task, constraints: constraints::parse(&task.spec.placement.constraints), is_preassigned: true };
     let mut refusals = Refusals::default();
     let load = draft.ledger.load(node).cloned().unwrap_or_default();
     if draft.store.node(node).is_some_and(|node| refusals.check(&ask, node, &load)) {
@@ -168,7 +169,7 @@ fn confirm(draft: &mut Draft<'_>, task: &Task, node: NodeId) -> bool {
 /// Spreads equal tasks over the nodes that may have them; whether all found one.
 fn place(draft: &mut Draft<'_>, mint: &mut Mint, group: &[Arc<Task>]) -> bool {
     let Some(first) = group.first() else { return true };
-    let ask = Ask { task: first, constraints: parse(&first.spec.placement.constraints), is_preassigned: false };
+    let ask = Ask { task: first, constraints: constraints::parse(&first.spec.placement.constraints), is_preassigned: false };
     let mut refusals = Refusals::default();
     let mut tree = Branch::default();
     let nothing = Load::default();

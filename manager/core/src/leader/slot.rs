@@ -4,9 +4,8 @@
 //! slot exists as long as it has a task that is not to be removed.
 
 use super::draft::Draft;
-use skep_model::node::{Availability, Node, NodeState};
 use skep_model::task::Task;
-use skep_model::{NodeId, TaskId, TaskState, Time};
+use skep_model::{NodeId, TaskId, TaskState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -58,15 +57,4 @@ pub(crate) fn slots(draft: &Draft<'_>) -> BTreeMap<SlotKey, Slot> {
 /// The slot of a task.
 pub(crate) fn key(task: &Task) -> SlotKey {
     SlotKey { number: task.slot, node: if task.slot == 0 { task.plan.node } else { None } }
-}
-
-/// Whether tasks have to leave a node: it is gone, down, or being drained. A node
-/// that is unknown or disconnected keeps its tasks.
-pub(crate) fn must_leave(node: Option<&Arc<Node>>) -> bool {
-    node.is_none_or(|node| node.status.state == NodeState::Down || node.spec.availability == Availability::Drain)
-}
-
-/// When a task that ended did so, by the leader's clock.
-pub(crate) fn ended_at(task: &Task) -> Time {
-    task.status.applied_at
 }

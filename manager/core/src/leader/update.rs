@@ -7,12 +7,15 @@
 //! that fits on no node occupies none, unless one that ran was stopped for it. All of
 //! this is read off the tasks.
 
-use super::allocate::{Cause, Wanted, make};
+use super::allocate::{Cause, make};
 use super::draft::Draft;
-use super::orchestrate::takes_new;
 use super::publish::is_reachable;
 use super::slot::{Slot, SlotKey, slots};
 use crate::mint::Mint;
+use crate::rules::dirtiness::{is_dirty, is_slot_dirty};
+use crate::rules::eligibility::has_place;
+use crate::rules::steps::{self, is_step};
+use crate::rules::wanted::Wanted;
 use skep_model::deployment::DeploymentState;
 use skep_model::service::{UpdateConfig, UpdateOrder};
 use skep_model::task::Task;
@@ -20,16 +23,9 @@ use skep_model::{TaskId, TaskState, Time};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// How the deployment under way proceeds.
-pub(crate) fn config(draft: &Draft<'_>, wanted: &Wanted) -> UpdateConfig {
-    let spec = &wanted.service.spec.spec;
-    let is_rollback = draft.deployment().is_some_and(|deployment| deployment.kind.is_rollback());
-    if is_rollback { spec.rollback_config } else { spec.update_config }
-}
-
 /// Starts as many slots of the update as may be under way.
 pub(crate) fn update(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted) {
-    let config = config(draft, wanted);
+    let config = steps::config(wanted, draft.deployment());
     let slots = slots(draft);
     hand_over(draft, wanted, &slots, config.order);
     if draft.deployment().is_none_or(|deployment| deployment.state == DeploymentState::Paused) {
@@ -37,58 +33,15 @@ pub(crate) fn update(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted) {
     }
     let n_busy = slots.values().filter(|slot| is_busy(draft, wanted, slot, config)).count() as u64;
     let n_free = if config.parallelism == 0 { u64::MAX } else { config.parallelism.saturating_sub(n_busy) };
-    let mut dirty: Vec<(&SlotKey, &Slot)> =
-        slots.iter().filter(|(key, slot)| is_slot_dirty(draft, wanted, slot) && may_update(draft, wanted, key)).collect();
+    let mut dirty: Vec<(&SlotKey, &Slot)> = slots
+        .iter()
+        .filter(|(key, slot)| is_slot_dirty(draft.store, wanted, &slot.tasks) && has_place(draft.store, wanted, key.node))
+        .collect();
     // What does not run anyway is replaced first.
     dirty.sort_by_key(|(key, slot)| (is_running(slot), **key));
     for (key, slot) in dirty.into_iter().take(usize::try_from(n_free).unwrap_or(usize::MAX)) {
         replace(draft, mint, wanted, *key, slot, config.order);
     }
-}
-
-/// Whether a task is not what the service's spec asks for.
-pub(crate) fn is_dirty(draft: &Draft<'_>, wanted: &Wanted, task: &Task) -> bool {
-    let (have, want) = (&*task.spec, &*wanted.template);
-    if task.spec_version == wanted.spec_version()
-        && have.container_spec.secrets == want.container_spec.secrets
-        && have.container_spec.configs == want.container_spec.configs
-    {
-        return false;
-    }
-    let is_same = have.container_spec.is_equivalent(&want.container_spec)
-        && have.resources == want.resources
-        && have.restart_policy == want.restart_policy
-        && have.network == want.network
-        && have.networks == want.networks
-        && task.ports == wanted.ports()
-        && have.force_update == want.force_update
-        && have.start_offline == want.start_offline;
-    if !is_same {
-        return true;
-    }
-    if have.placement == want.placement {
-        return false;
-    }
-    let node = task.plan.node.and_then(|node| draft.store.node(node));
-    !node.is_some_and(|node| wanted.constraints.iter().all(|constraint| constraint.matches(node)))
-}
-
-/// Whether a slot has no task that is as the spec wants it, nor had one that
-/// ended and is not to be restarted.
-pub(crate) fn is_slot_dirty(draft: &Draft<'_>, wanted: &Wanted, slot: &Slot) -> bool {
-    if slot.active().next().is_none() {
-        return slot.newest().is_some_and(|newest| is_dirty(draft, wanted, newest));
-    }
-    if slot.active().any(|task| !is_dirty(draft, wanted, task)) {
-        return false;
-    }
-    // Start-first: the new task ended, and policy does not give it another try.
-    !slot.tasks.iter().any(|task| task.spec_version == wanted.spec_version() && !is_dirty(draft, wanted, task))
-}
-
-/// A global service's tasks stay as they are on nodes that take no new ones.
-pub(crate) fn may_update(draft: &Draft<'_>, wanted: &Wanted, key: &SlotKey) -> bool {
-    key.node.is_none_or(|node| draft.store.node(node).is_some_and(|node| takes_new(wanted, node)))
 }
 
 /// Whether a slot still occupies one of the update's places.
@@ -117,19 +70,14 @@ fn is_busy(draft: &mut Draft<'_>, wanted: &Wanted, slot: &Slot, config: UpdateCo
 /// are as it is wanted again, after a rollback of a rollback, are no part of it.
 fn last_step<'a>(draft: &Draft<'_>, wanted: &Wanted, slot: &'a Slot) -> Vec<&'a Arc<Task>> {
     let mut tried = Vec::new();
-    for task in slot.tasks.iter().rev().take_while(|task| !is_dirty(draft, wanted, task)) {
+    for task in slot.tasks.iter().rev().take_while(|task| !is_dirty(draft.store, wanted, task)) {
         tried.push(task);
         let replaced = task.plan.replaces.and_then(|id| slot.tasks.iter().find(|old| old.id == id));
-        if is_step(task) && replaced.is_none_or(|old| is_dirty(draft, wanted, old)) {
+        if is_step(task) && replaced.is_none_or(|old| is_dirty(draft.store, wanted, old)) {
             break;
         }
     }
     tried
-}
-
-/// Whether a task took another's place, and not because that had ended.
-pub(crate) fn is_step(task: &Task) -> bool {
-    task.plan.replaces.is_some() && !task.plan.is_restart
 }
 
 /// Whether a task waits for a node: by the time of the next turn that is because none
@@ -155,7 +103,7 @@ fn is_running(slot: &Slot) -> bool {
 /// newest, which the update has yet to come to.
 fn hand_over(draft: &mut Draft<'_>, wanted: &Wanted, slots: &BTreeMap<SlotKey, Slot>, order: UpdateOrder) {
     for slot in slots.values().filter(|slot| slot.active().count() > 1) {
-        let clean = slot.active().rev().find(|task| !is_dirty(draft, wanted, task));
+        let clean = slot.active().rev().find(|task| !is_dirty(draft.store, wanted, task));
         let Some(stays) = clean.or(slot.active().next_back()) else { continue };
         if is_up(draft, stays) || (clean.is_some() && order == UpdateOrder::StopFirst) {
             stop_others(draft, slot, Some(stays.id));

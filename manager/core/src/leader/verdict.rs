@@ -10,45 +10,26 @@
 //! What is late or failed and comes to be as it is wanted after all has converged. How
 //! many tasks run is counted on when all is over, so that a service that falls says so.
 
-use super::allocate::Wanted;
 use super::draft::Draft;
-use super::failures::{does_not_come_up, failed_task, watch};
-use super::orchestrate::is_eligible;
 use super::publish::is_reachable;
 use super::reasons;
-use super::restart::{ended_by_itself, is_stopping, old_stopped_at, should_restart, stop_max};
+use super::restart::old_stopped_at;
 use super::slot::{Slot, SlotKey, slots};
-use super::update::{is_dirty, is_slot_dirty};
+use crate::rules::deployment::exceeds;
+use crate::rules::dirtiness::{is_dirty, is_slot_dirty};
+use crate::rules::eligibility::is_eligible;
+use crate::rules::ending::{Ending, ended_by_itself, failed_task};
+use crate::rules::restart::should_restart;
+use crate::rules::steps::{ended_early, running_since, settled_at, watch};
+use crate::rules::stopping::{is_stopping, stop_max};
+use crate::rules::wanted::Wanted;
 use crate::timing;
-use skep_model::deployment::{Deployment, DeploymentKind, DeploymentState};
+use skep_model::deployment::{DeploymentKind, DeploymentState, FailedTask};
 use skep_model::node::Availability;
-use skep_model::service::ServiceMode;
+use skep_model::service::{FailureAction, ServiceMode};
 use skep_model::task::Task;
 use skep_model::{TaskState, Time};
 use std::collections::BTreeMap;
-
-/// A deployment that begins now; wall time is stamped when it is proposed.
-pub(crate) fn begin(spec_version: u64, kind: DeploymentKind, now: Time) -> Deployment {
-    Deployment {
-        spec_version,
-        kind,
-        state: DeploymentState::Progressing,
-        cause: String::new(),
-        failed_task: None,
-        started_at: now,
-        started_wall: Time::ZERO,
-        progressed_at: now,
-        ended_at: None,
-        failures: 0,
-        next_step_at: None,
-        wanted: 0,
-        running: 0,
-        stragglers: Vec::new(),
-        completed: 0,
-        slots: 0,
-        lost_nodes: Vec::new(),
-    }
-}
 
 /// Brings the deployment's counts up to date and ends it if it is over.
 pub(crate) fn judge(draft: &mut Draft<'_>, wanted: &Wanted) {
@@ -76,22 +57,54 @@ fn decide(draft: &mut Draft<'_>, wanted: &Wanted, slots: &BTreeMap<SlotKey, Slot
     let cause = deployment.cause.clone();
     let deadline_at = late_at.max(planned_until(draft, wanted));
     if standing.is_settled() {
-        end(draft, good_end(draft), cause);
+        draft.end_deployment(good_end(draft), cause);
     } else if let (Some(exhausted), 0) = (&standing.exhausted, standing.n_unsettled - standing.n_exhausted) {
         fail(draft, exhausted);
     } else if let Some((failed, cause)) = does_not_come_up(draft, wanted, slots.values()) {
         if let Some(deployment) = draft.deployment_mut() {
             deployment.failed_task = Some(failed);
         }
-        end(draft, DeploymentState::Failed, cause);
+        draft.end_deployment(DeploymentState::Failed, cause);
     } else if deadline_at <= now {
         let reason = reasons::of(draft, wanted, slots);
         let cause = format!("no task advanced for {}s: {reason}", deadline.as_secs());
-        end(draft, DeploymentState::DeadlineExceeded, cause);
+        draft.end_deployment(DeploymentState::DeadlineExceeded, cause);
     } else {
         draft.wake_at(deadline_at);
     }
     standing.wake(draft);
+}
+
+/// Why a created service does not come up, if too many of its slots have had enough
+/// early ends; they go on being restarted. Whoever named a deadline, or asked to
+/// continue, waits for it.
+fn does_not_come_up<'a>(
+    draft: &Draft<'_>,
+    wanted: &Wanted,
+    slots: impl Iterator<Item = &'a Slot>,
+) -> Option<(FailedTask, String)> {
+    let (spec, deployment) = (&wanted.service.spec.spec, draft.deployment()?);
+    let is_patient = spec.deadline.is_some() || spec.update_config.failure_action == FailureAction::Continue;
+    if deployment.kind != DeploymentKind::Create || is_patient || deployment.failures == 0 {
+        return None;
+    }
+    let (mut n_failing, mut last) = (0, None);
+    for slot in slots {
+        let ends = || slot.tasks.iter().filter(|task| ended_early(draft.store, wanted, Some(deployment), task));
+        if ends().count() >= timing::CREATE_FAILURES_MAX {
+            n_failing += 1;
+            last = ends().next_back().or(last);
+        }
+    }
+    let failed = last.filter(|_| exceeds(n_failing, deployment, spec.update_config.max_failure_ratio))?;
+    let told = failed_task(failed);
+    let n_before = timing::CREATE_FAILURES_MAX - 1;
+    let cause = format!(
+        "task {} ended early, as {n_before} before it in its slot, and is restarted again: {}",
+        failed.name(),
+        told.error
+    );
+    Some((told, cause))
 }
 
 /// A deployment that failed or was late, and has come to be as it is wanted.
@@ -100,7 +113,7 @@ fn come_true(draft: &mut Draft<'_>, standing: &Standing) {
     if standing.is_settled() {
         let what = if deployment.state == DeploymentState::Failed { "it had failed" } else { "its deadline" };
         let cause = format!("converged after {what}: {}", deployment.cause);
-        end(draft, good_end(draft), cause);
+        draft.end_deployment(good_end(draft), cause);
     }
     standing.wake(draft);
 }
@@ -118,7 +131,7 @@ fn wanted_slots(draft: &Draft<'_>, wanted: &Wanted) -> BTreeMap<SlotKey, Slot> {
         let Some(node) = key.node else { return true };
         let node = draft.store.node(node);
         let is_open = node.is_some_and(|node| is_eligible(wanted, node) && node.spec.availability == Availability::Active);
-        is_open || (slot.active().next().is_some() && !is_slot_dirty(draft, wanted, slot))
+        is_open || (slot.active().next().is_some() && !is_slot_dirty(draft.store, wanted, &slot.tasks))
     });
     slots
 }
@@ -181,15 +194,15 @@ impl Standing {
     }
 
     fn add(&mut self, draft: &Draft<'_>, wanted: &Wanted, slot: &Slot) -> bool {
-        if is_slot_dirty(draft, wanted, slot) {
+        if is_slot_dirty(draft.store, wanted, &slot.tasks) {
             return false;
         }
         let mut active = slot.active();
         match (active.next_back(), active.next()) {
-            (Some(task), other) if !is_dirty(draft, wanted, task) => {
+            (Some(task), other) if !is_dirty(draft.store, wanted, task) => {
                 let Some(since) = running_since(task) else { return false };
                 self.n_running += 1;
-                let settled_at = settled_at(draft, wanted, task, since);
+                let settled_at = settled_at(wanted, draft.deployment(), task, since);
                 if settled_at > draft.now {
                     self.next_step_at = Some(self.next_step_at.map_or(settled_at, |at| at.min(settled_at)));
                 }
@@ -204,7 +217,7 @@ impl Standing {
     fn add_ended(&mut self, slot: &Slot) -> bool {
         match slot.newest() {
             Some(newest) if newest.is_active() => false,
-            Some(newest) if should_restart(newest, slot) => false,
+            Some(newest) if should_restart(newest, &slot.tasks) => false,
             Some(newest) if newest.status.state == TaskState::Complete => {
                 self.n_completed += 1;
                 true
@@ -221,26 +234,14 @@ impl Standing {
 
 /// Whether a task runs and has done so for long enough.
 pub(super) fn is_settled(draft: &Draft<'_>, wanted: &Wanted, task: &Task) -> bool {
-    running_since(task).is_some_and(|since| settled_at(draft, wanted, task, since) <= draft.now)
-}
-
-/// When a task that runs since then has done so for long enough. A created service need
-/// not be watched when a health check has said good; an update is watched all the same,
-/// as in Swarm.
-fn settled_at(draft: &Draft<'_>, wanted: &Wanted, task: &Task, since: Time) -> Time {
-    let is_create = draft.deployment().is_some_and(|deployment| deployment.kind == DeploymentKind::Create);
-    if is_create && task.status.is_healthy { since } else { since + watch(draft, wanted, task) }
-}
-
-fn running_since(task: &Task) -> Option<Time> {
-    (task.status.state == TaskState::Running).then(|| task.status.running_since.unwrap_or(task.status.applied_at))
+    running_since(task).is_some_and(|since| settled_at(wanted, draft.deployment(), task, since) <= draft.now)
 }
 
 /// Tasks that the service is not to have any more and that may still run, each with
 /// when it is not waited for any longer.
 pub(super) fn leaving<'a>(draft: &'a Draft<'_>) -> impl Iterator<Item = (&'a Task, Time)> {
-    let tasks = draft.tasks().filter(|task| task.plan.desired == TaskState::Remove && is_stopping(draft, task));
-    let until = tasks.map(|task| (&**task, task.plan.desired_since + stop_max(draft, task)));
+    let tasks = draft.tasks().filter(|task| task.plan.desired == TaskState::Remove && is_stopping(draft.store, task));
+    let until = tasks.map(|task| (&**task, task.plan.desired_since + stop_max(draft.store, task)));
     until.filter(|(_, until)| *until > draft.now)
 }
 
@@ -263,7 +264,7 @@ fn progressed_at(draft: &Draft<'_>, spec_version: u64) -> Time {
 /// for old tasks to stop.
 fn planned_until(draft: &Draft<'_>, wanted: &Wanted) -> Time {
     let of_version = || draft.tasks().filter(|task| task.spec_version == wanted.spec_version() && !task.plan.is_restart);
-    let watched = of_version().filter_map(|task| Some(task.status.running_since? + watch(draft, wanted, task)));
+    let watched = of_version().filter_map(|task| Some(task.status.running_since? + watch(wanted, draft.deployment(), task)));
     let watched = watched.max().unwrap_or(Time::ZERO);
     if wanted.service.spec.spec.deadline.is_some() {
         return watched;
@@ -272,23 +273,12 @@ fn planned_until(draft: &Draft<'_>, wanted: &Wanted) -> Time {
     waits.chain(leaving(draft).map(|(_, until)| until)).max().unwrap_or(Time::ZERO).max(watched)
 }
 
-/// Ends the deployment.
-pub(crate) fn end(draft: &mut Draft<'_>, state: DeploymentState, cause: String) {
-    let now = draft.now;
-    if let Some(deployment) = draft.deployment_mut() {
-        deployment.state = state;
-        deployment.cause = cause;
-        deployment.ended_at = Some(now);
-        deployment.next_step_at = None;
-    }
-}
-
 /// Ends the deployment because a task ended, as all others that are missing, and is not replaced.
 fn fail(draft: &mut Draft<'_>, task: &Task) {
     let (name, place, mut failed) = (task.name(), reasons::place(draft, task), failed_task(task));
     let is_own_end = ended_by_itself(task);
     if !is_own_end {
-        let is_lost = !is_stopping(draft, task) && task.status.state != TaskState::Shutdown;
+        let is_lost = !is_stopping(draft.store, task) && Ending::of(task) != Some(Ending::Stopped);
         failed.error = if is_lost { "it was lost with its node" } else { "it had to leave its node" }.into();
     }
     let cause = match is_own_end {
@@ -298,5 +288,5 @@ fn fail(draft: &mut Draft<'_>, task: &Task) {
     if let Some(deployment) = draft.deployment_mut() {
         deployment.failed_task = Some(failed);
     }
-    end(draft, DeploymentState::Failed, cause);
+    draft.end_deployment(DeploymentState::Failed, cause);
 }

@@ -11,7 +11,7 @@ use skep_model::service::{NetworkMode, Service, ServiceSpec};
 use std::collections::BTreeSet;
 
 /// Checks what can be checked without the cluster.
-pub(super) fn check(spec: &ServiceSpec) -> Result<(), Refusal> {
+pub(crate) fn check(spec: &ServiceSpec) -> Result<(), Refusal> {
     let EndpointSpec { mode, ports } = &spec.endpoint_spec;
     let mut seen = BTreeSet::new();
     for port in ports {
