@@ -18,6 +18,7 @@ pub mod event;
 pub mod leader;
 pub mod manager;
 pub mod mint;
+pub mod publication;
 mod rules;
 pub mod store;
 pub mod timing;

@@ -409,7 +409,7 @@ proptest! {
         });
         match made {
             Ok(_) => {
-                let told = crate::dispatch::node_network(desk.store.resolve_network("net").expect("it was made"));
+                let told = crate::publication::overlay::node_network(desk.store.resolve_network("net").expect("it was made"));
                 prop_assert_eq!(told.mtu.map(|mtu| mtu.to_string()), mtu.map(|mtu| mtu.trim_start_matches('+').to_owned()), "the option acts");
                 prop_assert_eq!(told.check(), Ok(()));
                 let there = NodeNetwork::try_from(skep_proto::v1::NodeNetwork::from(&told));

@@ -6,9 +6,9 @@
 //! services and endpoints. A task that is to stop may do so once its withdrawal
 //! has passed the barrier; that is said once in a session.
 
-use super::barrier::{Barrier, Passage};
-use super::overlay::Overlay;
-use super::told::{News, Told};
+use crate::publication::overlay::Overlay;
+use crate::publication::view::{News, Told};
+use crate::publication::{Barrier, Passage};
 use crate::store::Store;
 use crate::values::ValueRef;
 use skep_model::assignment::{AssignmentChange, Assignments};

@@ -14,7 +14,7 @@
 use super::addresses::Addresses;
 use super::ledger::Ledger;
 use super::slot::{self, SlotKey};
-use crate::dispatch::Barrier;
+use crate::publication::Barrier;
 use crate::rules::estimate;
 use crate::store::Store;
 use crate::timing;

@@ -42,8 +42,8 @@ mod verdict;
 
 pub use aside::BUG;
 
-use crate::dispatch::Barrier;
 use crate::mint::Mint;
+use crate::publication::Barrier;
 use crate::rules::deployment;
 use crate::rules::ending::speaks_against_node;
 use crate::rules::reservation::holds_reservation;
@@ -153,7 +153,8 @@ impl Leader {
             self.dirty.is_mesh |= concerns_mesh(change);
             match (&change.old, &change.new) {
                 (_, Some(StoredObject::Task(_))) | (Some(StoredObject::Task(_)), None) => {
-                    self.task_changed(task_of(&change.old), task_of(&change.new));
+                    let (old, new) = change.tasks();
+                    self.task_changed(old, new);
                 }
                 (_, Some(StoredObject::Service(service))) => {
                     self.dirty.services.insert(service.id);
@@ -387,13 +388,6 @@ impl Draft<'_> {
             let kind = if spec_version <= 1 { DeploymentKind::Create } else { DeploymentKind::Update };
             self.set_deployment(deployment::begin(spec_version, kind, self.now));
         }
-    }
-}
-
-fn task_of(object: &Option<StoredObject>) -> Option<&Arc<Task>> {
-    match object {
-        Some(StoredObject::Task(task)) => Some(task),
-        _ => None,
     }
 }
 

@@ -2,7 +2,6 @@
 //! the way.
 
 use super::draft::Draft;
-use super::publish::is_reachable;
 use super::restart::old_stopped_at;
 use super::slot::{Slot, SlotKey};
 use super::verdict::{is_settled, leaving};
@@ -110,7 +109,7 @@ fn waits(draft: &Draft<'_>, slot: &Slot, task: &Task) -> Option<(Weight, String)
         return Some((Weight::WaitingForOld, format!("task {name}{place} waits: {why}")));
     }
     match state {
-        TaskState::Running if is_reachable(draft, task) => None,
+        TaskState::Running if draft.barrier.reached(task) => None,
         TaskState::Running => {
             Some((Weight::Unreachable, format!("task {name}{place} runs, and not every node has programmed where to reach it")))
         }

@@ -9,7 +9,6 @@
 
 use super::allocate::{Cause, make};
 use super::draft::Draft;
-use super::publish::is_reachable;
 use super::slot::{Slot, SlotKey, slots};
 use crate::mint::Mint;
 use crate::rules::dirtiness::{is_dirty, is_slot_dirty};
@@ -89,7 +88,7 @@ fn is_unplaced(task: &Task) -> bool {
 /// When a task that is found wherever it is to be first ran, or when one ended.
 fn reached_at(draft: &Draft<'_>, task: &Task) -> Option<Time> {
     let is_over = task.status.state.is_final();
-    let since = task.status.running_since.filter(|_| is_over || !task.is_wanted() || is_reachable(draft, task));
+    let since = task.status.running_since.filter(|_| is_over || !task.is_wanted() || draft.barrier.reached(task));
     since.or_else(|| is_over.then_some(task.status.applied_at))
 }
 
@@ -113,7 +112,7 @@ fn hand_over(draft: &mut Draft<'_>, wanted: &Wanted, slots: &BTreeMap<SlotKey, S
 
 /// Whether a task runs and is found wherever it is to be.
 fn is_up(draft: &Draft<'_>, task: &Task) -> bool {
-    task.status.state == TaskState::Running && is_reachable(draft, task)
+    task.status.state == TaskState::Running && draft.barrier.reached(task)
 }
 
 fn stop_others(draft: &mut Draft<'_>, slot: &Slot, stays: Option<TaskId>) {

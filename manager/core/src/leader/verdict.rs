@@ -11,7 +11,6 @@
 //! many tasks run is counted on when all is over, so that a service that falls says so.
 
 use super::draft::Draft;
-use super::publish::is_reachable;
 use super::reasons;
 use super::restart::old_stopped_at;
 use super::slot::{Slot, SlotKey, slots};
@@ -206,7 +205,7 @@ impl Standing {
                 if settled_at > draft.now {
                     self.next_step_at = Some(self.next_step_at.map_or(settled_at, |at| at.min(settled_at)));
                 }
-                settled_at <= draft.now && other.is_none() && is_reachable(draft, task)
+                settled_at <= draft.now && other.is_none() && draft.barrier.reached(task)
             }
             // With start-first an old task may outlive the new one.
             _ => self.add_ended(slot),

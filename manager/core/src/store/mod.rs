@@ -68,6 +68,18 @@ pub struct Change {
     pub new: Option<StoredObject>,
 }
 
+impl Change {
+    /// The task that changed, before and after; neither if it is of another kind.
+    pub fn tasks(&self) -> (Option<&Arc<Task>>, Option<&Arc<Task>>) {
+        (self.old.as_ref().and_then(StoredObject::task), self.new.as_ref().and_then(StoredObject::task))
+    }
+
+    /// The node that changed, before and after; neither if it is of another kind.
+    pub fn nodes(&self) -> (Option<&Arc<Node>>, Option<&Arc<Node>>) {
+        (self.old.as_ref().and_then(StoredObject::node), self.new.as_ref().and_then(StoredObject::node))
+    }
+}
+
 /// A shared stored object of any kind.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "each variant holds the type of its name")]
@@ -82,6 +94,16 @@ pub enum StoredObject {
 }
 
 impl StoredObject {
+    /// The task that it is, if it is one.
+    fn task(&self) -> Option<&Arc<Task>> {
+        if let Self::Task(task) = self { Some(task) } else { None }
+    }
+
+    /// The node that it is, if it is one.
+    fn node(&self) -> Option<&Arc<Node>> {
+        if let Self::Node(node) = self { Some(node) } else { None }
+    }
+
     /// A copy of its own.
     pub fn to_object(&self) -> Object {
         match self {

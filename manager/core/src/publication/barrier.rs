@@ -10,12 +10,12 @@
 //! All of it is in memory: a new leader's sessions begin with everything, so what
 //! was told is told and acknowledged anew.
 
+use super::overlay::is_on_networks;
+use super::publishing::is_to_be_found;
 use skep_model::endpoint::{EndpointState, Publication};
 use skep_model::task::Task;
 use skep_model::{NodeId, TaskId, Time};
 use std::collections::{BTreeMap, BTreeSet};
-
-use super::overlay::is_on_networks;
 
 /// Where a task's newest change of publication stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,22 +65,29 @@ impl Barrier {
         }
     }
 
+    /// Whether a task that runs is found wherever it is to be: published, and that has
+    /// passed. One that is not to be found anywhere always is.
+    pub fn reached(&self, task: &Task) -> bool {
+        let is_published = task.plan.endpoint.publication == Publication::Published;
+        !is_to_be_found(task) || (is_published && self.passage(task) != Passage::Waiting)
+    }
+
     /// When the next gate opens although nothing happens.
-    pub(super) fn next_deadline(&self) -> Option<Time> {
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
     /// Gates that opened, or whose stragglers changed, since the last call.
-    pub(super) fn take_news(&mut self) -> BTreeSet<TaskId> {
+    pub(crate) fn take_news(&mut self) -> BTreeSet<TaskId> {
         std::mem::take(&mut self.news)
     }
 
-    pub(super) fn has_news(&self) -> bool {
+    pub(crate) fn has_news(&self) -> bool {
         !self.news.is_empty()
     }
 
     /// A task's publication changed: `nodes` have to program that.
-    pub(super) fn begin(&mut self, task: TaskId, state: EndpointState, nodes: BTreeSet<NodeId>, until: Time) {
+    pub(crate) fn begin(&mut self, task: TaskId, state: EndpointState, nodes: BTreeSet<NodeId>, until: Time) {
         self.end(task);
         for node in &nodes {
             self.of_node.entry(*node).or_default().insert(task);
@@ -95,7 +102,7 @@ impl Barrier {
     }
 
     /// A task is on no network any more.
-    pub(super) fn end(&mut self, task: TaskId) {
+    pub(crate) fn end(&mut self, task: TaskId) {
         if let Some(gate) = self.gates.remove(&task) {
             self.deadlines.remove(&(gate.until, task));
             for node in gate.waiting.keys() {
@@ -105,25 +112,25 @@ impl Barrier {
     }
 
     /// The state that a task's gate is about.
-    pub(super) fn state(&self, task: TaskId) -> Option<EndpointState> {
+    pub(crate) fn state(&self, task: TaskId) -> Option<EndpointState> {
         self.gates.get(&task).map(|gate| gate.state)
     }
 
     /// Tasks whose gates have yet to open.
-    pub(super) fn waiting(&self) -> Vec<TaskId> {
+    pub(crate) fn waiting(&self) -> Vec<TaskId> {
         self.deadlines.iter().map(|(_, task)| *task).collect()
     }
 
     /// A node came to the networks of a task. While its publication is under way
     /// the node is waited for too; of a withdrawal it never heard anything else.
-    pub(super) fn join(&mut self, node: NodeId, task: TaskId) {
+    pub(crate) fn join(&mut self, node: NodeId, task: TaskId) {
         if self.gates.get(&task).is_some_and(|gate| gate.state.publication == Publication::Published) {
             self.come_back(node, task);
         }
     }
 
     /// A node that was not waited for came back, with what it held when it left.
-    pub(super) fn come_back(&mut self, node: NodeId, task: TaskId) {
+    pub(crate) fn come_back(&mut self, node: NodeId, task: TaskId) {
         if let Some(gate) = self.gates.get_mut(&task)
             && !gate.waiting.is_empty()
             && !gate.is_overdue
@@ -134,7 +141,7 @@ impl Barrier {
     }
 
     /// A session was told everything up to this link.
-    pub(super) fn told(&mut self, node: NodeId, link: u64) {
+    pub(crate) fn told(&mut self, node: NodeId, link: u64) {
         for task in self.of_node.get(&node).into_iter().flatten() {
             if let Some(waiting) = self.gates.get_mut(task).and_then(|gate| gate.waiting.get_mut(&node)) {
                 waiting.get_or_insert(link);
@@ -144,7 +151,7 @@ impl Barrier {
 
     /// A node has looked at everything that it was told up to this link, and has
     /// programmed it but for the tasks that `is_held` says.
-    pub(super) fn programmed(&mut self, node: NodeId, link: u64, is_held: impl Fn(TaskId) -> bool) {
+    pub(crate) fn programmed(&mut self, node: NodeId, link: u64, is_held: impl Fn(TaskId) -> bool) {
         let is_told = |gate: &Gate| matches!(gate.waiting.get(&node), Some(Some(told)) if *told <= link);
         let told = self.waiting_for(node).filter(|task| self.gates.get(task).is_some_and(is_told));
         let done: Vec<TaskId> = told.filter(|task| !is_held(*task)).collect();
@@ -152,7 +159,7 @@ impl Barrier {
     }
 
     /// A session ended: its successor will be told everything again.
-    pub(super) fn session_ended(&mut self, node: NodeId) {
+    pub(crate) fn session_ended(&mut self, node: NodeId) {
         for task in self.of_node.get(&node).into_iter().flatten() {
             if let Some(waiting) = self.gates.get_mut(task).and_then(|gate| gate.waiting.get_mut(&node)) {
                 *waiting = None;
@@ -161,13 +168,13 @@ impl Barrier {
     }
 
     /// A node is not waited for any more, but for tasks that `keeps` says.
-    pub(super) fn leave(&mut self, node: NodeId, keeps: impl Fn(TaskId) -> bool) {
+    pub(crate) fn leave(&mut self, node: NodeId, keeps: impl Fn(TaskId) -> bool) {
         let left: Vec<TaskId> = self.waiting_for(node).filter(|task| !keeps(*task)).collect();
         left.into_iter().for_each(|task| self.pass(node, task));
     }
 
     /// Opens the gates whose time is over.
-    pub(super) fn expire(&mut self, now: Time) {
+    pub(crate) fn expire(&mut self, now: Time) {
         while let Some((at, task)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
             self.deadlines.remove(&(at, task));
             if let Some(gate) = self.gates.get_mut(&task) {

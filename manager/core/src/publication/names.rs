@@ -11,7 +11,7 @@ const SHORT_ID: usize = 12;
 /// The container's name, its short id, and its host name if the user set one. A host
 /// name whose placeholders cannot be filled in names nothing: the task will not start
 /// either.
-pub(super) fn names(store: &Store, task: &Task) -> Vec<String> {
+pub(crate) fn names(store: &Store, task: &Task) -> Vec<String> {
     let mut names = vec![task.name(), task.id.as_str().chars().take(SHORT_ID).collect()];
     let hostname = &task.spec.container_spec.hostname;
     if hostname.contains("{{") {

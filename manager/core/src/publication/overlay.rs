@@ -3,7 +3,7 @@
 //! Everything follows from the store and is kept up to date by its changes, with
 //! the indexes that lead from a change to the nodes on its networks: what a change
 //! costs grows with them, not with what exists. What one node was told of it is
-//! its session's affair ([`super::told`]).
+//! its session's affair ([`super::view`]).
 //!
 //! A node takes part in a network while it has a task on it that was assigned and
 //! has not ended, and in the ingress network while any service publishes a port
@@ -27,7 +27,7 @@ const ID_MIN: [u8; 16] = [0; 16];
 
 /// Names one object that nodes are told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Key {
+pub(crate) enum Key {
     Peer(NodeId),
     Network(NetworkId),
     Service(ServiceId),
@@ -36,7 +36,7 @@ pub(super) enum Key {
 
 /// One object that nodes are told of; a service with all of its networks.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Thing {
+pub(crate) enum Thing {
     Peer(Arc<Peer>),
     Network(Arc<NodeNetwork>),
     Service(Arc<NodeService>),
@@ -45,18 +45,18 @@ pub(super) enum Thing {
 
 /// What a transaction did to what nodes are told.
 #[derive(Debug, Default)]
-pub(super) struct Touched {
+pub(crate) struct Touched {
     /// Objects that changed, with what they were.
-    pub(super) things: Vec<(Key, Option<Thing>)>,
+    pub(crate) things: Vec<(Key, Option<Thing>)>,
     /// Nodes that joined or left a network.
-    pub(super) moved: BTreeSet<(NodeId, NetworkId)>,
+    pub(crate) moved: BTreeSet<(NodeId, NetworkId)>,
     /// All nodes joined or left the ingress network.
-    pub(super) is_mesh_moved: bool,
+    pub(crate) is_mesh_moved: bool,
 }
 
 /// All objects, by key, and who is concerned.
 #[derive(Debug, Default)]
-pub(super) struct Overlay {
+pub(crate) struct Overlay {
     peers: BTreeMap<NodeId, Arc<Peer>>,
     networks: BTreeMap<NetworkId, Arc<NodeNetwork>>,
     services: BTreeMap<ServiceId, Arc<NodeService>>,
@@ -75,7 +75,7 @@ pub(super) struct Overlay {
 
 impl Overlay {
     /// Everything that a store implies.
-    pub(super) fn new(store: &Store) -> Self {
+    pub(crate) fn new(store: &Store) -> Self {
         let mut overlay = Self::default();
         let mut touched = Touched::default();
         store.networks().for_each(|network| overlay.put_network(store, network.id, Some(network), &mut touched));
@@ -88,15 +88,15 @@ impl Overlay {
     }
 
     /// Follows a transaction that was applied.
-    pub(super) fn changed(&mut self, store: &Store, changes: &[Change]) -> Touched {
+    pub(crate) fn changed(&mut self, store: &Store, changes: &[Change]) -> Touched {
         let mut touched = Touched::default();
         for change in changes {
             match (&change.old, &change.new) {
                 (_, Some(StoredObject::Network(network))) => self.put_network(store, network.id, Some(network), &mut touched),
                 (Some(StoredObject::Network(network)), None) => self.put_network(store, network.id, None, &mut touched),
-                (old, Some(StoredObject::Node(node))) => {
+                (_, Some(StoredObject::Node(node))) => {
                     self.put_peer(node.id, Some(node), &mut touched);
-                    let had = super::node_of(old).is_none_or(|old| has_ipv6(old));
+                    let had = change.nodes().0.is_none_or(|old| has_ipv6(old));
                     if had != has_ipv6(node) {
                         for task in store.tasks_of_node(node.id).filter(|task| is_on_networks(task)) {
                             self.put_endpoints(store, task, &mut touched);
@@ -108,7 +108,7 @@ impl Overlay {
                     self.put_service(store, service.id, &mut touched);
                 }
                 (_, Some(StoredObject::Task(_))) | (Some(StoredObject::Task(_)), _) => {
-                    let (old, new) = (super::task_of(&change.old), super::task_of(&change.new));
+                    let (old, new) = change.tasks();
                     self.put_task(store, old, new, &mut touched);
                 }
                 _ => {}
@@ -118,7 +118,7 @@ impl Overlay {
     }
 
     /// One object as it is.
-    pub(super) fn thing(&self, key: Key) -> Option<Thing> {
+    pub(crate) fn thing(&self, key: Key) -> Option<Thing> {
         match key {
             Key::Peer(id) => self.peers.get(&id).cloned().map(Thing::Peer),
             Key::Network(id) => self.networks.get(&id).cloned().map(Thing::Network),
@@ -128,58 +128,58 @@ impl Overlay {
     }
 
     /// The networks that a node takes part in, of those that are settled.
-    pub(super) fn networks_of(&self, node: NodeId) -> BTreeSet<NetworkId> {
+    pub(crate) fn networks_of(&self, node: NodeId) -> BTreeSet<NetworkId> {
         let attached = self.attached.get(&node).into_iter().flat_map(BTreeMap::keys).copied();
         attached.chain(self.mesh()).filter(|network| self.networks.contains_key(network)).collect()
     }
 
     /// Whether a node takes part in a network.
-    pub(super) fn takes_part(&self, node: NodeId, network: NetworkId) -> bool {
+    pub(crate) fn takes_part(&self, node: NodeId, network: NetworkId) -> bool {
         self.networks.contains_key(&network) && (self.mesh() == Some(network) || self.nodes_on.contains(&(network, node)))
     }
 
     /// The nodes that take part in a network because of tasks.
-    pub(super) fn nodes_on(&self, network: NetworkId) -> impl Iterator<Item = NodeId> + '_ {
+    pub(crate) fn nodes_on(&self, network: NetworkId) -> impl Iterator<Item = NodeId> + '_ {
         let first = (network, NodeId::from_random(ID_MIN));
         self.nodes_on.range(first..).take_while(move |(on, _)| *on == network).map(|(_, node)| *node)
     }
 
     /// The ingress network, while all nodes take part in it.
-    pub(super) fn mesh(&self) -> Option<NetworkId> {
+    pub(crate) fn mesh(&self) -> Option<NetworkId> {
         self.ingress.filter(|_| !self.in_mesh.is_empty())
     }
 
     /// Whether a node has a task on any network.
-    pub(super) fn has_tasks(&self, node: NodeId) -> bool {
+    pub(crate) fn has_tasks(&self, node: NodeId) -> bool {
         self.attached.contains_key(&node)
     }
 
-    pub(super) fn peers(&self) -> impl Iterator<Item = &Arc<Peer>> {
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &Arc<Peer>> {
         self.peers.values()
     }
 
-    pub(super) fn peer(&self, node: NodeId) -> Option<&Arc<Peer>> {
+    pub(crate) fn peer(&self, node: NodeId) -> Option<&Arc<Peer>> {
         self.peers.get(&node)
     }
 
-    pub(super) fn network(&self, network: NetworkId) -> Option<&Arc<NodeNetwork>> {
+    pub(crate) fn network(&self, network: NetworkId) -> Option<&Arc<NodeNetwork>> {
         self.networks.get(&network)
     }
 
-    pub(super) fn service(&self, service: ServiceId) -> Option<&Arc<NodeService>> {
+    pub(crate) fn service(&self, service: ServiceId) -> Option<&Arc<NodeService>> {
         self.services.get(&service)
     }
 
-    pub(super) fn endpoint(&self, id: EndpointId) -> Option<&Arc<Endpoint>> {
+    pub(crate) fn endpoint(&self, id: EndpointId) -> Option<&Arc<Endpoint>> {
         self.endpoints.get(&id)
     }
 
-    pub(super) fn services_on(&self, network: NetworkId) -> impl Iterator<Item = ServiceId> + '_ {
+    pub(crate) fn services_on(&self, network: NetworkId) -> impl Iterator<Item = ServiceId> + '_ {
         let first = (network, ServiceId::from_random(ID_MIN));
         self.services_on.range(first..).take_while(move |(on, _)| *on == network).map(|(_, service)| *service)
     }
 
-    pub(super) fn endpoints_on(&self, network: NetworkId) -> impl Iterator<Item = &Arc<Endpoint>> + '_ {
+    pub(crate) fn endpoints_on(&self, network: NetworkId) -> impl Iterator<Item = &Arc<Endpoint>> + '_ {
         let first = EndpointId { network, task: TaskId::from_random(ID_MIN) };
         let range = self.endpoints.range((Bound::Included(first), Bound::Unbounded));
         range.take_while(move |(id, _)| id.network == network).map(|(_, endpoint)| endpoint)
@@ -344,7 +344,7 @@ fn has_ipv6(node: &Node) -> bool {
 }
 
 /// Whether a task has endpoints: it has a node and networks, and has not ended.
-pub(super) fn is_on_networks(task: &Task) -> bool {
+pub(crate) fn is_on_networks(task: &Task) -> bool {
     let is_live = (TaskState::Assigned..=TaskState::Running).contains(&task.status.state);
     is_live && task.plan.node.is_some() && !task.networks.is_empty()
 }

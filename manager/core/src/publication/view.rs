@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// One session's side.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(crate) struct Told {
     is_begun: bool,
     /// The networks that it was told of.
     networks: BTreeSet<NetworkId>,
@@ -23,20 +23,20 @@ pub(super) struct Told {
 
 /// What is new to a session, in the order in which things need each other.
 #[derive(Debug, Default)]
-pub(super) struct News {
-    pub(super) puts: Vec<OverlayChange>,
-    pub(super) removals: Vec<OverlayChange>,
+pub(crate) struct News {
+    pub(crate) puts: Vec<OverlayChange>,
+    pub(crate) removals: Vec<OverlayChange>,
 }
 
 impl News {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.puts.is_empty() && self.removals.is_empty()
     }
 }
 
 impl Told {
     /// Something changed; whether the session has to be told.
-    pub(super) fn touch(&mut self, key: Key, old: Option<&Thing>, new: Option<&Thing>) -> bool {
+    pub(crate) fn touch(&mut self, key: Key, old: Option<&Thing>, new: Option<&Thing>) -> bool {
         let has = |thing: &Thing| match thing {
             Thing::Peer(_) => true,
             Thing::Network(network) => self.networks.contains(&network.id),
@@ -51,7 +51,7 @@ impl Told {
     }
 
     /// The difference between what it was told and what there is.
-    pub(super) fn next(&mut self, overlay: &Overlay, node: NodeId) -> News {
+    pub(crate) fn next(&mut self, overlay: &Overlay, node: NodeId) -> News {
         let after = overlay.networks_of(node);
         let difference = Difference { overlay, told: &self.networks, after: &after, before: &self.before };
         let mut news = News::default();
