@@ -2,12 +2,14 @@
 
 use super::*;
 use crate::store::apply::Conflict;
+use crate::transaction::Write;
 use skep_model::cluster::{Cluster, ClusterPlan, ClusterSpec};
-use skep_model::node::{NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus};
+use skep_model::node::{Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus};
 use skep_model::resources::Resources;
 use skep_model::service::{Annotations, Service, ServiceMode, ServicePlan, ServiceRecord, ServiceSpec, TaskSpec, UpdateConfig};
 use skep_model::task::TaskStatus;
 use skep_model::{ClusterId, Meta, Object, Section, TaskState};
+use std::sync::Arc;
 use std::time::Duration;
 
 const START: Time = Time::from_millis(1_000_000);

@@ -4,7 +4,7 @@
 //! reservations no longer fit, is rejected; one whose node is gone or has been
 //! down for a day is orphaned. What is to replace it is decided later.
 
-use super::draft::Draft;
+use crate::leader::turn::draft::Draft;
 use crate::rules::constraints;
 use crate::rules::reservation::holds_reservation;
 use crate::rules::wanted::Wanted;

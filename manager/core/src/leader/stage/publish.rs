@@ -1,7 +1,7 @@
 //! Writes into the plans of tasks whether they are to be found, by the rule of
 //! [`crate::publication::publishing`], and into the deployment who is late to know it.
 
-use super::draft::Draft;
+use crate::leader::turn::draft::Draft;
 use crate::publication::Passage;
 use crate::publication::publishing;
 use skep_model::NodeId;

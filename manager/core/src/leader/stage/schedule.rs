@@ -5,8 +5,8 @@
 //! ask for. What is still equal is decided by chance, from the seed. A task that
 //! fits nowhere stays pending with the filters and their counts as its error.
 
-use super::draft::Draft;
-use super::ledger::Load;
+use crate::leader::turn::draft::Draft;
+use crate::leader::turn::ledger::Load;
 use crate::mint::{Mint, Purpose};
 use crate::rules::constraints;
 use crate::rules::reservation::{host_ports, lacks_addresses};

@@ -7,9 +7,9 @@
 //! that fits on no node occupies none, unless one that ran was stopped for it. All of
 //! this is read off the tasks.
 
-use super::allocate::{Cause, make};
-use super::draft::Draft;
-use super::slot::{Slot, SlotKey, slots};
+use crate::leader::turn::draft::Draft;
+use crate::leader::turn::make::{Cause, make};
+use crate::leader::turn::slots::{Slot, SlotKey};
 use crate::mint::Mint;
 use crate::rules::dirtiness::{is_dirty, is_slot_dirty};
 use crate::rules::eligibility::has_place;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 /// Starts as many slots of the update as may be under way.
 pub(crate) fn update(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted) {
     let config = steps::config(wanted, draft.deployment());
-    let slots = slots(draft);
+    let slots = draft.slots();
     hand_over(draft, wanted, &slots, config.order);
     if draft.deployment().is_none_or(|deployment| deployment.state == DeploymentState::Paused) {
         return;

@@ -11,52 +11,23 @@
 //! Whether a slot gets a replacement follows from its newest task alone, each
 //! time it is looked at: nothing has to be remembered.
 
-use super::allocate::{Cause, make};
-use super::draft::Draft;
-use super::failures;
-use super::slot::{Slot, SlotKey, slots};
+use crate::leader::turn::draft::Draft;
+use crate::leader::turn::make::{Cause, make};
+use crate::leader::turn::slots::{Slot, SlotKey};
 use crate::mint::Mint;
 use crate::rules::dirtiness::is_dirty;
-use crate::rules::eligibility::{has_place, must_leave};
+use crate::rules::eligibility::has_place;
 use crate::rules::ending::{Ending, ended_at, ended_by_itself};
 use crate::rules::restart::should_restart;
 use crate::rules::steps;
-use crate::rules::stopping::{is_stopping, stop_max};
 use crate::rules::wanted::Wanted;
 use skep_model::node::Availability;
 use skep_model::task::Task;
 use skep_model::{TaskState, Time};
-use std::sync::Arc;
-
-/// Retires tasks that ended or must leave.
-pub(crate) fn retire(draft: &mut Draft<'_>, wanted: &Wanted) {
-    for (key, slot) in slots(draft) {
-        for task in slot.tasks.iter().filter(|task| task.is_wanted()) {
-            retire_one(draft, wanted, key, task);
-        }
-    }
-}
-
-fn retire_one(draft: &mut Draft<'_>, wanted: &Wanted, key: SlotKey, task: &Task) {
-    if task.status.state.is_final() {
-        // One that failed while it was still waiting for its delay (no such
-        // image) is dealt with when the delay is over: no faster loop.
-        if let Some(at) = task.plan.start_at.filter(|at| *at > draft.now) {
-            draft.wake_at(at);
-            return;
-        }
-        if failures::count(draft, wanted, key, task) {
-            draft.want(task.id, TaskState::Shutdown);
-        }
-    } else if task.plan.node.is_some_and(|node| must_leave(draft.store.node(node))) {
-        failures::note_loss(draft, task);
-        draft.want(task.id, TaskState::Shutdown);
-    }
-}
 
 /// Makes the replacements of tasks that were retired.
 pub(crate) fn replace(draft: &mut Draft<'_>, mint: &mut Mint, wanted: &Wanted) {
-    for (key, slot) in slots(draft) {
+    for (key, slot) in draft.slots() {
         let Some(newest) = slot.newest().cloned() else { continue };
         if newest.is_wanted() {
             continue;
@@ -104,23 +75,4 @@ fn start_at(draft: &Draft<'_>, old: &Task) -> Option<Time> {
         _ => old.plan.start_at,
     };
     earliest.filter(|at| *at > draft.now)
-}
-
-/// Starts replacements that have nothing more to wait for.
-pub(crate) fn start(draft: &mut Draft<'_>) {
-    let waiting: Vec<Arc<Task>> = draft.tasks().filter(|task| task.plan.desired == TaskState::Ready).cloned().collect();
-    for task in waiting {
-        let ready_at = task.plan.start_at.unwrap_or(Time::ZERO).max(old_stopped_at(draft, &task));
-        if ready_at <= draft.now {
-            draft.want(task.id, TaskState::Running);
-        } else {
-            draft.wake_at(ready_at);
-        }
-    }
-}
-
-/// When the task that a replacement waits for has stopped, or is not waited for any longer.
-pub(crate) fn old_stopped_at(draft: &Draft<'_>, task: &Task) -> Time {
-    let old = task.plan.replaces.and_then(|old| draft.task(old)).filter(|old| is_stopping(draft.store, old));
-    old.map_or(Time::ZERO, |old| old.plan.desired_since.max(task.meta.made()) + stop_max(draft.store, old))
 }

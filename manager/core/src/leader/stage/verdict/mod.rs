@@ -10,36 +10,34 @@
 //! What is late or failed and comes to be as it is wanted after all has converged. How
 //! many tasks run is counted on when all is over, so that a service that falls says so.
 
-use super::draft::Draft;
-use super::reasons;
-use super::restart::old_stopped_at;
-use super::slot::{Slot, SlotKey, slots};
+mod reasons;
+
+use crate::leader::turn::draft::Draft;
+use crate::leader::turn::slots::{Goal, Slot, SlotKey};
 use crate::rules::deployment::exceeds;
 use crate::rules::dirtiness::{is_dirty, is_slot_dirty};
-use crate::rules::eligibility::is_eligible;
 use crate::rules::ending::{Ending, ended_by_itself, failed_task};
 use crate::rules::restart::should_restart;
 use crate::rules::steps::{ended_early, running_since, settled_at, watch};
-use crate::rules::stopping::{is_stopping, stop_max};
+use crate::rules::stopping::is_stopping;
 use crate::rules::wanted::Wanted;
 use crate::timing;
 use skep_model::deployment::{DeploymentKind, DeploymentState, FailedTask};
-use skep_model::node::Availability;
-use skep_model::service::{FailureAction, ServiceMode};
+use skep_model::service::FailureAction;
 use skep_model::task::Task;
 use skep_model::{TaskState, Time};
 use std::collections::BTreeMap;
 
-/// Brings the deployment's counts up to date and ends it if it is over.
-pub(crate) fn judge(draft: &mut Draft<'_>, wanted: &Wanted) {
-    let slots = wanted_slots(draft, wanted);
-    let standing = Standing::of(draft, wanted, &slots);
+/// Brings the deployment's counts up to date and ends it if it is over; `goal` is what its
+/// mode wants there to be.
+pub(crate) fn judge(draft: &mut Draft<'_>, wanted: &Wanted, goal: &Goal) {
+    let standing = Standing::of(draft, wanted, goal);
     let Some(deployment) = draft.deployment_mut() else { return };
     deployment.wanted = standing.n_wanted;
     deployment.running = standing.n_running;
     deployment.completed = standing.n_completed;
     match deployment.state {
-        DeploymentState::Progressing => decide(draft, wanted, &slots, &standing),
+        DeploymentState::Progressing => decide(draft, wanted, &goal.slots, &standing),
         DeploymentState::DeadlineExceeded | DeploymentState::Failed => come_true(draft, &standing),
         DeploymentState::Converged | DeploymentState::Paused | DeploymentState::RolledBack => {}
     }
@@ -122,19 +120,6 @@ fn good_end(draft: &Draft<'_>) -> DeploymentState {
     if is_rollback { DeploymentState::RolledBack } else { DeploymentState::Converged }
 }
 
-/// The slots that are to have a task: all but those of a global service on nodes that
-/// take none, and on which nothing is as it is wanted.
-fn wanted_slots(draft: &Draft<'_>, wanted: &Wanted) -> BTreeMap<SlotKey, Slot> {
-    let mut slots = slots(draft);
-    slots.retain(|key, slot| {
-        let Some(node) = key.node else { return true };
-        let node = draft.store.node(node);
-        let is_open = node.is_some_and(|node| is_eligible(wanted, node) && node.spec.availability == Availability::Active);
-        is_open || (slot.active().next().is_some() && !is_slot_dirty(draft.store, wanted, &slot.tasks))
-    });
-    slots
-}
-
 /// Where the slots of a deployment stand.
 #[derive(Debug, Default)]
 struct Standing {
@@ -161,13 +146,9 @@ struct Standing {
 }
 
 impl Standing {
-    fn of(draft: &Draft<'_>, wanted: &Wanted, slots: &BTreeMap<SlotKey, Slot>) -> Self {
-        let n_wanted = match wanted.service.spec.spec.mode {
-            ServiceMode::Replicated { replicas } => replicas,
-            ServiceMode::Global {} => slots.len() as u64,
-        };
-        let mut standing = Self { n_wanted, ..Self::default() };
-        for slot in slots.values() {
+    fn of(draft: &Draft<'_>, wanted: &Wanted, goal: &Goal) -> Self {
+        let mut standing = Self { n_wanted: goal.n_wanted, ..Self::default() };
+        for slot in goal.slots.values() {
             if standing.add(draft, wanted, slot) {
                 standing.n_settled += 1;
             } else {
@@ -175,7 +156,7 @@ impl Standing {
             }
         }
         standing.wake_at = standing.next_step_at;
-        for (_, until) in leaving(draft) {
+        for (_, until) in draft.leaving() {
             standing.is_leaving = true;
             standing.wake_at = Some(standing.wake_at.map_or(until, |at| at.min(until)));
         }
@@ -231,19 +212,6 @@ impl Standing {
     }
 }
 
-/// Whether a task runs and has done so for long enough.
-pub(super) fn is_settled(draft: &Draft<'_>, wanted: &Wanted, task: &Task) -> bool {
-    running_since(task).is_some_and(|since| settled_at(wanted, draft.deployment(), task, since) <= draft.now)
-}
-
-/// Tasks that the service is not to have any more and that may still run, each with
-/// when it is not waited for any longer.
-pub(super) fn leaving<'a>(draft: &'a Draft<'_>) -> impl Iterator<Item = (&'a Task, Time)> {
-    let tasks = draft.tasks().filter(|task| task.plan.desired == TaskState::Remove && is_stopping(draft.store, task));
-    let until = tasks.map(|task| (&**task, task.plan.desired_since + stop_max(draft.store, task)));
-    until.filter(|(_, until)| *until > draft.now)
-}
-
 /// When a task of the spec version last advanced, or was told to start. The tasks of a
 /// crash loop do not: a restart only counts once it has outlived what ended its
 /// predecessor.
@@ -268,8 +236,8 @@ fn planned_until(draft: &Draft<'_>, wanted: &Wanted) -> Time {
     if wanted.service.spec.spec.deadline.is_some() {
         return watched;
     }
-    let waits = of_version().filter(|task| task.plan.desired == TaskState::Ready).map(|task| old_stopped_at(draft, task));
-    waits.chain(leaving(draft).map(|(_, until)| until)).max().unwrap_or(Time::ZERO).max(watched)
+    let waits = of_version().filter(|task| task.plan.desired == TaskState::Ready).map(|task| draft.old_stopped_at(task));
+    waits.chain(draft.leaving().map(|(_, until)| until)).max().unwrap_or(Time::ZERO).max(watched)
 }
 
 /// Ends the deployment because a task ended, as all others that are missing, and is not replaced.

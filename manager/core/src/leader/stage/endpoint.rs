@@ -5,8 +5,8 @@
 //! on one that it leaves until the last task there has ended, so that clients
 //! still find those.
 
-use super::addresses::no_address;
-use super::draft::Draft;
+use crate::leader::turn::addresses::no_address;
+use crate::leader::turn::draft::Draft;
 use crate::rules::wanted::Wanted;
 use skep_model::NetworkId;
 use skep_model::endpoint::{Addresses, EndpointMode};

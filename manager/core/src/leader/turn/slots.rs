@@ -3,7 +3,6 @@
 //! A replicated service has slots 1…n; a global one has a slot for each node. A
 //! slot exists as long as it has a task that is not to be removed.
 
-use super::draft::Draft;
 use skep_model::task::Task;
 use skep_model::{NodeId, TaskId, TaskState};
 use std::collections::BTreeMap;
@@ -42,10 +41,10 @@ impl Slot {
     }
 }
 
-/// The slots of the draft's service.
-pub(crate) fn slots(draft: &Draft<'_>) -> BTreeMap<SlotKey, Slot> {
+/// The slots that these tasks are in.
+pub(crate) fn of<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>) -> BTreeMap<SlotKey, Slot> {
     let mut slots: BTreeMap<SlotKey, Slot> = BTreeMap::new();
-    for task in draft.tasks().filter(|task| task.plan.desired != TaskState::Remove) {
+    for task in tasks.filter(|task| task.plan.desired != TaskState::Remove) {
         slots.entry(key(task)).or_default().tasks.push(task.clone());
     }
     for slot in slots.values_mut() {
@@ -57,4 +56,13 @@ pub(crate) fn slots(draft: &Draft<'_>) -> BTreeMap<SlotKey, Slot> {
 /// The slot of a task.
 pub(crate) fn key(task: &Task) -> SlotKey {
     SlotKey { number: task.slot, node: if task.slot == 0 { task.plan.node } else { None } }
+}
+
+/// What there is to be when a service is as it is wanted.
+#[derive(Debug)]
+pub(crate) struct Goal {
+    /// The slots that are to have a task, as they are.
+    pub(crate) slots: BTreeMap<SlotKey, Slot>,
+    /// How many there are to be.
+    pub(crate) n_wanted: u64,
 }

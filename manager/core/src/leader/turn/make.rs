@@ -1,25 +1,19 @@
-//! Gives tasks what must be settled before they can be placed: the numbers of
-//! the secret and config versions that they pin, their addresses, and the task
-//! itself.
+//! Makes tasks for slots: what they are, and their addresses.
 //!
-//! A service's reference without a version follows the current one; a task's
-//! reference always has a number. A task for which there is no address waits
-//! without one and says so; it is given its addresses as soon as there are some,
-//! and is placed only then.
+//! A task for which there is no address is made without one and says so; it is given its
+//! addresses as soon as there are some, and is placed only then.
 
 use super::addresses::no_address;
 use super::draft::Draft;
-use super::slot::SlotKey;
+use super::slots::SlotKey;
 use crate::mint::Mint;
-use crate::rules::reservation::lacks_addresses;
-use crate::rules::wanted::{Wanted, networks};
+use crate::rules::wanted::Wanted;
 use skep_model::network::Attachment;
 use skep_model::task::{Task, TaskPlan, TaskStatus};
 use skep_model::{Meta, Section, TaskId, TaskState, Time};
-use std::sync::Arc;
 
 /// Addresses on every network, or why there are none.
-fn attachments(draft: &mut Draft<'_>, networks: &[Attachment]) -> Result<Vec<Attachment>, String> {
+pub(crate) fn attachments(draft: &mut Draft<'_>, networks: &[Attachment]) -> Result<Vec<Attachment>, String> {
     if let (Some(why), false) = (&draft.exhausted, networks.is_empty()) {
         return Err(why.clone());
     }
@@ -34,24 +28,6 @@ fn attachments(draft: &mut Draft<'_>, networks: &[Attachment]) -> Result<Vec<Att
         attachments.push(Attachment { addresses, ..wanted.clone() });
     }
     Ok(attachments)
-}
-
-/// Gives addresses to tasks that wait for them.
-pub(crate) fn attach(draft: &mut Draft<'_>) {
-    let is_waiting = |task: &&Arc<Task>| task.is_active() && task.status.state < TaskState::Assigned && lacks_addresses(task);
-    let mut waiting: Vec<Arc<Task>> = draft.tasks().filter(is_waiting).cloned().collect();
-    waiting.sort_by_key(|task| (task.meta.made(), task.slot, task.id));
-    for task in waiting {
-        let networks = networks(draft.store, &task.spec, &task.ports);
-        match attachments(draft, &networks) {
-            Ok(attachments) => draft.change(task.id, |task| {
-                task.networks = attachments;
-                task.status.value.error.clear();
-            }),
-            Err(why) if task.status.error != why => draft.change(task.id, |task| task.status.value.error = why),
-            Err(_) => {}
-        }
-    }
 }
 
 /// Why and how a task is made.

@@ -6,7 +6,7 @@
 //! which nothing is free takes no part until something is, and why is said: in its
 //! status and in the leader's log (`dispatch/nodes.rs`), which the turn does not write.
 
-use super::addresses::{Addresses, no_address};
+use crate::leader::turn::addresses::{Addresses, no_address};
 use crate::store::Store;
 use crate::transaction::{Precondition, SectionName, Transaction, Write};
 use skep_model::endpoint::{INGRESS_NODES_MAX, NodeIngress};

@@ -5,8 +5,8 @@
 //! cluster's limit of tasks, the live one included, or one more than its restart
 //! attempts, which are counted from it.
 
-use super::draft::Draft;
-use super::slot::{Slot, slots};
+use crate::leader::turn::draft::Draft;
+use crate::leader::turn::slots::Slot;
 use skep_model::task::Task;
 use skep_model::{TaskId, TaskState, Time};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(crate) fn reap(draft: &mut Draft<'_>) {
         }
     }
     if draft.service.is_some() {
-        for slot in slots(draft).values() {
+        for slot in draft.slots().values() {
             forget(draft, slot);
         }
     }

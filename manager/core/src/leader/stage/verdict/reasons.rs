@@ -1,13 +1,12 @@
 //! Says why a deployment has not come to its end: what the slot lacks that is most in
 //! the way.
 
-use super::draft::Draft;
-use super::restart::old_stopped_at;
-use super::slot::{Slot, SlotKey};
-use super::verdict::{is_settled, leaving};
+use crate::leader::turn::draft::Draft;
+use crate::leader::turn::slots::{Slot, SlotKey};
 use crate::rules::dirtiness::{is_dirty, is_slot_dirty};
 use crate::rules::eligibility::has_place;
 use crate::rules::ending::Ending;
+use crate::rules::steps::{running_since, settled_at};
 use crate::rules::wanted::Wanted;
 use skep_model::deployment::FailedTask;
 use skep_model::task::Task;
@@ -34,7 +33,7 @@ pub(crate) fn of(draft: &Draft<'_>, wanted: &Wanted, slots: &BTreeMap<SlotKey, S
     for (key, slot) in slots {
         found.extend(of_slot(draft, wanted, key, slot));
     }
-    found.extend(leaving(draft).map(|(task, _)| {
+    found.extend(draft.leaving().map(|(task, _)| {
         (Weight::Leaving, format!("task {}{} is not wanted any more and has not stopped", task.name(), place(draft, task)))
     }));
     let Some(first) = found.iter().map(|(weight, _)| *weight).min() else {
@@ -81,8 +80,9 @@ fn of_slot(draft: &Draft<'_>, wanted: &Wanted, key: &SlotKey, slot: &Slot) -> Op
     if let Some(old) = active.next() {
         return Some((Weight::OldNotStopped, format!("{} has not given way to the new one", place_of(old))));
     }
-    (!is_settled(draft, wanted, newest))
-        .then(|| (Weight::Watched, format!("{} has not run for long enough yet", place_of(newest))))
+    let is_settled =
+        running_since(newest).is_some_and(|since| settled_at(wanted, draft.deployment(), newest, since) <= draft.now);
+    (!is_settled).then(|| (Weight::Watched, format!("{} has not run for long enough yet", place_of(newest))))
 }
 
 /// What keeps the newest task of a slot from running and being reached.
@@ -100,7 +100,7 @@ fn waits(draft: &Draft<'_>, slot: &Slot, task: &Task) -> Option<(Weight, String)
         return Some((Weight::Unplaced, format!("task {name} waits: {why}")));
     }
     if task.plan.desired == TaskState::Ready && state <= TaskState::Ready {
-        let old = task.plan.replaces.and_then(|old| draft.task(old)).filter(|_| old_stopped_at(draft, task) > draft.now);
+        let old = task.plan.replaces.and_then(|old| draft.task(old)).filter(|_| draft.old_stopped_at(task) > draft.now);
         let why = match old {
             Some(old) => format!("task {}, which it replaces, has not stopped", old.name()),
             None if task.plan.start_at.unwrap_or(Time::ZERO) > draft.now => "its restart delay is not over".into(),
