@@ -13,7 +13,8 @@
 
 mod assignment;
 mod nodes;
-mod status;
+mod reports;
+mod session;
 
 #[cfg(test)]
 mod hello_tests;
@@ -24,47 +25,21 @@ mod tests;
 
 use crate::action::Action;
 use crate::clock::Moment;
-use crate::publication::overlay::{Thing, Touched};
+use crate::publication::overlay::{DirtyKeys, OverlayObject};
 use crate::publication::{Barrier, Publications};
 use crate::store::{Change, Store, StoredObject};
 use crate::timing;
 use crate::transaction::{Transaction, Write};
 use crate::values::ValueRef;
-use assignment::Sent;
 use nodes::Nodes;
+use reports::Reports;
+use session::Session;
 use skep_model::assignment::{Hello, SessionInfo, StatusUpdate};
 use skep_model::node::Node;
 use skep_model::place::PlaceFaults;
 use skep_model::{NetworkId, NodeId, ServiceId, SessionId, Time};
-use status::Reports;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// One agent's session.
-#[derive(Debug)]
-struct Session {
-    node: NodeId,
-    /// What it was told of the cluster.
-    info: Option<SessionInfo>,
-    /// What it was told to have.
-    sent: Sent,
-    /// The link up to which its network holds what it was told, but for `faults`.
-    programmed: u64,
-    /// The places of its network that do not work.
-    faults: PlaceFaults,
-}
-
-impl Session {
-    fn new(node: NodeId) -> Self {
-        Self { node, info: None, sent: Sent::default(), programmed: 0, faults: PlaceFaults::default() }
-    }
-
-    /// Opens the gates that waited for what this node has programmed.
-    fn pass(&self, store: &Store, barrier: &mut Barrier) {
-        let is_held = |task| store.task(task).is_some_and(|task| self.faults.holds(task));
-        barrier.programmed(self.node, self.programmed, is_held);
-    }
-}
 
 /// Every session, what came from it and what is to go to it.
 #[derive(Debug)]
@@ -204,8 +179,8 @@ impl Dispatcher {
 
     /// A transaction was applied.
     pub fn changed(&mut self, store: &Store, changes: &[Change]) {
-        let touched = self.publications.overlay.changed(store, changes);
-        self.touch(&touched);
+        let dirty_keys = self.publications.overlay.changed(store, changes);
+        self.touch(&dirty_keys);
         for change in changes {
             match (&change.old, &change.new) {
                 (Some(StoredObject::Node(old)), Some(StoredObject::Node(new))) => {
@@ -226,7 +201,7 @@ impl Dispatcher {
             let session = session.filter(|_| self.nodes.is_ready(node));
             session.is_none_or(|session| session.programmed < session.sent.overlay_version)
         };
-        self.publications.follow_nodes(store, changes, &touched, is_behind);
+        self.publications.follow_nodes(store, changes, &dirty_keys, is_behind);
     }
 
     /// Opens gates whose time is over. The services whose tasks' gates opened, or
@@ -360,14 +335,14 @@ impl Dispatcher {
     }
 
     /// Tells the sessions on the networks of what changed that it did.
-    fn touch(&mut self, touched: &Touched) {
-        if touched.is_mesh_moved {
+    fn touch(&mut self, dirty_keys: &DirtyKeys) {
+        if dirty_keys.is_mesh_moved {
             self.dirty_overlay.extend(self.by_node.keys());
         }
         // Before anything else: who left a network has yet to be told that what is on it goes.
-        self.dirty_overlay.extend(touched.moved.iter().map(|(node, _)| *node));
-        for (key, old) in &touched.things {
-            let new = self.publications.overlay.thing(*key);
+        self.dirty_overlay.extend(dirty_keys.moved.iter().map(|(node, _)| *node));
+        for (key, old) in &dirty_keys.objects {
+            let new = self.publications.overlay.object(*key);
             for node in self.audience(&[old.as_ref(), new.as_ref()]) {
                 let session = self.by_node.get(&node).and_then(|session| self.sessions.get_mut(session));
                 if session.is_some_and(|session| session.sent.overlay.touch(*key, old.as_ref(), new.as_ref())) {
@@ -377,15 +352,15 @@ impl Dispatcher {
         }
     }
 
-    /// The nodes that may have been told of a thing, and some more.
-    fn audience(&self, sides: &[Option<&Thing>]) -> BTreeSet<NodeId> {
+    /// The nodes that may have been told of an object, and some more.
+    fn audience(&self, sides: &[Option<&OverlayObject>]) -> BTreeSet<NodeId> {
         let mut networks: BTreeSet<NetworkId> = BTreeSet::new();
-        for thing in sides.iter().copied().flatten() {
-            match thing {
-                Thing::Peer(_) => return self.by_node.keys().copied().collect(),
-                Thing::Network(network) => drop(networks.insert(network.id)),
-                Thing::Service(service) => networks.extend(service.networks.iter().map(|part| part.network)),
-                Thing::Endpoint(endpoint) => drop(networks.insert(endpoint.id.network)),
+        for object in sides.iter().copied().flatten() {
+            match object {
+                OverlayObject::Peer(_) => return self.by_node.keys().copied().collect(),
+                OverlayObject::Network(network) => drop(networks.insert(network.id)),
+                OverlayObject::Service(service) => networks.extend(service.networks.iter().map(|part| part.network)),
+                OverlayObject::Endpoint(endpoint) => drop(networks.insert(endpoint.id.network)),
             }
         }
         if self.publications.overlay.mesh().is_some_and(|mesh| networks.contains(&mesh)) {

@@ -14,7 +14,7 @@ pub(crate) mod view;
 pub use barrier::{Barrier, Passage};
 
 use crate::store::{Change, Store};
-use overlay::{Overlay, Touched, is_on_networks};
+use overlay::{DirtyKeys, Overlay, is_on_networks};
 use skep_model::endpoint::Publication;
 use skep_model::node::{Availability, Node, NodeState};
 use skep_model::task::Task;
@@ -84,10 +84,10 @@ impl Publications {
         &mut self,
         store: &Store,
         changes: &[Change],
-        touched: &Touched,
+        dirty_keys: &DirtyKeys,
         is_behind: impl Fn(NodeId) -> bool,
     ) {
-        let mut nodes: BTreeSet<NodeId> = touched.moved.iter().map(|(node, _)| *node).collect();
+        let mut nodes: BTreeSet<NodeId> = dirty_keys.moved.iter().map(|(node, _)| *node).collect();
         let mut returned = BTreeSet::new();
         for change in changes {
             let (old, new) = change.nodes();
@@ -95,15 +95,15 @@ impl Publications {
             let is_back = old.is_some_and(|old| !self.is_waited_for(old)) && new.is_some_and(|new| self.is_waited_for(new));
             returned.extend(new.filter(|_| is_back).map(|node| node.id));
         }
-        if touched.is_mesh_moved {
+        if dirty_keys.is_mesh_moved {
             nodes.extend(store.nodes().map(|node| node.id));
         }
         for node in nodes {
             let is_waited_for = store.node(node).is_some_and(|node| self.is_waited_for(node));
             self.barrier.leave(node, |task| is_waited_for && takes_part(&self.overlay, store, node, task));
         }
-        let mut moved = touched.moved.clone();
-        if let Some(mesh) = self.overlay.mesh().filter(|_| touched.is_mesh_moved) {
+        let mut moved = dirty_keys.moved.clone();
+        if let Some(mesh) = self.overlay.mesh().filter(|_| dirty_keys.is_mesh_moved) {
             moved.extend(store.nodes().map(|node| (node.id, mesh)));
         }
         for (node, network) in &moved {

@@ -36,7 +36,7 @@ pub(crate) enum Key {
 
 /// One object that nodes are told of; a service with all of its networks.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Thing {
+pub(crate) enum OverlayObject {
     Peer(Arc<Peer>),
     Network(Arc<NodeNetwork>),
     Service(Arc<NodeService>),
@@ -45,9 +45,9 @@ pub(crate) enum Thing {
 
 /// What a transaction did to what nodes are told.
 #[derive(Debug, Default)]
-pub(crate) struct Touched {
+pub(crate) struct DirtyKeys {
     /// Objects that changed, with what they were.
-    pub(crate) things: Vec<(Key, Option<Thing>)>,
+    pub(crate) objects: Vec<(Key, Option<OverlayObject>)>,
     /// Nodes that joined or left a network.
     pub(crate) moved: BTreeSet<(NodeId, NetworkId)>,
     /// All nodes joined or left the ingress network.
@@ -77,53 +77,53 @@ impl Overlay {
     /// Everything that a store implies.
     pub(crate) fn new(store: &Store) -> Self {
         let mut overlay = Self::default();
-        let mut touched = Touched::default();
-        store.networks().for_each(|network| overlay.put_network(store, network.id, Some(network), &mut touched));
-        store.nodes().for_each(|node| overlay.put_peer(node.id, Some(node), &mut touched));
+        let mut dirty_keys = DirtyKeys::default();
+        store.networks().for_each(|network| overlay.put_network(store, network.id, Some(network), &mut dirty_keys));
+        store.nodes().for_each(|node| overlay.put_peer(node.id, Some(node), &mut dirty_keys));
         for task in store.tasks() {
-            overlay.put_task(store, None, Some(task), &mut touched);
+            overlay.put_task(store, None, Some(task), &mut dirty_keys);
         }
-        store.services().for_each(|service| overlay.put_service(store, service.id, &mut touched));
+        store.services().for_each(|service| overlay.put_service(store, service.id, &mut dirty_keys));
         overlay
     }
 
     /// Follows a transaction that was applied.
-    pub(crate) fn changed(&mut self, store: &Store, changes: &[Change]) -> Touched {
-        let mut touched = Touched::default();
+    pub(crate) fn changed(&mut self, store: &Store, changes: &[Change]) -> DirtyKeys {
+        let mut dirty_keys = DirtyKeys::default();
         for change in changes {
             match (&change.old, &change.new) {
-                (_, Some(StoredObject::Network(network))) => self.put_network(store, network.id, Some(network), &mut touched),
-                (Some(StoredObject::Network(network)), None) => self.put_network(store, network.id, None, &mut touched),
+                (_, Some(StoredObject::Network(network))) => self.put_network(store, network.id, Some(network), &mut dirty_keys),
+                (Some(StoredObject::Network(network)), None) => self.put_network(store, network.id, None, &mut dirty_keys),
                 (_, Some(StoredObject::Node(node))) => {
-                    self.put_peer(node.id, Some(node), &mut touched);
+                    self.put_peer(node.id, Some(node), &mut dirty_keys);
                     let had = change.nodes().0.is_none_or(|old| has_ipv6(old));
                     if had != has_ipv6(node) {
                         for task in store.tasks_of_node(node.id).filter(|task| is_on_networks(task)) {
-                            self.put_endpoints(store, task, &mut touched);
+                            self.put_endpoints(store, task, &mut dirty_keys);
                         }
                     }
                 }
-                (Some(StoredObject::Node(node)), None) => self.put_peer(node.id, None, &mut touched),
+                (Some(StoredObject::Node(node)), None) => self.put_peer(node.id, None, &mut dirty_keys),
                 (_, Some(StoredObject::Service(service))) | (Some(StoredObject::Service(service)), None) => {
-                    self.put_service(store, service.id, &mut touched);
+                    self.put_service(store, service.id, &mut dirty_keys);
                 }
                 (_, Some(StoredObject::Task(_))) | (Some(StoredObject::Task(_)), _) => {
                     let (old, new) = change.tasks();
-                    self.put_task(store, old, new, &mut touched);
+                    self.put_task(store, old, new, &mut dirty_keys);
                 }
                 _ => {}
             }
         }
-        touched
+        dirty_keys
     }
 
     /// One object as it is.
-    pub(crate) fn thing(&self, key: Key) -> Option<Thing> {
+    pub(crate) fn object(&self, key: Key) -> Option<OverlayObject> {
         match key {
-            Key::Peer(id) => self.peers.get(&id).cloned().map(Thing::Peer),
-            Key::Network(id) => self.networks.get(&id).cloned().map(Thing::Network),
-            Key::Service(id) => self.services.get(&id).cloned().map(Thing::Service),
-            Key::Endpoint(id) => self.endpoints.get(&id).cloned().map(Thing::Endpoint),
+            Key::Peer(id) => self.peers.get(&id).cloned().map(OverlayObject::Peer),
+            Key::Network(id) => self.networks.get(&id).cloned().map(OverlayObject::Network),
+            Key::Service(id) => self.services.get(&id).cloned().map(OverlayObject::Service),
+            Key::Endpoint(id) => self.endpoints.get(&id).cloned().map(OverlayObject::Endpoint),
         }
     }
 
@@ -185,7 +185,7 @@ impl Overlay {
         range.take_while(move |(id, _)| id.network == network).map(|(_, endpoint)| endpoint)
     }
 
-    fn put_peer(&mut self, id: NodeId, node: Option<&Arc<Node>>, touched: &mut Touched) {
+    fn put_peer(&mut self, id: NodeId, node: Option<&Arc<Node>>, dirty_keys: &mut DirtyKeys) {
         let peer = node.and_then(|node| {
             let underlay = node.description.underlay.as_ref()?;
             let mut ingress = node.plan.ingress.clone();
@@ -195,31 +195,31 @@ impl Overlay {
             Some(Arc::new(Peer { node: id, address: underlay.address, ingress }))
         });
         if let Some(old) = replace(&mut self.peers, id, peer) {
-            touched.things.push((Key::Peer(id), old.map(Thing::Peer)));
+            dirty_keys.objects.push((Key::Peer(id), old.map(OverlayObject::Peer)));
         }
     }
 
-    fn put_network(&mut self, store: &Store, id: NetworkId, network: Option<&Arc<Network>>, touched: &mut Touched) {
+    fn put_network(&mut self, store: &Store, id: NetworkId, network: Option<&Arc<Network>>, dirty_keys: &mut DirtyKeys) {
         let (was_mesh, was_ingress) = (self.mesh(), self.ingress);
         if network.is_some_and(|network| network.spec.ingress) {
             self.ingress = Some(id);
         } else if self.ingress == Some(id) {
             self.ingress = None;
         }
-        touched.is_mesh_moved |= was_mesh != self.mesh();
+        dirty_keys.is_mesh_moved |= was_mesh != self.mesh();
         if was_ingress != self.ingress {
-            self.in_mesh.clone().into_iter().for_each(|service| self.put_service(store, service, touched));
+            self.in_mesh.clone().into_iter().for_each(|service| self.put_service(store, service, dirty_keys));
         }
         let settled = network.filter(|network| network.plan.vni != 0).map(|network| Arc::new(node_network(network)));
         let Some(old) = replace(&mut self.networks, id, settled) else { return };
         if old.is_some() != self.networks.contains_key(&id) {
-            touched.moved.extend(self.nodes_on(id).map(|node| (node, id)));
-            touched.is_mesh_moved |= self.mesh() == Some(id);
+            dirty_keys.moved.extend(self.nodes_on(id).map(|node| (node, id)));
+            dirty_keys.is_mesh_moved |= self.mesh() == Some(id);
         }
-        touched.things.push((Key::Network(id), old.map(Thing::Network)));
+        dirty_keys.objects.push((Key::Network(id), old.map(OverlayObject::Network)));
     }
 
-    fn put_service(&mut self, store: &Store, id: ServiceId, touched: &mut Touched) {
+    fn put_service(&mut self, store: &Store, id: ServiceId, dirty_keys: &mut DirtyKeys) {
         let was_mesh = self.mesh();
         let service = store.service(id);
         let ports = service.map(|service| ingress_ports(service)).unwrap_or_default();
@@ -228,7 +228,7 @@ impl Overlay {
         } else {
             self.in_mesh.insert(id)
         };
-        touched.is_mesh_moved |= was_mesh != self.mesh();
+        dirty_keys.is_mesh_moved |= was_mesh != self.mesh();
         let new = service.map(|service| Arc::new(self.node_service(service, ports)));
         let Some(old) = replace(&mut self.services, id, new) else { return };
         for part in old.iter().flat_map(|service| &service.networks) {
@@ -237,7 +237,7 @@ impl Overlay {
         for part in self.services.get(&id).into_iter().flat_map(|service| &service.networks) {
             self.services_on.insert((part.network, id));
         }
-        touched.things.push((Key::Service(id), old.map(Thing::Service)));
+        dirty_keys.objects.push((Key::Service(id), old.map(OverlayObject::Service)));
     }
 
     /// A service is on the networks of its spec, and still on those that tasks of
@@ -269,19 +269,19 @@ impl Overlay {
         }
     }
 
-    fn put_task(&mut self, store: &Store, old: Option<&Arc<Task>>, new: Option<&Arc<Task>>, touched: &mut Touched) {
+    fn put_task(&mut self, store: &Store, old: Option<&Arc<Task>>, new: Option<&Arc<Task>>, dirty_keys: &mut DirtyKeys) {
         let (old, new) = (old.filter(|task| is_on_networks(task)), new.filter(|task| is_on_networks(task)));
         if let Some(task) = new {
-            self.put_endpoints(store, task, touched);
+            self.put_endpoints(store, task, dirty_keys);
         }
         match (old, new) {
-            (None, Some(task)) => self.count(store, task, true, touched),
+            (None, Some(task)) => self.count(store, task, true, dirty_keys),
             (Some(task), None) => {
                 for attachment in &task.networks {
                     let id = EndpointId { network: attachment.network, task: task.id };
-                    self.put_endpoint(id, None, touched);
+                    self.put_endpoint(id, None, dirty_keys);
                 }
-                self.count(store, task, false, touched);
+                self.count(store, task, false, dirty_keys);
             }
             // A task's node and networks never change.
             _ => {}
@@ -290,7 +290,7 @@ impl Overlay {
 
     /// The places of a task on its networks. Nobody is told of an IPv6 address on a node
     /// that has none.
-    fn put_endpoints(&mut self, store: &Store, task: &Task, touched: &mut Touched) {
+    fn put_endpoints(&mut self, store: &Store, task: &Task, dirty_keys: &mut DirtyKeys) {
         let Some(node) = task.plan.node else { return };
         let (names, has_ipv6) = (names(store, task), store.node(node).is_none_or(|node| has_ipv6(node)));
         for attachment in &task.networks {
@@ -303,24 +303,24 @@ impl Overlay {
                 names: names.clone(),
                 is_published: task.plan.endpoint.publication == Publication::Published,
             });
-            self.put_endpoint(id, Some(endpoint), touched);
+            self.put_endpoint(id, Some(endpoint), dirty_keys);
         }
     }
 
-    fn put_endpoint(&mut self, id: EndpointId, endpoint: Option<Arc<Endpoint>>, touched: &mut Touched) {
+    fn put_endpoint(&mut self, id: EndpointId, endpoint: Option<Arc<Endpoint>>, dirty_keys: &mut DirtyKeys) {
         if let Some(old) = replace(&mut self.endpoints, id, endpoint) {
-            touched.things.push((Key::Endpoint(id), old.map(Thing::Endpoint)));
+            dirty_keys.objects.push((Key::Endpoint(id), old.map(OverlayObject::Endpoint)));
         }
     }
 
     /// Counts the endpoints of a task, and notes what became of it.
-    fn count(&mut self, store: &Store, task: &Task, is_added: bool, touched: &mut Touched) {
+    fn count(&mut self, store: &Store, task: &Task, is_added: bool, dirty_keys: &mut DirtyKeys) {
         let Some(node) = task.plan.node else { return };
         let mut is_service_touched = false;
         for network in task.networks.iter().map(|attachment| attachment.network) {
             let attached = self.attached.entry(node).or_default();
             if step(attached, network, is_added) {
-                touched.moved.insert((node, network));
+                dirty_keys.moved.insert((node, network));
                 if is_added {
                     self.nodes_on.insert((network, node))
                 } else {
@@ -333,7 +333,7 @@ impl Overlay {
             is_service_touched |= step(&mut self.endpoints_of, (task.service_id, network), is_added);
         }
         if is_service_touched {
-            self.put_service(store, task.service_id, touched);
+            self.put_service(store, task.service_id, dirty_keys);
         }
     }
 }

@@ -5,7 +5,7 @@
 //! for each object of each session, and the difference costs what changed, or
 //! what is on a network that the node joined or left.
 
-use super::overlay::{Key, Overlay, Thing};
+use super::overlay::{Key, Overlay, OverlayObject};
 use skep_model::overlay::{EndpointId, NodeService, OverlayChange};
 use skep_model::{NetworkId, NodeId, ServiceId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,35 +13,35 @@ use std::sync::Arc;
 
 /// One session's side.
 #[derive(Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct SessionView {
     is_begun: bool,
     /// The networks that it was told of.
     networks: BTreeSet<NetworkId>,
     /// What changed since it was told, as it was told.
-    before: BTreeMap<Key, Option<Thing>>,
+    before: BTreeMap<Key, Option<OverlayObject>>,
 }
 
-/// What is new to a session, in the order in which things need each other.
+/// What is new to a session, in the order in which objects need each other.
 #[derive(Debug, Default)]
-pub(crate) struct News {
+pub(crate) struct Delta {
     pub(crate) puts: Vec<OverlayChange>,
     pub(crate) removals: Vec<OverlayChange>,
 }
 
-impl News {
+impl Delta {
     pub(crate) fn is_empty(&self) -> bool {
         self.puts.is_empty() && self.removals.is_empty()
     }
 }
 
-impl Told {
+impl SessionView {
     /// Something changed; whether the session has to be told.
-    pub(crate) fn touch(&mut self, key: Key, old: Option<&Thing>, new: Option<&Thing>) -> bool {
-        let has = |thing: &Thing| match thing {
-            Thing::Peer(_) => true,
-            Thing::Network(network) => self.networks.contains(&network.id),
-            Thing::Service(service) => service.networks.iter().any(|part| self.networks.contains(&part.network)),
-            Thing::Endpoint(endpoint) => self.networks.contains(&endpoint.id.network),
+    pub(crate) fn touch(&mut self, key: Key, old: Option<&OverlayObject>, new: Option<&OverlayObject>) -> bool {
+        let has = |object: &OverlayObject| match object {
+            OverlayObject::Peer(_) => true,
+            OverlayObject::Network(network) => self.networks.contains(&network.id),
+            OverlayObject::Service(service) => service.networks.iter().any(|part| self.networks.contains(&part.network)),
+            OverlayObject::Endpoint(endpoint) => self.networks.contains(&endpoint.id.network),
         };
         let is_concerned = self.is_begun && [old, new].into_iter().flatten().any(has);
         if is_concerned {
@@ -51,19 +51,19 @@ impl Told {
     }
 
     /// The difference between what it was told and what there is.
-    pub(crate) fn next(&mut self, overlay: &Overlay, node: NodeId) -> News {
+    pub(crate) fn next(&mut self, overlay: &Overlay, node: NodeId) -> Delta {
         let after = overlay.networks_of(node);
         let difference = Difference { overlay, told: &self.networks, after: &after, before: &self.before };
-        let mut news = News::default();
-        difference.peers(self.is_begun, &mut news);
-        difference.networks(&mut news);
-        difference.services(&mut news);
-        difference.endpoints(&mut news);
-        news.removals.sort_by_key(removal_rank);
+        let mut delta = Delta::default();
+        difference.peers(self.is_begun, &mut delta);
+        difference.networks(&mut delta);
+        difference.services(&mut delta);
+        difference.endpoints(&mut delta);
+        delta.removals.sort_by_key(removal_rank);
         self.networks = after;
         self.before.clear();
         self.is_begun = true;
-        news
+        delta
     }
 }
 
@@ -81,7 +81,7 @@ struct Difference<'a> {
     overlay: &'a Overlay,
     told: &'a BTreeSet<NetworkId>,
     after: &'a BTreeSet<NetworkId>,
-    before: &'a BTreeMap<Key, Option<Thing>>,
+    before: &'a BTreeMap<Key, Option<OverlayObject>>,
 }
 
 impl Difference<'_> {
@@ -97,60 +97,60 @@ impl Difference<'_> {
         self.told.contains(&network) && self.after.contains(&network)
     }
 
-    fn peers(&self, is_begun: bool, news: &mut News) {
+    fn peers(&self, is_begun: bool, delta: &mut Delta) {
         if !is_begun {
-            news.puts.extend(self.overlay.peers().map(|peer| OverlayChange::PutPeer((**peer).clone())));
+            delta.puts.extend(self.overlay.peers().map(|peer| OverlayChange::PutPeer((**peer).clone())));
             return;
         }
         for (key, old) in self.before {
             let Key::Peer(id) = key else { continue };
             match self.overlay.peer(*id) {
-                Some(peer) if *old == Some(Thing::Peer(peer.clone())) => {}
-                Some(peer) => news.puts.push(OverlayChange::PutPeer((**peer).clone())),
-                None if old.is_some() => news.removals.push(OverlayChange::RemovePeer(*id)),
+                Some(peer) if *old == Some(OverlayObject::Peer(peer.clone())) => {}
+                Some(peer) => delta.puts.push(OverlayChange::PutPeer((**peer).clone())),
+                None if old.is_some() => delta.removals.push(OverlayChange::RemovePeer(*id)),
                 None => {}
             }
         }
     }
 
-    fn networks(&self, news: &mut News) {
+    fn networks(&self, delta: &mut Delta) {
         let changed = self.before.iter().filter_map(|(key, old)| match key {
             Key::Network(id) if self.stays_on(*id) => {
-                let now = self.overlay.network(*id).cloned().map(Thing::Network);
+                let now = self.overlay.network(*id).cloned().map(OverlayObject::Network);
                 (now != *old).then_some(*id)
             }
             _ => None,
         });
         let put = self.joined().chain(changed).filter_map(|id| self.overlay.network(id));
-        news.puts.extend(put.map(|network| OverlayChange::PutNetwork((**network).clone())));
-        news.removals.extend(self.left().map(OverlayChange::RemoveNetwork));
+        delta.puts.extend(put.map(|network| OverlayChange::PutNetwork((**network).clone())));
+        delta.removals.extend(self.left().map(OverlayChange::RemoveNetwork));
     }
 
-    fn services(&self, news: &mut News) {
+    fn services(&self, delta: &mut Delta) {
         let mut candidates: BTreeSet<ServiceId> =
             self.before.keys().filter_map(|key| if let Key::Service(id) = key { Some(*id) } else { None }).collect();
         candidates.extend(self.joined().chain(self.left()).flat_map(|network| self.overlay.services_on(network)));
         for id in candidates {
             let now = self.overlay.service(id);
             let was = match self.before.get(&Key::Service(id)) {
-                Some(Some(Thing::Service(old))) => Some(old),
+                Some(Some(OverlayObject::Service(old))) => Some(old),
                 Some(_) => None,
                 None => now,
             };
             let (was, now) = (restricted(was, self.told), restricted(now, self.after));
             match now {
                 Some(now) if was.as_ref() == Some(&now) => {}
-                Some(now) => news.puts.push(OverlayChange::PutService(now)),
-                None if was.is_some() => news.removals.push(OverlayChange::RemoveService(id)),
+                Some(now) => delta.puts.push(OverlayChange::PutService(now)),
+                None if was.is_some() => delta.removals.push(OverlayChange::RemoveService(id)),
                 None => {}
             }
         }
     }
 
-    fn endpoints(&self, news: &mut News) {
+    fn endpoints(&self, delta: &mut Delta) {
         for network in self.joined() {
             let all = self.overlay.endpoints_on(network);
-            news.puts.extend(all.map(|endpoint| OverlayChange::PutEndpoint((**endpoint).clone())));
+            delta.puts.extend(all.map(|endpoint| OverlayChange::PutEndpoint((**endpoint).clone())));
         }
         for network in self.left() {
             let changed = self.before.keys().filter_map(|key| match key {
@@ -161,7 +161,7 @@ impl Difference<'_> {
                 self.overlay.endpoints_on(network).map(|endpoint| endpoint.id).chain(changed).collect();
             // What appeared since was never told.
             let was_told = |id: &EndpointId| self.before.get(&Key::Endpoint(*id)).is_none_or(Option::is_some);
-            news.removals.extend(ids.into_iter().filter(was_told).map(OverlayChange::RemoveEndpoint));
+            delta.removals.extend(ids.into_iter().filter(was_told).map(OverlayChange::RemoveEndpoint));
         }
         for (key, old) in self.before {
             let Key::Endpoint(id) = key else { continue };
@@ -169,9 +169,9 @@ impl Difference<'_> {
                 continue;
             }
             match self.overlay.endpoint(*id) {
-                Some(endpoint) if *old == Some(Thing::Endpoint(endpoint.clone())) => {}
-                Some(endpoint) => news.puts.push(OverlayChange::PutEndpoint((**endpoint).clone())),
-                None if old.is_some() => news.removals.push(OverlayChange::RemoveEndpoint(*id)),
+                Some(endpoint) if *old == Some(OverlayObject::Endpoint(endpoint.clone())) => {}
+                Some(endpoint) => delta.puts.push(OverlayChange::PutEndpoint((**endpoint).clone())),
+                None if old.is_some() => delta.removals.push(OverlayChange::RemoveEndpoint(*id)),
                 None => {}
             }
         }

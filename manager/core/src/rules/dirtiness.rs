@@ -33,8 +33,8 @@ pub(crate) fn is_dirty(store: &Store, wanted: &Wanted, task: &Task) -> bool {
     !node.is_some_and(|node| are_met(&wanted.constraints, node))
 }
 
-/// Whether a slot, of which these are all tasks, oldest first, has no task that is as the spec wants it, nor had one that
-/// ended and is not to be restarted.
+/// Whether a slot, of which these are all tasks, oldest first, has none that is as the spec
+/// wants it, nor had one that ended and is not to be restarted.
 pub(crate) fn is_slot_dirty(store: &Store, wanted: &Wanted, tasks: &[Arc<Task>]) -> bool {
     let active = || tasks.iter().filter(|task| task.is_active());
     if active().next().is_none() {

@@ -21,7 +21,7 @@ use std::sync::Arc;
 const REJECTED: &str = "assigned node no longer meets constraints";
 
 /// What becomes of a task on its node.
-enum Fate {
+enum Outcome {
     Stays,
     Rejected,
     Orphaned(&'static str),
@@ -34,26 +34,32 @@ pub(crate) fn enforce(draft: &mut Draft<'_>, wanted: Option<&Wanted>, overcommit
     for task in on_nodes {
         let node = task.plan.node.and_then(|node| draft.store.node(node));
         let is_overcommitted = overcommitted.contains(&task.id);
-        match fate(draft, wanted, &task, node, is_overcommitted) {
-            Fate::Stays => {}
-            Fate::Rejected => end(draft, task.id, TaskState::Rejected, REJECTED),
-            Fate::Orphaned(why) => end(draft, task.id, TaskState::Orphaned, why),
+        match outcome(draft, wanted, &task, node, is_overcommitted) {
+            Outcome::Stays => {}
+            Outcome::Rejected => end(draft, task.id, TaskState::Rejected, REJECTED),
+            Outcome::Orphaned(why) => end(draft, task.id, TaskState::Orphaned, why),
         }
     }
 }
 
-fn fate(draft: &mut Draft<'_>, wanted: Option<&Wanted>, task: &Task, node: Option<&Arc<Node>>, is_overcommitted: bool) -> Fate {
-    let Some(node) = node else { return Fate::Orphaned("the node was removed") };
+fn outcome(
+    draft: &mut Draft<'_>,
+    wanted: Option<&Wanted>,
+    task: &Task,
+    node: Option<&Arc<Node>>,
+    is_overcommitted: bool,
+) -> Outcome {
+    let Some(node) = node else { return Outcome::Orphaned("the node was removed") };
     if node.status.state == NodeState::Down {
         let orphaned_at = node.status.since + timing::ORPHAN_AFTER;
         if orphaned_at <= draft.now {
-            return Fate::Orphaned("the node has been down for too long");
+            return Outcome::Orphaned("the node has been down for too long");
         }
         draft.wake_at(orphaned_at);
-        return Fate::Stays;
+        return Outcome::Stays;
     }
     if !task.is_wanted() || node.spec.availability != Availability::Active {
-        return Fate::Stays;
+        return Outcome::Stays;
     }
     let is_met = match wanted {
         // While an update is under way its own rule takes outdated tasks away, in
@@ -63,7 +69,7 @@ fn fate(draft: &mut Draft<'_>, wanted: Option<&Wanted>, task: &Task, node: Optio
         }
         _ => constraints::are_met(&constraints::parse(&task.spec.placement.constraints), node),
     };
-    if is_met && !is_overcommitted { Fate::Stays } else { Fate::Rejected }
+    if is_met && !is_overcommitted { Outcome::Stays } else { Outcome::Rejected }
 }
 
 fn end(draft: &mut Draft<'_>, id: TaskId, state: TaskState, error: &str) {

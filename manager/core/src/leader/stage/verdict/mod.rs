@@ -31,31 +31,31 @@ use std::collections::BTreeMap;
 /// Brings the deployment's counts up to date and ends it if it is over; `goal` is what its
 /// mode wants there to be.
 pub(crate) fn judge(draft: &mut Draft<'_>, wanted: &Wanted, goal: &Goal) {
-    let standing = Standing::of(draft, wanted, goal);
+    let tally = SlotTally::of(draft, wanted, goal);
     let Some(deployment) = draft.deployment_mut() else { return };
-    deployment.wanted = standing.n_wanted;
-    deployment.running = standing.n_running;
-    deployment.completed = standing.n_completed;
+    deployment.wanted = tally.n_wanted;
+    deployment.running = tally.n_running;
+    deployment.completed = tally.n_completed;
     match deployment.state {
-        DeploymentState::Progressing => decide(draft, wanted, &goal.slots, &standing),
-        DeploymentState::DeadlineExceeded | DeploymentState::Failed => come_true(draft, &standing),
+        DeploymentState::Progressing => decide(draft, wanted, &goal.slots, &tally),
+        DeploymentState::DeadlineExceeded | DeploymentState::Failed => come_true(draft, &tally),
         DeploymentState::Converged | DeploymentState::Paused | DeploymentState::RolledBack => {}
     }
 }
 
 /// Decides on a deployment that is under way.
-fn decide(draft: &mut Draft<'_>, wanted: &Wanted, slots: &BTreeMap<SlotKey, Slot>, standing: &Standing) {
+fn decide(draft: &mut Draft<'_>, wanted: &Wanted, slots: &BTreeMap<SlotKey, Slot>, tally: &SlotTally) {
     let progressed_at = progressed_at(draft, wanted.spec_version());
     let (now, deadline) = (draft.now, wanted.service.spec.spec.deadline.unwrap_or(timing::DEPLOYMENT_DEADLINE));
     let Some(deployment) = draft.deployment_mut() else { return };
     deployment.progressed_at = deployment.progressed_at.max(progressed_at).min(now);
-    deployment.next_step_at = standing.next_step_at;
+    deployment.next_step_at = tally.next_step_at;
     let late_at = deployment.progressed_at + deadline;
     let cause = deployment.cause.clone();
     let deadline_at = late_at.max(planned_until(draft, wanted));
-    if standing.is_settled() {
+    if tally.is_settled() {
         draft.end_deployment(good_end(draft), cause);
-    } else if let (Some(exhausted), 0) = (&standing.exhausted, standing.n_unsettled - standing.n_exhausted) {
+    } else if let (Some(exhausted), 0) = (&tally.exhausted, tally.n_unsettled - tally.n_exhausted) {
         fail(draft, exhausted);
     } else if let Some((failed, cause)) = does_not_come_up(draft, wanted, slots.values()) {
         if let Some(deployment) = draft.deployment_mut() {
@@ -69,7 +69,7 @@ fn decide(draft: &mut Draft<'_>, wanted: &Wanted, slots: &BTreeMap<SlotKey, Slot
     } else {
         draft.wake_at(deadline_at);
     }
-    standing.wake(draft);
+    tally.wake(draft);
 }
 
 /// Why a created service does not come up, if too many of its slots have had enough
@@ -105,14 +105,14 @@ fn does_not_come_up<'a>(
 }
 
 /// A deployment that failed or was late, and has come to be as it is wanted.
-fn come_true(draft: &mut Draft<'_>, standing: &Standing) {
+fn come_true(draft: &mut Draft<'_>, tally: &SlotTally) {
     let Some(deployment) = draft.deployment() else { return };
-    if standing.is_settled() {
+    if tally.is_settled() {
         let what = if deployment.state == DeploymentState::Failed { "it had failed" } else { "its deadline" };
         let cause = format!("converged after {what}: {}", deployment.cause);
         draft.end_deployment(good_end(draft), cause);
     }
-    standing.wake(draft);
+    tally.wake(draft);
 }
 
 fn good_end(draft: &Draft<'_>) -> DeploymentState {
@@ -122,7 +122,7 @@ fn good_end(draft: &Draft<'_>) -> DeploymentState {
 
 /// Where the slots of a deployment stand.
 #[derive(Debug, Default)]
-struct Standing {
+struct SlotTally {
     /// Are wanted.
     n_wanted: u64,
     /// Have a running task of the wanted spec.
@@ -145,22 +145,22 @@ struct Standing {
     wake_at: Option<Time>,
 }
 
-impl Standing {
+impl SlotTally {
     fn of(draft: &Draft<'_>, wanted: &Wanted, goal: &Goal) -> Self {
-        let mut standing = Self { n_wanted: goal.n_wanted, ..Self::default() };
+        let mut tally = Self { n_wanted: goal.n_wanted, ..Self::default() };
         for slot in goal.slots.values() {
-            if standing.add(draft, wanted, slot) {
-                standing.n_settled += 1;
+            if tally.add(draft, wanted, slot) {
+                tally.n_settled += 1;
             } else {
-                standing.n_unsettled += 1;
+                tally.n_unsettled += 1;
             }
         }
-        standing.wake_at = standing.next_step_at;
+        tally.wake_at = tally.next_step_at;
         for (_, until) in draft.leaving() {
-            standing.is_leaving = true;
-            standing.wake_at = Some(standing.wake_at.map_or(until, |at| at.min(until)));
+            tally.is_leaving = true;
+            tally.wake_at = Some(tally.wake_at.map_or(until, |at| at.min(until)));
         }
-        standing
+        tally
     }
 
     fn is_settled(&self) -> bool {
