@@ -1,7 +1,7 @@
 //! What one turn may rely on. What turns lead to is the scenarios' business.
 
 use super::*;
-use crate::store::apply::Conflict;
+use crate::store::Conflict;
 use crate::transaction::Write;
 use skep_model::cluster::{Cluster, ClusterPlan, ClusterSpec};
 use skep_model::node::{Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus};

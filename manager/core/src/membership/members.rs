@@ -9,8 +9,8 @@
 //! hands over leadership, leaves raft, and only then loses its role and its slots
 //! of the sealing key. Last comes what is only told: whether a manager counts for the quorum.
 
-use super::Consensus;
 use crate::clock::Moment;
+use crate::consensus::Consensus;
 use crate::store::{Change, Store, StoredObject};
 use crate::transaction::{Precondition, SectionName, Transaction, Write};
 use raft::eraftpb::{ConfChangeType, Message, MessageType};
@@ -154,7 +154,7 @@ impl Directory {
 }
 
 /// What a context begins with that says where the sender is; those of reads begin
-/// with another byte (see `reads`), and raft's own with a letter.
+/// with another byte (see `consensus::reads`), and raft's own with a letter.
 const SIGNED: u8 = b'@';
 
 fn introduces(message: &Message) -> bool {

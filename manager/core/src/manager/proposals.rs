@@ -3,7 +3,7 @@
 //! A request id is in flight at most once: a repeat while the first is under way
 //! waits with it, and one that comes later finds its outcome in the store.
 
-use crate::event::Ticket;
+use crate::ticket::Ticket;
 use crate::transaction::Transaction;
 use skep_model::request::{Mutation, Outcome};
 use skep_model::{Refusal, RequestId};
