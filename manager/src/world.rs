@@ -1,7 +1,9 @@
 //! What the core's actions mean here: disk, peers, sessions, waiting callers.
 //!
-//! Carrying out an action never waits: whatever takes time goes to the log's
-//! thread, a peer's queue or a task of its own and comes back as an event.
+//! Carrying out an action waits for no disk, peer or caller: that goes to the log's
+//! thread, a peer's queue or a task of its own and comes back as an event. What it
+//! computes is done here: the values that a link of assignments names are opened, and
+//! the link is encoded, while the loop stands.
 
 use crate::api::{Leadership, Shared};
 use crate::peers::Peers;

@@ -5,7 +5,7 @@
 //! Which order an update has is in the service's spec while the update begins; the
 //! spec may be another one before the slot is whole again, so it is remembered.
 
-use skep_manager_core::dispatch::{Barrier, Passage};
+use skep_manager_core::publication::{Barrier, Passage};
 use skep_manager_core::store::{Change, Store, StoredObject};
 use skep_model::endpoint::{Publication, PublishMode};
 use skep_model::service::{Service, UpdateOrder};

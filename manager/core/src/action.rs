@@ -1,12 +1,13 @@
 //! Everything that a manager can want done.
 
-use crate::event::Ticket;
+pub use crate::consensus::Persist;
 use crate::store::Store;
 use crate::store::watch::Recent;
+use crate::ticket::Ticket;
 use raft::eraftpb;
 use skep_model::assignment::{Assignments, SessionInfo};
 use skep_model::request::Outcome;
-use skep_model::{NodeId, Refusal, SessionId, Time};
+use skep_model::{NodeId, Refusal, SessionId};
 use std::sync::Arc;
 
 /// One thing to be done by the shell. Actions of one call are in order; those
@@ -146,23 +147,4 @@ pub enum Action {
         /// Why, in a sentence.
         sentence: String,
     },
-}
-
-/// What must become durable, as one batch.
-#[derive(Clone, Debug, Default)]
-pub struct Persist {
-    /// Rises by one with every batch.
-    pub n: u64,
-    /// A received snapshot (which is on disk) takes effect: the log is emptied and
-    /// continues after it. Comes before the entries.
-    pub snapshot: Option<eraftpb::SnapshotMetadata>,
-    /// Entries; one at index i replaces everything from i on.
-    pub entries: Vec<eraftpb::Entry>,
-    /// The new hard state, if it changed.
-    pub hard_state: Option<eraftpb::HardState>,
-    /// The new membership, if it changed, with the index as of which it
-    /// is: the newest such record is [`crate::Recovered::membership`].
-    pub membership: Option<(u64, eraftpb::ConfState)>,
-    /// For the log: when it was made.
-    pub at: Time,
 }

@@ -1,21 +1,13 @@
 //! Everything that can happen to a manager.
 
 use crate::store::SnapshotContent;
+pub use crate::ticket::Ticket;
 use crate::values::ValueRef;
 use raft::eraftpb;
 use skep_model::assignment::{Hello, StatusUpdate};
 use skep_model::place::PlaceFaults;
 use skep_model::request::Mutation;
 use skep_model::{NodeId, RequestId, SessionId, Time};
-
-/// Names a waiting caller; minted by the shell, never reused within a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
-
-impl Ticket {
-    /// The manager itself waits; no shell mints this one.
-    pub(crate) const OWN: Ticket = Ticket(u64::MAX);
-}
 
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

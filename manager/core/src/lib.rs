@@ -7,7 +7,11 @@
 //!
 //! The way of a change: [`control`] admits a request as a [`Transaction`],
 //! [`consensus`] has it agreed, [`store`] applies it, and the [`leader`] turns
-//! what became dirty into further transactions; [`dispatch`] tells the agents.
+//! what became dirty into further transactions; [`publication`] follows who is to be
+//! found where, and [`dispatch`] tells the agents.
+//!
+//! A room imports only what stands to the right of it:
+//! `manager → leader, control, dispatch, membership → publication → rules → store`.
 
 pub mod action;
 pub mod clock;
@@ -17,16 +21,21 @@ pub mod dispatch;
 pub mod event;
 pub mod leader;
 pub mod manager;
+mod membership;
 pub mod mint;
+pub mod publication;
+mod rules;
 pub mod store;
+mod ticket;
 pub mod timing;
 pub mod transaction;
 pub mod values;
 
 pub use action::Action;
 pub use clock::Moment;
-pub use event::{Event, Ticket};
+pub use event::Event;
 pub use manager::{Config, Manager, Recovered};
 pub use mint::Mint;
 pub use store::Store;
+pub use ticket::Ticket;
 pub use transaction::{Precondition, Transaction, Write};

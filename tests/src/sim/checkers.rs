@@ -12,7 +12,7 @@ use super::trace::checksum;
 use crate::owners;
 use raft::eraftpb::{Entry, EntryType};
 use skep_manager_core::manager::Manager;
-use skep_manager_core::store::apply::Conflict;
+use skep_manager_core::store::Conflict;
 use skep_manager_core::store::codec;
 use skep_manager_core::store::{Change, Store, StoredObject};
 use skep_manager_core::transaction::Transaction;

@@ -11,7 +11,7 @@
 
 use super::machines::Machine;
 use super::{Simulation, services};
-use skep_manager_core::dispatch::Passage;
+use skep_manager_core::publication::Passage;
 use skep_manager_core::store::Store;
 use skep_model::endpoint::{EndpointState, Publication};
 use skep_model::node::{Availability, NodeState};

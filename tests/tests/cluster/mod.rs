@@ -354,11 +354,7 @@ impl Cluster {
 
     /// Applies one transaction and checks what it did. `owner` is whose task
     /// states it may move; `None` for a request.
-    fn apply(
-        &mut self,
-        transaction: &Transaction,
-        owner: Option<Owner>,
-    ) -> Result<(), skep_manager_core::store::apply::Conflict> {
+    fn apply(&mut self, transaction: &Transaction, owner: Option<Owner>) -> Result<(), skep_manager_core::store::Conflict> {
         let index = self.store.version + 1;
         let mut transaction = transaction.clone();
         transaction.stamp(self.now);

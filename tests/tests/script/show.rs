@@ -1,7 +1,7 @@
 //! What a scenario prints of its cluster.
 
 use crate::cluster::Cluster;
-use skep_manager_core::dispatch::Passage;
+use skep_manager_core::publication::Passage;
 use skep_model::network::{Network, Pool};
 use skep_model::task::Task;
 use skep_model::{NetworkId, NodeId, Refusal};

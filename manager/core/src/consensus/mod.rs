@@ -6,25 +6,27 @@
 //! at once, since what it sends promises nothing. Several batches may be on their
 //! way to the disk at a time.
 //!
-//! Not in here: what entries mean, and who may be a member ([`members`] decides).
+//! Not in here: what entries and snapshots hold, and who may be a member
+//! ([`crate::membership`] decides).
 
 pub(crate) mod log;
-pub(crate) mod members;
-pub(crate) mod proposals;
+mod quorum;
 pub(crate) mod reads;
+mod round;
 
-use crate::action::Persist;
+pub use round::Persist;
+pub(crate) use round::Round;
+
 use crate::mint::{Mint, Purpose};
-use crate::store::SnapshotContent;
 use crate::timing;
 use log::Log;
 use raft::eraftpb::{
-    ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, HardState, Message, MessageType, SnapshotMetadata,
+    ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, HardState, Message, MessageType, SnapshotMetadata,
 };
-use raft::{RawNode, ReadState, SnapshotStatus, StateRole, Storage};
+use raft::{RawNode, SnapshotStatus, StateRole, Storage};
+use round::Batch;
 use skep_model::Time;
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
 
 /// Bytes of entries in one append message.
 const MESSAGE_BYTES_MAX: u64 = 1024 * 1024;
@@ -37,36 +39,6 @@ const ROUND_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Batches on their way to the disk. Beyond them raft is asked for nothing, so that what
 /// comes meanwhile is one batch later; whoever waits for this member's word waits longer.
 pub(crate) const BATCHES_IN_FLIGHT_MAX: usize = 1024;
-/// A learner that lacks no more entries than these becomes a voter.
-const CAUGHT_UP_ENTRIES: u64 = 100;
-/// A member that was silent for longer is not counted on.
-const SILENT_AFTER: Duration = Duration::from_millis(2 * timing::ELECTION_TICKS as u64 * 50);
-
-/// One step of the raft node, to be carried out in the order of the fields.
-#[derive(Debug, Default)]
-pub(crate) struct Round {
-    /// Messages that may leave at once.
-    pub(crate) messages: Vec<Message>,
-    /// What must become durable.
-    pub(crate) persist: Option<Persist>,
-    /// A snapshot that was received takes the place of store and log.
-    pub(crate) snapshot: Option<SnapshotMetadata>,
-    /// Entries that were agreed; `Consensus::applied` is called after each.
-    pub(crate) committed: Vec<Entry>,
-    /// Answers to `Consensus::read_index`.
-    pub(crate) reads: Vec<ReadState>,
-}
-
-#[derive(Debug)]
-struct Batch {
-    n: u64,
-    ready: u64,
-    has_entries: bool,
-    snapshot: Option<u64>,
-    messages: Vec<Message>,
-    at: Time,
-}
-
 /// The raft node of one manager.
 pub(crate) struct Consensus {
     raw: RawNode<Log>,
@@ -78,8 +50,6 @@ pub(crate) struct Consensus {
     hard_state: Option<HardState>,
     membership: (u64, ConfState),
     is_membership_new: bool,
-    /// A snapshot that raft has taken and the store has not.
-    received: Option<(u64, SnapshotContent)>,
     /// When each member was last heard of.
     heard: BTreeMap<u64, Time>,
 }
@@ -122,7 +92,6 @@ impl Consensus {
             hard_state: None,
             membership,
             is_membership_new: true,
-            received: None,
             heard: BTreeMap::new(),
         };
         consensus.draw_timeout(mint);
@@ -171,21 +140,11 @@ impl Consensus {
         self.draw_timeout(mint);
     }
 
-    /// A snapshot that has arrived whole. Its content is kept only if raft takes it.
-    pub(crate) fn receive(&mut self, now: Time, message: Message, content: SnapshotContent, mint: &mut Mint) {
+    /// A snapshot that has arrived whole. Whether raft takes it: then a round will name it.
+    pub(crate) fn receive(&mut self, now: Time, message: Message, mint: &mut Mint) -> bool {
         let index = message.get_snapshot().get_metadata().index;
         self.step(now, message, mint);
-        if self.raw.snap().is_some_and(|taken| taken.get_metadata().index == index) {
-            self.received = Some((index, content));
-        }
-    }
-
-    /// The content of the snapshot that a round names.
-    pub(crate) fn take_received(&mut self, index: u64) -> SnapshotContent {
-        match self.received.take() {
-            Some((received, content)) if received == index => content,
-            other => panic!("raft took a snapshot that ends at {index}, there is {:?}", other.map(|(index, _)| index)),
-        }
+        self.raw.snap().is_some_and(|taken| taken.get_metadata().index == index)
     }
 
     /// Whether [`Self::round`] has something to do.
@@ -411,71 +370,8 @@ impl Consensus {
         &self.raw.store().applied
     }
 
-    /// The members.
-    pub(crate) fn members(&self) -> &ConfState {
-        &self.membership.1
-    }
-
-    /// Whether a raft id is a member, voting or learning.
-    pub(crate) fn is_member(&self, raft_id: u64) -> bool {
-        self.membership.1.voters.contains(&raft_id) || self.membership.1.learners.contains(&raft_id)
-    }
-
-    /// Whether a member has a vote.
-    pub(crate) fn is_voter(&self, raft_id: u64) -> bool {
-        self.membership.1.voters.contains(&raft_id)
-    }
-
-    /// A learner that has all but the newest entries and is there.
-    pub(crate) fn learner_to_promote(&self, now: Time) -> Option<u64> {
-        let last = self.raw.raft.raft_log.last_index();
-        let is_ready = |id: &u64| {
-            let matched = self.stored(*id);
-            matched > 0 && matched + CAUGHT_UP_ENTRIES >= last && self.is_active(now, *id)
-        };
-        self.membership.1.learners.iter().copied().find(is_ready)
-    }
-
-    /// Whether a quorum of the remaining voters is there once this one is gone. One
-    /// that was heard of lately may be lost already; what it has stored of the log,
-    /// which is to be everything up to an index, says that it was there by then.
-    pub(crate) fn can_remove(&self, now: Time, raft_id: u64, stored_through: u64) -> bool {
-        let voters = &self.membership.1.voters;
-        if !voters.contains(&raft_id) {
-            return true;
-        }
-        let remaining: Vec<u64> = voters.iter().copied().filter(|id| *id != raft_id).collect();
-        let is_there = |id: &&u64| self.is_active(now, **id) && self.stored(**id) >= stored_through;
-        let active = remaining.iter().filter(is_there).count();
-        !remaining.is_empty() && active > remaining.len() / 2
-    }
-
-    /// Whether a member has not been heard of for so long that it counts as unreachable,
-    /// as its leader, which leads since `since`, sees it.
-    pub(crate) fn is_silent(&self, now: Time, raft_id: u64, since: Time) -> bool {
-        let heard = self.heard.get(&raft_id).copied().unwrap_or(since).max(since);
-        raft_id != self.raft_id() && now.since(heard) >= timing::MANAGER_UNREACHABLE
-    }
-
-    /// The voters that were not heard of lately, if the others are too few to decide
-    /// anything; empty if they are enough.
-    pub(crate) fn missing(&self, now: Time) -> Vec<u64> {
-        let voters = &self.membership.1.voters;
-        let silent: Vec<u64> = voters.iter().copied().filter(|id| !self.is_active(now, *id)).collect();
-        if (voters.len() - silent.len()) * 2 > voters.len() { Vec::new() } else { silent }
-    }
-
     fn is_installing(&self) -> bool {
         self.in_flight.iter().any(|batch| batch.snapshot.is_some())
-    }
-
-    /// The last entry that a member is known by its leader to have stored; 0 = none.
-    fn stored(&self, raft_id: u64) -> u64 {
-        self.raw.raft.prs().get(raft_id).map_or(0, |progress| progress.matched)
-    }
-
-    fn is_active(&self, now: Time, raft_id: u64) -> bool {
-        raft_id == self.raft_id() || self.heard.get(&raft_id).is_some_and(|at| now.since(*at) < SILENT_AFTER)
     }
 
     /// raft draws election timeouts from a source of its own; whenever it did,

@@ -6,7 +6,7 @@
 //! name. Names hold a number drawn at the start of the process: a leader that
 //! still remembers a round of an earlier process must not answer it for ours.
 
-use crate::event::Ticket;
+use crate::ticket::Ticket;
 use crate::timing;
 use skep_model::Time;
 use std::collections::BTreeMap;

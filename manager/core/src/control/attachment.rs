@@ -1,9 +1,9 @@
 //! The networks that a service asks for: found by name or id, stored by id.
 
-use super::exists;
+use super::admitted::exists;
+use crate::rules::references::{needs_ingress, networks};
 use crate::store::Store;
 use crate::transaction::Precondition;
-use skep_model::endpoint::{EndpointSpec, PublishMode};
 use skep_model::name::check_name;
 use skep_model::network::{NetworkRequest, SERVICE_NETWORKS_MAX};
 use skep_model::service::{NetworkMode, ServiceSpec};
@@ -36,7 +36,7 @@ pub(super) fn resolve(store: &Store, spec: &mut ServiceSpec) -> Result<(), Refus
         request.target = id.to_string();
         request.aliases.iter().try_for_each(|alias| check_name("network alias", alias))?;
     }
-    if needs_ingress(&spec.endpoint_spec) && store.ingress_network().is_none() {
+    if needs_ingress(&spec.endpoint_spec.ports) && store.ingress_network().is_none() {
         let text = "service needs ingress network, but no ingress network is present";
         return Err(Refusal::FailedPrecondition(text.into()));
     }
@@ -60,21 +60,8 @@ fn find(store: &Store, request: &NetworkRequest) -> Result<NetworkId, Refusal> {
     Ok(network.id)
 }
 
-/// Whether the networks that a spec asked for once are still there.
-pub(super) fn all_exist(store: &Store, spec: &ServiceSpec) -> bool {
-    ids(spec).all(|id| store.network(id).is_some()) && (!needs_ingress(&spec.endpoint_spec) || store.ingress_network().is_some())
-}
-
 /// What a spec relies on at apply: its networks, and the one its ports are reached over.
 pub(super) fn preconditions(store: &Store, spec: &ServiceSpec) -> Vec<Precondition> {
-    let ingress = store.ingress_network().filter(|_| needs_ingress(&spec.endpoint_spec)).map(|network| network.id);
-    ids(spec).chain(ingress).map(|id| exists(Kind::Network, id.0)).collect()
-}
-
-fn ids(spec: &ServiceSpec) -> impl Iterator<Item = NetworkId> {
-    spec.task_template.networks.iter().filter_map(|request| request.target.parse().ok().map(NetworkId))
-}
-
-fn needs_ingress(spec: &EndpointSpec) -> bool {
-    spec.ports.iter().any(|port| port.publish_mode == PublishMode::Ingress)
+    let ingress = store.ingress_network().filter(|_| needs_ingress(&spec.endpoint_spec.ports)).map(|network| network.id);
+    networks(spec).chain(ingress).map(|id| exists(Kind::Network, id.0)).collect()
 }

@@ -1,6 +1,7 @@
 //! The cluster object: settings, join tokens, and its beginning.
 
-use super::{Admitted, check_expected, done, network, transaction, unchanged};
+use super::admitted::{Admitted, check_expected, cluster, done, transaction, unchanged};
+use super::network;
 use crate::mint::Mint;
 use crate::store::Store;
 use crate::transaction::{SectionName, Write};
@@ -10,11 +11,6 @@ use skep_model::sealed::Sealed;
 use skep_model::text::check_labels;
 use skep_model::{Kind, Object, Refusal, Time};
 use std::sync::Arc;
-
-/// The cluster, which every request but the first one needs.
-pub(super) fn cluster(store: &Store) -> Result<&Arc<Cluster>, Refusal> {
-    store.cluster().ok_or_else(|| Refusal::FailedPrecondition("the cluster has not been initialised".into()))
-}
 
 pub(super) fn update(store: &Store, now: Time, expect: Option<u64>, spec: ClusterSpec) -> Result<Admitted, Refusal> {
     let stored = cluster(store)?;

@@ -1,11 +1,10 @@
 //! References of a spec to secrets and configs.
 
-use super::{exists, unchanged};
+use super::admitted::{exists, unchanged};
 use crate::store::Store;
 use crate::transaction::{Precondition, SectionName};
 use skep_model::container::ContainerSpec;
 use skep_model::container::check::check_files_length;
-use skep_model::service::ServiceSpec;
 use skep_model::{Kind, Refusal};
 
 /// Checks that what is referred to exists under the name given, and that all of it
@@ -29,21 +28,6 @@ pub(super) fn check(store: &Store, container: &ContainerSpec) -> Result<(), Refu
         n_bytes += of(reference.version.unwrap_or(config.spec.current)).unwrap_or_default() as u64;
     }
     check_files_length(n_bytes)
-}
-
-/// Whether every secret and config version that a spec refers to is still there.
-pub(super) fn all_exist(store: &Store, spec: &ServiceSpec) -> bool {
-    let container = &spec.task_template.container_spec;
-    let has_secret = |id, wanted: Option<u64>| {
-        let secret = store.secret(id);
-        secret.is_some_and(|secret| wanted.is_none_or(|n| secret.spec.versions.iter().any(|version| version.n == n)))
-    };
-    let has_config = |id, wanted: Option<u64>| {
-        let config = store.config(id);
-        config.is_some_and(|config| wanted.is_none_or(|n| config.spec.versions.iter().any(|version| version.n == n)))
-    };
-    container.secrets.iter().all(|reference| has_secret(reference.id, reference.version))
-        && container.configs.iter().all(|reference| has_config(reference.id, reference.version))
 }
 
 /// What a spec relies on at apply: the secrets and configs it refers to, and that a

@@ -1,7 +1,7 @@
 //! Networks: create, with everything that is settled once for all, and remove.
 
-use super::cluster::cluster;
-use super::{Admitted, removal, subnet, transaction, unchanged};
+use super::admitted::{Admitted, cluster, removal, transaction, unchanged};
+use super::subnet;
 use crate::mint::Mint;
 use crate::store::Store;
 use crate::transaction::{SectionName, Write};

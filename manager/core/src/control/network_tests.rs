@@ -384,8 +384,10 @@ fn any_pools() -> impl Strategy<Value = Vec<Pool>> {
         .prop_map(|(address, length)| IpNet::new(Ipv6Addr::from(address).into(), length).expect("a length of IPv6"));
     let pool =
         (prop_oneof![v4, v6], 0..5_u128, any::<bool>(), any::<bool>()).prop_map(|(subnet, offset, has_gateway, has_range)| {
-            let at =
-                super::subnet::address(super::subnet::number(subnet.network()).saturating_add(offset), subnet.addr().is_ipv4());
+            let at = crate::rules::subnets::address(
+                crate::rules::subnets::number(subnet.network()).saturating_add(offset),
+                subnet.addr().is_ipv4(),
+            );
             let range = IpNet::new(at, subnet.prefix_len().midpoint(subnet.max_prefix_len())).ok();
             Pool { subnet, range: range.filter(|_| has_range), gateway: has_gateway.then_some(at) }
         });
@@ -407,7 +409,7 @@ proptest! {
         });
         match made {
             Ok(_) => {
-                let told = crate::dispatch::node_network(desk.store.resolve_network("net").expect("it was made"));
+                let told = crate::publication::overlay::node_network(desk.store.resolve_network("net").expect("it was made"));
                 prop_assert_eq!(told.mtu.map(|mtu| mtu.to_string()), mtu.map(|mtu| mtu.trim_start_matches('+').to_owned()), "the option acts");
                 prop_assert_eq!(told.check(), Ok(()));
                 let there = NodeNetwork::try_from(skep_proto::v1::NodeNetwork::from(&told));

@@ -3,8 +3,7 @@
 //! What raft has to do about it (adding a member, removing one, moving a node's
 //! actual role) is not done here: a spec says what role a node shall have.
 
-use super::cluster::cluster;
-use super::{Admitted, JoinRaft, check_expected, done, removal, transaction, unchanged};
+use super::admitted::{Admitted, JoinRaft, check_expected, cluster, done, removal, transaction, unchanged};
 use crate::store::Store;
 use crate::transaction::{SectionName, Write};
 use skep_model::address::{ClaimedAddresses, check_underlay, split};

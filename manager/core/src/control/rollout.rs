@@ -1,8 +1,8 @@
 //! A new version of a secret or config is a deployment of every service that
 //! follows it, in the same transaction.
 
-use super::unchanged;
-use crate::leader::begin_deployment;
+use super::admitted::unchanged;
+use crate::rules::deployment;
 use crate::store::Store;
 use crate::timing;
 use crate::transaction::{Precondition, SectionName, Write};
@@ -39,7 +39,7 @@ pub(super) fn writes(
     kind: DeploymentKind,
     now: Time,
 ) -> [Write; 2] {
-    let deployment = begin_deployment(record.spec_version, kind, now);
+    let deployment = deployment::begin(record.spec_version, kind, now);
     let plan = ServiceDeployment { deployment, ports };
     [Write::ServiceSpec(service.id, Box::new(record)), Write::ServiceDeployment(service.id, plan)]
 }

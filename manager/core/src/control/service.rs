@@ -1,8 +1,9 @@
 //! Services: create, update, scale, roll back, remove.
 
-use super::{Admitted, attachment, done, files, port, removal, rollout, spec, transaction, unchanged};
-use crate::leader::begin_deployment;
+use super::admitted::{Admitted, check_expected, done, removal, transaction, unchanged};
+use super::{attachment, files, rollout, spec};
 use crate::mint::Mint;
+use crate::rules::{deployment, ports};
 use crate::store::Store;
 use crate::transaction::{Precondition, SectionName, Write};
 use skep_model::deployment::{DeploymentKind, DeploymentState};
@@ -19,10 +20,10 @@ pub(super) fn create(store: &Store, now: Time, mint: &mut Mint, mut wanted: Serv
     if store.services().any(|service| is_taken(service)) {
         return Err(Refusal::NameConflict { kind: Kind::Service, name: name.clone() });
     }
-    let endpoint = ServiceEndpoint { ports: port::settle(store, None, &wanted.endpoint_spec)?, ..ServiceEndpoint::default() };
+    let endpoint = ServiceEndpoint { ports: ports::settle(store, None, &wanted.endpoint_spec)?, ..ServiceEndpoint::default() };
     let id = ServiceId::from_random(mint.id());
     let preconditions = preconditions(store, &wanted);
-    let deployment = Some(begin_deployment(1, DeploymentKind::Create, now));
+    let deployment = Some(deployment::begin(1, DeploymentKind::Create, now));
     let service = Service {
         id,
         meta: Meta::default(),
@@ -40,7 +41,7 @@ pub(super) fn update(
     mut wanted: ServiceSpec,
 ) -> Result<Admitted, Refusal> {
     let stored = store.resolve_service(reference)?;
-    super::check_expected(expect, stored.spec.version)?;
+    check_expected(expect, stored.spec.version)?;
     let old = &stored.spec.spec;
     if wanted.annotations.name != old.annotations.name {
         return Err(Refusal::invalid("service name", &wanted.annotations.name, "renaming services is not supported"));
@@ -69,7 +70,7 @@ pub(super) fn scale(store: &Store, now: Time, reference: &str, replicas: u64) ->
 
 pub(super) fn rollback(store: &Store, now: Time, reference: &str, expect: Option<u64>) -> Result<Admitted, Refusal> {
     let stored = store.resolve_service(reference)?;
-    super::check_expected(expect, stored.spec.version)?;
+    check_expected(expect, stored.spec.version)?;
     let old = &stored.spec.value;
     let Some(previous) = &old.previous else {
         let name = &old.spec.annotations.name;
@@ -79,7 +80,7 @@ pub(super) fn rollback(store: &Store, now: Time, reference: &str, expect: Option
     let mut wanted = (**previous).clone();
     attachment::resolve(store, &mut wanted)?;
     files::check(store, &wanted.task_template.container_spec)?;
-    let ports = port::settle(store, Some(stored), &wanted.endpoint_spec)?;
+    let ports = ports::settle(store, Some(stored), &wanted.endpoint_spec)?;
     let spec_version = old.spec_version + 1;
     let now_previous = Some(Box::new(rollout::pinned(store, &old.spec)));
     let mut preconditions = preconditions(store, &wanted);
@@ -110,7 +111,7 @@ fn replace(store: &Store, now: Time, stored: &Service, wanted: ServiceSpec) -> R
         || wanted.endpoint_spec != old.spec.endpoint_spec
         || is_paused;
     let spec_version = old.spec_version + u64::from(is_deployment);
-    let ports = port::settle(store, Some(stored), &wanted.endpoint_spec)?;
+    let ports = ports::settle(store, Some(stored), &wanted.endpoint_spec)?;
     let mut preconditions = preconditions(store, &wanted);
     preconditions.push(rollout::precondition(stored));
     let previous = match wanted == old.spec {

@@ -1,9 +1,9 @@
 //! Everything about a service's spec: its own rules, which are the model's, and those
-//! of its placeholders ([`super::container`]), its ports ([`super::port`]) and what it
+//! of its placeholders ([`super::container`]), its ports ([`crate::rules::ports`]) and what it
 //! refers to ([`super::files`], [`super::attachment`]).
 
-use super::{container, files, port};
-use crate::leader::estimate_spec;
+use super::{container, files};
+use crate::rules::{estimate, ports};
 use crate::store::Store;
 use skep_model::Refusal;
 use skep_model::service::ServiceSpec;
@@ -16,8 +16,8 @@ pub(super) fn check(store: &Store, spec: &ServiceSpec) -> Result<(), Refusal> {
     spec.check()?;
     container::check_placeholders(&spec.task_template.container_spec)?;
     files::check(store, &spec.task_template.container_spec)?;
-    port::check(spec)?;
-    let size = estimate_spec(&spec.task_template);
+    ports::check(spec)?;
+    let size = estimate::spec(&spec.task_template);
     if size > TEMPLATE_MAX {
         return Err(Refusal::TooLarge {
             what: format!("the service's spec (about {size} bytes)"),

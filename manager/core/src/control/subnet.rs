@@ -7,14 +7,14 @@
 //! decision. The beginning of 10.0.0.0/8 is chosen after all else, so that the subnets
 //! which documents and stack files name are free.
 
+use crate::rules::subnets::{address, hosts, is_ipv4, number};
 use crate::store::Store;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use skep_model::Refusal;
 use skep_model::cluster::ClusterSpec;
-pub(crate) use skep_model::network::hosts;
 use skep_model::network::{NetworkSpec, Pool};
 use skep_model::node::Node;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Where IPv6 subnets are taken from unless the cluster's pools have some: a
 /// unique local prefix (RFC 4193).
@@ -140,26 +140,4 @@ fn in_the_way(store: &Store, pools: &[IpNet]) -> String {
             ": node {hostname} has a route to {net}; name a subnet (--subnet), or other pools with swarm init --default-addr-pool"
         )
     })
-}
-
-/// An address as a number.
-pub(crate) fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => u32::from(address).into(),
-        IpAddr::V6(address) => address.into(),
-    }
-}
-
-/// A number as an address of a family.
-pub(crate) fn address(number: u128, ipv4: bool) -> IpAddr {
-    match (ipv4, u32::try_from(number)) {
-        (true, Ok(number)) => IpAddr::V4(Ipv4Addr::from(number)),
-        (true, Err(_)) => IpAddr::V4(Ipv4Addr::BROADCAST),
-        (false, _) => IpAddr::V6(Ipv6Addr::from(number)),
-    }
-}
-
-/// Whether a network is of IPv4.
-pub(crate) fn is_ipv4(net: IpNet) -> bool {
-    matches!(net, IpNet::V4(_))
 }

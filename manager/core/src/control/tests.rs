@@ -2,8 +2,8 @@
 
 use super::{Admitted, admit};
 use crate::mint::Mint;
+use crate::store::Conflict;
 use crate::store::Store;
-use crate::store::apply::Conflict;
 use crate::timing;
 use crate::transaction::{SectionName, Transaction, Write};
 use skep_model::address::ClaimedAddresses;

@@ -1,6 +1,7 @@
 //! Secrets and configs: making, adding versions, removing. One mechanism for both; [`Held`] is what differs.
 
-use super::{Admitted, done, removal, rollout, transaction, unchanged};
+use super::admitted::{Admitted, done, removal, transaction, unchanged};
+use super::rollout;
 use crate::store::Store;
 use crate::transaction::{SectionName, Write};
 use skep_model::config::{CONFIG_MAX, Config, ConfigSpec};

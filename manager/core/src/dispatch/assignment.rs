@@ -6,9 +6,9 @@
 //! services and endpoints. A task that is to stop may do so once its withdrawal
 //! has passed the barrier; that is said once in a session.
 
-use super::barrier::{Barrier, Passage};
-use super::overlay::Overlay;
-use super::told::{News, Told};
+use crate::publication::overlay::Overlay;
+use crate::publication::view::{Delta, SessionView};
+use crate::publication::{Barrier, Passage};
 use crate::store::Store;
 use crate::values::ValueRef;
 use skep_model::assignment::{AssignmentChange, Assignments};
@@ -24,7 +24,7 @@ pub(super) struct Sent {
     version: u64,
     /// The newest link that told something of the overlay networks.
     pub(super) overlay_version: u64,
-    pub(super) overlay: Told,
+    pub(super) overlay: SessionView,
     /// Tasks and the version of the plan that was sent.
     tasks: BTreeMap<TaskId, u64>,
     /// Tasks that were told that they may stop.
@@ -55,9 +55,9 @@ impl Sent {
     ) -> Option<Assignments> {
         let is_complete = self.version == 0;
         let tasks = if are_tasks_dirty || is_complete { self.tasks(store, node, barrier) } else { Changes::default() };
-        let news = self.overlay.next(overlay, node);
-        let is_overlay = !news.is_empty();
-        let changes = in_order(tasks, news);
+        let delta = self.overlay.next(overlay, node);
+        let is_overlay = !delta.is_empty();
+        let changes = in_order(tasks, delta);
         if changes.is_empty() && !is_complete {
             return None;
         }
@@ -124,14 +124,14 @@ impl Sent {
 
 /// What is needed first comes first: files, then the network, then tasks; what
 /// goes does so the other way round.
-fn in_order(tasks: Changes, news: News) -> Vec<AssignmentChange> {
+fn in_order(tasks: Changes, delta: Delta) -> Vec<AssignmentChange> {
     let is_task = |change: &AssignmentChange| matches!(change, AssignmentChange::RemoveTask(_));
     let (removed_tasks, removed_files): (Vec<_>, Vec<_>) = tasks.removals.into_iter().partition(is_task);
     let mut changes = tasks.files;
-    changes.extend(news.puts.into_iter().map(AssignmentChange::Overlay));
+    changes.extend(delta.puts.into_iter().map(AssignmentChange::Overlay));
     changes.extend(tasks.tasks);
     changes.extend(removed_tasks);
-    changes.extend(news.removals.into_iter().map(AssignmentChange::Overlay));
+    changes.extend(delta.removals.into_iter().map(AssignmentChange::Overlay));
     changes.extend(removed_files);
     changes
 }

@@ -9,19 +9,12 @@
 //! between what they were told and what the store says after a commit, so
 //! nothing that has not committed ever leaves. A node that can take no tasks yet is
 //! told of the cluster alone. What agents say that their networks hold is the
-//! [`barrier`]'s.
+//! [`crate::publication`]'s.
 
 mod assignment;
-mod barrier;
-mod names;
 mod nodes;
-mod overlay;
-mod status;
-mod told;
-
-pub use barrier::{Barrier, Passage};
-#[cfg(test)]
-pub(crate) use overlay::node_network;
+mod reports;
+mod session;
 
 #[cfg(test)]
 mod hello_tests;
@@ -32,49 +25,21 @@ mod tests;
 
 use crate::action::Action;
 use crate::clock::Moment;
+use crate::publication::overlay::{DirtyKeys, OverlayObject};
+use crate::publication::{Barrier, Publications};
 use crate::store::{Change, Store, StoredObject};
 use crate::timing;
 use crate::transaction::{Transaction, Write};
 use crate::values::ValueRef;
-use assignment::Sent;
 use nodes::Nodes;
-use overlay::{Overlay, Thing, Touched, is_on_networks};
+use reports::Reports;
+use session::Session;
 use skep_model::assignment::{Hello, SessionInfo, StatusUpdate};
-use skep_model::endpoint::Publication;
-use skep_model::node::{Availability, Node, NodeState};
+use skep_model::node::Node;
 use skep_model::place::PlaceFaults;
-use skep_model::task::Task;
-use skep_model::{NetworkId, NodeId, ServiceId, SessionId, TaskId, Time};
-use status::Reports;
+use skep_model::{NetworkId, NodeId, ServiceId, SessionId, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
-
-/// One agent's session.
-#[derive(Debug)]
-struct Session {
-    node: NodeId,
-    /// What it was told of the cluster.
-    info: Option<SessionInfo>,
-    /// What it was told to have.
-    sent: Sent,
-    /// The link up to which its network holds what it was told, but for `faults`.
-    programmed: u64,
-    /// The places of its network that do not work.
-    faults: PlaceFaults,
-}
-
-impl Session {
-    fn new(node: NodeId) -> Self {
-        Self { node, info: None, sent: Sent::default(), programmed: 0, faults: PlaceFaults::default() }
-    }
-
-    /// Opens the gates that waited for what this node has programmed.
-    fn pass(&self, store: &Store, barrier: &mut Barrier) {
-        let is_held = |task| store.task(task).is_some_and(|task| self.faults.holds(task));
-        barrier.programmed(self.node, self.programmed, is_held);
-    }
-}
 
 /// Every session, what came from it and what is to go to it.
 #[derive(Debug)]
@@ -84,8 +49,7 @@ pub struct Dispatcher {
     by_node: BTreeMap<NodeId, SessionId>,
     nodes: Nodes,
     reports: Reports,
-    overlay: Overlay,
-    barrier: Barrier,
+    publications: Publications,
     /// Nodes whose tasks may have changed, or what they are told of them.
     dirty: BTreeSet<NodeId>,
     /// Nodes for which something of their networks may have changed.
@@ -107,25 +71,22 @@ impl Dispatcher {
     /// yet, and gives nodes twice the time to come.
     pub fn new(store: &Store, now: impl Into<Moment>, term: u64) -> Self {
         let now: Moment = now.into();
-        let mut dispatcher = Self {
+        let (publications, dirty_overlay) = Publications::new(store, now.cluster);
+        Self {
             term,
             sessions: BTreeMap::new(),
             by_node: BTreeMap::new(),
             nodes: Nodes::new(store, now.local),
             reports: Reports::default(),
-            overlay: Overlay::new(store),
-            barrier: Barrier::default(),
+            publications,
             dirty: BTreeSet::new(),
-            dirty_overlay: BTreeSet::new(),
+            dirty_overlay,
             is_info_dirty: false,
             closing: Vec::new(),
             retries: BTreeMap::new(),
             warnings: Vec::new(),
             n_in_flight: 0,
-        };
-        // What the leader before was told is not known: everything is waited for again.
-        store.tasks().for_each(|task| dispatcher.follow_publication(store, task.id, Some(task), now.cluster));
-        dispatcher
+        }
     }
 
     /// An agent opened a session.
@@ -137,7 +98,7 @@ impl Dispatcher {
         if let Some(old) = self.by_node.insert(hello.node, session) {
             self.sessions.remove(&old);
             self.closing.push((old, "session invalid: the node opened a newer one".into()));
-            self.barrier.session_ended(hello.node);
+            self.publications.barrier.session_ended(hello.node);
         }
         self.sessions.insert(session, Session::new(hello.node));
         self.is_info_dirty = true;
@@ -157,7 +118,7 @@ impl Dispatcher {
     pub fn programmed(&mut self, store: &Store, session: SessionId, version: u64) {
         if let Some(session) = self.sessions.get_mut(&session) {
             session.programmed = session.programmed.max(version);
-            session.pass(store, &mut self.barrier);
+            session.pass(store, &mut self.publications.barrier);
         }
     }
 
@@ -166,7 +127,7 @@ impl Dispatcher {
         if let Some(session) = self.sessions.get_mut(&session) {
             self.nodes.fault(store, session.node, faults.clone());
             session.faults = faults;
-            session.pass(store, &mut self.barrier);
+            session.pass(store, &mut self.publications.barrier);
         }
     }
 
@@ -192,7 +153,7 @@ impl Dispatcher {
     pub fn closed(&mut self, now: Time, session: SessionId, is_goodbye: bool) {
         let Some(ended) = self.sessions.remove(&session) else { return };
         self.by_node.remove(&ended.node);
-        self.barrier.session_ended(ended.node);
+        self.publications.barrier.session_ended(ended.node);
         self.nodes.closed(now, ended.node);
         if is_goodbye {
             self.nodes.goodbye(now, ended.node);
@@ -218,8 +179,8 @@ impl Dispatcher {
 
     /// A transaction was applied.
     pub fn changed(&mut self, store: &Store, changes: &[Change]) {
-        let touched = self.overlay.changed(store, changes);
-        self.touch(&touched);
+        let dirty_keys = self.publications.overlay.changed(store, changes);
+        self.touch(&dirty_keys);
         for change in changes {
             match (&change.old, &change.new) {
                 (Some(StoredObject::Node(old)), Some(StoredObject::Node(new))) => {
@@ -235,14 +196,19 @@ impl Dispatcher {
                 _ => self.task_changed(store, change),
             }
         }
-        self.follow_nodes(store, changes, &touched);
+        let is_behind = |node: NodeId| {
+            let session = self.by_node.get(&node).and_then(|session| self.sessions.get(session));
+            let session = session.filter(|_| self.nodes.is_ready(node));
+            session.is_none_or(|session| session.programmed < session.sent.overlay_version)
+        };
+        self.publications.follow_nodes(store, changes, &dirty_keys, is_behind);
     }
 
     /// Opens gates whose time is over. The services whose tasks' gates opened, or
     /// whose stragglers changed, since the last call: the leader looks at them.
     pub fn pass(&mut self, store: &Store, now: Time) -> BTreeSet<ServiceId> {
-        self.barrier.expire(now);
-        let tasks = self.barrier.take_news().into_iter().filter_map(|task| store.task(task));
+        self.publications.barrier.expire(now);
+        let tasks = self.publications.barrier.take_news().into_iter().filter_map(|task| store.task(task));
         let mut services = BTreeSet::new();
         for task in tasks {
             services.insert(task.service_id);
@@ -253,12 +219,12 @@ impl Dispatcher {
 
     /// Whether [`Dispatcher::pass`] has something to tell now.
     pub fn has_passed(&self) -> bool {
-        self.barrier.has_news()
+        self.publications.barrier.has_news()
     }
 
     /// Where changes of tasks' publications stand.
     pub fn barrier(&self) -> &Barrier {
-        &self.barrier
+        &self.publications.barrier
     }
 
     /// Which nodes have no part in the routing mesh, and why: their status says so,
@@ -285,7 +251,7 @@ impl Dispatcher {
             }
             if let Some(session) = self.by_node.remove(&node) {
                 self.sessions.remove(&session);
-                self.barrier.session_ended(node);
+                self.publications.barrier.session_ended(node);
                 self.closing.push((session, "heartbeat failure: the node was silent for too long".into()));
             }
         }
@@ -332,13 +298,14 @@ impl Dispatcher {
         for node in nodes {
             let Some(id) = self.by_node.get(&node).copied().filter(|_| self.nodes.is_ready(node)) else { continue };
             let Some(session) = self.sessions.get_mut(&id) else { continue };
-            let assignments = session.sent.next(store, node, &self.overlay, &self.barrier, dirty.contains(&node));
+            let assignments =
+                session.sent.next(store, node, &self.publications.overlay, &self.publications.barrier, dirty.contains(&node));
             if let Some(assignments) = assignments {
                 let assignments = Box::new(assignments);
                 actions.push(Action::SendAssignments { session: id, term: self.term, assignments, view: view.clone() });
             }
-            self.barrier.told(node, session.sent.overlay_version);
-            session.pass(store, &mut self.barrier);
+            self.publications.barrier.told(node, session.sent.overlay_version);
+            session.pass(store, &mut self.publications.barrier);
         }
         actions
     }
@@ -351,7 +318,7 @@ impl Dispatcher {
 
     /// When a gate's time is over if nothing happens, or a report may be written, in cluster time.
     pub fn next_gate(&self) -> Option<Time> {
-        [self.barrier.next_deadline(), self.reports.next_wakeup()].into_iter().flatten().min()
+        [self.publications.barrier.next_deadline(), self.reports.next_wakeup()].into_iter().flatten().min()
     }
 
     fn task_changed(&mut self, store: &Store, change: &Change) {
@@ -360,20 +327,22 @@ impl Dispatcher {
                 self.dirty.extend(task.plan.node);
             }
         }
-        if let Some(task) = task_of(&change.new).or(task_of(&change.old)) {
-            self.follow_publication(store, task.id, task_of(&change.new), store.time);
+        let (old, new) = change.tasks();
+        if let Some(task) = new.or(old) {
+            let nodes = self.publications.follow_task(store, task.id, new, store.time);
+            self.dirty_overlay.extend(nodes);
         }
     }
 
     /// Tells the sessions on the networks of what changed that it did.
-    fn touch(&mut self, touched: &Touched) {
-        if touched.is_mesh_moved {
+    fn touch(&mut self, dirty_keys: &DirtyKeys) {
+        if dirty_keys.is_mesh_moved {
             self.dirty_overlay.extend(self.by_node.keys());
         }
         // Before anything else: who left a network has yet to be told that what is on it goes.
-        self.dirty_overlay.extend(touched.moved.iter().map(|(node, _)| *node));
-        for (key, old) in &touched.things {
-            let new = self.overlay.thing(*key);
+        self.dirty_overlay.extend(dirty_keys.moved.iter().map(|(node, _)| *node));
+        for (key, old) in &dirty_keys.objects {
+            let new = self.publications.overlay.object(*key);
             for node in self.audience(&[old.as_ref(), new.as_ref()]) {
                 let session = self.by_node.get(&node).and_then(|session| self.sessions.get_mut(session));
                 if session.is_some_and(|session| session.sent.overlay.touch(*key, old.as_ref(), new.as_ref())) {
@@ -383,100 +352,22 @@ impl Dispatcher {
         }
     }
 
-    /// The nodes that may have been told of a thing, and some more.
-    fn audience(&self, sides: &[Option<&Thing>]) -> BTreeSet<NodeId> {
+    /// The nodes that may have been told of an object, and some more.
+    fn audience(&self, sides: &[Option<&OverlayObject>]) -> BTreeSet<NodeId> {
         let mut networks: BTreeSet<NetworkId> = BTreeSet::new();
-        for thing in sides.iter().copied().flatten() {
-            match thing {
-                Thing::Peer(_) => return self.by_node.keys().copied().collect(),
-                Thing::Network(network) => drop(networks.insert(network.id)),
-                Thing::Service(service) => networks.extend(service.networks.iter().map(|part| part.network)),
-                Thing::Endpoint(endpoint) => drop(networks.insert(endpoint.id.network)),
+        for object in sides.iter().copied().flatten() {
+            match object {
+                OverlayObject::Peer(_) => return self.by_node.keys().copied().collect(),
+                OverlayObject::Network(network) => drop(networks.insert(network.id)),
+                OverlayObject::Service(service) => networks.extend(service.networks.iter().map(|part| part.network)),
+                OverlayObject::Endpoint(endpoint) => drop(networks.insert(endpoint.id.network)),
             }
         }
-        if self.overlay.mesh().is_some_and(|mesh| networks.contains(&mesh)) {
+        if self.publications.overlay.mesh().is_some_and(|mesh| networks.contains(&mesh)) {
             return self.by_node.keys().copied().collect();
         }
-        let on_networks = networks.iter().flat_map(|network| self.overlay.nodes_on(*network));
+        let on_networks = networks.iter().flat_map(|network| self.publications.overlay.nodes_on(*network));
         on_networks.chain(self.dirty_overlay.iter().copied()).collect()
-    }
-
-    /// Puts a gate before a new change of a task's publication.
-    fn follow_publication(&mut self, store: &Store, id: TaskId, task: Option<&Arc<Task>>, now: Time) {
-        let is_known = |task: &&Arc<Task>| task.plan.endpoint.publication != Publication::Unpublished && is_on_networks(task);
-        let Some(task) = task.filter(is_known) else { return self.barrier.end(id) };
-        let state = task.plan.endpoint;
-        if self.barrier.state(id) != Some(state) {
-            let timeout = store.cluster().map_or(Duration::ZERO, |cluster| cluster.spec.barrier_timeout);
-            let nodes = self.waited_for(store, task);
-            self.dirty_overlay.extend(&nodes);
-            self.barrier.begin(id, state, nodes, state.since.max(now) + timeout);
-        }
-    }
-
-    /// The nodes that must know of a change of a task's publication.
-    fn waited_for(&self, store: &Store, task: &Task) -> BTreeSet<NodeId> {
-        let mut nodes = BTreeSet::new();
-        for network in task.networks.iter().map(|attachment| attachment.network) {
-            if self.overlay.mesh() == Some(network) {
-                nodes.extend(store.nodes().map(|node| node.id));
-            } else {
-                nodes.extend(self.overlay.nodes_on(network).filter(|node| self.overlay.takes_part(*node, network)));
-            }
-        }
-        nodes.retain(|node| store.node(*node).is_some_and(|node| self.is_waited_for(node)));
-        nodes
-    }
-
-    /// A node that is down, gone, or drained and empty is not waited for. One that
-    /// a new leader has not heard of yet is.
-    fn is_waited_for(&self, node: &Node) -> bool {
-        let is_there = matches!(node.status.state, NodeState::Ready | NodeState::Unknown);
-        is_there && (node.spec.availability != Availability::Drain || self.overlay.has_tasks(node.id))
-    }
-
-    /// Lets nodes that left networks, or the cluster, leave the gates as well, and
-    /// has those that joined a network or came back waited for.
-    fn follow_nodes(&mut self, store: &Store, changes: &[Change], touched: &Touched) {
-        let mut nodes: BTreeSet<NodeId> = touched.moved.iter().map(|(node, _)| *node).collect();
-        let mut returned = BTreeSet::new();
-        for change in changes {
-            let (old, new) = (node_of(&change.old), node_of(&change.new));
-            nodes.extend(old.or(new).map(|node| node.id));
-            let is_back = old.is_some_and(|old| !self.is_waited_for(old)) && new.is_some_and(|new| self.is_waited_for(new));
-            returned.extend(new.filter(|_| is_back).map(|node| node.id));
-        }
-        if touched.is_mesh_moved {
-            nodes.extend(store.nodes().map(|node| node.id));
-        }
-        for node in nodes {
-            let is_waited_for = store.node(node).is_some_and(|node| self.is_waited_for(node));
-            self.barrier.leave(node, |task| is_waited_for && takes_part(&self.overlay, store, node, task));
-        }
-        let mut moved = touched.moved.clone();
-        if let Some(mesh) = self.overlay.mesh().filter(|_| touched.is_mesh_moved) {
-            moved.extend(store.nodes().map(|node| (node.id, mesh)));
-        }
-        for (node, network) in &moved {
-            let is_waited_for = store.node(*node).is_some_and(|node| self.is_waited_for(node));
-            if !is_waited_for || !self.overlay.takes_part(*node, *network) {
-                continue;
-            }
-            // One that left may not have programmed that yet.
-            let session = self.by_node.get(node).and_then(|session| self.sessions.get(session));
-            let session = session.filter(|_| self.nodes.is_ready(*node));
-            let is_behind = session.is_none_or(|session| session.programmed < session.sent.overlay_version);
-            for task in self.overlay.endpoints_on(*network).map(|endpoint| endpoint.id.task) {
-                if is_behind { self.barrier.come_back(*node, task) } else { self.barrier.join(*node, task) }
-            }
-        }
-        for node in returned {
-            for task in self.barrier.waiting() {
-                if takes_part(&self.overlay, store, node, task) {
-                    self.barrier.come_back(node, task);
-                }
-            }
-        }
     }
 
     fn removed(&mut self, node: NodeId) {
@@ -485,7 +376,7 @@ impl Dispatcher {
         self.reports.forget_node(node);
         if let Some(session) = self.by_node.remove(&node) {
             self.sessions.remove(&session);
-            self.barrier.session_ended(node);
+            self.publications.barrier.session_ended(node);
             self.closing.push((session, "the node was removed from the cluster".into()));
         }
     }
@@ -513,29 +404,4 @@ impl Dispatcher {
             }
         }
     }
-}
-
-/// Whether a node is on any network of a task.
-fn takes_part(overlay: &Overlay, store: &Store, node: NodeId, task: TaskId) -> bool {
-    let networks = store.task(task).map(|task| &task.networks).into_iter().flatten();
-    networks.into_iter().any(|attachment| overlay.takes_part(node, attachment.network))
-}
-
-fn node_of(object: &Option<StoredObject>) -> Option<&Arc<Node>> {
-    match object {
-        Some(StoredObject::Node(node)) => Some(node),
-        _ => None,
-    }
-}
-
-fn task_of(object: &Option<StoredObject>) -> Option<&Arc<Task>> {
-    match object {
-        Some(StoredObject::Task(task)) => Some(task),
-        _ => None,
-    }
-}
-
-/// The period between two heartbeats.
-fn heartbeat_period(store: &Store) -> Duration {
-    store.cluster().map_or(timing::SESSION_HEARTBEAT, |cluster| cluster.spec.heartbeat_period)
 }

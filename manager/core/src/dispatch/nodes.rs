@@ -13,7 +13,6 @@
 //! nodes' time was over, has said that this is still the leader, and a heartbeat's
 //! period more has passed. A manager that was stopped or asleep begins with everybody anew.
 
-use super::heartbeat_period;
 use crate::store::Store;
 use crate::timing;
 use crate::transaction::{Precondition, SectionName, Transaction, Write};
@@ -392,4 +391,9 @@ fn next_status(node: &Arc<Node>, wish: &Wish, excluded: Option<&String>, now: Ti
         _ => wish.faults.clone().unwrap_or_else(|| node.status.faults.clone()),
     };
     NodeStatus { state: wish.state, message, address, since, since_wall, faults }
+}
+
+/// The period between two heartbeats.
+fn heartbeat_period(store: &Store) -> Duration {
+    store.cluster().map_or(timing::SESSION_HEARTBEAT, |cluster| cluster.spec.heartbeat_period)
 }

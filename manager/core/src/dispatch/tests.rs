@@ -14,6 +14,7 @@ use skep_model::secret::{Secret, SecretSpec, SecretVersion};
 use skep_model::service::{Annotations, TaskSpec};
 use skep_model::task::{Task, TaskPlan, TaskStatus};
 use skep_model::{ClusterId, Meta, Object, SecretId, Section, ServiceId, TaskState};
+use std::time::Duration;
 
 pub(super) const START: Time = Time::from_millis(1_000_000);
 

@@ -6,7 +6,7 @@
 //! drafted again when its spec changes or it is removed, by the next leader, and once
 //! in a while, since what brought the bug to light may have passed.
 
-use super::verdict;
+use crate::rules::deployment;
 use crate::store::Store;
 use crate::timing;
 use crate::transaction::{Precondition, SectionName, Transaction, Write};
@@ -81,7 +81,7 @@ fn note(service: &Service, cause: &str, now: Time) -> Option<Transaction> {
         return None;
     }
     let kind = known.map_or(DeploymentKind::Update, |known| known.kind);
-    let begun = known.cloned().unwrap_or_else(|| verdict::begin(service.spec.spec_version, kind, now));
+    let begun = known.cloned().unwrap_or_else(|| deployment::begin(service.spec.spec_version, kind, now));
     let deployment =
         Deployment { state: DeploymentState::Failed, cause: cause.into(), ended_at: Some(now), next_step_at: None, ..begun };
     let plan = ServicePlan { deployment: Some(deployment), ..service.plan.value.clone() };

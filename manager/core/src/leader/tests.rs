@@ -1,13 +1,15 @@
 //! What one turn may rely on. What turns lead to is the scenarios' business.
 
 use super::*;
-use crate::store::apply::Conflict;
+use crate::store::Conflict;
+use crate::transaction::Write;
 use skep_model::cluster::{Cluster, ClusterPlan, ClusterSpec};
-use skep_model::node::{NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus};
+use skep_model::node::{Node, NodeDescription, NodePlan, NodeSpec, NodeState, NodeStatus};
 use skep_model::resources::Resources;
 use skep_model::service::{Annotations, Service, ServiceMode, ServicePlan, ServiceRecord, ServiceSpec, TaskSpec, UpdateConfig};
 use skep_model::task::TaskStatus;
-use skep_model::{ClusterId, Meta, Object, Section};
+use skep_model::{ClusterId, Meta, Object, Section, TaskState};
+use std::sync::Arc;
 use std::time::Duration;
 
 const START: Time = Time::from_millis(1_000_000);
@@ -130,7 +132,7 @@ impl Led {
     }
 
     fn reserved(&self) -> u64 {
-        let holding = self.store.tasks_of_node(node_id()).filter(|task| ledger::holds_reservation(task));
+        let holding = self.store.tasks_of_node(node_id()).filter(|task| holds_reservation(task));
         holding.map(|task| task.spec.resources.reservations.nano_cpus).sum()
     }
 }

@@ -1,10 +1,10 @@
 //! From raft's rounds to the store: send, persist, install, apply, tell.
 
 use super::Manager;
+use super::proposals::Origin;
 use crate::action::Action;
 use crate::consensus::Round;
-use crate::consensus::proposals::Origin;
-use crate::store::apply::Conflict;
+use crate::store::Conflict;
 use crate::store::watch::Recent;
 use crate::store::{Change, SnapshotContent, StoredObject, codec};
 use crate::timing;
@@ -21,7 +21,13 @@ impl Manager {
             self.send(message);
         }
         if let Some(metadata) = round.snapshot {
-            let content = self.consensus.take_received(metadata.index);
+            let content = match self.received.take() {
+                Some((index, content)) if index == metadata.index => content,
+                other => {
+                    let there = other.map(|(index, _)| index);
+                    panic!("raft took a snapshot that ends at {}, there is {there:?}", metadata.index)
+                }
+            };
             self.install(content);
         }
         if let Some(persist) = round.persist {
@@ -60,7 +66,10 @@ impl Manager {
             "a snapshot that ends at {} came with a message that says {index}",
             content.store.version
         );
-        self.consensus.receive(self.now, message, content, &mut self.mint);
+        // Its content is kept only if raft takes it.
+        if self.consensus.receive(self.now, message, &mut self.mint) {
+            self.received = Some((index, content));
+        }
     }
 
     /// A snapshot from the leader takes the place of the store.

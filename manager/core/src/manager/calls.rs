@@ -1,13 +1,15 @@
 //! Those who wait: requests, reads and watches, each with a deadline.
 
 use super::Manager;
+use super::proposals::{Call, Origin, Proposal};
 use crate::action::Action;
-use crate::consensus::proposals::{Call, Origin, Proposal};
 use crate::control::{self, Admitted};
-use crate::event::{Consistency, Ticket};
+use crate::event::Consistency;
 use crate::leader::BUG;
-use crate::store::apply::Conflict;
+use crate::membership::joining;
+use crate::store::Conflict;
 use crate::store::codec;
+use crate::ticket::Ticket;
 use crate::timing;
 use crate::transaction::Transaction;
 use skep_model::guard;
@@ -65,10 +67,16 @@ impl Manager {
         let Some(call) = self.proposals.calls.get_mut(&request) else { return };
         call.attempts += 1;
         let mutation = call.mutation.clone();
-        let admitted =
-            self.check_members(&mutation).and_then(|()| self.judge(request, *mutation)).and_then(|admitted| match admitted {
-                Admitted::Join(join) => self.admit_join(join).map(Admitted::Propose),
-                Admitted::Leave { node } => self.admit_leave(node).map(Admitted::Propose),
+        let admitted = joining::check(&self.store, &self.consensus, self.now, &mutation)
+            .and_then(|()| self.judge(request, *mutation))
+            .and_then(|admitted| match admitted {
+                Admitted::Join(join) => {
+                    let now = self.cluster_time();
+                    joining::join(&self.store, &self.consensus, &self.directory, now, &mut self.mint, join).map(Admitted::Propose)
+                }
+                Admitted::Leave { node } => {
+                    joining::leave(&self.store, &self.consensus, self.moment(), self.wall, node).map(Admitted::Propose)
+                }
                 other => Ok(other),
             });
         match admitted {

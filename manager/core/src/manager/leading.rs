@@ -1,12 +1,12 @@
 //! Being the leader: turns, sessions and members.
 
 use super::Manager;
+use super::proposals::Origin;
 use crate::action::Action;
 use crate::clock::Moment;
-use crate::consensus::members::Step;
-use crate::consensus::proposals::Origin;
 use crate::dispatch::Dispatcher;
 use crate::leader::Leader;
+use crate::membership::members::Step;
 use crate::store::Store;
 use skep_model::assignment::Hello;
 use skep_model::{NodeId, SessionId, Time};

@@ -8,104 +8,22 @@
 //! What `apply` itself guarantees, whatever a proposer asks for: ids and names
 //! are unique; a section is only written where its object exists; a secret or config
 //! goes only while no service and no task that has not ended refers to it, a network
-//! only while nothing does; numbers, subnets and ports have
-//! one owner (see [`super::claims`]); a request id has one effect.
+//! only while no service asks for it, none publishes a port through it and no task that
+//! is wanted is on it; numbers, subnets and ports have one owner (see [`super::claims`]); a
+//! request id has one effect.
 
-use super::{Change, Store, StoredObject};
+use super::conflict::Conflict;
+use super::object::{Change, StoredObject, created};
+use super::state::Store;
 use crate::transaction::{Precondition, SectionName, Transaction, Write};
-use ipnet::IpNet;
-use skep_model::cluster::Cluster;
-use skep_model::config::Config;
 use skep_model::container::ContainerSpec;
-use skep_model::endpoint::Transport;
-use skep_model::network::Network;
-use skep_model::node::Node;
 use skep_model::request::Outcome;
-use skep_model::secret::Secret;
 use skep_model::service::Service;
 use skep_model::task::Task;
 use skep_model::versioned::VersionedSpec;
-use skep_model::{ConfigId, Id, Kind, Meta, NetworkId, NodeId, Object, ObjectRef, Refusal, SecretId, Section, ServiceId, TaskId};
+use skep_model::{ConfigId, Id, Kind, NetworkId, NodeId, ObjectRef, SecretId, ServiceId, TaskId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// Why a transaction did not take effect. The store is as it was, but for its
-/// version and time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Conflict {
-    /// The request it belongs to was carried out before, with this outcome.
-    Repeated(Outcome),
-    /// A section was written since the proposer read it.
-    Changed(ObjectRef, SectionName),
-    /// An object that it needs does not exist.
-    Missing(ObjectRef),
-    /// An object that it makes exists.
-    Exists(ObjectRef),
-    /// The name of an object that it makes or renames is taken.
-    NameTaken {
-        /// The kind of object.
-        kind: Kind,
-        /// The name.
-        name: String,
-    },
-    /// Something that it removes is referred to.
-    InUse {
-        /// The secret, config or network.
-        object: ObjectRef,
-        /// Its name.
-        name: String,
-        /// What refers to it, as a phrase.
-        by: String,
-    },
-    /// Another network has the number of one that it makes.
-    NumberTaken(u32),
-    /// Another network has addresses of one that it makes.
-    SubnetTaken {
-        /// The other's subnet.
-        subnet: IpNet,
-        /// The other.
-        network: NetworkId,
-    },
-    /// It makes a second ingress network.
-    IngressExists(NetworkId),
-    /// Another service publishes a port that it publishes.
-    PortTaken {
-        /// The published port.
-        port: u16,
-        /// Its protocol.
-        transport: Transport,
-        /// The other.
-        service: ServiceId,
-    },
-}
-
-impl Conflict {
-    /// What the caller whose request this was is answered: the outcome of the
-    /// first call if it is a repeat.
-    pub fn into_result(self) -> Result<Outcome, Refusal> {
-        Err(match self {
-            Self::Repeated(outcome) => return Ok(outcome),
-            Self::Changed(..) => Refusal::OutOfSequence,
-            Self::Missing(object) => Refusal::NotFound { kind: object.kind, reference: object.id.to_string() },
-            Self::Exists(object) => Refusal::NameConflict { kind: object.kind, name: object.id.to_string() },
-            Self::NameTaken { kind, name } => Refusal::NameConflict { kind, name },
-            Self::InUse { object, name, by } => Refusal::InUse { kind: object.kind, name, by },
-            Self::NumberTaken(_) | Self::SubnetTaken { .. } | Self::IngressExists(_) | Self::PortTaken { .. } => {
-                Refusal::Unavailable("what was chosen for it was given to another meanwhile; the request may be repeated".into())
-            }
-        })
-    }
-
-    /// Whether the proposer lost a race: for something that has one owner, or to change
-    /// something first. Whoever won it got on, so such a request may be decided again as
-    /// often as it takes.
-    pub fn is_lost_race(&self) -> bool {
-        matches!(
-            self,
-            Self::Changed(..) | Self::NumberTaken(_) | Self::SubnetTaken { .. } | Self::IngressExists(_) | Self::PortTaken { .. }
-        )
-    }
-}
 
 impl Store {
     /// Applies the transaction that was committed at `index`, which is greater
@@ -305,98 +223,6 @@ impl Store {
     }
 }
 
-impl StoredObject {
-    /// Kind and id.
-    pub fn reference(&self) -> ObjectRef {
-        let (kind, id): (Kind, Id) = match self {
-            Self::Cluster(object) => (Kind::Cluster, object.id.0),
-            Self::Node(object) => (Kind::Node, object.id.0),
-            Self::Network(object) => (Kind::Network, object.id.0),
-            Self::Secret(object) => (Kind::Secret, object.id.0),
-            Self::Config(object) => (Kind::Config, object.id.0),
-            Self::Service(object) => (Kind::Service, object.id.0),
-            Self::Task(object) => (Kind::Task, object.id.0),
-        };
-        ObjectRef { kind, id }
-    }
-
-    /// The version of a section; `None` if objects of this kind have no such section.
-    pub fn section_version(&self, section: SectionName) -> Option<u64> {
-        use SectionName::{Description, Plan, Spec, Status};
-        Some(match (self, section) {
-            (Self::Cluster(object), Spec) => object.spec.version,
-            (Self::Cluster(object), Plan) => object.plan.version,
-            (Self::Node(object), Spec) => object.spec.version,
-            (Self::Node(object), Description) => object.description.version,
-            (Self::Node(object), Status) => object.status.version,
-            (Self::Node(object), Plan) => object.plan.version,
-            (Self::Network(object), Spec) => object.spec.version,
-            (Self::Network(object), Plan) => object.plan.version,
-            (Self::Secret(object), Spec) => object.spec.version,
-            (Self::Config(object), Spec) => object.spec.version,
-            (Self::Service(object), Spec) => object.spec.version,
-            (Self::Service(object), Plan) => object.plan.version,
-            (Self::Task(object), Status) => object.status.version,
-            (Self::Task(object), Plan) => object.plan.version,
-            _ => return None,
-        })
-    }
-
-    /// From an object of its own.
-    pub fn from_object(object: Object) -> Self {
-        match object {
-            Object::Cluster(object) => Self::Cluster(Arc::from(object)),
-            Object::Node(object) => Self::Node(Arc::from(object)),
-            Object::Network(object) => Self::Network(Arc::from(object)),
-            Object::Secret(object) => Self::Secret(Arc::from(object)),
-            Object::Config(object) => Self::Config(Arc::from(object)),
-            Object::Service(object) => Self::Service(Arc::from(object)),
-            Object::Task(object) => Self::Task(Arc::from(object)),
-        }
-    }
-
-    fn meta_mut(&mut self) -> &mut Meta {
-        match self {
-            Self::Cluster(object) => &mut Arc::make_mut(object).meta,
-            Self::Node(object) => &mut Arc::make_mut(object).meta,
-            Self::Network(object) => &mut Arc::make_mut(object).meta,
-            Self::Secret(object) => &mut Arc::make_mut(object).meta,
-            Self::Config(object) => &mut Arc::make_mut(object).meta,
-            Self::Service(object) => &mut Arc::make_mut(object).meta,
-            Self::Task(object) => &mut Arc::make_mut(object).meta,
-        }
-    }
-
-    fn write_section(&mut self, write: &Write, version: u64, transaction: &Transaction) {
-        let meta = self.meta_mut();
-        meta.version = version;
-        meta.updated_at = transaction.wall;
-        match (self, write) {
-            (Self::Cluster(object), Write::ClusterSpec(value)) => set(&mut Arc::make_mut(object).spec, version, value),
-            (Self::Cluster(object), Write::ClusterPlan(value)) => set(&mut Arc::make_mut(object).plan, version, &**value),
-            (Self::Node(object), Write::NodeSpec(_, value)) => set(&mut Arc::make_mut(object).spec, version, value),
-            (Self::Node(object), Write::NodeDescription(_, value)) => set(&mut Arc::make_mut(object).description, version, value),
-            (Self::Node(object), Write::NodeStatus(_, value)) => set(&mut Arc::make_mut(object).status, version, value),
-            (Self::Node(object), Write::NodePlan(_, value)) => set(&mut Arc::make_mut(object).plan, version, value),
-            (Self::Network(object), Write::NetworkSpec(_, value)) => set(&mut Arc::make_mut(object).spec, version, value),
-            (Self::Network(object), Write::NetworkPlan(_, value)) => set(&mut Arc::make_mut(object).plan, version, value),
-            (Self::Secret(object), Write::SecretSpec(_, value)) => set(&mut Arc::make_mut(object).spec, version, value),
-            (Self::Config(object), Write::ConfigSpec(_, value)) => set(&mut Arc::make_mut(object).spec, version, value),
-            (Self::Service(object), Write::ServiceSpec(_, value)) => set(&mut Arc::make_mut(object).spec, version, &**value),
-            (Self::Service(object), Write::ServicePlan(_, value)) => set(&mut Arc::make_mut(object).plan, version, value),
-            (Self::Service(object), Write::ServiceDeployment(_, value)) => {
-                let plan = &mut Arc::make_mut(object).plan;
-                plan.version = version;
-                plan.value.deployment = Some(value.deployment.clone());
-                plan.value.endpoint.ports.clone_from(&value.ports);
-            }
-            (Self::Task(object), Write::TaskPlan(_, value)) => set(&mut Arc::make_mut(object).plan, version, value),
-            (Self::Task(object), Write::TaskStatus(_, value)) => set(&mut Arc::make_mut(object).status, version, value),
-            (object, write) => panic!("a section that does not belong to {:?} was to be written: {write:?}", object.reference()),
-        }
-    }
-}
-
 impl Write {
     /// Which object it writes; `None` for the sections of the cluster object.
     fn object_unless_cluster(&self) -> Option<ObjectRef> {
@@ -434,47 +260,4 @@ fn in_either_spec(service: &Service, holds: impl Fn(&ContainerSpec) -> bool) -> 
     let previous = service.spec.previous.as_deref();
     holds(&service.spec.spec.task_template.container_spec)
         || previous.is_some_and(|previous| holds(&previous.task_template.container_spec))
-}
-
-fn set<T: Clone>(section: &mut Section<T>, version: u64, value: &T) {
-    *section = Section { version, value: value.clone() };
-}
-
-/// An object as it is stored first: every section has the version of its making.
-fn created(object: &Object, version: u64, transaction: &Transaction) -> StoredObject {
-    let (wall, made_at) = (transaction.wall, transaction.time);
-    let meta = Meta { created_at: wall, updated_at: wall, made_at, version };
-    let mut object = object.clone();
-    match &mut object {
-        Object::Cluster(object) => {
-            let Cluster { id: _, meta: m, spec, plan } = &mut **object;
-            (*m, spec.version, plan.version) = (meta, version, version);
-        }
-        Object::Node(object) => {
-            let Node { id: _, meta: m, spec, description, status, plan } = &mut **object;
-            (*m, spec.version, plan.version) = (meta, version, version);
-            (description.version, status.version) = (version, version);
-        }
-        Object::Network(object) => {
-            let Network { id: _, meta: m, spec, plan } = &mut **object;
-            (*m, spec.version, plan.version) = (meta, version, version);
-        }
-        Object::Secret(object) => {
-            let Secret { id: _, meta: m, spec } = &mut **object;
-            (*m, spec.version) = (meta, version);
-        }
-        Object::Config(object) => {
-            let Config { id: _, meta: m, spec } = &mut **object;
-            (*m, spec.version) = (meta, version);
-        }
-        Object::Service(object) => {
-            let Service { id: _, meta: m, spec, plan } = &mut **object;
-            (*m, spec.version, plan.version) = (meta, version, version);
-        }
-        Object::Task(object) => {
-            let Task { meta: m, plan, status, .. } = &mut **object;
-            (*m, plan.version, status.version) = (meta, version, version);
-        }
-    }
-    StoredObject::from_object(object)
 }

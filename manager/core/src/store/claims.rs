@@ -5,7 +5,7 @@
 //! that were admitted at the same time never both get what only one may have.
 //! Addresses are not here: only the leader's turn gives them, to one owner each.
 
-use super::apply::Conflict;
+use super::conflict::Conflict;
 use ipnet::IpNet;
 use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 use skep_model::endpoint::{PublishMode, PublishedPort, Transport};

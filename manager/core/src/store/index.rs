@@ -3,9 +3,9 @@
 //! Each is a set of pairs in a persistent ordered map, so that "all tasks of a
 //! node" is a range and costs what it returns.
 
-use super::StoredObject;
-use super::apply::Conflict;
 use super::claims::Claims;
+use super::conflict::Conflict;
+use super::object::StoredObject;
 use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 use skep_model::service::Service;
 use skep_model::{ConfigId, Id, Kind, NetworkId, NodeId, SecretId, ServiceId, TaskId};

@@ -4,7 +4,7 @@
 //! matter), then a prefix of exactly one id. A service that was removed is not
 //! found any more, although its tasks may still be stopping.
 
-use super::{Store, Table};
+use super::state::{Store, Table};
 use skep_model::config::Config;
 use skep_model::id::ID_LENGTH;
 use skep_model::network::Network;

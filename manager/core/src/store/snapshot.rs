@@ -6,7 +6,8 @@
 
 use super::codec::{Unreadable, given, request_id};
 use super::index::Indexes;
-use super::{Store, StoredObject};
+use super::object::StoredObject;
+use super::state::Store;
 use prost::Message as _;
 use skep_model::{Object, Time};
 use skep_proto::v1;

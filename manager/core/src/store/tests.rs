@@ -2,7 +2,6 @@
 
 use super::index::Indexes;
 use super::*;
-use crate::store::apply::Conflict;
 use crate::transaction::{Precondition, SectionName, Transaction, Write};
 use proptest::prelude::*;
 use skep_model::cluster::{ClusterPlan, ClusterSpec};
@@ -11,11 +10,14 @@ use skep_model::container::{FileTarget, SecretReference};
 use skep_model::network::NetworkSpec;
 use skep_model::node::{NodeDescription, NodePlan, NodeSpec, NodeStatus};
 use skep_model::request::{Mutation, Outcome};
-use skep_model::secret::SecretSpec;
+use skep_model::secret::{Secret, SecretSpec};
 use skep_model::service::{ServicePlan, ServiceRecord, ServiceSpec};
-use skep_model::task::{TaskPlan, TaskStatus};
-use skep_model::{ClusterId, Id, Kind, Refusal, RequestId};
+use skep_model::task::{Task, TaskPlan, TaskStatus};
+use skep_model::{
+    ClusterId, ConfigId, Id, Kind, NetworkId, NodeId, Object, ObjectRef, Refusal, RequestId, SecretId, ServiceId, TaskId, Time,
+};
 use skep_proto::testing::any_value;
+use std::sync::Arc;
 
 /// Few ids, so that histories meet the same objects again.
 fn any_id() -> impl Strategy<Value = Id> {

@@ -7,8 +7,8 @@
 //! A watch may also begin at a point in wall time: it gets what is still known
 //! since then, and is told whether that is all there was.
 
-use super::Change;
-use crate::event::Ticket;
+use super::object::Change;
+use crate::ticket::Ticket;
 use crate::timing;
 use skep_model::{Refusal, Time};
 use std::collections::{BTreeMap, VecDeque};

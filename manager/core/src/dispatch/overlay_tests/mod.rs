@@ -5,16 +5,19 @@ mod differences;
 
 use super::tests::*;
 use super::*;
+use crate::publication::Passage;
+use crate::publication::overlay::is_on_networks;
 use skep_model::assignment::{AssignmentChange, Assignments};
-use skep_model::endpoint::{Addresses, EndpointState, PublishMode, PublishedPort, ServiceEndpoint, Transport};
+use skep_model::endpoint::{Addresses, EndpointState, Publication, PublishMode, PublishedPort, ServiceEndpoint, Transport};
 use skep_model::network::{Attachment, Network, NetworkPlan, NetworkRequest, NetworkSpec};
-use skep_model::node::{NodeDescription, NodeStatus, Underlay};
+use skep_model::node::{NodeDescription, NodeState, NodeStatus, Underlay};
 use skep_model::overlay::{EndpointId, NodeService, OverlayChange, ServiceNetwork};
 use skep_model::place::{Place, PlaceFault};
 use skep_model::service::{Annotations, Service, ServiceMode, ServicePlan, ServiceRecord, ServiceSpec, TaskSpec};
-use skep_model::task::TaskPlan;
-use skep_model::{Kind, Meta, Object, ObjectRef, Section, TaskState};
+use skep_model::task::{Task, TaskPlan};
+use skep_model::{Kind, Meta, Object, ObjectRef, Section, TaskId, TaskState};
 use std::net::IpAddr;
+use std::time::Duration;
 
 fn network_id(n: u8) -> NetworkId {
     NetworkId::from_random([n; 16])
@@ -339,6 +342,6 @@ fn names_are_the_containers_and_the_host_name() {
         let task = Task { spec: Arc::new(spec), service_labels: tier("front"), ..task(1, 1) };
         let mut names = vec![task.name(), task.id.as_str()[..12].to_owned()];
         names.extend(expected.map(str::to_owned));
-        assert_eq!(super::names::names(&store, &task), names);
+        assert_eq!(crate::publication::names::names(&store, &task), names);
     }
 }
