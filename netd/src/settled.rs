@@ -30,7 +30,7 @@ impl<'a> Turn<'a> {
         Self { overlay, touched, kernel }
     }
 
-    /// A namespace, to open sockets in ([`crate::namespace::inside`]); none = it is
+    /// A namespace, to open sockets in ([`crate::netlink::namespace::inside`]); none = it is
     /// the node's, in which every thread is, or it is not there (any more).
     pub fn namespace(&self, namespace: Namespace) -> Option<BorrowedFd<'a>> {
         self.kernel.namespace(namespace)

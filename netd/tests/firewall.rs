@@ -12,7 +12,7 @@ use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute}
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 use skep_model::overlay::{Endpoint, EndpointId, LocalTask, OverlayChange};
 use skep_model::{ServiceId, TaskId};
-use skep_netd::namespace::inside;
+use skep_netd::netlink::namespace::inside;
 use skep_netd::nft::{Change as TableChange, Socket, Table, Transaction};
 use skep_netd_core::{Mac, bridge_name};
 use skep_proto::v1;

@@ -17,7 +17,8 @@ use rtnetlink::{LinkUnspec, MulticastGroup};
 use skep_model::TaskId;
 use skep_model::overlay::{EndpointId, LocalTask, OverlayChange};
 use skep_netd::kernel::Kernel;
-use skep_netd::namespace::{Namespaces, inside};
+use skep_netd::namespace::Namespaces;
+use skep_netd::netlink::namespace::inside;
 use skep_netd_core::{
     FdbTable, FdbTarget, Key, Mac, Mirror, Name, Op, Place, Port, Setting, Sysctl, Value, ingress_mark, interface_name,
     vxlan_name,

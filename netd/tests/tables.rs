@@ -16,7 +16,7 @@ use skep_model::endpoint::{PublishMode, PublishedPort, Transport};
 use skep_model::network::Attachment;
 use skep_model::overlay::{Endpoint, EndpointId, LocalTask, NodeService, OverlayChange, ServiceNetwork};
 use skep_model::{ServiceId, TaskId};
-use skep_netd::namespace::inside;
+use skep_netd::netlink::namespace::inside;
 use skep_netd::nft::{Change as TableChange, Element, Socket, Table, Transaction};
 use skep_proto::v1;
 use skep_proto::v1::netd_change::Change;

@@ -11,28 +11,24 @@
 //! filters (before 6.10), and for v6: there these filters take every address but the one that they name (so
 //! still 6.18), and would cut all that is to stay.
 
-use super::expression::Family;
+use super::expression::{Family, STATUS_DNAT};
 use super::ingress::number;
 use super::socket::{Error, Socket};
-use super::wire;
+use crate::netlink::uapi::*;
+use crate::netlink::wire;
 use nix::errno::Errno;
 use skep_model::endpoint::Transport;
 use skep_netd_core::Vanished;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-const SUBSYSTEM: u16 = 1 << 8;
-const GET: u16 = SUBSYSTEM | 1;
-const DELETE: u16 = SUBSYSTEM | 2;
-const STATISTICS: u16 = SUBSYSTEM | 5;
-const ENTRIES: u16 = 1;
-const TUPLE_ORIGINAL: u16 = 1;
-const TUPLE_REPLY: u16 = 2;
-const STATUS: u16 = 3;
-const IDENTITY: u16 = 12;
-const FILTER: u16 = 25;
-const STATUS_MASK: u16 = 26;
-const DNAT: u32 = 1 << 5;
+/// Fields of a tuple that a filter compares, as bits: the kernel numbers them in `nf_conntrack_netlink.c` only.
+mod filter {
+    pub(super) const IP_SRC: u32 = 1 << 0;
+    pub(super) const IP_DST: u32 = 1 << 1;
+    pub(super) const PROTO_NUM: u32 = 1 << 3;
+    pub(super) const PROTO_DST_PORT: u32 = 1 << 5;
+}
 
 /// What is told of a tracked connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +48,7 @@ pub struct Connection {
 /// # Errors
 /// When the kernel does not tell.
 pub fn count(socket: &mut Socket) -> Result<u32, Error> {
-    socket.ask("count the connections", STATISTICS, ENTRIES)
+    socket.ask("count the connections", IPCTNL_MSG_CT_GET_STATS, CTA_STATS_GLOBAL_ENTRIES)
 }
 
 /// Whether the kernel can search for the connections to a backend ([`forget`]).
@@ -66,19 +62,16 @@ pub fn is_searchable(vanished: &Vanished) -> bool {
 /// When the kernel refuses for any other reason.
 pub fn forget(socket: &mut Socket, vanished: &Vanished) -> Result<bool, Error> {
     let IpAddr::V4(backend) = vanished.backend else { return Ok(false) };
-    const REPLY_FLAGS: u16 = 2;
-    const SOURCE: u32 = 1;
-    const PROTOCOL: u32 = 1 << 3;
-    let flags = SOURCE | vanished.transport.map_or(0, |_| PROTOCOL);
-    let result = socket.request("forget connections", DELETE, Family::V4.number(), |request| {
-        request.nest(TUPLE_REPLY, |tuple| {
-            tuple.nest(1, |addresses| addresses.bytes(1, &backend.octets()).done());
+    let flags = filter::IP_SRC | vanished.transport.map_or(0, |_| filter::PROTO_NUM);
+    let result = socket.request("forget connections", IPCTNL_MSG_CT_DELETE, Family::V4.number(), |request| {
+        request.nest(CTA_TUPLE_REPLY, |tuple| {
+            tuple.nest(CTA_TUPLE_IP, |addresses| addresses.bytes(CTA_IP_V4_SRC, &backend.octets()).done());
             if let Some(transport) = vanished.transport {
-                tuple.nest(2, |protocol| protocol.bytes(1, &[number(transport)]).done());
+                tuple.nest(CTA_TUPLE_PROTO, |protocol| protocol.bytes(CTA_PROTO_NUM, &[number(transport)]).done());
             }
         });
-        request.be32(STATUS, DNAT).be32(STATUS_MASK, DNAT);
-        request.nest(FILTER, |filter| filter.bytes(REPLY_FLAGS, &flags.to_ne_bytes()).done());
+        request.be32(CTA_STATUS, STATUS_DNAT).be32(CTA_STATUS_MASK, STATUS_DNAT);
+        request.nest(CTA_FILTER, |filter| filter.bytes(CTA_FILTER_REPLY_FLAGS, &flags.to_ne_bytes()).done());
     });
     match result {
         Ok(()) => Ok(true),
@@ -135,29 +128,25 @@ pub fn forget_unled(socket: &mut Socket, appeared: &BTreeSet<Appeared>) -> Resul
 
 /// Forgets those that one filter describes; `false` = this kernel has no filters.
 fn search_unled(socket: &mut Socket, appeared: Appeared) -> Result<bool, Error> {
-    const ORIGINAL_FLAGS: u16 = 1;
-    const DESTINATION: u32 = 1 << 1;
-    const PROTOCOL: u32 = 1 << 3;
-    const DESTINATION_PORT: u32 = 1 << 5;
     let (flags, families): (u32, &[Family]) = match appeared {
-        Appeared::Port(_) => (PROTOCOL | DESTINATION_PORT, &[Family::V4, Family::V6]),
-        Appeared::Address(_) => (PROTOCOL | DESTINATION, &[Family::V4]),
+        Appeared::Port(_) => (filter::PROTO_NUM | filter::PROTO_DST_PORT, &[Family::V4, Family::V6]),
+        Appeared::Address(_) => (filter::PROTO_NUM | filter::IP_DST, &[Family::V4]),
     };
     for family in families {
-        let result = socket.request("forget datagrams", DELETE, family.number(), |request| {
-            request.nest(TUPLE_ORIGINAL, |tuple| {
+        let result = socket.request("forget datagrams", IPCTNL_MSG_CT_DELETE, family.number(), |request| {
+            request.nest(CTA_TUPLE_ORIG, |tuple| {
                 if let Appeared::Address(IpAddr::V4(address)) = appeared {
-                    tuple.nest(1, |addresses| addresses.bytes(2, &address.octets()).done());
+                    tuple.nest(CTA_TUPLE_IP, |addresses| addresses.bytes(CTA_IP_V4_DST, &address.octets()).done());
                 }
-                tuple.nest(2, |protocol| {
-                    protocol.bytes(1, &[number(Transport::Udp)]);
+                tuple.nest(CTA_TUPLE_PROTO, |protocol| {
+                    protocol.bytes(CTA_PROTO_NUM, &[number(Transport::Udp)]);
                     if let Appeared::Port(port) = appeared {
-                        protocol.bytes(3, &port.to_be_bytes());
+                        protocol.bytes(CTA_PROTO_DST_PORT, &port.to_be_bytes());
                     }
                 });
             });
-            request.be32(STATUS, 0).be32(STATUS_MASK, DNAT);
-            request.nest(FILTER, |filter| filter.bytes(ORIGINAL_FLAGS, &flags.to_ne_bytes()).done());
+            request.be32(CTA_STATUS, 0).be32(CTA_STATUS_MASK, STATUS_DNAT);
+            request.nest(CTA_FILTER, |filter| filter.bytes(CTA_FILTER_ORIG_FLAGS, &flags.to_ne_bytes()).done());
         });
         match result {
             Ok(()) => {}
@@ -184,8 +173,8 @@ pub fn list(socket: &mut Socket) -> Result<Vec<Tracked>, Error> {
 
 fn list_all(socket: &mut Socket) -> Result<Vec<Tracked>, Error> {
     // Both families at once: the walk is what costs.
-    let found = socket.dump(GET, 0, |_| {})?;
-    Ok(found.iter().filter_map(|body| Tracked::parse(body.get(4..)?)).collect())
+    let found = socket.dump(IPCTNL_MSG_CT_GET, 0, |_| {})?;
+    Ok(found.iter().filter_map(|body| Tracked::parse(wire::after_nfgenmsg(body))).collect())
 }
 
 /// Forgets one connection; whether it was still there.
@@ -193,12 +182,11 @@ fn list_all(socket: &mut Socket) -> Result<Vec<Tracked>, Error> {
 /// # Errors
 /// When the kernel refuses; a connection that ended meanwhile is no error.
 pub fn forget_one(socket: &mut Socket, tracked: &Tracked) -> Result<bool, Error> {
-    const NESTED: u16 = 0x8000;
     let family = Family::of(tracked.connection.opened_to).number();
-    let result = socket.request("forget a connection", DELETE, family, |request| {
-        request.bytes(TUPLE_ORIGINAL | NESTED, &tracked.original);
+    let result = socket.request("forget a connection", IPCTNL_MSG_CT_DELETE, family, |request| {
+        request.bytes(CTA_TUPLE_ORIG | wire::NESTED, &tracked.original);
         // The number tells it from a newer connection with the same addresses and ports.
-        request.bytes(IDENTITY, &tracked.identity);
+        request.bytes(CTA_ID, &tracked.identity);
     });
     match result {
         Ok(()) => Ok(true),
@@ -220,23 +208,23 @@ pub struct Tracked {
 impl Tracked {
     /// Reads one.
     fn parse(attributes: &[u8]) -> Option<Self> {
-        let original = wire::find(attributes, TUPLE_ORIGINAL)?;
-        let reply = wire::find(attributes, TUPLE_REPLY)?;
-        let is_rewritten = wire::find(attributes, STATUS).and_then(wire::be32)? & DNAT != 0;
-        let protocol = wire::find(reply, 2).unwrap_or_default();
+        let original = wire::find(attributes, CTA_TUPLE_ORIG)?;
+        let reply = wire::find(attributes, CTA_TUPLE_REPLY)?;
+        let is_rewritten = wire::find(attributes, CTA_STATUS).and_then(wire::be32)? & STATUS_DNAT != 0;
+        let protocol = |tuple, attribute| wire::find(tuple, CTA_TUPLE_PROTO).and_then(|value| wire::find(value, attribute));
         let connection = Connection {
-            opened_to: address(original, 2, 4)?,
-            opened_to_port: wire::find(original, 2).and_then(|value| wire::find(value, 3)).and_then(wire::be16),
-            answers_from: address(reply, 1, 3)?,
-            protocol: wire::find(protocol, 1).and_then(|value| value.first().copied()),
+            opened_to: address(original, CTA_IP_V4_DST, CTA_IP_V6_DST)?,
+            opened_to_port: protocol(original, CTA_PROTO_DST_PORT).and_then(wire::be16),
+            answers_from: address(reply, CTA_IP_V4_SRC, CTA_IP_V6_SRC)?,
+            protocol: protocol(reply, CTA_PROTO_NUM).and_then(|value| value.first().copied()),
         };
-        let identity = wire::find(attributes, IDENTITY)?;
+        let identity = wire::find(attributes, CTA_ID)?;
         Some(Self { original: original.to_vec(), identity: identity.to_vec(), is_rewritten, connection })
     }
 }
 
 fn address(tuple: &[u8], kind4: u16, kind6: u16) -> Option<IpAddr> {
-    let addresses = wire::find(tuple, 1)?;
+    let addresses = wire::find(tuple, CTA_TUPLE_IP)?;
     if let Some(value) = wire::find(addresses, kind4) {
         return Some(<[u8; 4]>::try_from(value).ok()?.into());
     }

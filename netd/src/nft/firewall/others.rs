@@ -13,11 +13,12 @@
 //! A rule of ours is known by its comment. Rules of others are read, never changed. A
 //! filter whose rules name our bridges is believed to know them.
 
+use crate::netlink::uapi::*;
+use crate::netlink::wire;
 use crate::nft::expression::{Expr, Meta, Register, STATUS_DNAT, Verdict};
 use crate::nft::object::{Rule, Table};
 use crate::nft::socket::{Error, Socket};
-use crate::nft::transaction::{Change, SUBSYSTEM, Transaction};
-use crate::nft::wire;
+use crate::nft::transaction::{Change, Transaction};
 use skep_netd_core::Name;
 
 /// How the comments of our rules begin.
@@ -26,11 +27,9 @@ const COMMENT: &str = "skep: ";
 const OURS: &str = "skep_";
 /// Chains that firewalls keep for the rules of others, best first.
 const PLACES: [&str; 3] = ["DOCKER-USER", "ufw-user-forward", "ufw6-user-forward"];
-/// NFPROTO_INET, NFPROTO_IPV4 and NFPROTO_IPV6.
-const FAMILIES: [(u8, &str); 3] = [(1, "inet"), (2, "ip"), (10, "ip6")];
-/// NF_INET_FORWARD.
-const FORWARD: u32 = 2;
-const DROP: u32 = 0;
+/// The families whose tables see forwarded packets, as `nft` calls them.
+const FAMILIES: [(u8, &str); 3] =
+    [(libc::NFPROTO_INET as u8, "inet"), (libc::NFPROTO_IPV4 as u8, "ip"), (libc::NFPROTO_IPV6 as u8, "ip6")];
 
 /// A chain, as the kernel tells of it.
 struct SeenChain {
@@ -142,58 +141,50 @@ fn passes(chain: &str, bridge: &Name) -> [(String, Rule); 2] {
 }
 
 fn chains(socket: &mut Socket) -> Result<Vec<SeenChain>, Error> {
-    const GET_CHAINS: u16 = SUBSYSTEM | 4;
     let mut found = Vec::new();
     for (family, _) in FAMILIES {
-        let bodies = socket.dump(GET_CHAINS, family, |_| {})?;
-        found.extend(bodies.iter().filter_map(|body| SeenChain::parse(family, body.get(4..)?)));
+        let bodies = socket.dump(NFT_MSG_GETCHAIN, family, |_| {})?;
+        found.extend(bodies.iter().filter_map(|body| SeenChain::parse(family, wire::after_nfgenmsg(body))));
     }
     Ok(found)
 }
 
 fn rules(socket: &mut Socket, table: &Table) -> Result<Vec<SeenRule>, Error> {
-    const GET_RULES: u16 = SUBSYSTEM | 7;
-    let bodies = socket.dump(GET_RULES, table.family, |request| request.text(1, &table.name).done())?;
-    let rules = bodies.iter().filter_map(|body| body.get(4..));
-    let of_table = |attributes: &&[u8]| wire::find(attributes, 1).map(wire::text).as_ref() == Some(&table.name);
+    let bodies = socket.dump(NFT_MSG_GETRULE, table.family, |request| request.text(NFTA_RULE_TABLE, &table.name).done())?;
+    let rules = bodies.iter().map(|body| wire::after_nfgenmsg(body));
+    let of_table = |attributes: &&[u8]| wire::find(attributes, NFTA_RULE_TABLE).map(wire::text).as_ref() == Some(&table.name);
     Ok(rules.filter(of_table).filter_map(SeenRule::parse).collect())
 }
 
 impl SeenChain {
     fn parse(family: u8, attributes: &[u8]) -> Option<Self> {
-        const TABLE: u16 = 1;
-        const NAME: u16 = 3;
-        const HOOK: u16 = 4;
-        const POLICY: u16 = 5;
-        const TYPE: u16 = 7;
         let text = |kind| wire::find(attributes, kind).map(wire::text);
-        let hook = wire::find(attributes, HOOK).and_then(|hook| wire::find(hook, 1)).and_then(wire::be32);
-        let is_forward = hook == Some(FORWARD) && text(TYPE).as_deref() == Some("filter");
-        let drops = wire::find(attributes, POLICY).and_then(wire::be32) == Some(DROP);
-        Some(Self { family, table: text(TABLE)?, name: text(NAME)?, is_forward, drops })
+        let hook =
+            wire::find(attributes, NFTA_CHAIN_HOOK).and_then(|hook| wire::find(hook, NFTA_HOOK_HOOKNUM)).and_then(wire::be32);
+        let is_forward = hook == Some(libc::NF_INET_FORWARD as u32) && text(NFTA_CHAIN_TYPE).as_deref() == Some("filter");
+        let drops = wire::find(attributes, NFTA_CHAIN_POLICY).and_then(wire::be32) == Some(libc::NF_DROP as u32);
+        Some(Self { family, table: text(NFTA_CHAIN_TABLE)?, name: text(NFTA_CHAIN_NAME)?, is_forward, drops })
     }
 }
 
 impl SeenRule {
     fn parse(attributes: &[u8]) -> Option<Self> {
-        const CHAIN: u16 = 2;
-        const HANDLE: u16 = 3;
-        const EXPRESSIONS: u16 = 4;
-        const USERDATA: u16 = 7;
-        let handle = wire::find(attributes, HANDLE)?;
+        let handle = wire::find(attributes, NFTA_RULE_HANDLE)?;
         Some(Self {
-            chain: wire::text(wire::find(attributes, CHAIN)?),
+            chain: wire::text(wire::find(attributes, NFTA_RULE_CHAIN)?),
             handle: u64::from_be_bytes(handle.get(..8)?.try_into().ok()?),
-            expressions: wire::find(attributes, EXPRESSIONS).unwrap_or_default().to_vec(),
-            comment: wire::find(attributes, USERDATA).and_then(comment),
+            expressions: wire::find(attributes, NFTA_RULE_EXPRESSIONS).unwrap_or_default().to_vec(),
+            comment: wire::find(attributes, NFTA_RULE_USERDATA).and_then(comment),
         })
     }
 
     /// Names and contents of its expressions.
     fn steps(&self) -> impl Iterator<Item = (String, &[u8])> {
-        let elements = wire::attributes(&self.expressions);
-        elements
-            .filter_map(|(_, element)| Some((wire::text(wire::find(element, 1)?), wire::find(element, 2).unwrap_or_default())))
+        let step = |element| {
+            let name = wire::text(wire::find(element, NFTA_EXPR_NAME)?);
+            Some((name, wire::find(element, NFTA_EXPR_DATA).unwrap_or_default()))
+        };
+        wire::attributes(&self.expressions).filter_map(move |(_, element)| step(element))
     }
 
     /// The verdict of a rule that asks nothing: its code as a signed number.
@@ -202,9 +193,10 @@ impl SeenRule {
         for (name, data) in self.steps() {
             match name.as_str() {
                 "counter" | "log" => {}
-                "reject" => verdict = Some(0),
+                "reject" => verdict = Some(libc::NF_DROP),
                 "immediate" => {
-                    let code = wire::find(data, 2).and_then(|data| wire::find(data, 2)).and_then(|data| wire::find(data, 1));
+                    let path = [NFTA_IMMEDIATE_DATA, NFTA_DATA_VERDICT, NFTA_VERDICT_CODE];
+                    let code = path.into_iter().try_fold(data, wire::find);
                     verdict = code.and_then(wire::be32).map(u32::cast_signed);
                 }
                 _ => return None,
@@ -214,24 +206,21 @@ impl SeenRule {
     }
 
     fn refuses_all(&self) -> bool {
-        self.unconditional() == Some(0)
+        self.unconditional() == Some(libc::NF_DROP)
     }
 
     fn returns_all(&self) -> bool {
-        const RETURN: i32 = -5;
-        self.unconditional() == Some(RETURN)
+        self.unconditional() == Some(libc::NFT_RETURN)
     }
 
     /// Whether it accepts what conntrack rewrote, as firewalld does (`ct status dnat
     /// accept`): connections to published ports are.
     fn passes_rewritten(&self) -> bool {
-        const CT_KEY: u16 = 2;
-        const CT_STATUS: u32 = 2;
-        const ACCEPT: [u8; 4] = 1_u32.to_be_bytes();
+        const ACCEPT: [u8; 4] = libc::NF_ACCEPT.to_be_bytes();
         let steps: Vec<(String, &[u8])> = self.steps().filter(|(name, _)| name != "counter").collect();
         let names: Vec<&str> = steps.iter().map(|(name, _)| name.as_str()).collect();
         names == ["ct", "bitwise", "cmp", "immediate"]
-            && wire::find(steps[0].1, CT_KEY).and_then(wire::be32) == Some(CT_STATUS)
+            && wire::find(steps[0].1, NFTA_CT_KEY).and_then(wire::be32) == Some(libc::NFT_CT_STATUS as u32)
             && contains(steps[1].1, &STATUS_DNAT.to_ne_bytes())
             && contains(steps[3].1, &ACCEPT)
     }

@@ -9,9 +9,9 @@ mod ways_out;
 use super::expression::Verdict;
 use super::object::{Chain, Rule, Table};
 use super::services::{self, Service};
-use super::tables::forgetting::{Forgetting, Unwanted};
-use super::testing::Namespace;
 use super::*;
+use crate::tables::forgetting::{Forgetting, Unwanted};
+use crate::testing::Namespace;
 use skep_model::endpoint::{Transport, wire_port};
 use skep_model::{ServiceId, TaskId};
 use skep_netd_core::{

@@ -2,8 +2,8 @@
 
 use super::Services;
 use super::scope::{Found, Look, Scope};
-use crate::nft::testing::Namespace as TestNamespace;
 use crate::nft::{Change, Socket, Table, Transaction};
+use crate::testing::Namespace as TestNamespace;
 use skep_model::network::{Attachment, Pool};
 use skep_model::overlay::{Endpoint, EndpointId, LocalTask, NodeNetwork, NodeService, Peer, ServiceNetwork};
 use skep_model::{NetworkId, NodeId, ServiceId, TaskId};

@@ -11,14 +11,14 @@
 //! changed, so that their next packet meets the new ones, and beside the turns
 //! ([`forgetting`]).
 
-pub(in crate::nft) mod forgetting;
+pub(crate) mod forgetting;
 mod scope;
 #[cfg(test)]
 mod tests;
 
-use super::poller::Poller;
 use crate::dns::Listeners;
 use crate::listening::listening;
+use crate::netlink::poller::Poller;
 use crate::settled::{Repair, Settled, Turn};
 use forgetting::{Forgetting, Strangers, Unwanted};
 use scope::{Brought, Found, Look, Scope, host_addresses};
@@ -55,7 +55,7 @@ pub struct Tables {
     next_listing: Option<Instant>,
     /// What other firewalls block.
     blocked: Vec<String>,
-    poller: Option<Poller>,
+    poller: Option<Poller<Namespace>>,
     /// Something was brought in line before.
     is_settled: bool,
 }
@@ -295,7 +295,7 @@ impl Tables {
     }
 
     /// A namespace whose sockets fail gets new ones, and all its tables anew.
-    fn fail(&mut self, namespace: Namespace, error: &super::Error, settled: &mut Settled) {
+    fn fail(&mut self, namespace: Namespace, error: &crate::nft::Error, settled: &mut Settled) {
         settled.failures.insert(namespace, error.to_string());
         self.scopes.remove(&namespace);
         if let Some(poller) = &mut self.poller {
@@ -403,7 +403,7 @@ async fn due(at: Option<Instant>) {
     }
 }
 
-async fn drifted(poller: Option<&Poller>) {
+async fn drifted(poller: Option<&Poller<Namespace>>) {
     let failed = match poller {
         Some(poller) => poller.wait().await.err(),
         None => std::future::pending().await,
