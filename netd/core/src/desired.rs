@@ -7,9 +7,10 @@
 
 use crate::gateway::Gateway;
 use crate::ingress_rows;
+use crate::link_rows::Row;
 use crate::name::{Name, gateway_bridge_name};
 use crate::object::{Object, ObjectKey};
-use crate::object_rows::{self, Row};
+use crate::object_rows;
 use crate::overlay::Overlay;
 use crate::row::{Key, Link, Namespace, Place, Value};
 use crate::rows::Rows;

@@ -7,8 +7,8 @@
 //! [`guard`]. Both are closed by default: a port of ours that nothing is known of
 //! passes nothing.
 
+use crate::link_rows::{attached_port, has_rows};
 use crate::name::{Mac, Name, bridge_name, gateway_veth_name, vxlan_name};
-use crate::object_rows::{attached_port, has_rows};
 use crate::overlay::Overlay;
 use crate::table::{Content, Guard, Sender, Senders};
 use std::collections::BTreeSet;

@@ -7,11 +7,11 @@
 //! are there beforehand: one that is made for a first packet comes too late for its
 //! answer, and the client waits a second before it asks again.
 
-use crate::mark::ingress_mark;
-use crate::name::{Mac, Name, interface_name};
-use crate::object_rows::{
-    Row, bridge_with_addresses, carries, everything, far, is_attachable, number, subnet_of, with_prefix_of,
+use crate::link_rows::{
+    Row, bridge_with_addresses, carries, everything, far, interface, is_attachable, subnet_of, with_prefix_of,
 };
+use crate::mark::ingress_mark;
+use crate::name::{Mac, Name};
 use crate::overlay::Overlay;
 use crate::row::{Family, Key, Place, Setting, Sysctl, Value};
 use ipnet::IpNet;
@@ -54,7 +54,7 @@ pub fn way_back(overlay: &Overlay, task: &LocalTask, peer: &Peer) -> Vec<Row> {
     let Some((ingress, network)) = peer.ingress.as_ref().zip(overlay.ingress()) else { return Vec::new() };
     let place = task.attachments.iter().position(|attachment| attachment.network == network.id);
     let Some((place, attachment)) = place.map(|place| (place, &task.attachments[place])) else { return Vec::new() };
-    let (interface, mark) = (interface_name(number(place)), ingress_mark(ingress.number));
+    let (interface, mark) = (interface(place), ingress_mark(ingress.number));
     let Some(mac) = ingress.addresses.first().map(|first| Mac::of(*first)) else { return Vec::new() };
     let inside = |key, value| (Place::task(task.id, key), value);
     // The interface must be there, and have an address beside the gateway's.

@@ -20,6 +20,7 @@ mod firewall;
 mod gateway;
 mod gone;
 mod ingress_rows;
+mod link_rows;
 mod mark;
 mod mirror;
 mod name;

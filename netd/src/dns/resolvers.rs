@@ -1,7 +1,7 @@
 //! Keeps names and sockets in step with what the node was told.
 
 use super::{Listeners, NameServer};
-use crate::settled::{Settled, Turn};
+use crate::settled::{Settled, Turn, describe};
 use skep_model::TaskId;
 use skep_netd_core::Namespace;
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,7 +52,7 @@ impl Resolvers {
                 Ok(listeners) => drop(self.listeners.insert(task, listeners)),
                 Err(error) => {
                     self.pending.insert(task);
-                    settled.failures.insert(namespace, crate::engine::describe(&error));
+                    settled.failures.insert(namespace, describe(&error));
                 }
             }
         }

@@ -5,9 +5,10 @@
 //! from what is known. Whoever asked may have gone: then nobody hears the answer,
 //! and what was done stays.
 
-use super::{Change, Command, Engine, Programmed, Status, describe, owner};
+use super::{Change, Command, Engine, Programmed, Status, owner};
 use crate::drain::Drain;
 use crate::probe::Plan;
+use crate::settled::describe;
 use skep_model::place::{Place as Owner, PlaceFault};
 use skep_model::{NetworkId, TaskId};
 use skep_netd_core::{Change as Derived, Key, Namespace, Object, ObjectKey, Place, Touched, Value, probes};

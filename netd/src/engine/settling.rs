@@ -6,9 +6,9 @@
 //! audit. A turn that looked at everything puts a version in place; what it could not
 //! do is named by place ([`super::faults`]), and holds nobody else up.
 
-use super::{Engine, describe};
+use super::Engine;
 use crate::kernel::KernelError;
-use crate::settled::{Repair, Settled, Turn};
+use crate::settled::{Repair, Settled, Turn, describe};
 use skep_identity::clock;
 use skep_model::Time;
 use skep_netd_core::{Change as Derived, Key, Namespace, Op, Place, Setting, Touched, Value, plan};
