@@ -1,7 +1,7 @@
 //! What follows the rows in a turn of the engine: the tables of each namespace,
 //! and the answers to names.
 //!
-//! Both follow from the same [`Overlay`] as the rows, and both have the same shape:
+//! Both follow from the same [`NodeOverlay`] as the rows, and both have the same shape:
 //! `settle` is called when the rows are in place, with what was touched since the
 //! last call that the engine made. It brings everything in line, and keeps what it
 //! could not do for the next call, which comes after a second at the latest, also
@@ -11,23 +11,23 @@
 
 use crate::kernel::Kernel;
 use skep_model::place::PlaceFault;
-use skep_netd_core::{Namespace, Overlay, Touched};
+use skep_netd_core::{DirtyKeys, Namespace, NodeOverlay};
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 
 /// What a step has to work with.
 pub struct Turn<'a> {
     /// Everything that the node was told.
-    pub overlay: &'a Overlay,
+    pub overlay: &'a NodeOverlay,
     /// Where it may have changed. Of a task that went, the namespace is still
     /// there if anybody has a descriptor of it: all of them must be let go now.
-    pub touched: &'a Touched,
+    pub dirty: &'a DirtyKeys,
     kernel: &'a Kernel,
 }
 
 impl<'a> Turn<'a> {
-    pub(crate) fn new(overlay: &'a Overlay, touched: &'a Touched, kernel: &'a Kernel) -> Self {
-        Self { overlay, touched, kernel }
+    pub(crate) fn new(overlay: &'a NodeOverlay, dirty: &'a DirtyKeys, kernel: &'a Kernel) -> Self {
+        Self { overlay, dirty, kernel }
     }
 
     /// A namespace, to open sockets in ([`crate::netlink::namespace::inside`]); none = it is

@@ -23,7 +23,7 @@ const DAEMON: &[&[&str]] = &[
 
 /// The core's rooms.
 const CORE: &[&[&str]] = &[
-    &["name", "mark", "object", "touched"],
+    &["name", "mark", "object", "dirty"],
     &["row", "gateway"],
     &["rows", "overlay"],
     &["table", "mirror", "names", "probe", "link_rows"],

@@ -10,7 +10,7 @@
 //! a node was only thought to be down. Then what was opened to it stays: whoever is
 //! there answers for itself, and a connection opened since must not be cut.
 
-use crate::overlay::Overlay;
+use crate::overlay::NodeOverlay;
 use crate::table::ServiceKey;
 use skep_model::NetworkId;
 use skep_model::endpoint::Transport;
@@ -69,7 +69,7 @@ pub struct Backends {
 impl Backends {
     /// Looks at services, and tells by network what became of their backends since
     /// the last look.
-    pub fn look(&mut self, overlay: &Overlay, keys: impl IntoIterator<Item = ServiceKey>) -> BTreeMap<NetworkId, Turnover> {
+    pub fn look(&mut self, overlay: &NodeOverlay, keys: impl IntoIterator<Item = ServiceKey>) -> BTreeMap<NetworkId, Turnover> {
         let mut found = BTreeMap::<NetworkId, Turnover>::new();
         for key in keys {
             self.look_at(overlay, key, found.entry(key.0).or_default());
@@ -81,7 +81,7 @@ impl Backends {
         found
     }
 
-    fn look_at(&mut self, overlay: &Overlay, key: ServiceKey, found: &mut Turnover) {
+    fn look_at(&mut self, overlay: &NodeOverlay, key: ServiceKey, found: &mut Turnover) {
         let there = overlay.endpoints_of(key.0, key.1).filter(|endpoint| overlay.peer(endpoint.node).is_some());
         let now: BTreeMap<IpAddr, bool> =
             there.flat_map(|endpoint| endpoint.addresses.iter().map(|address| (*address, endpoint.is_published))).collect();

@@ -12,7 +12,7 @@ use crate::link_rows::{
 };
 use crate::mark::ingress_mark;
 use crate::name::{Mac, Name};
-use crate::overlay::Overlay;
+use crate::overlay::NodeOverlay;
 use crate::row::{Family, Key, Place, Setting, Sysctl, Value};
 use ipnet::IpNet;
 use skep_model::TaskId;
@@ -27,7 +27,7 @@ pub fn own_gateway(network: &NodeNetwork, addresses: &[IpAddr], bridge: Name, mt
 }
 
 /// The rows that lead to another node's gateway.
-pub fn far_gateway(overlay: &Overlay, peer: &Peer) -> Vec<Row> {
+pub fn far_gateway(overlay: &NodeOverlay, peer: &Peer) -> Vec<Row> {
     let place = overlay.ingress().and_then(|network| Some((network, peer.ingress.as_ref()?, overlay.mtu(network)?)));
     match place {
         Some((network, ingress, mtu)) if overlay.why_unreachable(peer).is_none() => {
@@ -50,7 +50,7 @@ pub fn settings(task: TaskId, interface: Name) -> Vec<Row> {
 }
 
 /// The way of a task's answers to one ingress node.
-pub fn way_back(overlay: &Overlay, task: &LocalTask, peer: &Peer) -> Vec<Row> {
+pub fn way_back(overlay: &NodeOverlay, task: &LocalTask, peer: &Peer) -> Vec<Row> {
     let Some((ingress, network)) = peer.ingress.as_ref().zip(overlay.ingress()) else { return Vec::new() };
     let place = task.attachments.iter().position(|attachment| attachment.network == network.id);
     let Some((place, attachment)) = place.map(|place| (place, &task.attachments[place])) else { return Vec::new() };
@@ -65,7 +65,7 @@ pub fn way_back(overlay: &Overlay, task: &LocalTask, peer: &Peer) -> Vec<Row> {
     };
     let mut rows = Vec::new();
     for address in ingress.addresses.iter().filter(is_usable) {
-        let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
+        let family = Family::of(*address);
         rows.push(inside(Key::Neighbour(interface, *address), Value::Mac(mac)));
         rows.push(inside(Key::Rule(family, mark), Value::Table(mark)));
         rows.push(inside(Key::Via(interface, mark, everything(*address)), Value::Hop(*address)));

@@ -4,7 +4,7 @@
 //! and MTU a link has.
 
 use crate::name::{Mac, Name, interface_name, veth_name, vxlan_name};
-use crate::overlay::Overlay;
+use crate::overlay::NodeOverlay;
 use crate::row::{FdbTable, FdbTarget, Key, Link, Namespace, Place, Port, Setting, Sysctl, Value};
 use ipnet::IpNet;
 use skep_model::TaskId;
@@ -93,7 +93,7 @@ pub fn bridge_with_addresses(bridge: Name, addresses: &[IpNet], mtu: u32) -> Vec
 }
 
 /// Whether a network has rows on this node.
-pub fn has_rows(overlay: &Overlay, network: &NodeNetwork) -> bool {
+pub fn has_rows(overlay: &NodeOverlay, network: &NodeNetwork) -> bool {
     overlay.mtu(network).is_some()
 }
 

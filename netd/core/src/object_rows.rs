@@ -8,7 +8,7 @@ use crate::link_rows::{
 };
 use crate::name::{Mac, Name, bridge_name, gateway_veth_name, vxlan_name};
 use crate::object::Node;
-use crate::overlay::Overlay;
+use crate::overlay::NodeOverlay;
 use crate::row::{Key, Link, Place, TABLE_MAIN, Value};
 use ipnet::IpNet;
 use skep_model::TaskId;
@@ -23,7 +23,7 @@ pub fn namespace(task: TaskId) -> Vec<Row> {
 
 /// The bridge and the VXLAN device of a network, and the node's place on it if it
 /// is the one that published ports are reached over.
-pub fn network(overlay: &Overlay, node: &Node, network: &NodeNetwork) -> Vec<Row> {
+pub fn network(overlay: &NodeOverlay, node: &Node, network: &NodeNetwork) -> Vec<Row> {
     let Some(mtu) = overlay.mtu(network) else { return Vec::new() };
     let (bridge, vxlan) = (bridge_name(network.vni), vxlan_name(network.vni));
     let gateway = overlay.here().and_then(|here| here.ingress.as_ref()).filter(|_| network.ingress);
@@ -47,7 +47,7 @@ pub fn remote(network: &NodeNetwork, endpoint: &Endpoint, at: IpAddr, mtu: u32) 
 }
 
 /// The interfaces of a task of this node.
-pub fn task(overlay: &Overlay, task: &LocalTask) -> Vec<Row> {
+pub fn task(overlay: &NodeOverlay, task: &LocalTask) -> Vec<Row> {
     let mut rows = Vec::new();
     for (place, attachment) in task.attachments.iter().enumerate() {
         let Some(network) = overlay.network(attachment.network) else { continue };

@@ -30,12 +30,12 @@ impl Resolvers {
     /// Brings what is answered in line, opens what is missing, and closes what a
     /// task that went had.
     pub async fn settle(&mut self, turn: &Turn<'_>) -> Settled {
-        if !turn.touched.is_empty() {
-            self.server.change(|names| names.follow(turn.overlay, turn.touched));
+        if !turn.dirty.is_empty() {
+            self.server.change(|names| names.follow(turn.overlay, turn.dirty));
         }
         let mut settled = Settled::default();
         let mut tasks = std::mem::take(&mut self.pending);
-        tasks.extend(&turn.touched.tasks);
+        tasks.extend(&turn.dirty.tasks);
         for task in tasks {
             let namespace = Namespace::Task(task);
             if turn.overlay.task(task).is_none() {

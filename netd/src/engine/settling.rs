@@ -11,7 +11,7 @@ use crate::kernel::KernelError;
 use crate::settled::{Repair, Settled, Turn, describe};
 use skep_identity::clock;
 use skep_model::Time;
-use skep_netd_core::{Change as Derived, Key, Namespace, Op, Place, Setting, Touched, Value, plan};
+use skep_netd_core::{Dirty, DirtyKeys, Key, Namespace, Op, Place, Setting, Value, plan};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ impl Engine {
         if self.next_retry.is_some_and(|retry| retry <= now) {
             self.next_retry = None;
             let places = self.failures.keys().copied().collect();
-            self.ask(Derived { places, touched: Touched::default() });
+            self.ask(Dirty { places, keys: DirtyKeys::default() });
             self.settle(false).await;
         }
         if self.next_audit() <= now {
@@ -135,7 +135,7 @@ impl Engine {
             self.ask(derived);
         }
         let is_unknown = is_first && self.desired.overlay().underlay_mtu().is_none();
-        if self.kernel.take_hint() || is_unknown || self.touched.node {
+        if self.kernel.take_hint() || is_unknown || self.dirty_keys.node {
             let address = self.desired.overlay().node().map(|node| node.address);
             let mtu = match address {
                 Some(address) => self.kernel.underlay_mtu(address).await?,
@@ -149,7 +149,7 @@ impl Engine {
 
     /// Names before tables: the tables lead to where names are answered.
     async fn settle_rest(&mut self) {
-        let touched = std::mem::take(&mut self.touched);
+        let touched = std::mem::take(&mut self.dirty_keys);
         let turn = Turn::new(self.desired.overlay(), &touched, &self.kernel);
         let of_names = self.names.settle(&turn).await;
         let of_tables = self.tables.settle(&turn, self.names.listeners()).await;

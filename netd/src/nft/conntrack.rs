@@ -11,7 +11,7 @@
 //! filters (before 6.10), and for v6: there these filters take every address but the one that they name (so
 //! still 6.18), and would cut all that is to stay.
 
-use super::expression::{Family, STATUS_DNAT};
+use super::expression::{Family, STATUS_DNAT, nfproto};
 use super::ingress::number;
 use super::socket::{Error, Socket};
 use crate::netlink::uapi::*;
@@ -32,7 +32,7 @@ mod filter {
 
 /// What is told of a tracked connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Connection {
+pub struct Flow {
     /// Where its opener sent it.
     pub opened_to: IpAddr,
     /// The port there, if its protocol has ports.
@@ -63,7 +63,7 @@ pub fn is_searchable(vanished: &Vanished) -> bool {
 pub fn forget(socket: &mut Socket, vanished: &Vanished) -> Result<bool, Error> {
     let IpAddr::V4(backend) = vanished.backend else { return Ok(false) };
     let flags = filter::IP_SRC | vanished.transport.map_or(0, |_| filter::PROTO_NUM);
-    let result = socket.request("forget connections", IPCTNL_MSG_CT_DELETE, Family::V4.number(), |request| {
+    let result = socket.request("forget connections", IPCTNL_MSG_CT_DELETE, nfproto(Family::V4), |request| {
         request.nest(CTA_TUPLE_REPLY, |tuple| {
             tuple.nest(CTA_TUPLE_IP, |addresses| addresses.bytes(CTA_IP_V4_SRC, &backend.octets()).done());
             if let Some(transport) = vanished.transport {
@@ -114,12 +114,12 @@ pub fn forget_unled(socket: &mut Socket, appeared: &BTreeSet<Appeared>) -> Resul
         }
     }
     for tracked in list_all(socket)? {
-        let Connection { opened_to, opened_to_port, .. } = tracked.connection;
+        let Flow { opened_to, opened_to_port, .. } = tracked.flow;
         let is_led = || {
             appeared.contains(&Appeared::Address(opened_to))
                 || opened_to_port.is_some_and(|port| appeared.contains(&Appeared::Port(port)))
         };
-        if !tracked.is_rewritten && tracked.connection.protocol == Some(number(Transport::Udp)) && is_led() {
+        if !tracked.is_rewritten && tracked.flow.protocol == Some(number(Transport::Udp)) && is_led() {
             forget_one(socket, &tracked)?;
         }
     }
@@ -133,7 +133,7 @@ fn search_unled(socket: &mut Socket, appeared: Appeared) -> Result<bool, Error> 
         Appeared::Address(_) => (filter::PROTO_NUM | filter::IP_DST, &[Family::V4]),
     };
     for family in families {
-        let result = socket.request("forget datagrams", IPCTNL_MSG_CT_DELETE, family.number(), |request| {
+        let result = socket.request("forget datagrams", IPCTNL_MSG_CT_DELETE, nfproto(*family), |request| {
             request.nest(CTA_TUPLE_ORIG, |tuple| {
                 if let Appeared::Address(IpAddr::V4(address)) = appeared {
                     tuple.nest(CTA_TUPLE_IP, |addresses| addresses.bytes(CTA_IP_V4_DST, &address.octets()).done());
@@ -158,31 +158,30 @@ fn search_unled(socket: &mut Socket, appeared: Appeared) -> Result<bool, Error> 
 }
 
 /// Whether a connection was given to a backend.
-pub fn was_given_to(vanished: &Vanished, connection: &Connection) -> bool {
-    connection.answers_from == vanished.backend
-        && vanished.transport.is_none_or(|transport| connection.protocol == Some(number(transport)))
+pub fn was_given_to(vanished: &Vanished, flow: &Flow) -> bool {
+    flow.answers_from == vanished.backend && vanished.transport.is_none_or(|transport| flow.protocol == Some(number(transport)))
 }
 
 /// The namespace's connections that were rewritten.
 ///
 /// # Errors
 /// When the kernel refuses to list them.
-pub fn list(socket: &mut Socket) -> Result<Vec<Tracked>, Error> {
+pub fn list(socket: &mut Socket) -> Result<Vec<ConntrackEntry>, Error> {
     Ok(list_all(socket)?.into_iter().filter(|tracked| tracked.is_rewritten).collect())
 }
 
-fn list_all(socket: &mut Socket) -> Result<Vec<Tracked>, Error> {
+fn list_all(socket: &mut Socket) -> Result<Vec<ConntrackEntry>, Error> {
     // Both families at once: the walk is what costs.
     let found = socket.dump(IPCTNL_MSG_CT_GET, 0, |_| {})?;
-    Ok(found.iter().filter_map(|body| Tracked::parse(wire::after_nfgenmsg(body))).collect())
+    Ok(found.iter().filter_map(|body| ConntrackEntry::parse(wire::after_nfgenmsg(body))).collect())
 }
 
 /// Forgets one connection; whether it was still there.
 ///
 /// # Errors
 /// When the kernel refuses; a connection that ended meanwhile is no error.
-pub fn forget_one(socket: &mut Socket, tracked: &Tracked) -> Result<bool, Error> {
-    let family = Family::of(tracked.connection.opened_to).number();
+pub fn forget_one(socket: &mut Socket, tracked: &ConntrackEntry) -> Result<bool, Error> {
+    let family = nfproto(Family::of(tracked.flow.opened_to));
     let result = socket.request("forget a connection", IPCTNL_MSG_CT_DELETE, family, |request| {
         request.bytes(CTA_TUPLE_ORIG | wire::NESTED, &tracked.original);
         // The number tells it from a newer connection with the same addresses and ports.
@@ -197,29 +196,29 @@ pub fn forget_one(socket: &mut Socket, tracked: &Tracked) -> Result<bool, Error>
 
 /// A tracked connection, with what names it to the kernel.
 #[derive(Clone, Debug)]
-pub struct Tracked {
+pub struct ConntrackEntry {
     original: Vec<u8>,
     identity: Vec<u8>,
     is_rewritten: bool,
     /// What is told of it.
-    pub connection: Connection,
+    pub flow: Flow,
 }
 
-impl Tracked {
+impl ConntrackEntry {
     /// Reads one.
     fn parse(attributes: &[u8]) -> Option<Self> {
         let original = wire::find(attributes, CTA_TUPLE_ORIG)?;
         let reply = wire::find(attributes, CTA_TUPLE_REPLY)?;
         let is_rewritten = wire::find(attributes, CTA_STATUS).and_then(wire::be32)? & STATUS_DNAT != 0;
         let protocol = |tuple, attribute| wire::find(tuple, CTA_TUPLE_PROTO).and_then(|value| wire::find(value, attribute));
-        let connection = Connection {
+        let flow = Flow {
             opened_to: address(original, CTA_IP_V4_DST, CTA_IP_V6_DST)?,
             opened_to_port: protocol(original, CTA_PROTO_DST_PORT).and_then(wire::be16),
             answers_from: address(reply, CTA_IP_V4_SRC, CTA_IP_V6_SRC)?,
             protocol: protocol(reply, CTA_PROTO_NUM).and_then(|value| value.first().copied()),
         };
         let identity = wire::find(attributes, CTA_ID)?;
-        Some(Self { original: original.to_vec(), identity: identity.to_vec(), is_rewritten, connection })
+        Some(Self { original: original.to_vec(), identity: identity.to_vec(), is_rewritten, flow })
     }
 }
 

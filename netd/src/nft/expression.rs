@@ -6,46 +6,20 @@
 use super::object::{Map, Value};
 use crate::netlink::uapi::*;
 use crate::netlink::wire::MessageWriter;
+pub use skep_netd_core::Family;
 
-/// The address family of packets inside an `inet` table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
+/// The kernel's number of a family (`NFPROTO_*`).
+pub fn nfproto(family: Family) -> u8 {
+    let number = match family {
+        Family::V4 => libc::NFPROTO_IPV4,
+        Family::V6 => libc::NFPROTO_IPV6,
+    };
+    number as u8
 }
 
-impl Family {
-    /// The family of an address.
-    pub fn of(address: std::net::IpAddr) -> Self {
-        if address.is_ipv4() { Self::V4 } else { Self::V6 }
-    }
-
-    /// The kernel's number of the family.
-    pub fn number(self) -> u8 {
-        let number = match self {
-            Self::V4 => libc::NFPROTO_IPV4,
-            Self::V6 => libc::NFPROTO_IPV6,
-        };
-        number as u8
-    }
-
-    /// Bytes in one address.
-    pub fn address_len(self) -> u32 {
-        match self {
-            Self::V4 => 4,
-            Self::V6 => 16,
-        }
-    }
-
-    /// The register that follows an address of this family which starts in the first one.
-    pub fn after_address(self) -> Register {
-        match self {
-            Self::V4 => Register::word(1),
-            Self::V6 => Register::word(4),
-        }
-    }
+/// The register that follows an address of this family which starts in the first one.
+pub fn after_address(family: Family) -> Register {
+    Register::word(family.address_len() / 4)
 }
 
 /// A register of the rule machine, by its 4-byte word.
@@ -306,7 +280,7 @@ impl Expr {
                 data.be32(NFTA_NG_TYPE, libc::NFT_NG_INCREMENTAL as u32);
             }
             Self::Dnat { family, address, port } => {
-                data.be32(NFTA_NAT_TYPE, libc::NFT_NAT_DNAT as u32).be32(NFTA_NAT_FAMILY, u32::from(family.number()));
+                data.be32(NFTA_NAT_TYPE, libc::NFT_NAT_DNAT as u32).be32(NFTA_NAT_FAMILY, u32::from(nfproto(*family)));
                 if let Some(address) = address {
                     data.be32(NFTA_NAT_REG_ADDR_MIN, address.number());
                 }
@@ -352,7 +326,7 @@ fn encode_lookup(map: &str, id: u32, key: Register, to: Option<Register>, data: 
 pub fn family_is(family: Family) -> Vec<Expr> {
     vec![
         Expr::Meta { to: Register::FIRST, key: Meta::Family },
-        Expr::Equal { register: Register::FIRST, value: vec![family.number()] },
+        Expr::Equal { register: Register::FIRST, value: vec![nfproto(family)] },
     ]
 }
 

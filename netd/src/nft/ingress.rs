@@ -20,7 +20,7 @@ use super::expression::{
 use super::object::{Chain, ChainKind, Element, Gives, Hook, Kind, Map, PRIORITY_DNAT, PRIORITY_FILTER, PRIORITY_SNAT};
 use super::object::{Rule, Table, Value};
 use super::services::{order, share};
-use super::transaction::{Change, Transaction};
+use super::transaction::{Edit, Transaction};
 use skep_model::ServiceId;
 use skep_model::endpoint::Transport;
 use skep_netd_core::{IngressService, KeptPort, PortKey};
@@ -63,15 +63,15 @@ pub fn replace(seed: &str, services: &Services, kept: &BTreeSet<KeptPort>) -> Tr
         }
     }
     for map in maps {
-        transaction.push(Change::AddMap(table.clone(), map));
+        transaction.push(Edit::AddMap(table.clone(), map));
     }
     transaction.append(difference(seed, &Services::new(), services));
     transaction.append(kept_difference(&BTreeSet::new(), kept));
     let pick = Expr::Lookup { map: PORTS.to_owned(), key: Register::FIRST, to: None };
     add_entrances(&mut transaction, &table, &[vec![pick]], true);
     add_refusal(&mut transaction, &table);
-    transaction.push(Change::AddChain(table.clone(), postrouting()));
-    transaction.push(Change::AddRule(table.clone(), masquerade_loopback()));
+    transaction.push(Edit::AddChain(table.clone(), postrouting()));
+    transaction.push(Edit::AddRule(table.clone(), masquerade_loopback()));
     transaction
 }
 
@@ -89,11 +89,11 @@ pub fn difference(seed: &str, held: &Services, wanted: &Services) -> Transaction
         let chain = chain(id);
         if let Some(old) = old {
             old_elements.add(seed, id, old);
-            gone.push(Change::FlushChain(table.clone(), chain.clone()));
+            gone.push(Edit::FlushChain(table.clone(), chain.clone()));
         }
         match (old, new) {
-            (None, Some(_)) => drop(came.push(Change::AddChain(table.clone(), Chain::plain(&chain)))),
-            (Some(_), None) => drop(gone.push(Change::DeleteChain(table.clone(), chain))),
+            (None, Some(_)) => drop(came.push(Edit::AddChain(table.clone(), Chain::plain(&chain)))),
+            (Some(_), None) => drop(gone.push(Edit::DeleteChain(table.clone(), chain))),
             _ => {}
         }
         if let Some(new) = new {
@@ -102,17 +102,17 @@ pub fn difference(seed: &str, held: &Services, wanted: &Services) -> Transaction
         }
     }
     let (gone_elements, came_elements) = (old_elements.without(&new_elements), new_elements.without(&old_elements));
-    let mut transaction = gone_elements.change(Change::DeleteElements);
+    let mut transaction = gone_elements.change(Edit::DeleteElements);
     transaction.append(gone);
     transaction.append(came);
-    transaction.append(came_elements.change(Change::AddElements));
+    transaction.append(came_elements.change(Edit::AddElements));
     transaction
 }
 
 /// Brings the ports that the node's processes have from what they were to what they are.
 pub fn kept_difference(held: &BTreeSet<KeptPort>, wanted: &BTreeSet<KeptPort>) -> Transaction {
     let mut transaction = Transaction::new();
-    let mut change = |ports: Vec<&KeptPort>, how: fn(Table, String, Vec<Element>) -> Change| {
+    let mut change = |ports: Vec<&KeptPort>, how: fn(Table, String, Vec<Element>) -> Edit| {
         let mut maps = BTreeMap::<&'static str, Vec<Element>>::new();
         for KeptPort { key, address } in ports {
             let value = address.map_or_else(|| port_key(*key), |address| port_key(*key).then(address.into()));
@@ -123,8 +123,8 @@ pub fn kept_difference(held: &BTreeSet<KeptPort>, wanted: &BTreeSet<KeptPort>) -
             transaction.push(how(Table::new(TABLE), map.to_owned(), elements));
         }
     };
-    change(held.difference(wanted).collect(), Change::DeleteElements);
-    change(wanted.difference(held).collect(), Change::AddElements);
+    change(held.difference(wanted).collect(), Edit::DeleteElements);
+    change(wanted.difference(held).collect(), Edit::AddElements);
     transaction
 }
 
@@ -166,7 +166,7 @@ impl Elements {
         Self(self.0.iter().filter(is_new).map(|(at, given)| (at.clone(), given.clone())).collect())
     }
 
-    fn change(self, how: impl Fn(Table, String, Vec<Element>) -> Change) -> Transaction {
+    fn change(self, how: impl Fn(Table, String, Vec<Element>) -> Edit) -> Transaction {
         let mut maps = BTreeMap::<String, Vec<Element>>::new();
         for ((map, key), given) in self.0 {
             maps.entry(map).or_default().push(match given {
@@ -206,7 +206,7 @@ fn pick(seed: &str, id: ServiceId, service: &IngressService) -> Transaction {
             Expr::Lookup { map: backends_name(family, share), key: Register::FIRST, to: Some(Register::FIRST) },
             Expr::Dnat { family, address: Some(Register::FIRST), port: Some(wire_port) },
         ];
-        transaction.push(Change::AddRule(Table::new(TABLE), Rule::new(&chain, [family_is(family), steps])));
+        transaction.push(Edit::AddRule(Table::new(TABLE), Rule::new(&chain, [family_is(family), steps])));
     }
     transaction
 }
@@ -230,19 +230,19 @@ fn kept_name(family: Family) -> &'static str {
 /// process of the node listens on is left alone if `yields`.
 pub(crate) fn add_entrances(transaction: &mut Transaction, table: &Table, rules: &[Vec<Expr>], yields: bool) {
     for (name, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
-        transaction.push(Change::AddChain(table.clone(), Chain::base(name, ChainKind::Nat, hook, PRIORITY_DNAT)));
-        transaction.push(Change::AddRule(table.clone(), Rule::new(name, [to_loopback_v6()])));
+        transaction.push(Edit::AddChain(table.clone(), Chain::base(name, ChainKind::Nat, hook, PRIORITY_DNAT)));
+        transaction.push(Edit::AddRule(table.clone(), Rule::new(name, [to_loopback_v6()])));
         let kept = match hook {
             _ if !yields => Vec::new(),
             Hook::Prerouting => vec![[to_this_node(), is_heard()].concat()],
             _ => is_kept().into(),
         };
         for kept in kept {
-            transaction.push(Change::AddRule(table.clone(), Rule::new(name, [kept, vec![Expr::Verdict(Verdict::Accept)]])));
+            transaction.push(Edit::AddRule(table.clone(), Rule::new(name, [kept, vec![Expr::Verdict(Verdict::Accept)]])));
         }
         for rule in rules {
             let rule = Rule::new(name, [to_this_node(), protocol_and_port(), rule.clone()]);
-            transaction.push(Change::AddRule(table.clone(), rule));
+            transaction.push(Edit::AddRule(table.clone(), rule));
         }
     }
 }
@@ -285,7 +285,7 @@ fn protocol_and_port() -> Vec<Expr> {
 fn add_refusal(transaction: &mut Transaction, table: &Table) {
     let is_vacant = Expr::InSet { set: VACANT.to_owned(), key: Register::FIRST, inverted: false };
     for (name, hook) in [("refuse", Hook::Input), ("refuse_own", Hook::Output)] {
-        transaction.push(Change::AddChain(table.clone(), Chain::base(name, ChainKind::Filter, hook, PRIORITY_FILTER)));
+        transaction.push(Edit::AddChain(table.clone(), Chain::base(name, ChainKind::Filter, hook, PRIORITY_FILTER)));
         // Every packet of the node comes by: the look at its route is for those that it may concern.
         let concerned = || [protocol_and_port(), vec![is_vacant.clone()], to_this_node()].concat();
         // A connection that a process has accepted half has no socket that could be found.
@@ -294,10 +294,10 @@ fn add_refusal(transaction: &mut Transaction, table: &Table) {
         let kept = std::iter::once(known).chain(heard);
         for kept in kept {
             let rule = Rule::new(name, [concerned(), kept, vec![Expr::Verdict(Verdict::Accept)]]);
-            transaction.push(Change::AddRule(table.clone(), rule));
+            transaction.push(Edit::AddRule(table.clone(), rule));
         }
         for [which, reject] in [[transport_is(6), vec![Expr::RejectReset]], [vec![], vec![Expr::RejectUnreachable]]] {
-            transaction.push(Change::AddRule(table.clone(), Rule::new(name, [concerned(), which, reject])));
+            transaction.push(Edit::AddRule(table.clone(), Rule::new(name, [concerned(), which, reject])));
         }
     }
 }

@@ -44,7 +44,7 @@ pub(crate) mod write;
 pub use expression::{Expr, Family, Register, Verdict};
 pub use object::{Chain, ChainKind, Element, Hook, Map, Rule, Table, Value};
 pub use socket::{Error, Socket};
-pub use transaction::{Change, Transaction};
+pub use transaction::{Edit, Transaction};
 
 #[cfg(test)]
 mod tests;

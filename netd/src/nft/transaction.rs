@@ -8,9 +8,9 @@ use crate::netlink::wire::{self, MessageWriter};
 /// Bytes of elements in one message: their list is one attribute, which ends at 65,535.
 const ELEMENT_BYTES_MAX: usize = 60_000;
 
-/// One step of a transaction.
+/// One step of a transaction: what `nft` calls a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum Edit {
     /// Makes a table; one that is there stays as it is.
     AddTable(Table),
     /// Removes a table with all that is in it; refused (ENOENT) when it is not there.
@@ -39,7 +39,7 @@ pub enum Change {
 /// Changes that belong together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transaction {
-    changes: Vec<Change>,
+    edits: Vec<Edit>,
 }
 
 impl Transaction {
@@ -49,41 +49,41 @@ impl Transaction {
     }
 
     /// Appends one step.
-    pub fn push(&mut self, change: Change) -> &mut Self {
-        self.changes.push(change);
+    pub fn push(&mut self, edit: Edit) -> &mut Self {
+        self.edits.push(edit);
         self
     }
 
     /// Appends the steps of another.
     pub fn append(&mut self, mut other: Self) -> &mut Self {
-        self.changes.append(&mut other.changes);
+        self.edits.append(&mut other.edits);
         self
     }
 
     /// Empties a table, whether it is there or not: what follows in the same transaction fills it, and no
     /// packet ever sees it empty.
     pub fn replace_table(&mut self, table: &Table) -> &mut Self {
-        self.push(Change::AddTable(table.clone()));
-        self.push(Change::DeleteTable(table.clone()));
-        self.push(Change::AddTable(table.clone()))
+        self.push(Edit::AddTable(table.clone()));
+        self.push(Edit::DeleteTable(table.clone()));
+        self.push(Edit::AddTable(table.clone()))
     }
 
     /// Removes a table, whether it is there or not.
     pub fn remove_table(&mut self, table: &Table) -> &mut Self {
-        self.push(Change::AddTable(table.clone()));
-        self.push(Change::DeleteTable(table.clone()))
+        self.push(Edit::AddTable(table.clone()));
+        self.push(Edit::DeleteTable(table.clone()))
     }
 
     /// The steps in order.
-    pub fn changes(&self) -> &[Change] {
-        &self.changes
+    pub fn edits(&self) -> &[Edit] {
+        &self.edits
     }
 
     /// The messages between BATCH_BEGIN and BATCH_END, numbered from `first`.
     pub(crate) fn encode(&self, first: u32) -> Vec<Message> {
         let mut encoder = Encoder { messages: Vec::new(), first, n_maps: 0 };
-        for change in &self.changes {
-            encoder.change(change);
+        for edit in &self.edits {
+            encoder.edit(edit);
         }
         // One answer tells that all were taken; a refusal is told of without being asked for.
         if let Some(last) = encoder.messages.last_mut() {
@@ -142,39 +142,39 @@ struct Encoder {
 }
 
 impl Encoder {
-    fn change(&mut self, change: &Change) {
-        match change {
-            Change::AddTable(table) => {
+    fn edit(&mut self, edit: &Edit) {
+        match edit {
+            Edit::AddTable(table) => {
                 self.message(table, NFT_MSG_NEWTABLE, CREATE, format!("add table {}", table.name), |m| {
                     m.text(NFTA_TABLE_NAME, &table.name).be32(NFTA_TABLE_FLAGS, 0);
                 });
             }
-            Change::DeleteTable(table) => {
+            Edit::DeleteTable(table) => {
                 self.message(table, NFT_MSG_DELTABLE, 0, format!("delete table {}", table.name), |m| {
                     m.text(NFTA_TABLE_NAME, &table.name);
                 });
             }
-            Change::AddChain(table, chain) => self.add_chain(table, chain),
-            Change::FlushChain(table, chain) => {
+            Edit::AddChain(table, chain) => self.add_chain(table, chain),
+            Edit::FlushChain(table, chain) => {
                 // Of which rule is not said: all of the chain go.
                 self.message(table, NFT_MSG_DELRULE, 0, format!("flush chain {} {chain}", table.name), |m| {
                     m.text(NFTA_RULE_TABLE, &table.name).text(NFTA_RULE_CHAIN, chain);
                 });
             }
-            Change::DeleteChain(table, chain) => {
+            Edit::DeleteChain(table, chain) => {
                 self.message(table, NFT_MSG_DELCHAIN, 0, format!("delete chain {} {chain}", table.name), |m| {
                     m.text(NFTA_CHAIN_TABLE, &table.name).text(NFTA_CHAIN_NAME, chain);
                 });
             }
-            Change::AddMap(table, map) => {
+            Edit::AddMap(table, map) => {
                 let id = self.add_map(table, map, 0);
                 self.elements(NFT_MSG_NEWSETELEM, CREATE, table, &map.name, Some(id), &map.elements);
             }
-            Change::AddElements(table, map, elements) => self.elements(NFT_MSG_NEWSETELEM, CREATE, table, map, None, elements),
-            Change::DeleteElements(table, map, elements) => self.elements(NFT_MSG_DELSETELEM, 0, table, map, None, elements),
-            Change::AddRule(table, rule) => self.add_rule(table, rule, None, None),
-            Change::AddRemarkedRule { table, rule, comment, before } => self.add_rule(table, rule, Some(comment), *before),
-            Change::DeleteRule(table, chain, handle) => {
+            Edit::AddElements(table, map, elements) => self.elements(NFT_MSG_NEWSETELEM, CREATE, table, map, None, elements),
+            Edit::DeleteElements(table, map, elements) => self.elements(NFT_MSG_DELSETELEM, 0, table, map, None, elements),
+            Edit::AddRule(table, rule) => self.add_rule(table, rule, None, None),
+            Edit::AddRemarkedRule { table, rule, comment, before } => self.add_rule(table, rule, Some(comment), *before),
+            Edit::DeleteRule(table, chain, handle) => {
                 self.message(table, NFT_MSG_DELRULE, 0, format!("delete rule {handle} of {} {chain}", table.name), |m| {
                     m.text(NFTA_RULE_TABLE, &table.name).text(NFTA_RULE_CHAIN, chain);
                     m.bytes(NFTA_RULE_HANDLE, &handle.to_be_bytes());

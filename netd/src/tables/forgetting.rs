@@ -14,10 +14,10 @@
 //! - Nothing is given up: what fails is tried again with the next turn, and named
 //!   until then. A namespace that is let go has no connections.
 
-use crate::nft::conntrack::{self, Connection};
+use crate::nft::conntrack::{self, Flow};
 use crate::nft::{Error, Socket};
 use ipnet::IpNet;
-use skep_netd_core::{Namespace, Overlay, Vanished};
+use skep_netd_core::{Namespace, NodeOverlay, Vanished};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -43,7 +43,7 @@ pub struct Strangers {
 
 impl Strangers {
     /// Those of a namespace.
-    pub fn of(overlay: &Overlay, namespace: Namespace) -> Self {
+    pub fn of(overlay: &NodeOverlay, namespace: Namespace) -> Self {
         let networks: Vec<_> = match namespace {
             Namespace::Task(task) => overlay.visible_to(task).map(|(_, network)| network).collect(),
             Namespace::Node => overlay.ingress().into_iter().collect(),
@@ -75,9 +75,9 @@ impl Unwanted {
         self.vanished.is_empty() && self.strangers.is_none()
     }
 
-    fn contains(&self, connection: &Connection) -> bool {
-        self.vanished.iter().any(|vanished| conntrack::was_given_to(vanished, connection))
-            || self.strangers.as_ref().is_some_and(|strangers| strangers.contain(connection.answers_from))
+    fn contains(&self, flow: &Flow) -> bool {
+        self.vanished.iter().any(|vanished| conntrack::was_given_to(vanished, flow))
+            || self.strangers.as_ref().is_some_and(|strangers| strangers.contain(flow.answers_from))
     }
 
     fn add(&mut self, more: Self) {
@@ -334,7 +334,7 @@ impl Shared {
         }
         for tracked in conntrack::list(socket)? {
             let list = lock(&self.list);
-            if list.listed.contains(&tracked.connection) {
+            if list.listed.contains(&tracked.flow) {
                 conntrack::forget_one(socket, &tracked)?;
             }
         }

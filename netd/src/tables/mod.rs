@@ -12,7 +12,7 @@
 //! ([`forgetting`]).
 
 pub(crate) mod forgetting;
-mod scope;
+mod namespace;
 #[cfg(test)]
 mod tests;
 
@@ -21,12 +21,12 @@ use crate::listening::listening;
 use crate::netlink::poller::Poller;
 use crate::settled::{Repair, Settled, Turn};
 use forgetting::{Forgetting, Strangers, Unwanted};
-use scope::{Brought, Found, Look, Scope, host_addresses};
+use namespace::{Brought, Found, Look, NamespaceTables, host_addresses};
 use skep_model::TaskId;
 use skep_model::place::{Place, PlaceFault};
 use skep_netd_core::{
-    Backends, Came, Content, KeptPort, Namespace, Overlay, PortKey, ServiceKey, TableName, TablesTouched, Turnover, Vanished,
-    VirtualService, ingress_service, reaching, services_touched, table_content, tables_touched, virtual_service,
+    Backends, Came, Content, DirtyTables, KeptPort, Namespace, NodeOverlay, PortKey, ServiceKey, TableName, Turnover, Vanished,
+    VirtualService, dirty_services, dirty_tables, ingress_service, reaching, table_content, virtual_service,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -43,7 +43,7 @@ const ROUNDS_MAX: usize = 4;
 /// The writer of tables.
 #[derive(Default)]
 pub struct Tables {
-    scopes: BTreeMap<Namespace, Scope>,
+    scopes: BTreeMap<Namespace, NamespaceTables>,
     /// Where something may have to be done.
     looks: BTreeMap<Namespace, Look>,
     backends: Backends,
@@ -138,12 +138,12 @@ impl Tables {
     /// Notes where to look.
     fn note(&mut self, turn: &Turn<'_>, listeners: &BTreeMap<TaskId, Listeners>) {
         let overlay = turn.overlay;
-        for (namespace, TablesTouched { tables, services }) in tables_touched(overlay, turn.touched) {
+        for (namespace, DirtyTables { tables, services }) in dirty_tables(overlay, turn.dirty) {
             let look = self.looks.entry(namespace).or_default();
             look.tables.extend(tables);
             look.services.extend(services);
         }
-        for (network, Turnover { gone, came }) in self.backends.look(overlay, services_touched(overlay, turn.touched)) {
+        for (network, Turnover { gone, came }) in self.backends.look(overlay, dirty_services(overlay, turn.dirty)) {
             let is_ingress = overlay.network(network).is_some_and(|network| network.ingress);
             let tasks = overlay.tasks_on(network).map(|task| Namespace::Task(task.id));
             let concerned = tasks.chain(is_ingress.then_some(Namespace::Node)).collect::<Vec<_>>();
@@ -162,7 +162,7 @@ impl Tables {
     }
 
     /// Tells other firewalls of the bridges by which tasks are reached.
-    fn tell_others(&mut self, overlay: &Overlay) {
+    fn tell_others(&mut self, overlay: &NodeOverlay) {
         let Some(scope) = self.scopes.get_mut(&Namespace::Node) else { return };
         let blocked = match scope.tell_others(&reaching(overlay)) {
             Ok(None) => return,
@@ -186,7 +186,7 @@ impl Tables {
             self.next_listing = None;
             return;
         }
-        let is_concerned = turn.touched.ports || turn.touched.node;
+        let is_concerned = turn.dirty.ports || turn.dirty.node;
         if !is_concerned && self.next_listing.is_some_and(|next| next > Instant::now()) {
             return;
         }
@@ -206,7 +206,7 @@ impl Tables {
 
     /// Published ports on which this node does not answer, as processes of its own
     /// listen on them, with a sentence for each.
-    pub fn ports_in_use(&self, overlay: &Overlay) -> BTreeMap<PortKey, String> {
+    pub fn ports_in_use(&self, overlay: &NodeOverlay) -> BTreeMap<PortKey, String> {
         let services = overlay.services().filter_map(|service| ingress_service(overlay, service.id));
         let published: BTreeSet<PortKey> = services.flat_map(|service| service.ports.into_keys()).collect();
         let is_reached = |address: IpAddr| !address.to_canonical().is_loopback();
@@ -243,7 +243,7 @@ impl Tables {
             Namespace::Task(task) => turn.overlay.task(task).is_some(),
         };
         self.looks.retain(|namespace, _| is_known(*namespace));
-        let touched = turn.touched.tasks.iter().map(|task| Namespace::Task(*task));
+        let touched = turn.dirty.tasks.iter().map(|task| Namespace::Task(*task));
         for namespace in touched.filter(|namespace| !is_known(*namespace) || !turn.is_there(*namespace)) {
             self.forgetting.let_go(namespace);
             if self.scopes.remove(&namespace).is_some()
@@ -374,7 +374,7 @@ impl Tables {
             Namespace::Task(task) => task.to_string(),
             Namespace::Node => turn.overlay.node().map(|node| node.id.to_string()).unwrap_or_default(),
         };
-        let scope = Scope::open(namespace, turn.namespace(namespace), seed).map_err(io::Error::other)?;
+        let scope = NamespaceTables::open(namespace, turn.namespace(namespace), seed).map_err(io::Error::other)?;
         let poller = match &mut self.poller {
             Some(poller) => poller,
             empty => empty.insert(Poller::new()?),
@@ -416,17 +416,17 @@ async fn drifted(poller: Option<&Poller<Namespace>>) {
 
 /// Services, each derived once however many namespaces ask.
 pub struct Services<'a> {
-    overlay: &'a Overlay,
+    overlay: &'a NodeOverlay,
     derived: BTreeMap<ServiceKey, Option<Arc<VirtualService>>>,
 }
 
 impl<'a> Services<'a> {
-    fn new(overlay: &'a Overlay) -> Self {
+    fn new(overlay: &'a NodeOverlay) -> Self {
         Self { overlay, derived: BTreeMap::new() }
     }
 
     /// All objects.
-    pub fn overlay(&self) -> &'a Overlay {
+    pub fn overlay(&self) -> &'a NodeOverlay {
         self.overlay
     }
 

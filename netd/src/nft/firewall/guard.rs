@@ -13,7 +13,7 @@ use crate::nft::expression::{
     in_subnet, source, tracked_as, transport_is,
 };
 use crate::nft::object::{Chain, ChainKind, Element, Gives, Hook, Kind, Map, PRIORITY_GUARD, PRIORITY_RAW, Rule, Table, Value};
-use crate::nft::transaction::{Change, Transaction};
+use crate::nft::transaction::{Edit, Transaction};
 use skep_netd_core::{Guard, Name};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -47,18 +47,18 @@ pub fn replace(guard: &Guard) -> Transaction {
         (WITHIN, vec![Kind::Interface, Kind::Interface], within),
     ];
     for (name, kinds, elements) in sets {
-        transaction.push(Change::AddMap(table.clone(), Map::named(name, kinds, Gives::Membership).with(elements)));
+        transaction.push(Edit::AddMap(table.clone(), Map::named(name, kinds, Gives::Membership).with(elements)));
     }
     for (name, hook, priority) in [
         ("arrive", Hook::Prerouting, PRIORITY_RAW),
         ("input", Hook::Input, PRIORITY_GUARD),
         ("forward", Hook::Forward, PRIORITY_GUARD),
     ] {
-        transaction.push(Change::AddChain(table.clone(), Chain::base(name, ChainKind::Filter, hook, priority)));
+        transaction.push(Edit::AddChain(table.clone(), Chain::base(name, ChainKind::Filter, hook, priority)));
     }
     let rules = [arrive(guard.data_path_port), input(), forward()];
     for rule in rules.into_iter().flatten() {
-        transaction.push(Change::AddRule(table.clone(), rule));
+        transaction.push(Edit::AddRule(table.clone(), rule));
     }
     transaction
 }

@@ -18,7 +18,7 @@ use crate::netlink::wire;
 use crate::nft::expression::{Expr, Meta, Register, STATUS_DNAT, Verdict};
 use crate::nft::object::{Rule, Table};
 use crate::nft::socket::{Error, Socket};
-use crate::nft::transaction::{Change, Transaction};
+use crate::nft::transaction::{Edit, Transaction};
 use skep_netd_core::Name;
 
 /// How the comments of our rules begin.
@@ -112,12 +112,12 @@ fn tell(socket: &mut Socket, table: &Table, place: &str, rules: &[SeenRule], bri
     }
     let mut transaction = Transaction::new();
     for rule in own() {
-        transaction.push(Change::DeleteRule(table.clone(), place.to_owned(), rule.handle));
+        transaction.push(Edit::DeleteRule(table.clone(), place.to_owned(), rule.handle));
     }
     // What comes after a return is never asked.
     let before = here().next_back().filter(|rule| rule.returns_all()).map(|rule| rule.handle);
     for (comment, rule) in wanted {
-        transaction.push(Change::AddRemarkedRule { table: table.clone(), rule, comment, before });
+        transaction.push(Edit::AddRemarkedRule { table: table.clone(), rule, comment, before });
     }
     tracing::info!(table = table.name, chain = place, "the firewall is told of the tasks' bridges");
     socket.commit(&transaction)

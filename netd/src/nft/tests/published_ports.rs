@@ -202,7 +202,7 @@ fn thousands_of_ports_are_published_and_changed_one_by_one() {
     let changes = ingress::difference("node", &held, &all);
     socket.commit(&changes).expect("one goes and one comes");
     println!("10,000 ports of 5,001 services in {whole:?}, one more and one less in {:?}", start.elapsed());
-    assert!(changes.changes().len() < 20, "{}", changes.changes().len());
+    assert!(changes.edits().len() < 20, "{}", changes.edits().len());
     assert_eq!(names(&outside, "203.0.113.1:50000", 1), "t");
     let error = connect(&outside, "203.0.113.1:20000").err().expect("it is not published any more");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);

@@ -69,7 +69,7 @@ fn a_connection_to_a_vanished_backend_is_reset_and_datagrams_move() {
     let vanished = [Some(Transport::Udp), None].map(|transport| Vanished { backend, transport });
     let to_it = |socket: &mut Socket| {
         let listed = conntrack::list(socket).expect("connections are listed");
-        listed.into_iter().filter(|tracked| conntrack::was_given_to(&vanished[1], &tracked.connection)).collect::<Vec<_>>()
+        listed.into_iter().filter(|tracked| conntrack::was_given_to(&vanished[1], &tracked.flow)).collect::<Vec<_>>()
     };
     assert_eq!(to_it(&mut socket).len(), 2);
     for (gone, left) in [(others[0], 2), (vanished[0], 1), (vanished[1], 0)] {
@@ -189,7 +189,7 @@ fn a_listed_connection_is_forgotten_once_and_alone() {
     let listed = conntrack::list(&mut socket).expect("connections are listed");
     println!("connections were listed in {:?}", start.elapsed());
     let backend: IpAddr = if connections[0].name == 'a' { ALL[0] } else { ALL[1] }.parse().expect("an address");
-    let first = listed.iter().find(|tracked| tracked.connection.answers_from == backend).expect("it is listed");
+    let first = listed.iter().find(|tracked| tracked.flow.answers_from == backend).expect("it is listed");
     assert!(conntrack::forget_one(&mut socket, first).expect("it is forgotten"));
     assert!(!conntrack::forget_one(&mut socket, first).expect("it was forgotten"));
     let [first, second] = &mut connections;

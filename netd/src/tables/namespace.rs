@@ -10,7 +10,7 @@ use crate::nft::{ingress, write};
 use skep_model::endpoint::Transport;
 use skep_model::{ServiceId, TaskId};
 use skep_netd_core::{
-    Content, IngressService, KeptPort, Name, Namespace, Overlay, PortKey, ServiceKey, TableName, Vanished, VirtualService,
+    Content, IngressService, KeptPort, Name, Namespace, NodeOverlay, PortKey, ServiceKey, TableName, Vanished, VirtualService,
     ingress_service, table_content,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,7 +50,7 @@ struct Held {
 }
 
 /// A namespace that is open.
-pub struct Scope {
+pub struct NamespaceTables {
     namespace: Namespace,
     socket: Socket,
     monitor: Monitor,
@@ -82,7 +82,7 @@ pub struct Brought {
     pub left: BTreeSet<IpAddr>,
 }
 
-impl Scope {
+impl NamespaceTables {
     /// Opens the sockets; none = in the namespace that we are in.
     pub fn open(namespace: Namespace, fd: Option<BorrowedFd<'_>>, seed: String) -> Result<Self, Error> {
         let (socket, monitor) = match fd {
@@ -239,7 +239,7 @@ impl Scope {
         for step in &mut steps {
             transaction.append(std::mem::take(&mut step.changes));
         }
-        if !transaction.changes().is_empty() {
+        if !transaction.edits().is_empty() {
             self.socket.commit(&transaction)?;
         }
         let appeared: BTreeSet<Appeared> = steps.iter().flat_map(|step| self.appeared(step)).collect();
@@ -251,7 +251,7 @@ impl Scope {
     }
 
     /// The step for a whole table, if there is anything to do.
-    fn whole(&self, table: TableName, found: Found<'_>, overlay: &Overlay) -> Option<Step> {
+    fn whole(&self, table: TableName, found: Found<'_>, overlay: &NodeOverlay) -> Option<Step> {
         let wanted = match table {
             TableName::Names => found.names.cloned(),
             _ => table_content(overlay, self.namespace, table),
@@ -309,7 +309,7 @@ impl Scope {
         Some(Step { table: TableName::Services, changes, after: After::Services { gone, new } })
     }
 
-    fn ports_part(&self, held: &BTreeMap<ServiceId, IngressService>, look: &Look, overlay: &Overlay) -> Option<Step> {
+    fn ports_part(&self, held: &BTreeMap<ServiceId, IngressService>, look: &Look, overlay: &NodeOverlay) -> Option<Step> {
         let ids: BTreeSet<ServiceId> = look.services.iter().map(|(_, service)| *service).collect();
         let (mut old, mut new) = (BTreeMap::new(), BTreeMap::new());
         for id in ids {
