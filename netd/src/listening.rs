@@ -5,7 +5,7 @@
 
 use crate::netlink::sock_diag::{FAMILIES, Filter, Lists, Row, states};
 use skep_model::endpoint::Transport;
-use skep_netd_core::KeptPort;
+use skep_netd_core::ListeningPort;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use std::net::IpAddr;
 ///
 /// # Errors
 /// When the kernel does not list its sockets.
-pub fn listening() -> io::Result<BTreeSet<KeptPort>> {
+pub fn listening() -> io::Result<BTreeSet<ListeningPort>> {
     let mut lists = Lists::open()?;
     let mut found = BTreeSet::new();
     let kinds = [
@@ -25,7 +25,7 @@ pub fn listening() -> io::Result<BTreeSet<KeptPort>> {
     for (transport, protocol, states) in kinds {
         for family in FAMILIES {
             let filter = Filter { family, protocol, states, with_info: false };
-            match lists.list(filter, |row| found.extend(kept(transport, &row))) {
+            match lists.list(filter, |row| found.extend(port(transport, &row))) {
                 // A kernel without v6 has no such sockets.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => {}
                 listed => listed?,
@@ -36,7 +36,7 @@ pub fn listening() -> io::Result<BTreeSet<KeptPort>> {
 }
 
 /// The port of a socket; `None` = it is not bound.
-fn kept(transport: Transport, row: &Row<'_>) -> Option<KeptPort> {
+fn port(transport: Transport, row: &Row<'_>) -> Option<ListeningPort> {
     let address = match row.local {
         IpAddr::V4(local) => (!local.is_unspecified()).then_some(IpAddr::V4(local)),
         IpAddr::V6(local) if local.is_unspecified() && !row.is_v6_only => None,
@@ -44,7 +44,7 @@ fn kept(transport: Transport, row: &Row<'_>) -> Option<KeptPort> {
         IpAddr::V6(local) if local.is_unspecified() => Some(IpAddr::V6(local)),
         IpAddr::V6(local) => Some(local.to_canonical()),
     };
-    (row.port != 0).then_some(KeptPort { key: (transport, row.port), address })
+    (row.port != 0).then_some(ListeningPort { key: (transport, row.port), address })
 }
 
 #[cfg(test)]
@@ -65,7 +65,7 @@ mod tests {
             let client = TcpStream::connect("127.0.0.1:22").expect("it listens");
             let peer = UdpSocket::bind("127.0.0.1:55").expect("it is free");
             peer.connect("127.0.0.53:53").expect("it has a peer");
-            let at = |transport, port, address: Option<&str>| KeptPort {
+            let at = |transport, port, address: Option<&str>| ListeningPort {
                 key: (transport, port),
                 address: address.map(|address| address.parse().expect("an address")),
             };

@@ -6,7 +6,7 @@
 //! last call that the engine made. It brings everything in line, and keeps what it
 //! could not do for the next call, which comes after a second at the latest, also
 //! when nothing was touched. A version counts as programmed when everybody has looked
-//! at it and the connections that were to be forgotten by then are; a failure is named
+//! at it and the conntrack flushes ordered by then are done; a failure is named
 //! at its place, and only what needs that place waits for it.
 
 use crate::kernel::Kernel;

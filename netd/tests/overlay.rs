@@ -356,7 +356,7 @@ async fn a_setting_that_no_event_tells_of_is_found_by_the_audit() {
         (Place::task(task(0), Key::Setting(interface_name(1), Setting::ReversePath)), 1),
     ];
     // A kernel has it while `br_netfilter` is there.
-    let shown = Sysctl::BridgedShown4;
+    let shown = Sysctl::BridgeNfCallIptables;
     if std::path::Path::new("/proc/sys/net").join(shown.path()).exists() {
         wrong.push((Place::node(Key::Sysctl(shown)), 1));
     }

@@ -177,7 +177,7 @@ fn ingress(overlay: &NodeOverlay) -> Option<Content> {
             services.insert(id, found);
         }
     }
-    Some(Content::Ingress { services, kept: BTreeSet::new() })
+    Some(Content::Ingress { services, listening: BTreeSet::new() })
 }
 
 fn host_ports(overlay: &NodeOverlay) -> Option<Content> {
@@ -331,7 +331,7 @@ mod tests {
         assert_eq!(table_content(overlay, Namespace::Task(task(3)), TableName::Mesh), None, "it is not on the ingress network");
         let ports = [((Transport::Tcp, 8080), wire_port(1, 1, 2))].into();
         let leads = IngressService { ports, backends: vec![address(1, 2)] };
-        let ingress = Content::Ingress { services: [(service(1), leads)].into(), kept: BTreeSet::new() };
+        let ingress = Content::Ingress { services: [(service(1), leads)].into(), listening: BTreeSet::new() };
         assert_eq!(table_content(overlay, Namespace::Node, TableName::Ingress), Some(ingress));
         let subnets = vec![EgressSubnet { bridge: crate::gateway_bridge_name(), subnet: "172.18.0.0/16".parse().unwrap() }];
         // Both tasks ask for one port: the first has it.
@@ -395,7 +395,7 @@ mod tests {
         let other = Vanished { backend: address(0, 3), transport: None };
         let check = |gone: &[Vanished], is_published, left: &[Vanished]| {
             let mut gone: BTreeSet<Vanished> = gone.iter().copied().collect();
-            Vanished::welcome(&mut gone, backend, is_published);
+            Vanished::spare(&mut gone, backend, is_published);
             assert_eq!(gone, left.iter().copied().collect());
         };
         check(&[all, other], true, &[other]);

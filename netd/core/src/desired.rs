@@ -1,4 +1,4 @@
-//! What should be: objects, and the rows derived from them, kept in step.
+//! The desired state: objects, and the rows derived from them, kept in step.
 //!
 //! Two objects may ask for the same place for a while, as when an address is
 //! reused before its first owner is gone. Both claims are kept, the one with the

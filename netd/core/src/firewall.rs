@@ -1,5 +1,5 @@
-//! What may pass by the node's bridges: who sends through which port of a bridge,
-//! and what of that the node itself takes and passes on.
+//! The firewall of the node's bridges: anti-spoofing on their ports, and the filters for
+//! input and forward.
 //!
 //! A task may be hostile and have raw sockets. What it sends is believed on its
 //! bridge only if it comes from its own port with its own hardware address and one

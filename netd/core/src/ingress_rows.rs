@@ -1,5 +1,5 @@
-//! The rows of the routing mesh: the ingress gateways of nodes, and the way back
-//! to them for the answers of tasks.
+//! The rows of the routing mesh: the ingress gateways of nodes, and the policy routes
+//! (by fwmark) back to them for the replies of tasks.
 //!
 //! A task's answers must leave through the node that the question came in by: the
 //! tables mark a connection with that node's number ([`ingress_mark`]), and the mark
@@ -26,7 +26,7 @@ pub fn own_gateway(network: &NodeNetwork, addresses: &[IpAddr], bridge: Name, mt
     bridge_with_addresses(bridge, &addresses, mtu)
 }
 
-/// The rows that lead to another node's gateway.
+/// FDB and neighbour rows of another node's gateway.
 pub fn far_gateway(overlay: &NodeOverlay, peer: &Peer) -> Vec<Row> {
     let place = overlay.ingress().and_then(|network| Some((network, peer.ingress.as_ref()?, overlay.mtu(network)?)));
     match place {

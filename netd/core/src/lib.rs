@@ -56,6 +56,6 @@ pub use plan::{Op, plan};
 pub use probe::{Probe, ProbeQuestion, probes};
 pub use row::{Family, FdbTable, FdbTarget, Key, Link, Namespace, Place, Port, Setting, Sysctl, TABLE_MAIN, Value};
 pub use table::{
-    Content, EgressSubnet, Guard, HostPort, IngressNode, IngressService, KeptPort, PortKey, Sender, Senders, ServiceKey,
+    Content, EgressSubnet, Guard, HostPort, IngressNode, IngressService, ListeningPort, PortKey, Sender, Senders, ServiceKey,
     TableName, VirtualService, WirePort,
 };

@@ -21,7 +21,7 @@ pub fn carries(mtu: u32, address: IpAddr) -> bool {
     address.is_ipv4() || mtu >= MTU_MIN_IPV6
 }
 
-/// The rows that lead to an interface with these addresses on another node.
+/// FDB and neighbour rows of an interface with these addresses on another node.
 pub fn far(network: &NodeNetwork, addresses: &[IpAddr], at: IpAddr, mtu: u32) -> Vec<Row> {
     let vxlan = vxlan_name(network.vni);
     let Some(mac) = addresses.first().map(|first| Mac::of(*first)) else { return Vec::new() };
@@ -45,7 +45,8 @@ pub fn interface(number: usize) -> Name {
     interface_name(u8::try_from(number).expect("the limit of attachments was checked"))
 }
 
-/// No row but ours says who is behind a port, so it neither learns nor floods.
+/// A bridge port (brport): no row but ours says who is behind it, so it neither learns nor
+/// floods.
 pub fn port_of(bridge: Name, isolated: bool) -> Value {
     Value::Port(Port { bridge: Some(bridge), learning: false, flood: false, isolated })
 }
@@ -55,7 +56,8 @@ pub fn port_of(bridge: Name, isolated: bool) -> Value {
 /// them, its NAT change some, and looking at all of them costs a fifth of the bytes a
 /// second.
 pub fn bridge_nf_call_off() -> [Row; 2] {
-    [Sysctl::BridgedShown4, Sysctl::BridgedShown6].map(|sysctl| (Place::node(Key::Sysctl(sysctl)), Value::Setting(0)))
+    [Sysctl::BridgeNfCallIptables, Sysctl::BridgeNfCallIp6tables]
+        .map(|sysctl| (Place::node(Key::Sysctl(sysctl)), Value::Setting(0)))
 }
 
 /// A link of the node that has no address.

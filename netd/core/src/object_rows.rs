@@ -41,7 +41,7 @@ pub fn network(overlay: &NodeOverlay, node: &Node, network: &NodeNetwork) -> Vec
     rows
 }
 
-/// The rows that lead to an endpoint on another node.
+/// FDB and neighbour rows of an endpoint on another node.
 pub fn remote(network: &NodeNetwork, endpoint: &Endpoint, at: IpAddr, mtu: u32) -> Vec<Row> {
     far(network, &endpoint.addresses, at, mtu)
 }

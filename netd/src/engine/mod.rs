@@ -223,7 +223,7 @@ impl Engine {
                 }
                 news = self.tables.wait() => match news {
                     News::Drifted => self.settle(false).await,
-                    News::Forgotten => self.acknowledge(),
+                    News::Flushed => self.acknowledge(),
                 },
                 () = timer.until(Some(wakeup)) => self.wake().await,
             }

@@ -1,5 +1,5 @@
 //! How the engine brings the kernel in line: rows, then names, then tables, and the
-//! acknowledgement when connections are forgotten as well.
+//! acknowledgement when conntrack is flushed as well.
 //!
 //! It is called for every reason alike, and each time it looks at all that is dirty:
 //! what failed is dirty again after a second, and every namespace in turn for an
@@ -69,10 +69,10 @@ impl Engine {
         self.acknowledge();
     }
 
-    /// Tells of versions that are in place and whose connections are forgotten.
+    /// Tells of versions that are in place and whose conntrack flushes are done.
     pub(super) fn acknowledge(&mut self) {
         self.publish_faults();
-        let later = self.in_place.split_off(&(self.tables.forgotten_through() + 1));
+        let later = self.in_place.split_off(&(self.tables.flushed_through() + 1));
         let reached = std::mem::replace(&mut self.in_place, later);
         if let Some(reached) = reached.into_values().next_back() {
             self.programmed.send_if_modified(|programmed| std::mem::replace(programmed, reached) != reached);

@@ -1,14 +1,14 @@
-//! Forgetting connections whose backend is gone.
+//! Conntrack flush: deleting entries whose backend is gone.
 //!
-//! Rules are asked for a connection's first packet only: what is established goes on to its backend for as
-//! long as conntrack remembers it. Once forgotten, the next packet is a first one again: TCP meets a backend
+//! NAT rules are asked for a connection's first packet only: what is established goes on to its backend for as
+//! long as conntrack has its entry. Once that is deleted, the next packet is a first one again: TCP meets a backend
 //! that knows nothing of it and is reset, UDP goes to a backend that is there.
 //!
 //! All namespaces share one table in the kernel, with hundreds of thousands of buckets. To list a namespace's
-//! connections the kernel locks each bucket, which takes some ten milliseconds; to forget those that a filter
-//! describes it locks only those with anything in them, which takes a fraction of one. So whoever is gone is
-//! forgotten by a filter ([`forget`]). Lists are for what no filter can say ([`list`]), for kernels without such
-//! filters (before 6.10), and for v6: there these filters take every address but the one that they name (so
+//! entries the kernel locks each bucket, which takes some ten milliseconds; to delete those that a filter
+//! (CTA_FILTER) describes it locks only those with anything in them, which takes a fraction of one. So entries to a
+//! backend are deleted by a filter ([`flush`]). Lists are for what no filter can say ([`list`]), for kernels without
+//! such filters (before 6.10), and for v6: there these filters take every address but the one that they name (so
 //! still 6.18), and would cut all that is to stay.
 
 use super::expression::{Family, STATUS_DNAT, nfproto};
@@ -30,20 +30,20 @@ mod filter {
     pub(super) const PROTO_DST_PORT: u32 = 1 << 5;
 }
 
-/// What is told of a tracked connection.
+/// The addresses and protocol of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// Where its opener sent it.
     pub opened_to: IpAddr,
     /// The port there, if its protocol has ports.
     pub opened_to_port: Option<u16>,
-    /// Where it was sent instead.
+    /// Where it went after DNAT: the source of replies.
     pub answers_from: IpAddr,
     /// The number of its protocol.
     pub protocol: Option<u8>,
 }
 
-/// Connections that the namespace has, rewritten or not.
+/// Entries that the namespace has, with NAT or without.
 ///
 /// # Errors
 /// When the kernel does not tell.
@@ -51,16 +51,16 @@ pub fn count(socket: &mut Socket) -> Result<u32, Error> {
     socket.ask("count the connections", IPCTNL_MSG_CT_GET_STATS, CTA_STATS_GLOBAL_ENTRIES)
 }
 
-/// Whether the kernel can search for the connections to a backend ([`forget`]).
+/// Whether the kernel can filter the entries of a backend ([`flush`]).
 pub fn is_searchable(vanished: &Vanished) -> bool {
     vanished.backend.is_ipv4()
 }
 
-/// Forgets the namespace's connections to a v4 backend; `false` = this kernel cannot, and they must be listed.
+/// Deletes the namespace's entries with DNAT to a v4 backend; `false` = this kernel cannot, and they must be listed.
 ///
 /// # Errors
 /// When the kernel refuses for any other reason.
-pub fn forget(socket: &mut Socket, vanished: &Vanished) -> Result<bool, Error> {
+pub fn flush(socket: &mut Socket, vanished: &Vanished) -> Result<bool, Error> {
     let IpAddr::V4(backend) = vanished.backend else { return Ok(false) };
     let flags = filter::IP_SRC | vanished.transport.map_or(0, |_| filter::PROTO_NUM);
     let result = socket.request("forget connections", IPCTNL_MSG_CT_DELETE, nfproto(Family::V4), |request| {
@@ -81,9 +81,9 @@ pub fn forget(socket: &mut Socket, vanished: &Vanished) -> Result<bool, Error> {
     }
 }
 
-/// Where the rules lead packets that they did not lead before.
+/// What a DNAT rule matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Appeared {
+pub enum DnatMatch {
     /// A port of the node, of UDP.
     Port(u16),
     /// An address.
@@ -93,21 +93,21 @@ pub enum Appeared {
 /// From here on one list of all connections costs less than a search for each.
 const SEARCHES_MAX: usize = 256;
 
-/// Forgets the datagrams that went elsewhere before the rules led them: their senders
-/// do not stop, so that the kernel would remember for ever that they are not led.
+/// Deletes the entries of UDP that are older than a DNAT rule that matches them: their
+/// senders do not stop, so that conntrack would keep for ever that they have no NAT.
 /// Connections of TCP begin with a packet of their own.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn forget_unled(socket: &mut Socket, appeared: &BTreeSet<Appeared>) -> Result<(), Error> {
-    if appeared.is_empty() || count(socket)? == 0 {
+pub fn flush_bypassing(socket: &mut Socket, new: &BTreeSet<DnatMatch>) -> Result<(), Error> {
+    if new.is_empty() || count(socket)? == 0 {
         return Ok(());
     }
-    let is_searchable = |appeared: &Appeared| !matches!(appeared, Appeared::Address(IpAddr::V6(_)));
-    if appeared.len() <= SEARCHES_MAX && appeared.iter().all(is_searchable) {
+    let is_searchable = |new: &DnatMatch| !matches!(new, DnatMatch::Address(IpAddr::V6(_)));
+    if new.len() <= SEARCHES_MAX && new.iter().all(is_searchable) {
         let mut is_done = true;
-        for one in appeared {
-            is_done &= search_unled(socket, *one)?;
+        for one in new {
+            is_done &= flush_bypassing_by_filter(socket, *one)?;
         }
         if is_done {
             return Ok(());
@@ -115,32 +115,32 @@ pub fn forget_unled(socket: &mut Socket, appeared: &BTreeSet<Appeared>) -> Resul
     }
     for tracked in list_all(socket)? {
         let Flow { opened_to, opened_to_port, .. } = tracked.flow;
-        let is_led = || {
-            appeared.contains(&Appeared::Address(opened_to))
-                || opened_to_port.is_some_and(|port| appeared.contains(&Appeared::Port(port)))
+        let is_matched = || {
+            new.contains(&DnatMatch::Address(opened_to))
+                || opened_to_port.is_some_and(|port| new.contains(&DnatMatch::Port(port)))
         };
-        if !tracked.is_rewritten && tracked.flow.protocol == Some(number(Transport::Udp)) && is_led() {
-            forget_one(socket, &tracked)?;
+        if !tracked.is_rewritten && tracked.flow.protocol == Some(number(Transport::Udp)) && is_matched() {
+            delete(socket, &tracked)?;
         }
     }
     Ok(())
 }
 
-/// Forgets those that one filter describes; `false` = this kernel has no filters.
-fn search_unled(socket: &mut Socket, appeared: Appeared) -> Result<bool, Error> {
-    let (flags, families): (u32, &[Family]) = match appeared {
-        Appeared::Port(_) => (filter::PROTO_NUM | filter::PROTO_DST_PORT, &[Family::V4, Family::V6]),
-        Appeared::Address(_) => (filter::PROTO_NUM | filter::IP_DST, &[Family::V4]),
+/// Deletes those that one filter describes; `false` = this kernel has no filters.
+fn flush_bypassing_by_filter(socket: &mut Socket, new: DnatMatch) -> Result<bool, Error> {
+    let (flags, families): (u32, &[Family]) = match new {
+        DnatMatch::Port(_) => (filter::PROTO_NUM | filter::PROTO_DST_PORT, &[Family::V4, Family::V6]),
+        DnatMatch::Address(_) => (filter::PROTO_NUM | filter::IP_DST, &[Family::V4]),
     };
     for family in families {
         let result = socket.request("forget datagrams", IPCTNL_MSG_CT_DELETE, nfproto(*family), |request| {
             request.nest(CTA_TUPLE_ORIG, |tuple| {
-                if let Appeared::Address(IpAddr::V4(address)) = appeared {
+                if let DnatMatch::Address(IpAddr::V4(address)) = new {
                     tuple.nest(CTA_TUPLE_IP, |addresses| addresses.bytes(CTA_IP_V4_DST, &address.octets()).done());
                 }
                 tuple.nest(CTA_TUPLE_PROTO, |protocol| {
                     protocol.bytes(CTA_PROTO_NUM, &[number(Transport::Udp)]);
-                    if let Appeared::Port(port) = appeared {
+                    if let DnatMatch::Port(port) = new {
                         protocol.bytes(CTA_PROTO_DST_PORT, &port.to_be_bytes());
                     }
                 });
@@ -157,12 +157,12 @@ fn search_unled(socket: &mut Socket, appeared: Appeared) -> Result<bool, Error> 
     Ok(true)
 }
 
-/// Whether a connection was given to a backend.
-pub fn was_given_to(vanished: &Vanished, flow: &Flow) -> bool {
+/// Whether an entry has DNAT to a backend.
+pub fn is_dnat_to(vanished: &Vanished, flow: &Flow) -> bool {
     flow.answers_from == vanished.backend && vanished.transport.is_none_or(|transport| flow.protocol == Some(number(transport)))
 }
 
-/// The namespace's connections that were rewritten.
+/// The namespace's entries with DNAT.
 ///
 /// # Errors
 /// When the kernel refuses to list them.
@@ -176,11 +176,11 @@ fn list_all(socket: &mut Socket) -> Result<Vec<ConntrackEntry>, Error> {
     Ok(found.iter().filter_map(|body| ConntrackEntry::parse(wire::after_nfgenmsg(body))).collect())
 }
 
-/// Forgets one connection; whether it was still there.
+/// Deletes one entry; whether it was still there.
 ///
 /// # Errors
 /// When the kernel refuses; a connection that ended meanwhile is no error.
-pub fn forget_one(socket: &mut Socket, tracked: &ConntrackEntry) -> Result<bool, Error> {
+pub fn delete(socket: &mut Socket, tracked: &ConntrackEntry) -> Result<bool, Error> {
     let family = nfproto(Family::of(tracked.flow.opened_to));
     let result = socket.request("forget a connection", IPCTNL_MSG_CT_DELETE, family, |request| {
         request.bytes(CTA_TUPLE_ORIG | wire::NESTED, &tracked.original);
@@ -194,13 +194,13 @@ pub fn forget_one(socket: &mut Socket, tracked: &ConntrackEntry) -> Result<bool,
     }
 }
 
-/// A tracked connection, with what names it to the kernel.
+/// An entry of conntrack, with what names it to the kernel.
 #[derive(Clone, Debug)]
 pub struct ConntrackEntry {
     original: Vec<u8>,
     identity: Vec<u8>,
     is_rewritten: bool,
-    /// What is told of it.
+    /// Its addresses and protocol.
     pub flow: Flow,
 }
 

@@ -1,4 +1,4 @@
-//! The way out of a node for tasks behind the gateway bridge: masquerading.
+//! Egress of tasks behind the gateway bridge: masquerading (SNAT).
 //!
 //! A network that is not a gateway's is not listed here and so gets no way out.
 

@@ -1,11 +1,11 @@
-//! Published ports in mode `host`: this node answers on them for tasks of its own,
+//! Published ports in mode `host`: DNAT from this node's addresses to tasks of its own,
 //! behind the gateway bridge.
 //!
 //! The task sees the client's address, but for two clients whose answers would not
-//! come back this way: the node itself by a loopback address, and a task behind
-//! the same bridge. Packets on a bridge are not shown to these rules
-//! (`Sysctl::BridgedShown4`): such a task's would be rewritten while still on the
-//! bridge, whose ports are cut off from each other.
+//! come back this way and are masqueraded: the node itself by a loopback address, and
+//! a task behind the same bridge (hairpin). bridge-nf-call-iptables is off
+//! (`Sysctl::BridgeNfCallIptables`): such a task's packets would be rewritten while
+//! still on the bridge, whose ports are isolated from each other.
 
 use super::expression::{Expr, Family, Meta, Register, after_address, family_is, in_subnet, interface_name, nfproto, source};
 use super::ingress::{add_entrances, is_rewritten, masquerade_loopback, port_key, postrouting};

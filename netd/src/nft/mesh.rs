@@ -1,4 +1,5 @@
-//! The task's side of the routing mesh: it sees the client's address.
+//! The task's side of the routing mesh: DNAT from wire ports, and policy routing of replies by connection mark. The
+//! task sees the client's address.
 //!
 //! Every ingress node rewrites to a *wire port* of its own, or two connections of
 //! one client and one source port through two nodes would be the same tuple to the
@@ -9,11 +10,11 @@
 //! the sysctls `tcp_fwmark_accept` and `fwmark_reflect`.
 //!
 //! The kernel chooses the source address of a datagram that answers from any
-//! address before it is marked, by the way out of the node. So datagrams are led to
+//! address before it is marked, by the way out of the node. So datagrams get DNAT to
 //! the task's address on that way: the answer is then recognised as one. A process
 //! that takes them on the ingress address alone does not hear them. Those that an
 //! ingress node sends itself, from its address on the ingress network, are answered
-//! over that network and led to the address on it.
+//! over that network and get DNAT to the address on it.
 //!
 //! The second of two equal client tuples reaches the task with another source port
 //! (conntrack picks one).
@@ -79,7 +80,7 @@ fn add_mapping_back(transaction: &mut Transaction, table: &Table, mask: u16, out
         let family = Family::of(*address);
         // The port is in the first register.
         let spare = Register::word(4);
-        let lead = vec![
+        let dnat = vec![
             Expr::Load { to: spare, value: Value::from(*address).into_bytes() },
             Expr::Dnat { family, address: Some(spare), port: Some(Register::FIRST) },
         ];
@@ -87,12 +88,12 @@ fn add_mapping_back(transaction: &mut Transaction, table: &Table, mask: u16, out
             let load = source(family, Register::FIRST);
             std::iter::once(load).chain(outside_subnet(Register::FIRST, subnet.addr(), subnet.prefix_len()))
         });
-        let steps = [family_is(family), is_far.collect(), is_marked(), transport_is(17), target_port(mask), lead];
+        let steps = [family_is(family), is_far.collect(), is_marked(), transport_is(17), target_port(mask), dnat];
         transaction.push(Edit::AddRule(table.clone(), Rule::new("back", steps)));
     }
     for family in [Family::V4, Family::V6] {
-        let lead = vec![Expr::Dnat { family, address: None, port: Some(Register::FIRST) }];
-        let steps = [family_is(family), is_marked(), target_port(mask), lead];
+        let dnat = vec![Expr::Dnat { family, address: None, port: Some(Register::FIRST) }];
+        let steps = [family_is(family), is_marked(), target_port(mask), dnat];
         transaction.push(Edit::AddRule(table.clone(), Rule::new("back", steps)));
     }
 }

@@ -1,4 +1,4 @@
-//! Virtual addresses in a task's own namespace: no proxy and no extra hop.
+//! Virtual addresses (VIPs) in a task's own namespace: DNAT on output, no proxy and no extra hop.
 //!
 //! `skep_services` has one verdict map per family, from virtual address to the chain of its service. Each such
 //! chain draws a number and looks address and number up in a map of backends: a service costs the kernel a chain, a

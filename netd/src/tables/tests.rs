@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-const NOTHING: Found<'static> = Found { names: None, kept: &BTreeSet::new() };
+const NOTHING: Found<'static> = Found { names: None, listening: &BTreeSet::new() };
 
 fn id(number: u16) -> [u8; 16] {
     let mut bytes = [7; 16];

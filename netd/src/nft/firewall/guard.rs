@@ -1,12 +1,13 @@
-//! What the node takes from its bridges, and what it passes on to them.
+//! The filters for input and forward of all our bridges, and what is dropped before
+//! conntrack (raw).
 //!
 //! `arrive` comes before conntrack: what must never come from a task is gone before
 //! anything else looks at it. `input` and `forward` decide by what conntrack knows. A
 //! connection that the node rewrote was opened to a published port, and is what may
 //! be passed on to a task.
 //!
-//! Where `br_netfilter` shows bridged packets to these rules, they come from and go
-//! to one bridge: they are left alone.
+//! Where bridge-nf-call-iptables is on, frames between ports of one bridge come by here
+//! as well: they are accepted.
 
 use crate::nft::expression::{
     Base, Expr, Family, Meta, Register, STATE_KNOWN, STATUS_DNAT, Tracked, Verdict, destination, destination_port, family_is,

@@ -2,7 +2,7 @@
 //!
 //! Every filter that forwarded packets come by must let them pass, and what
 //! [`super::guard`] accepts may be dropped by another. Where a filter drops what it
-//! does not know, it is told of our bridges in the place that it keeps for that:
+//! does not know, it gets accept rules for our bridges in the chain that it keeps for that:
 //!
 //! | firewall | place |
 //! |---|---|
@@ -49,8 +49,8 @@ struct SeenRule {
     comment: Option<String>,
 }
 
-/// Tells other firewalls of the bridges that tasks are reached by and leave by;
-/// answers with what they block nevertheless, a sentence each.
+/// Inserts accept rules for the bridges that tasks are reached by and leave by into other
+/// firewalls; answers with what they block nevertheless, a sentence each.
 ///
 /// # Errors
 /// When the kernel does not tell the rules, or does not take ours.
@@ -66,10 +66,10 @@ pub fn settle(socket: &mut Socket, bridges: &[Name]) -> Result<Vec<String>, Erro
         let is_there = |place: &&&str| {
             let found =
                 chains.iter().any(|chain| (chain.family, &chain.table, &*chain.name) == (base.family, &base.table, **place));
-            found && rules.iter().any(|rule| rule.leads_to(place))
+            found && rules.iter().any(|rule| rule.jumps_to(place))
         };
         match PLACES.iter().find(is_there) {
-            Some(place) => tell(socket, &table, place, &rules, bridges)?,
+            Some(place) => insert(socket, &table, place, &rules, bridges)?,
             None if bridges.iter().all(|bridge| rules.iter().any(|rule| rule.names(bridge))) => {}
             None => {
                 let passes_published = rules.iter().any(|rule| rule.chain == base.name && rule.passes_rewritten());
@@ -102,12 +102,12 @@ fn sentence(base: &SeenChain, bridges: &[Name], passes_published: bool) -> Strin
 }
 
 /// Brings our rules in a place in line, behind those of the administrator.
-fn tell(socket: &mut Socket, table: &Table, place: &str, rules: &[SeenRule], bridges: &[Name]) -> Result<(), Error> {
+fn insert(socket: &mut Socket, table: &Table, place: &str, rules: &[SeenRule], bridges: &[Name]) -> Result<(), Error> {
     let here = || rules.iter().filter(|rule| rule.chain == place);
     let wanted: Vec<(String, Rule)> = bridges.iter().flat_map(|bridge| passes(place, bridge)).collect();
     let own = || here().filter(|rule| rule.comment.as_deref().is_some_and(|comment| comment.starts_with(COMMENT)));
-    let told: Vec<&str> = own().filter_map(|rule| rule.comment.as_deref()).collect();
-    if told.iter().copied().eq(wanted.iter().map(|(comment, _)| comment.as_str())) {
+    let inserted: Vec<&str> = own().filter_map(|rule| rule.comment.as_deref()).collect();
+    if inserted.iter().copied().eq(wanted.iter().map(|(comment, _)| comment.as_str())) {
         return Ok(());
     }
     let mut transaction = Transaction::new();
@@ -226,7 +226,7 @@ impl SeenRule {
     }
 
     /// Whether it jumps or goes to a chain.
-    fn leads_to(&self, chain: &str) -> bool {
+    fn jumps_to(&self, chain: &str) -> bool {
         let name = [chain.as_bytes(), &[0]].concat();
         contains(&self.expressions, &name)
     }

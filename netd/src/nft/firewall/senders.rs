@@ -1,5 +1,5 @@
-//! Who may send what through which port of a bridge: port, hardware address and
-//! addresses belong together.
+//! Anti-spoofing on the ports of our bridges: port, hardware address and addresses belong
+//! together, in ARP, neighbour discovery and IP.
 //!
 //! `bridge` is asked about every frame that comes in on a port of any bridge of the
 //! node. One look at the port's name settles it for those of others and for those
