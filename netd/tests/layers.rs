@@ -25,7 +25,8 @@ const DAEMON: &[&[&str]] = &[
 const CORE: &[&[&str]] = &[
     &["name", "mark", "object", "dirty"],
     &["row", "gateway"],
-    &["rows", "overlay"],
+    &["rows", "capabilities"],
+    &["overlay"],
     &["table", "mirror", "names", "probe", "link_rows"],
     &["gone", "ingress_rows"],
     &["object_rows"],

@@ -49,8 +49,6 @@ pub struct DesiredRows {
     /// Tasks with a namespace; what is to be in it may not be known yet.
     namespaces: BTreeSet<TaskId>,
     claims: BTreeMap<Claimant, Vec<Place>>,
-    /// Links on which somebody switched IPv6 off.
-    without_ipv6: BTreeSet<(Namespace, Name)>,
     rows: Rows<BTreeMap<Claimant, Value>>,
 }
 
@@ -83,40 +81,31 @@ impl DesiredRows {
 
     /// Notes the largest packet of the underlay, in bytes.
     pub fn set_underlay_mtu(&mut self, mtu: Option<u32>) -> Dirty {
-        if self.overlay.underlay_mtu() == mtu {
+        if !self.overlay.capabilities_mut().set_underlay_mtu(mtu) {
             return Dirty::default();
         }
-        self.overlay.set_underlay_mtu(mtu);
         self.derive(ObjectKey::Node, DirtyKeys { node: true, ..DirtyKeys::default() })
     }
 
     /// Notes why this node has no IPv6, or that it has it.
     pub fn set_lacks_ipv6(&mut self, why: Option<String>) -> Dirty {
-        if self.overlay.lacks_ipv6() == why.as_deref() {
+        if !self.overlay.capabilities_mut().set_lacks_ipv6(why) {
             return Dirty::default();
         }
-        self.overlay.set_lacks_ipv6(why);
         let claimants = self.claims.keys().copied().collect();
         self.derive_all(ObjectKey::Node, claimants, DirtyKeys { node: true, ..DirtyKeys::default() })
     }
 
     /// Notes whether somebody switched IPv6 off on a link: what needs it is not wanted
     /// there until it is back.
-    pub fn set_without_ipv6(&mut self, namespace: Namespace, link: Name, is_off: bool) -> Dirty {
-        let key = (namespace, link);
-        let is_news = if is_off { self.without_ipv6.insert(key) } else { self.without_ipv6.remove(&key) };
+    pub fn set_link_without_ipv6(&mut self, namespace: Namespace, link: Name, is_off: bool) -> Dirty {
         let mut places = BTreeSet::new();
-        if is_news {
+        if self.overlay.capabilities_mut().set_link_without_ipv6(namespace, link, is_off) {
             let on_link: Vec<Place> = self.rows.under_link(namespace, link).collect();
             let claimants: BTreeSet<Claimant> = on_link.iter().flat_map(|place| self.claimants(place)).collect();
             claimants.into_iter().for_each(|claimant| self.derive_one(claimant, &mut places));
         }
         Dirty { places, keys: DirtyKeys::default() }
-    }
-
-    /// Links on which somebody switched IPv6 off.
-    pub fn without_ipv6(&self) -> &BTreeSet<(Namespace, Name)> {
-        &self.without_ipv6
     }
 
     /// Wants a namespace for a task.
@@ -312,13 +301,8 @@ impl DesiredRows {
 
     fn rows_of(&self, claimant: Claimant) -> Vec<Row> {
         let mut rows = self.rows_if_known(claimant).unwrap_or_default();
-        rows.retain(|(place, _)| !place.key.needs_ipv6() || self.has_ipv6(place));
+        rows.retain(|(place, _)| self.overlay.capabilities().admits(place));
         rows
-    }
-
-    fn has_ipv6(&self, place: &Place) -> bool {
-        let is_on = |link: Name| !self.without_ipv6.contains(&(place.namespace, link));
-        self.overlay.lacks_ipv6().is_none() && place.key.link().is_none_or(is_on)
     }
 
     /// None = something that it refers to is not known.

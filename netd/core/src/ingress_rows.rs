@@ -7,9 +7,8 @@
 //! are there beforehand: one that is made for a first packet comes too late for its
 //! answer, and the client waits a second before it asks again.
 
-use crate::link_rows::{
-    Row, bridge_with_addresses, carries, everything, far, interface, is_attachable, subnet_of, with_prefix_of,
-};
+use crate::capabilities::carries;
+use crate::link_rows::{Row, bridge_with_addresses, everything, far, interface, is_attachable, subnet_of, with_prefix_of};
 use crate::mark::ingress_mark;
 use crate::name::{Mac, Name};
 use crate::overlay::NodeOverlay;

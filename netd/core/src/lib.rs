@@ -14,6 +14,7 @@
 //! becomes a row; a plan carried out leaves nothing to plan. Not in here: netlink,
 //! interface indexes, namespaces' descriptors, and any wait or retry.
 
+mod capabilities;
 mod derive_tables;
 mod desired;
 mod dirty;
@@ -37,6 +38,7 @@ mod table;
 #[cfg(test)]
 mod testing;
 
+pub use capabilities::Capabilities;
 pub use derive_tables::{DirtyTables, dirty_services, dirty_tables, ingress_service, table_content, virtual_service};
 pub use desired::{DesiredRows, Dirty};
 pub use dirty::DirtyKeys;

@@ -3,23 +3,18 @@
 //! No object is known here, but where a network or an attachment says which addresses
 //! and MTU a link has.
 
+use crate::capabilities::{carries, carries_ipv6};
 use crate::name::{Mac, Name, interface_name, veth_name, vxlan_name};
 use crate::overlay::NodeOverlay;
 use crate::row::{FdbTable, FdbTarget, Key, Link, Namespace, Place, Port, Setting, Sysctl, Value};
 use ipnet::IpNet;
 use skep_model::TaskId;
-use skep_model::network::{Attachment, MTU_MIN_IPV6};
+use skep_model::network::Attachment;
 use skep_model::overlay::NodeNetwork;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A place, and the value that it should have.
 pub type Row = (Place, Value);
-
-/// Whether links with this MTU carry the family of an address: the kernel takes IPv6
-/// away from a link that is too small for it.
-pub fn carries(mtu: u32, address: IpAddr) -> bool {
-    address.is_ipv4() || mtu >= MTU_MIN_IPV6
-}
 
 /// FDB and neighbour rows of an interface with these addresses on another node.
 pub fn far(network: &NodeNetwork, addresses: &[IpAddr], at: IpAddr, mtu: u32) -> Vec<Row> {
@@ -64,7 +59,7 @@ pub fn bridge_nf_call_off() -> [Row; 2] {
 pub fn link_of_node(link: Name, mtu: u32) -> Vec<Row> {
     let mut rows = vec![(Place::node(Key::Mtu(link)), Value::Mtu(mtu)), (Place::node(Key::Up(link)), Value::Present)];
     // A link without IPv6 has no settings of it.
-    if mtu >= MTU_MIN_IPV6 {
+    if carries_ipv6(mtu) {
         rows.push((Place::node(Key::Setting(link, Setting::AddressGeneration)), Value::Setting(1)));
     }
     rows
@@ -78,7 +73,7 @@ pub fn bridge_with_addresses(bridge: Name, addresses: &[IpNet], mtu: u32) -> Vec
         (Place::node(Key::Setting(bridge, Setting::LoopbackRouted)), Value::Setting(1)),
         (Place::node(Key::Up(bridge)), Value::Present),
     ];
-    if mtu >= MTU_MIN_IPV6 {
+    if carries_ipv6(mtu) {
         rows.push((Place::node(Key::Setting(bridge, Setting::AddressGeneration)), Value::Setting(0)));
         rows.push((Place::node(Key::Setting(bridge, Setting::DuplicateDetection)), Value::Setting(0)));
     }
@@ -134,7 +129,7 @@ pub fn pair(
         (inside(Key::Mac(inner)), Value::Mac(mac)),
         (inside(Key::Up(inner)), Value::Present),
     ];
-    if mtu >= MTU_MIN_IPV6 {
+    if carries_ipv6(mtu) {
         rows.push((inside(Key::Setting(inner, Setting::AcceptAdvertisements)), Value::Setting(0)));
     }
     rows.extend(link_of_node(outer, mtu));

@@ -1,10 +1,11 @@
 //! From one object, and those it refers to, to its rows.
 
+use crate::capabilities::carries;
 use crate::gateway::Gateway;
 use crate::ingress_rows;
 use crate::link_rows::{
-    Row, attached_port, bridge_nf_call_off, bridge_with_addresses, carries, everything, far, interface, link_of_node, pair,
-    port_of, subnet_of, with_prefix_of,
+    Row, attached_port, bridge_nf_call_off, bridge_with_addresses, everything, far, interface, link_of_node, pair, port_of,
+    subnet_of, with_prefix_of,
 };
 use crate::name::{Mac, Name, bridge_name, gateway_veth_name, vxlan_name};
 use crate::object::Node;
@@ -58,7 +59,7 @@ pub fn task(overlay: &NodeOverlay, task: &LocalTask) -> Vec<Row> {
             rows.extend(ingress_rows::settings(task.id, inner));
         }
     }
-    let behind = overlay.gateway().filter(|_| task.has_gateway).zip(overlay.underlay_mtu());
+    let behind = overlay.gateway().filter(|_| task.has_gateway).zip(overlay.capabilities().underlay_mtu());
     if let Some((gateway, mtu)) = behind {
         rows.extend(behind_gateway(gateway, task, mtu));
     }

@@ -6,6 +6,7 @@
 //! to others that are not known yet, or not any more; what follows from such an
 //! object is nothing, until the other one comes.
 
+use crate::capabilities::Capabilities;
 use crate::dirty::DirtyKeys;
 use crate::gateway::Gateway;
 use crate::object::{Node, Object, ObjectKey, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6};
@@ -20,9 +21,7 @@ use std::net::IpAddr;
 #[derive(Clone, Debug, Default)]
 pub struct NodeOverlay {
     node: Option<Node>,
-    underlay_mtu: Option<u32>,
-    /// Why this node has no IPv6, if it has none.
-    lacks_ipv6: Option<String>,
+    capabilities: Capabilities,
     gateway: Option<Gateway>,
     peers: BTreeMap<NodeId, Peer>,
     networks: BTreeMap<NetworkId, NodeNetwork>,
@@ -46,23 +45,17 @@ impl NodeOverlay {
         self.node.as_ref()
     }
 
-    /// The largest packet of the underlay, in bytes; none while no link has the
-    /// node's address.
-    pub fn underlay_mtu(&self) -> Option<u32> {
-        self.underlay_mtu
+    /// What this node has and lacks.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
     }
 
     /// The largest packet inside a network, in bytes: what the underlay leaves, or
     /// less if a user asked for less. Larger ones would vanish on the way.
     pub fn mtu(&self, network: &NodeNetwork) -> Option<u32> {
         let overhead = if self.node.as_ref()?.address.is_ipv4() { VXLAN_OVERHEAD_V4 } else { VXLAN_OVERHEAD_V6 };
-        let left = self.underlay_mtu?.checked_sub(overhead)?;
+        let left = self.capabilities.underlay_mtu()?.checked_sub(overhead)?;
         Some(network.mtu.map_or(left, |wish| wish.min(left)))
-    }
-
-    /// Why this node has no IPv6, if it has none: then nothing of IPv6 becomes a row.
-    pub fn lacks_ipv6(&self) -> Option<&str> {
-        self.lacks_ipv6.as_deref()
     }
 
     /// Nodes that this one cannot reach over its underlay, each with why: nothing leads
@@ -222,12 +215,8 @@ impl NodeOverlay {
         dirty.node = true;
     }
 
-    pub(crate) fn set_lacks_ipv6(&mut self, why: Option<String>) {
-        self.lacks_ipv6 = why;
-    }
-
-    pub(crate) fn set_underlay_mtu(&mut self, mtu: Option<u32>) {
-        self.underlay_mtu = mtu;
+    pub(crate) fn capabilities_mut(&mut self) -> &mut Capabilities {
+        &mut self.capabilities
     }
 
     /// Takes an object in place of the one with its key.

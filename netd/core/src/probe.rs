@@ -206,7 +206,7 @@ mod tests {
         ];
         let mut dirty = DirtyKeys::default();
         objects.into_iter().for_each(|object| overlay.put(object, &mut dirty));
-        overlay.set_underlay_mtu(Some(1500));
+        overlay.capabilities_mut().set_underlay_mtu(Some(1500));
         overlay
     }
 

@@ -210,7 +210,7 @@ impl Engine {
     /// Why nothing can be made on the underlay.
     pub(super) fn underlay_failure(&self) -> Option<String> {
         let overlay = self.desired.overlay();
-        match (overlay.node(), overlay.underlay_mtu()) {
+        match (overlay.node(), overlay.capabilities().underlay_mtu()) {
             (Some(node), None) => Some(format!("no link of this node has the address {}", node.address)),
             _ => None,
         }

@@ -127,14 +127,14 @@ impl Engine {
         for place in seen.iter().copied().filter(|place| matches!(place.key, Key::Setting(_, Setting::Ipv6Disabled))) {
             let is_off = self.mirror.get(&place).is_some_and(|value| *value != Value::Setting(0));
             let link = place.key.link().expect("a setting is of a link");
-            let derived = self.desired.set_without_ipv6(place.namespace, link, is_off);
+            let derived = self.desired.set_link_without_ipv6(place.namespace, link, is_off);
             self.ask(derived);
         }
         if is_first {
             let derived = self.desired.set_lacks_ipv6(crate::kernel::lacks_ipv6());
             self.ask(derived);
         }
-        let is_unknown = is_first && self.desired.overlay().underlay_mtu().is_none();
+        let is_unknown = is_first && self.desired.overlay().capabilities().underlay_mtu().is_none();
         if self.kernel.take_hint() || is_unknown || self.dirty_keys.node {
             let address = self.desired.overlay().node().map(|node| node.address);
             let mtu = match address {

@@ -232,13 +232,13 @@ pub(crate) fn add_entrances(transaction: &mut Transaction, table: &Table, rules:
     for (name, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
         transaction.push(Edit::AddChain(table.clone(), Chain::base(name, ChainKind::Nat, hook, PRIORITY_DNAT)));
         transaction.push(Edit::AddRule(table.clone(), Rule::new(name, [to_loopback_v6()])));
-        let listening = match hook {
+        let exempt = match hook {
             _ if !yields => Vec::new(),
             Hook::Prerouting => vec![[to_this_node(), is_heard()].concat()],
             _ => is_listening().into(),
         };
-        for listening in listening {
-            transaction.push(Edit::AddRule(table.clone(), Rule::new(name, [listening, vec![Expr::Verdict(Verdict::Accept)]])));
+        for exempt in exempt {
+            transaction.push(Edit::AddRule(table.clone(), Rule::new(name, [exempt, vec![Expr::Verdict(Verdict::Accept)]])));
         }
         for rule in rules {
             let rule = Rule::new(name, [to_this_node(), protocol_and_port(), rule.clone()]);
@@ -291,9 +291,9 @@ fn add_refusal(transaction: &mut Transaction, table: &Table) {
         // A connection that a process has accepted half has no socket that could be found.
         let known = tracked_as(Tracked::State, STATE_KNOWN);
         let heard = if hook == Hook::Input { vec![is_heard()] } else { is_listening().into() };
-        let listening = std::iter::once(known).chain(heard);
-        for listening in listening {
-            let rule = Rule::new(name, [concerned(), listening, vec![Expr::Verdict(Verdict::Accept)]]);
+        let exempt = std::iter::once(known).chain(heard);
+        for exempt in exempt {
+            let rule = Rule::new(name, [concerned(), exempt, vec![Expr::Verdict(Verdict::Accept)]]);
             transaction.push(Edit::AddRule(table.clone(), rule));
         }
         for [which, reject] in [[transport_is(6), vec![Expr::RejectReset]], [vec![], vec![Expr::RejectUnreachable]]] {
