@@ -8,12 +8,12 @@
 //! runtime's threads ever leaves the one it started in.
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::statfs::{FsType, statfs};
 use skep_model::TaskId;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// The file system of namespaces.
@@ -131,17 +131,4 @@ impl Namespaces {
 
 fn is_pinned(path: &Path) -> bool {
     statfs(path).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC)
-}
-
-/// Runs something in a namespace, on a thread of its own.
-///
-/// # Errors
-/// If the namespace cannot be entered.
-pub fn inside<T: Send>(namespace: BorrowedFd<'_>, run: impl FnOnce() -> T + Send) -> io::Result<T> {
-    let fd = namespace.as_fd();
-    let enter = move || {
-        setns(fd, CloneFlags::CLONE_NEWNET)?;
-        Ok(run())
-    };
-    std::thread::scope(|scope| scope.spawn(enter).join().expect("what runs in a namespace does not panic"))
 }

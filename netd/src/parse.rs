@@ -1,6 +1,6 @@
 //! From messages to objects: parsed once, believed from then on.
 
-use crate::engine::{Change, owner};
+use crate::engine::{ObjectChange, owner};
 use skep_model::overlay::{LocalTask, OverlayChange};
 use skep_model::place::{Place, PlaceFault};
 use skep_model::{NetworkId, NodeId, TaskId};
@@ -27,7 +27,7 @@ pub enum Step {
     /// What follows is complete.
     Reset,
     /// A change.
-    Change(Change),
+    Change(ObjectChange),
     /// What came before has this version.
     Commit(u64),
 }
@@ -74,16 +74,16 @@ fn left_out(key: Option<ObjectKey>, error: &Unfit) -> Step {
         Some(ObjectKey::Peer(node)) => format!("the node {node} is left out: {error}"),
         _ => format!("it is left out: {error}"),
     };
-    Step::Change(Change::LeaveOut(key, PlaceFault::blocking(key.map_or(Place::Node, owner), reason)))
+    Step::Change(ObjectChange::LeaveOut(key, PlaceFault::blocking(key.map_or(Place::Node, owner), reason)))
 }
 
-fn change_of(change: v1::netd_change::Change) -> Result<Change, Unfit> {
+fn change_of(change: v1::netd_change::Change) -> Result<ObjectChange, Unfit> {
     use v1::netd_change::Change as Wire;
     match change {
         Wire::Reset(_) | Wire::Commit(_) => Err(unfit("change")("it is none".to_owned())),
         Wire::Node(message) => put(Object::Node(node(&message)?)),
         Wire::PutTask(message) => put(Object::Task(task(message)?)),
-        Wire::RemoveTask(id) => Ok(Change::RemoveNamespace(task_id(&id)?)),
+        Wire::RemoveTask(id) => Ok(ObjectChange::RemoveNamespace(task_id(&id)?)),
         Wire::Overlay(message) => match OverlayChange::try_from(message).map_err(|error| malformed("overlay", &error))? {
             OverlayChange::PutPeer(peer) => put(Object::Peer(peer)),
             OverlayChange::PutNetwork(network) => put(Object::Network(network)),
@@ -97,15 +97,15 @@ fn change_of(change: v1::netd_change::Change) -> Result<Change, Unfit> {
     }
 }
 
-fn put(object: Object) -> Result<Change, Unfit> {
+fn put(object: Object) -> Result<ObjectChange, Unfit> {
     match object.check() {
-        Ok(()) => Ok(Change::Put(object)),
+        Ok(()) => Ok(ObjectChange::Put(object)),
         Err(error) => Err(unfit("object")(error.to_string())),
     }
 }
 
-fn remove(key: ObjectKey) -> Result<Change, Unfit> {
-    Ok(Change::Remove(key))
+fn remove(key: ObjectKey) -> Result<ObjectChange, Unfit> {
+    Ok(ObjectChange::Remove(key))
 }
 
 fn malformed(field: &'static str, error: &Malformed) -> Unfit {
@@ -152,7 +152,7 @@ mod tests {
 
     fn check(change: Option<Wire>, expected: &str) {
         let said = match step(v1::NetdChange { change }) {
-            Step::Change(Change::LeaveOut(key, fault)) => {
+            Step::Change(ObjectChange::LeaveOut(key, fault)) => {
                 format!("{} of {}: {}", key.map_or("an object", |_| "the object"), fault.place, fault.reason)
             }
             step => format!("{step:?}"),

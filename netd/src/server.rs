@@ -3,7 +3,7 @@
 //! One stream of changes is in charge at a time: the newest. An older one, left by
 //! a daemon that was killed, can change nothing any more.
 
-use crate::engine::{Change, Command, Programmed, Status};
+use crate::engine::{Command, ObjectChange, Programmed, Status};
 use crate::parse::{self, Step};
 use crate::probe;
 use skep_identity::unix::LocalPeer;
@@ -171,7 +171,7 @@ fn message(status: Status) -> v1::NetdStatus {
 /// Collects changes up to each commit, and hands them on as one. An object that cannot
 /// be taken is left out and named; the stream ends only for a breach of its order.
 async fn feed(stream: u64, mut messages: Streaming<v1::NetdChange>, commands: mpsc::Sender<Command>) -> Result<(), Refusal> {
-    let (mut changes, mut is_complete, mut last) = (Vec::<Change>::new(), false, 0);
+    let (mut changes, mut is_complete, mut last) = (Vec::<ObjectChange>::new(), false, 0);
     while let Some(message) = messages.next().await {
         match parse::step(message?) {
             Step::Reset if last == 0 && changes.is_empty() => is_complete = true,

@@ -12,8 +12,8 @@ use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute}
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 use skep_model::overlay::{Endpoint, EndpointId, LocalTask, OverlayChange};
 use skep_model::{ServiceId, TaskId};
-use skep_netd::namespace::inside;
-use skep_netd::nft::{Change as TableChange, Socket, Table, Transaction};
+use skep_netd::netlink::namespace::inside;
+use skep_netd::nft::{Edit, Socket, Table, Transaction};
 use skep_netd_core::{Mac, bridge_name};
 use skep_proto::v1;
 use skep_proto::v1::netd_change::Change;
@@ -90,7 +90,7 @@ fn open_up(node: &Node) {
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
     let mut transaction = Transaction::new();
     for table in [Table::new("skep_guard"), Table::bridge("skep_senders"), Table::new("skep_underlay")] {
-        transaction.push(TableChange::DeleteTable(table));
+        transaction.push(Edit::DeleteTable(table));
     }
     node.in_node(Socket::open).unwrap().commit(&transaction).unwrap();
 }

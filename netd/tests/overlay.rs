@@ -17,7 +17,8 @@ use rtnetlink::{LinkUnspec, MulticastGroup};
 use skep_model::TaskId;
 use skep_model::overlay::{EndpointId, LocalTask, OverlayChange};
 use skep_netd::kernel::Kernel;
-use skep_netd::namespace::{Namespaces, inside};
+use skep_netd::namespace::Namespaces;
+use skep_netd::netlink::namespace::inside;
 use skep_netd_core::{
     FdbTable, FdbTarget, Key, Mac, Mirror, Name, Op, Place, Port, Setting, Sysctl, Value, ingress_mark, interface_name,
     vxlan_name,
@@ -355,7 +356,7 @@ async fn a_setting_that_no_event_tells_of_is_found_by_the_audit() {
         (Place::task(task(0), Key::Setting(interface_name(1), Setting::ReversePath)), 1),
     ];
     // A kernel has it while `br_netfilter` is there.
-    let shown = Sysctl::BridgedShown4;
+    let shown = Sysctl::BridgeNfCallIptables;
     if std::path::Path::new("/proc/sys/net").join(shown.path()).exists() {
         wrong.push((Place::node(Key::Sysctl(shown)), 1));
     }

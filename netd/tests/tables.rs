@@ -16,8 +16,8 @@ use skep_model::endpoint::{PublishMode, PublishedPort, Transport};
 use skep_model::network::Attachment;
 use skep_model::overlay::{Endpoint, EndpointId, LocalTask, NodeService, OverlayChange, ServiceNetwork};
 use skep_model::{ServiceId, TaskId};
-use skep_netd::namespace::inside;
-use skep_netd::nft::{Change as TableChange, Element, Socket, Table, Transaction};
+use skep_netd::netlink::namespace::inside;
+use skep_netd::nft::{Edit, Element, Socket, Table, Transaction};
 use skep_proto::v1;
 use skep_proto::v1::netd_change::Change;
 use std::io::{ErrorKind, Read, Write};
@@ -372,18 +372,18 @@ async fn changed_tables_are_written_anew_within_a_second_and_named() {
     nodes[0].send(published(0, false), 3).await;
     let mut in_task = nodes[0].in_task(Socket::open).unwrap();
     let mut in_node = nodes[0].in_node(Socket::open).unwrap();
-    let delete = |table: &str| TableChange::DeleteTable(Table::new(table));
-    let flush = |table: &str, chain: &str| TableChange::FlushChain(Table::new(table), chain.to_owned());
+    let delete = |table: &str| Edit::DeleteTable(Table::new(table));
+    let flush = |table: &str, chain: &str| Edit::FlushChain(Table::new(table), chain.to_owned());
     let vip = Element::Member(IpAddr::from_str(VIP).unwrap().into());
     let damages = [
-        (true, "skep_services", TableChange::DeleteElements(Table::new("skep_services"), "v4".to_owned(), vec![vip])),
+        (true, "skep_services", Edit::DeleteElements(Table::new("skep_services"), "v4".to_owned(), vec![vip])),
         (true, "skep_services", delete("skep_services")),
         (true, "skep_services", flush("skep_services", "output")),
         (true, "skep_mesh", flush("skep_mesh", "back")),
         (false, "skep_ingress", delete("skep_ingress")),
         (false, "skep_ingress", flush("skep_ingress", &format!("service_{}", service()))),
         (false, "skep_guard", flush("skep_guard", "arrive")),
-        (false, "skep_senders", TableChange::DeleteTable(Table::bridge("skep_senders"))),
+        (false, "skep_senders", Edit::DeleteTable(Table::bridge("skep_senders"))),
         (false, "skep_egress", flush("skep_egress", "postrouting")),
         (false, "skep_underlay", delete("skep_underlay")),
     ];

@@ -6,15 +6,15 @@
 //! of services. What an object refers to and is not known is left out until it
 //! comes.
 
+use crate::dirty::DirtyKeys;
 use crate::firewall;
 use crate::mark::ingress_mark;
 use crate::name::Mac;
-use crate::overlay::Overlay;
+use crate::overlay::NodeOverlay;
 use crate::row::Namespace;
 use crate::table::{
     Content, EgressSubnet, HostPort, IngressNode, IngressService, PortKey, ServiceKey, TableName, VirtualService, WirePort,
 };
-use crate::touched::Touched;
 use skep_model::endpoint::{INGRESS_NODES_MAX, INGRESS_PORTS_MAX, PublishedPort, wire_port, wire_width};
 use skep_model::overlay::{LocalTask, NodeService};
 use skep_model::{NetworkId, ServiceId, TaskId};
@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 /// Where the tables of one namespace may have to be changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TablesTouched {
+pub struct DirtyTables {
     /// Tables that may differ in anything.
     pub tables: BTreeSet<TableName>,
     /// Of tables that are made of services, only these may differ.
@@ -32,30 +32,30 @@ pub struct TablesTouched {
 }
 
 /// By namespace, where to look after a change of the objects.
-pub fn tables_touched(overlay: &Overlay, touched: &Touched) -> BTreeMap<Namespace, TablesTouched> {
-    let mut found = BTreeMap::<Namespace, TablesTouched>::new();
+pub fn dirty_tables(overlay: &NodeOverlay, dirty: &DirtyKeys) -> BTreeMap<Namespace, DirtyTables> {
+    let mut found = BTreeMap::<Namespace, DirtyTables>::new();
     let mut look = |namespace, tables: &[TableName]| found.entry(namespace).or_default().tables.extend(tables);
-    let ways_changed = touched.node || !touched.peers.is_empty();
+    let ways_changed = dirty.node || !dirty.peers.is_empty();
     if ways_changed {
         look(Namespace::Node, &TableName::OF_NODE);
     }
     for task in overlay.ingress().into_iter().flat_map(|network| overlay.tasks_on(network.id)) {
-        let ports_changed = touched.ports && touched.services.iter().any(|(_, service)| *service == task.service);
+        let ports_changed = dirty.ports && dirty.services.iter().any(|(_, service)| *service == task.service);
         if ways_changed || ports_changed {
             look(Namespace::Task(task.id), &[TableName::Mesh]);
         }
     }
-    for network in &touched.networks {
+    for network in &dirty.networks {
         look(Namespace::Node, &[TableName::Ingress, TableName::Egress, TableName::Guard, TableName::Senders]);
         for task in overlay.tasks_on(*network) {
             look(Namespace::Task(task.id), &TableName::OF_TASK);
         }
     }
-    for task in &touched.tasks {
+    for task in &dirty.tasks {
         look(Namespace::Task(*task), &TableName::OF_TASK);
         look(Namespace::Node, &[TableName::HostPorts, TableName::Senders]);
     }
-    for key in services_touched(overlay, touched) {
+    for key in dirty_services(overlay, dirty) {
         found.entry(Namespace::Node).or_default().services.insert(key);
         for task in overlay.tasks_on(key.0) {
             found.entry(Namespace::Task(task.id)).or_default().services.insert(key);
@@ -66,15 +66,15 @@ pub fn tables_touched(overlay: &Overlay, touched: &Touched) -> BTreeMap<Namespac
 
 /// The services whose backends may be others than before: those that changed, and
 /// those of tasks on nodes that came or went.
-pub fn services_touched(overlay: &Overlay, touched: &Touched) -> BTreeSet<ServiceKey> {
-    let at_nodes = touched.peers.iter().flat_map(|node| overlay.endpoints_at(*node));
+pub fn dirty_services(overlay: &NodeOverlay, dirty: &DirtyKeys) -> BTreeSet<ServiceKey> {
+    let at_nodes = dirty.peers.iter().flat_map(|node| overlay.endpoints_at(*node));
     let of_nodes = at_nodes.map(|endpoint| (endpoint.id.network, endpoint.service));
-    touched.services.iter().copied().chain(of_nodes).collect()
+    dirty.services.iter().copied().chain(of_nodes).collect()
 }
 
 /// What a table should hold; `None` = there should be no such table. The names'
 /// table follows from netd's own listeners and is not here.
-pub fn table_content(overlay: &Overlay, namespace: Namespace, table: TableName) -> Option<Content> {
+pub fn table_content(overlay: &NodeOverlay, namespace: Namespace, table: TableName) -> Option<Content> {
     match (namespace, table) {
         (Namespace::Task(task), TableName::Services) => services(overlay, task),
         (Namespace::Task(task), TableName::Mesh) => mesh(overlay, overlay.task(task)?),
@@ -90,7 +90,7 @@ pub fn table_content(overlay: &Overlay, namespace: Namespace, table: TableName) 
 
 /// A service as tasks on a network see it; `None` = it is not there, or has no
 /// virtual address.
-pub fn virtual_service(overlay: &Overlay, (network, service): ServiceKey) -> Option<VirtualService> {
+pub fn virtual_service(overlay: &NodeOverlay, (network, service): ServiceKey) -> Option<VirtualService> {
     overlay.network(network)?;
     let on = overlay.service(service)?.networks.iter().find(|on| on.network == network)?;
     if on.virtual_addresses.is_empty() {
@@ -101,7 +101,7 @@ pub fn virtual_service(overlay: &Overlay, (network, service): ServiceKey) -> Opt
 
 /// What this node answers on for a service; `None` = on nothing, or it takes no part
 /// in the routing mesh.
-pub fn ingress_service(overlay: &Overlay, service: ServiceId) -> Option<IngressService> {
+pub fn ingress_service(overlay: &NodeOverlay, service: ServiceId) -> Option<IngressService> {
     let number = overlay.here()?.ingress.as_ref()?.number;
     let (network, service) = (overlay.ingress()?, overlay.service(service)?);
     if !(1..=INGRESS_NODES_MAX).contains(&number) {
@@ -121,14 +121,14 @@ fn numbered_ports(service: &NodeService) -> impl Iterator<Item = (usize, &Publis
 }
 
 /// The addresses of the published tasks of a service, on nodes that are known.
-fn backends(overlay: &Overlay, network: NetworkId, service: ServiceId) -> Vec<IpAddr> {
+fn backends(overlay: &NodeOverlay, network: NetworkId, service: ServiceId) -> Vec<IpAddr> {
     let published = overlay.endpoints_of(network, service).filter(|endpoint| endpoint.is_published);
     let reachable = published.filter(|endpoint| overlay.peer(endpoint.node).is_some());
     let addresses: BTreeSet<IpAddr> = reachable.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect();
     addresses.into_iter().collect()
 }
 
-fn services(overlay: &Overlay, task: TaskId) -> Option<Content> {
+fn services(overlay: &NodeOverlay, task: TaskId) -> Option<Content> {
     overlay.task(task).filter(|task| !task.attachments.is_empty())?;
     let keys = overlay
         .visible_to(task)
@@ -137,7 +137,7 @@ fn services(overlay: &Overlay, task: TaskId) -> Option<Content> {
     Some(Content::Services(found.collect()))
 }
 
-fn mesh(overlay: &Overlay, task: &LocalTask) -> Option<Content> {
+fn mesh(overlay: &NodeOverlay, task: &LocalTask) -> Option<Content> {
     let (_, network) = overlay.visible_to(task.id).find(|(_, network)| network.ingress)?;
     let node = |ingress: &skep_model::endpoint::NodeIngress| {
         let is_usable = (1..=INGRESS_NODES_MAX).contains(&ingress.number);
@@ -165,7 +165,7 @@ fn mesh(overlay: &Overlay, task: &LocalTask) -> Option<Content> {
     Some(Content::Mesh { nodes, ports: ports.collect(), mask, outward, near })
 }
 
-fn ingress(overlay: &Overlay) -> Option<Content> {
+fn ingress(overlay: &NodeOverlay) -> Option<Content> {
     overlay.here()?.ingress.as_ref()?;
     overlay.ingress()?;
     let (mut services, mut taken) = (BTreeMap::new(), BTreeSet::new());
@@ -177,10 +177,10 @@ fn ingress(overlay: &Overlay) -> Option<Content> {
             services.insert(id, found);
         }
     }
-    Some(Content::Ingress { services, kept: BTreeSet::new() })
+    Some(Content::Ingress { services, listening: BTreeSet::new() })
 }
 
-fn host_ports(overlay: &Overlay) -> Option<Content> {
+fn host_ports(overlay: &NodeOverlay) -> Option<Content> {
     let gateway = overlay.gateway()?;
     let mut ports = BTreeMap::new();
     for task in overlay.tasks().filter(|task| task.has_gateway) {
@@ -194,12 +194,12 @@ fn host_ports(overlay: &Overlay) -> Option<Content> {
     (!ports.is_empty()).then_some(Content::HostPorts { subnets: gateway_subnets(overlay)?, ports })
 }
 
-fn gateway_subnets(overlay: &Overlay) -> Option<Vec<EgressSubnet>> {
+fn gateway_subnets(overlay: &NodeOverlay) -> Option<Vec<EgressSubnet>> {
     let gateway = overlay.gateway()?;
     Some(gateway.subnets().map(|subnet| EgressSubnet { bridge: gateway.bridge(), subnet }).collect())
 }
 
-fn underlay(overlay: &Overlay) -> Option<Content> {
+fn underlay(overlay: &NodeOverlay) -> Option<Content> {
     let port = overlay.node()?.port;
     let members: BTreeSet<IpAddr> = overlay.peers().map(|peer| peer.address).collect();
     Some(Content::Underlay { port, members: members.into_iter().collect() })
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
     use crate::gone::{Backends, Came, Turnover, Vanished};
     use crate::object::{Node, Object, ObjectKey};
-    use crate::{Desired, Gateway};
+    use crate::{DesiredRows, Gateway};
     use skep_model::endpoint::{NodeIngress, PublishMode, Transport};
     use skep_model::network::{Attachment, Pool};
     use skep_model::overlay::{Endpoint, EndpointId, NodeNetwork, Peer, ServiceNetwork};
@@ -259,8 +259,8 @@ mod tests {
 
     /// Network 0, the ingress network 1, nodes 1 (this) and 2, service 1 with tasks
     /// 1 (here) and 2 (there), and task 3 of another service here, on network 0.
-    fn told() -> Desired {
-        let mut desired = Desired::new();
+    fn told() -> DesiredRows {
+        let mut desired = DesiredRows::new();
         desired.set_gateway(Some(Gateway::new("172.18.0.0/16".parse().unwrap(), None)));
         let mut put = |object| drop(desired.put(object).unwrap());
         put(Object::Node(Node { id: node(1), address: IpAddr::from([192, 0, 2, 1]), port: 4789, is_isolated: false }));
@@ -331,7 +331,7 @@ mod tests {
         assert_eq!(table_content(overlay, Namespace::Task(task(3)), TableName::Mesh), None, "it is not on the ingress network");
         let ports = [((Transport::Tcp, 8080), wire_port(1, 1, 2))].into();
         let leads = IngressService { ports, backends: vec![address(1, 2)] };
-        let ingress = Content::Ingress { services: [(service(1), leads)].into(), kept: BTreeSet::new() };
+        let ingress = Content::Ingress { services: [(service(1), leads)].into(), listening: BTreeSet::new() };
         assert_eq!(table_content(overlay, Namespace::Node, TableName::Ingress), Some(ingress));
         let subnets = vec![EgressSubnet { bridge: crate::gateway_bridge_name(), subnet: "172.18.0.0/16".parse().unwrap() }];
         // Both tasks ask for one port: the first has it.
@@ -346,8 +346,8 @@ mod tests {
     #[test]
     fn a_changed_endpoint_concerns_its_service_alone() {
         let mut desired = told();
-        let check = |desired: &Desired, change: crate::Change, expected: &[(Namespace, &[TableName], bool)]| {
-            let found = tables_touched(desired.overlay(), &change.touched);
+        let check = |desired: &DesiredRows, change: crate::Dirty, expected: &[(Namespace, &[TableName], bool)]| {
+            let found = dirty_tables(desired.overlay(), &change.keys);
             let found: Vec<_> = found.iter().map(|(at, look)| (*at, look.tables.clone(), !look.services.is_empty())).collect();
             let expected: Vec<_> =
                 expected.iter().map(|(at, tables, some)| (*at, tables.iter().copied().collect(), *some)).collect();
@@ -368,7 +368,7 @@ mod tests {
         let other = address(0, 2);
         let gone = |transport| Turnover { gone: [Vanished { backend: other, transport }].into(), came: [].into() };
         let came = |is_published| Turnover { gone: [].into(), came: [Came { backend: other, is_published }].into() };
-        let mut look = |desired: &Desired| backends.look(desired.overlay(), [key]).remove(&network(0)).unwrap_or_default();
+        let mut look = |desired: &DesiredRows| backends.look(desired.overlay(), [key]).remove(&network(0)).unwrap_or_default();
         assert_eq!(look(&desired).gone, [].into());
         desired.put(endpoint(0, 2, false)).unwrap();
         assert_eq!(look(&desired), gone(Some(Transport::Udp)));
@@ -376,7 +376,7 @@ mod tests {
         desired.put(endpoint(0, 2, true)).unwrap();
         assert_eq!(look(&desired), came(true));
         let change = desired.remove(ObjectKey::Peer(node(2)));
-        assert!(services_touched(desired.overlay(), &change.touched).contains(&key), "its services are looked at");
+        assert!(dirty_services(desired.overlay(), &change.keys).contains(&key), "its services are looked at");
         assert_eq!(look(&desired), gone(None), "with its node");
         desired.put(endpoint(0, 2, false)).unwrap();
         desired.put(peer(2)).unwrap();
@@ -395,7 +395,7 @@ mod tests {
         let other = Vanished { backend: address(0, 3), transport: None };
         let check = |gone: &[Vanished], is_published, left: &[Vanished]| {
             let mut gone: BTreeSet<Vanished> = gone.iter().copied().collect();
-            Vanished::welcome(&mut gone, backend, is_published);
+            Vanished::spare(&mut gone, backend, is_published);
             assert_eq!(gone, left.iter().copied().collect());
         };
         check(&[all, other], true, &[other]);

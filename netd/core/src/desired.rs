@@ -1,19 +1,20 @@
-//! What should be: objects, and the rows derived from them, kept in step.
+//! The desired state: objects, and the rows derived from them, kept in step.
 //!
 //! Two objects may ask for the same place for a while, as when an address is
 //! reused before its first owner is gone. Both claims are kept, the one with the
 //! lower key counts, and when it goes the other takes its place: the order in
 //! which changes arrive does not matter.
 
+use crate::dirty::DirtyKeys;
 use crate::gateway::Gateway;
 use crate::ingress_rows;
+use crate::link_rows::Row;
 use crate::name::{Name, gateway_bridge_name};
 use crate::object::{Object, ObjectKey};
-use crate::object_rows::{self, Row};
-use crate::overlay::Overlay;
+use crate::object_rows;
+use crate::overlay::NodeOverlay;
 use crate::row::{Key, Link, Namespace, Place, Value};
 use crate::rows::Rows;
-use crate::touched::Touched;
 use skep_model::network::InvalidField;
 use skep_model::place::Place as Owner;
 use skep_model::{NodeId, TaskId};
@@ -34,33 +35,31 @@ enum Claimant {
 /// Where to look after a change: at rows, and at all else that follows from the
 /// objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Change {
+pub struct Dirty {
     /// The places of rows.
     pub places: BTreeSet<Place>,
     /// The rest.
-    pub touched: Touched,
+    pub keys: DirtyKeys,
 }
 
 /// The desired state.
 #[derive(Clone, Debug, Default)]
-pub struct Desired {
-    overlay: Overlay,
+pub struct DesiredRows {
+    overlay: NodeOverlay,
     /// Tasks with a namespace; what is to be in it may not be known yet.
     namespaces: BTreeSet<TaskId>,
     claims: BTreeMap<Claimant, Vec<Place>>,
-    /// Links on which somebody switched IPv6 off.
-    without_ipv6: BTreeSet<(Namespace, Name)>,
     rows: Rows<BTreeMap<Claimant, Value>>,
 }
 
-impl Desired {
+impl DesiredRows {
     /// Nothing.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// The objects.
-    pub fn overlay(&self) -> &Overlay {
+    pub fn overlay(&self) -> &NodeOverlay {
         &self.overlay
     }
 
@@ -71,7 +70,7 @@ impl Desired {
 
     /// Sets the gateway; only before any task is known.
     pub fn set_gateway(&mut self, gateway: Option<Gateway>) {
-        self.overlay.set_gateway(gateway, &mut Touched::default());
+        self.overlay.set_gateway(gateway, &mut DirtyKeys::default());
     }
 
     /// Notes the gateway's address that a task was found with, before the task is
@@ -81,76 +80,67 @@ impl Desired {
     }
 
     /// Notes the largest packet of the underlay, in bytes.
-    pub fn set_underlay_mtu(&mut self, mtu: Option<u32>) -> Change {
-        if self.overlay.underlay_mtu() == mtu {
-            return Change::default();
+    pub fn set_underlay_mtu(&mut self, mtu: Option<u32>) -> Dirty {
+        if !self.overlay.capabilities_mut().set_underlay_mtu(mtu) {
+            return Dirty::default();
         }
-        self.overlay.set_underlay_mtu(mtu);
-        self.derive(ObjectKey::Node, Touched { node: true, ..Touched::default() })
+        self.derive(ObjectKey::Node, DirtyKeys { node: true, ..DirtyKeys::default() })
     }
 
     /// Notes why this node has no IPv6, or that it has it.
-    pub fn set_lacks_ipv6(&mut self, why: Option<String>) -> Change {
-        if self.overlay.lacks_ipv6() == why.as_deref() {
-            return Change::default();
+    pub fn set_lacks_ipv6(&mut self, why: Option<String>) -> Dirty {
+        if !self.overlay.capabilities_mut().set_lacks_ipv6(why) {
+            return Dirty::default();
         }
-        self.overlay.set_lacks_ipv6(why);
         let claimants = self.claims.keys().copied().collect();
-        self.derive_all(ObjectKey::Node, claimants, Touched { node: true, ..Touched::default() })
+        self.derive_all(ObjectKey::Node, claimants, DirtyKeys { node: true, ..DirtyKeys::default() })
     }
 
     /// Notes whether somebody switched IPv6 off on a link: what needs it is not wanted
     /// there until it is back.
-    pub fn set_without_ipv6(&mut self, namespace: Namespace, link: Name, is_off: bool) -> Change {
-        let key = (namespace, link);
-        let is_news = if is_off { self.without_ipv6.insert(key) } else { self.without_ipv6.remove(&key) };
+    pub fn set_link_without_ipv6(&mut self, namespace: Namespace, link: Name, is_off: bool) -> Dirty {
         let mut places = BTreeSet::new();
-        if is_news {
+        if self.overlay.capabilities_mut().set_link_without_ipv6(namespace, link, is_off) {
             let on_link: Vec<Place> = self.rows.under_link(namespace, link).collect();
             let claimants: BTreeSet<Claimant> = on_link.iter().flat_map(|place| self.claimants(place)).collect();
             claimants.into_iter().for_each(|claimant| self.derive_one(claimant, &mut places));
         }
-        Change { places, touched: Touched::default() }
-    }
-
-    /// Links on which somebody switched IPv6 off.
-    pub fn without_ipv6(&self) -> &BTreeSet<(Namespace, Name)> {
-        &self.without_ipv6
+        Dirty { places, keys: DirtyKeys::default() }
     }
 
     /// Wants a namespace for a task.
-    pub fn put_namespace(&mut self, task: TaskId) -> Change {
+    pub fn put_namespace(&mut self, task: TaskId) -> Dirty {
         self.namespaces.insert(task);
-        self.derive(ObjectKey::Task(task), Touched { tasks: BTreeSet::from([task]), ..Touched::default() })
+        self.derive(ObjectKey::Task(task), DirtyKeys { tasks: BTreeSet::from([task]), ..DirtyKeys::default() })
     }
 
     /// Wants a task's namespace and what is in it no more.
-    pub fn remove_namespace(&mut self, task: TaskId) -> Change {
-        let mut touched = Touched::default();
+    pub fn remove_namespace(&mut self, task: TaskId) -> Dirty {
+        let mut keys = DirtyKeys::default();
         self.namespaces.remove(&task);
-        self.overlay.remove(ObjectKey::Task(task), &mut touched);
+        self.overlay.remove(ObjectKey::Task(task), &mut keys);
         self.overlay.release(task);
-        self.derive(ObjectKey::Task(task), touched)
+        self.derive(ObjectKey::Task(task), keys)
     }
 
     /// Takes a new or changed object. A task's namespace is wanted from then on.
     ///
     /// # Errors
     /// If the object makes no sense; then nothing has changed.
-    pub fn put(&mut self, object: Object) -> Result<Change, InvalidField> {
+    pub fn put(&mut self, object: Object) -> Result<Dirty, InvalidField> {
         object.check()?;
-        let (key, mut touched) = (object.key(), Touched::default());
+        let (key, mut keys) = (object.key(), DirtyKeys::default());
         if let ObjectKey::Task(task) = key {
             self.namespaces.insert(task);
         }
         if self.has_rows_of(&object) {
-            self.overlay.put(object, &mut touched);
-            return Ok(Change { places: BTreeSet::new(), touched });
+            self.overlay.put(object, &mut keys);
+            return Ok(Dirty { places: BTreeSet::new(), keys });
         }
         // What depended on the object's former value is found before it is gone.
         let dependents = self.dependents(key);
-        self.overlay.put(object, &mut touched);
-        Ok(self.derive_all(key, dependents, touched))
+        self.overlay.put(object, &mut keys);
+        Ok(self.derive_all(key, dependents, keys))
     }
 
     /// Whether an object's rows are there already. Most changes of an endpoint are of
@@ -161,11 +151,11 @@ impl Desired {
     }
 
     /// Forgets an object. A task's namespace stays, with nothing in it.
-    pub fn remove(&mut self, key: ObjectKey) -> Change {
-        let mut touched = Touched::default();
+    pub fn remove(&mut self, key: ObjectKey) -> Dirty {
+        let mut keys = DirtyKeys::default();
         let dependents = self.dependents(key);
-        self.overlay.remove(key, &mut touched);
-        self.derive_all(key, dependents, touched)
+        self.overlay.remove(key, &mut keys);
+        self.derive_all(key, dependents, keys)
     }
 
     /// The value that should be at a place.
@@ -226,11 +216,11 @@ impl Desired {
         self.rows.under_namespace(namespace)
     }
 
-    fn derive(&mut self, key: ObjectKey, touched: Touched) -> Change {
-        self.derive_all(key, BTreeSet::new(), touched)
+    fn derive(&mut self, key: ObjectKey, keys: DirtyKeys) -> Dirty {
+        self.derive_all(key, BTreeSet::new(), keys)
     }
 
-    fn derive_all(&mut self, key: ObjectKey, mut claimants: BTreeSet<Claimant>, touched: Touched) -> Change {
+    fn derive_all(&mut self, key: ObjectKey, mut claimants: BTreeSet<Claimant>, keys: DirtyKeys) -> Dirty {
         claimants.extend(self.dependents(key));
         let mut places = BTreeSet::new();
         for claimant in claimants {
@@ -239,7 +229,7 @@ impl Desired {
         let rivals: BTreeSet<Claimant> =
             places.iter().filter(|place| matches!(place.key, Key::Link(_))).flat_map(|place| self.claimants(place)).collect();
         places.extend(rivals.iter().filter_map(|rival| self.claims.get(rival)).flatten());
-        Change { places, touched }
+        Dirty { places, keys }
     }
 
     fn claimants(&self, place: &Place) -> impl Iterator<Item = Claimant> + '_ {
@@ -288,7 +278,7 @@ impl Desired {
         tasks.map(move |task| Claimant::WayBack(task.id, node))
     }
 
-    fn derive_one(&mut self, claimant: Claimant, touched: &mut BTreeSet<Place>) {
+    fn derive_one(&mut self, claimant: Claimant, dirty: &mut BTreeSet<Place>) {
         let rows = self.rows_of(claimant);
         for place in self.claims.remove(&claimant).unwrap_or_default() {
             if let Some(claimants) = self.rows.get_mut(&place) {
@@ -297,7 +287,7 @@ impl Desired {
                     self.rows.remove(&place);
                 }
             }
-            touched.insert(place);
+            dirty.insert(place);
         }
         if rows.is_empty() {
             return;
@@ -305,19 +295,14 @@ impl Desired {
         self.claims.insert(claimant, rows.iter().map(|(place, _)| *place).collect());
         for (place, value) in rows {
             self.rows.get_or_insert(place, BTreeMap::new).insert(claimant, value);
-            touched.insert(place);
+            dirty.insert(place);
         }
     }
 
     fn rows_of(&self, claimant: Claimant) -> Vec<Row> {
         let mut rows = self.rows_if_known(claimant).unwrap_or_default();
-        rows.retain(|(place, _)| !place.key.needs_ipv6() || self.has_ipv6(place));
+        rows.retain(|(place, _)| self.overlay.capabilities().admits(place));
         rows
-    }
-
-    fn has_ipv6(&self, place: &Place) -> bool {
-        let is_on = |link: Name| !self.without_ipv6.contains(&(place.namespace, link));
-        self.overlay.lacks_ipv6().is_none() && place.key.link().is_none_or(is_on)
     }
 
     /// None = something that it refers to is not known.

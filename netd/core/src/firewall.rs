@@ -1,5 +1,5 @@
-//! What may pass by the node's bridges: who sends through which port of a bridge,
-//! and what of that the node itself takes and passes on.
+//! The firewall of the node's bridges: anti-spoofing on their ports, and the filters for
+//! input and forward.
 //!
 //! A task may be hostile and have raw sockets. What it sends is believed on its
 //! bridge only if it comes from its own port with its own hardware address and one
@@ -7,16 +7,16 @@
 //! [`guard`]. Both are closed by default: a port of ours that nothing is known of
 //! passes nothing.
 
+use crate::link_rows::{attached_port, has_rows};
 use crate::name::{Mac, Name, bridge_name, gateway_veth_name, vxlan_name};
-use crate::object_rows::{attached_port, has_rows};
-use crate::overlay::Overlay;
+use crate::overlay::NodeOverlay;
 use crate::table::{Content, Guard, Sender, Senders};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// What the node takes from its bridges and passes on to them; none while the node
 /// is not known.
-pub fn guard(overlay: &Overlay) -> Option<Content> {
+pub fn guard(overlay: &NodeOverlay) -> Option<Content> {
     let node = overlay.node()?;
     let bridges = overlay.networks().filter(|network| has_rows(overlay, network)).map(|network| bridge_name(network.vni));
     let gateway = overlay.gateway().map(|gateway| gateway.bridge());
@@ -25,14 +25,14 @@ pub fn guard(overlay: &Overlay) -> Option<Content> {
 
 /// The bridges that packets to tasks and from them are routed over: other firewalls
 /// of the node must let them pass.
-pub fn reaching(overlay: &Overlay) -> Vec<Name> {
+pub fn reaching(overlay: &NodeOverlay) -> Vec<Name> {
     let ingress = overlay.here().and_then(|here| here.ingress.as_ref()).and_then(|_| overlay.ingress());
     let ingress = ingress.filter(|network| has_rows(overlay, network)).map(|network| bridge_name(network.vni));
     overlay.gateway().map(|gateway| gateway.bridge()).into_iter().chain(ingress).collect()
 }
 
 /// Who may send what through the ports of this node's bridges.
-pub fn senders(overlay: &Overlay) -> Option<Content> {
+pub fn senders(overlay: &NodeOverlay) -> Option<Content> {
     overlay.node()?;
     let networks = overlay.networks().filter(|network| has_rows(overlay, network));
     let trusted: BTreeSet<Name> = networks.map(|network| vxlan_name(network.vni)).collect();

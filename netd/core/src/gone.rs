@@ -1,35 +1,35 @@
-//! Which backends connections may not go on to any more.
+//! Which backends are to be flushed from conntrack: connections may not go on to them.
 //!
-//! Rules are asked for a connection's first packet only; what is established goes
-//! on to its backend until it is forgotten. A task that is to stop keeps its
+//! NAT rules are asked for a connection's first packet only; what is established goes
+//! on to its backend until its conntrack entry is deleted. A task that is to stop keeps its
 //! streams: they are drained. Its datagrams move at once, as they are no
 //! connection to anybody but the kernel. When it is gone, or its node, streams must
 //! not go on into nowhere either.
 //!
-//! Forgetting takes its time, and a backend may be back before it is done, as when
+//! A flush takes its time, and a backend may be back before it is done, as when
 //! a node was only thought to be down. Then what was opened to it stays: whoever is
 //! there answers for itself, and a connection opened since must not be cut.
 
-use crate::overlay::Overlay;
+use crate::overlay::NodeOverlay;
 use crate::table::ServiceKey;
 use skep_model::NetworkId;
 use skep_model::endpoint::Transport;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// What connections are to be forgotten: those rewritten to the backend.
+/// Which conntrack entries are to be deleted: those with DNAT to the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Vanished {
-    /// The address that connections were given to.
+    /// The address that DNAT gave connections to.
     pub backend: IpAddr,
     /// Only connections of this protocol; all when `None`.
     pub transport: Option<Transport>,
 }
 
 impl Vanished {
-    /// Takes from what is to be forgotten what may stay, now that a backend is there
+    /// Takes from what is to be deleted what may stay, now that a backend is there
     /// (again). One that is not published keeps its streams, and no datagrams.
-    pub fn welcome(vanished: &mut BTreeSet<Self>, backend: IpAddr, is_published: bool) {
+    pub fn spare(vanished: &mut BTreeSet<Self>, backend: IpAddr, is_published: bool) {
         let datagrams = Self { backend, transport: Some(Transport::Udp) };
         let had_all = vanished.remove(&Self { backend, transport: None });
         if is_published {
@@ -69,19 +69,19 @@ pub struct Backends {
 impl Backends {
     /// Looks at services, and tells by network what became of their backends since
     /// the last look.
-    pub fn look(&mut self, overlay: &Overlay, keys: impl IntoIterator<Item = ServiceKey>) -> BTreeMap<NetworkId, Turnover> {
+    pub fn look(&mut self, overlay: &NodeOverlay, keys: impl IntoIterator<Item = ServiceKey>) -> BTreeMap<NetworkId, Turnover> {
         let mut found = BTreeMap::<NetworkId, Turnover>::new();
         for key in keys {
             self.look_at(overlay, key, found.entry(key.0).or_default());
         }
         for Turnover { gone, came } in found.values_mut() {
-            came.iter().for_each(|came| Vanished::welcome(gone, came.backend, came.is_published));
+            came.iter().for_each(|came| Vanished::spare(gone, came.backend, came.is_published));
         }
         found.retain(|_, turnover| *turnover != Turnover::default());
         found
     }
 
-    fn look_at(&mut self, overlay: &Overlay, key: ServiceKey, found: &mut Turnover) {
+    fn look_at(&mut self, overlay: &NodeOverlay, key: ServiceKey, found: &mut Turnover) {
         let there = overlay.endpoints_of(key.0, key.1).filter(|endpoint| overlay.peer(endpoint.node).is_some());
         let now: BTreeMap<IpAddr, bool> =
             there.flat_map(|endpoint| endpoint.addresses.iter().map(|address| (*address, endpoint.is_published))).collect();

@@ -1,5 +1,5 @@
-//! The rows of the routing mesh: the ingress gateways of nodes, and the way back
-//! to them for the answers of tasks.
+//! The rows of the routing mesh: the ingress gateways of nodes, and the policy routes
+//! (by fwmark) back to them for the replies of tasks.
 //!
 //! A task's answers must leave through the node that the question came in by: the
 //! tables mark a connection with that node's number ([`ingress_mark`]), and the mark
@@ -7,12 +7,11 @@
 //! are there beforehand: one that is made for a first packet comes too late for its
 //! answer, and the client waits a second before it asks again.
 
+use crate::capabilities::carries;
+use crate::link_rows::{Row, bridge_with_addresses, everything, far, interface, is_attachable, subnet_of, with_prefix_of};
 use crate::mark::ingress_mark;
-use crate::name::{Mac, Name, interface_name};
-use crate::object_rows::{
-    Row, bridge_with_addresses, carries, everything, far, is_attachable, number, subnet_of, with_prefix_of,
-};
-use crate::overlay::Overlay;
+use crate::name::{Mac, Name};
+use crate::overlay::NodeOverlay;
 use crate::row::{Family, Key, Place, Setting, Sysctl, Value};
 use ipnet::IpNet;
 use skep_model::TaskId;
@@ -26,8 +25,8 @@ pub fn own_gateway(network: &NodeNetwork, addresses: &[IpAddr], bridge: Name, mt
     bridge_with_addresses(bridge, &addresses, mtu)
 }
 
-/// The rows that lead to another node's gateway.
-pub fn far_gateway(overlay: &Overlay, peer: &Peer) -> Vec<Row> {
+/// FDB and neighbour rows of another node's gateway.
+pub fn far_gateway(overlay: &NodeOverlay, peer: &Peer) -> Vec<Row> {
     let place = overlay.ingress().and_then(|network| Some((network, peer.ingress.as_ref()?, overlay.mtu(network)?)));
     match place {
         Some((network, ingress, mtu)) if overlay.why_unreachable(peer).is_none() => {
@@ -50,11 +49,11 @@ pub fn settings(task: TaskId, interface: Name) -> Vec<Row> {
 }
 
 /// The way of a task's answers to one ingress node.
-pub fn way_back(overlay: &Overlay, task: &LocalTask, peer: &Peer) -> Vec<Row> {
+pub fn way_back(overlay: &NodeOverlay, task: &LocalTask, peer: &Peer) -> Vec<Row> {
     let Some((ingress, network)) = peer.ingress.as_ref().zip(overlay.ingress()) else { return Vec::new() };
     let place = task.attachments.iter().position(|attachment| attachment.network == network.id);
     let Some((place, attachment)) = place.map(|place| (place, &task.attachments[place])) else { return Vec::new() };
-    let (interface, mark) = (interface_name(number(place)), ingress_mark(ingress.number));
+    let (interface, mark) = (interface(place), ingress_mark(ingress.number));
     let Some(mac) = ingress.addresses.first().map(|first| Mac::of(*first)) else { return Vec::new() };
     let inside = |key, value| (Place::task(task.id, key), value);
     // The interface must be there, and have an address beside the gateway's.
@@ -65,7 +64,7 @@ pub fn way_back(overlay: &Overlay, task: &LocalTask, peer: &Peer) -> Vec<Row> {
     };
     let mut rows = Vec::new();
     for address in ingress.addresses.iter().filter(is_usable) {
-        let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
+        let family = Family::of(*address);
         rows.push(inside(Key::Neighbour(interface, *address), Value::Mac(mac)));
         rows.push(inside(Key::Rule(family, mark), Value::Table(mark)));
         rows.push(inside(Key::Via(interface, mark, everything(*address)), Value::Hop(*address)));

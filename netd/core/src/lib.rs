@@ -1,25 +1,28 @@
 //! The brain of netd: what a node's kernel should hold for its overlay networks,
 //! and the operations that bring it there.
 //!
-//! [`Overlay`] is what the node was told: objects by key. [`Desired`] derives the
+//! [`NodeOverlay`] is what the node was told: objects by key. [`DesiredRows`] derives the
 //! rows of the kernel from it, one changed object at a time; [`Mirror`] is the last
 //! known state of the kernel, as the same kind of rows; [`plan`] compares the two
-//! at the places that either side touched and answers with ordered operations. What
-//! is no row (tables, the answers to names) follows from the [`Overlay`] alone, and
-//! [`Touched`] says where it may have changed. It is level-triggered: a touched
-//! place says where to look, never what to do, so a place that is touched
+//! at the dirty places and answers with ordered operations. What
+//! is no row (tables, the answers to names) follows from the [`NodeOverlay`] alone, and
+//! [`DirtyKeys`] says where it may have changed. It is level-triggered: a dirty
+//! place says where to look, never what to do, so a place that is dirty
 //! needlessly costs a comparison and nothing else.
 //!
 //! Invariants: a row has one place and one value, and only what is netd's own ever
 //! becomes a row; a plan carried out leaves nothing to plan. Not in here: netlink,
 //! interface indexes, namespaces' descriptors, and any wait or retry.
 
+mod capabilities;
 mod derive_tables;
 mod desired;
+mod dirty;
 mod firewall;
 mod gateway;
 mod gone;
 mod ingress_rows;
+mod link_rows;
 mod mark;
 mod mirror;
 mod name;
@@ -34,10 +37,11 @@ mod rows;
 mod table;
 #[cfg(test)]
 mod testing;
-mod touched;
 
-pub use derive_tables::{TablesTouched, ingress_service, services_touched, table_content, tables_touched, virtual_service};
-pub use desired::{Change, Desired};
+pub use capabilities::Capabilities;
+pub use derive_tables::{DirtyTables, dirty_services, dirty_tables, ingress_service, table_content, virtual_service};
+pub use desired::{DesiredRows, Dirty};
+pub use dirty::DirtyKeys;
 pub use firewall::reaching;
 pub use gateway::Gateway;
 pub use gone::{Backends, Came, Turnover, Vanished};
@@ -49,12 +53,11 @@ pub use name::{
 };
 pub use names::{NameAnswer, NameQuestion, Names};
 pub use object::{Node, Object, ObjectKey, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6};
-pub use overlay::Overlay;
+pub use overlay::NodeOverlay;
 pub use plan::{Op, plan};
 pub use probe::{Probe, ProbeQuestion, probes};
 pub use row::{Family, FdbTable, FdbTarget, Key, Link, Namespace, Place, Port, Setting, Sysctl, TABLE_MAIN, Value};
 pub use table::{
-    Content, EgressSubnet, Guard, HostPort, IngressNode, IngressService, KeptPort, PortKey, Sender, Senders, ServiceKey,
+    Content, EgressSubnet, Guard, HostPort, IngressNode, IngressService, ListeningPort, PortKey, Sender, Senders, ServiceKey,
     TableName, VirtualService, WirePort,
 };
-pub use touched::Touched;

@@ -1,4 +1,4 @@
-//! How a task tells by which ingress node a connection came.
+//! Connection marks: by which ingress node a connection came to a task.
 //!
 //! The connection mark that the rules set, the rule that looks the mark up and the
 //! routing table that leads back to the node all have this one number.

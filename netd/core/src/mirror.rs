@@ -55,10 +55,10 @@ impl Mirror {
             self.rows.insert(place, value);
             return BTreeSet::from([place]);
         }
-        let mut touched = if before.is_some() { self.forget(place) } else { BTreeSet::new() };
+        let mut dirty = if before.is_some() { self.forget(place) } else { BTreeSet::new() };
         self.rows.insert(place, value);
-        touched.insert(place);
-        touched
+        dirty.insert(place);
+        dirty
     }
 
     /// Forgets a row and all that cannot be without it; answers with their places.
@@ -78,20 +78,20 @@ impl Mirror {
     /// answers with the places that differ.
     pub fn replace(&mut self, namespace: Namespace, found: &BTreeMap<Key, Value>) -> BTreeSet<Place> {
         let known: Vec<Place> = self.rows.under_namespace(namespace).collect();
-        let mut touched = BTreeSet::new();
+        let mut dirty = BTreeSet::new();
         for place in known.into_iter().filter(|place| !found.contains_key(&place.key)) {
             self.rows.remove(&place);
-            touched.insert(place);
+            dirty.insert(place);
         }
         for (key, value) in found {
             let place = Place { key: *key, namespace };
             let is_known = self.rows.get(&place).is_some_and(|known| known == value || known.is_satisfied_by(value));
             if !is_known {
                 self.rows.insert(place, *value);
-                touched.insert(place);
+                dirty.insert(place);
             }
         }
-        touched
+        dirty
     }
 
     /// The rows that vanish with this one, without it.

@@ -18,8 +18,8 @@
 //!
 //! Not here: sockets, messages, and the order in which equal addresses are given.
 
-use crate::overlay::Overlay;
-use crate::touched::Touched;
+use crate::dirty::DirtyKeys;
+use crate::overlay::NodeOverlay;
 use skep_model::overlay::{Endpoint, EndpointId, LocalTask, NodeNetwork, NodeService, ServiceNetwork};
 use skep_model::{NetworkId, ServiceId, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,27 +82,27 @@ impl Known {
 }
 
 impl Names {
-    /// Takes what was touched as it is now.
-    pub fn follow(&mut self, overlay: &Overlay, touched: &Touched) {
-        for id in &touched.tasks {
+    /// Takes what is dirty as it is now.
+    pub fn follow(&mut self, overlay: &NodeOverlay, dirty: &DirtyKeys) {
+        for id in &dirty.tasks {
             match overlay.task(*id) {
                 Some(task) => self.put_task(task.clone()),
                 None => self.remove_task(*id),
             }
         }
-        for id in &touched.networks {
+        for id in &dirty.networks {
             match overlay.network(*id) {
                 Some(network) => self.put_network(network.clone()),
                 None => self.remove_network(*id),
             }
         }
-        for (network, id) in &touched.services {
+        for (network, id) in &dirty.services {
             self.follow_service(overlay, *network, *id);
         }
     }
 
     /// A service, and its tasks on one network.
-    fn follow_service(&mut self, overlay: &Overlay, network: NetworkId, id: ServiceId) {
+    fn follow_service(&mut self, overlay: &NodeOverlay, network: NetworkId, id: ServiceId) {
         match overlay.service(id) {
             Some(service) if self.services.get(&id) == Some(service) => {}
             Some(service) => self.put_service(service.clone()),

@@ -6,9 +6,10 @@
 //! to others that are not known yet, or not any more; what follows from such an
 //! object is nothing, until the other one comes.
 
+use crate::capabilities::Capabilities;
+use crate::dirty::DirtyKeys;
 use crate::gateway::Gateway;
 use crate::object::{Node, Object, ObjectKey, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6};
-use crate::touched::Touched;
 use skep_model::address::check_underlay_of_several;
 use skep_model::network::Attachment;
 use skep_model::overlay::{Endpoint, EndpointId, LocalTask, NodeNetwork, NodeService, Peer, ServiceNetwork};
@@ -18,11 +19,9 @@ use std::net::IpAddr;
 
 /// All objects.
 #[derive(Clone, Debug, Default)]
-pub struct Overlay {
+pub struct NodeOverlay {
     node: Option<Node>,
-    underlay_mtu: Option<u32>,
-    /// Why this node has no IPv6, if it has none.
-    lacks_ipv6: Option<String>,
+    capabilities: Capabilities,
     gateway: Option<Gateway>,
     peers: BTreeMap<NodeId, Peer>,
     networks: BTreeMap<NetworkId, NodeNetwork>,
@@ -40,29 +39,23 @@ pub(crate) fn lowest() -> Id {
     Id::from_random([0; 16])
 }
 
-impl Overlay {
+impl NodeOverlay {
     /// This node.
     pub fn node(&self) -> Option<&Node> {
         self.node.as_ref()
     }
 
-    /// The largest packet of the underlay, in bytes; none while no link has the
-    /// node's address.
-    pub fn underlay_mtu(&self) -> Option<u32> {
-        self.underlay_mtu
+    /// What this node has and lacks.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
     }
 
     /// The largest packet inside a network, in bytes: what the underlay leaves, or
     /// less if a user asked for less. Larger ones would vanish on the way.
     pub fn mtu(&self, network: &NodeNetwork) -> Option<u32> {
         let overhead = if self.node.as_ref()?.address.is_ipv4() { VXLAN_OVERHEAD_V4 } else { VXLAN_OVERHEAD_V6 };
-        let left = self.underlay_mtu?.checked_sub(overhead)?;
+        let left = self.capabilities.underlay_mtu()?.checked_sub(overhead)?;
         Some(network.mtu.map_or(left, |wish| wish.min(left)))
-    }
-
-    /// Why this node has no IPv6, if it has none: then nothing of IPv6 becomes a row.
-    pub fn lacks_ipv6(&self) -> Option<&str> {
-        self.lacks_ipv6.as_deref()
     }
 
     /// Nodes that this one cannot reach over its underlay, each with why: nothing leads
@@ -193,12 +186,12 @@ impl Overlay {
 
     /// The tasks of this node whose namespace may have to hold something else:
     /// those that changed themselves, and those on a network where something did.
-    pub fn tasks_to_look_at(&self, touched: &Touched) -> BTreeSet<TaskId> {
-        let mut found = touched.tasks.clone();
+    pub fn tasks_to_look_at(&self, dirty: &DirtyKeys) -> BTreeSet<TaskId> {
+        let mut found = dirty.tasks.clone();
         let networks: BTreeSet<NetworkId> =
-            touched.networks.iter().copied().chain(touched.services.iter().map(|(network, _)| *network)).collect();
+            dirty.networks.iter().copied().chain(dirty.services.iter().map(|(network, _)| *network)).collect();
         found.extend(networks.into_iter().flat_map(|network| self.tasks_on(network)).map(|task| task.id));
-        if touched.node || !touched.peers.is_empty() {
+        if dirty.node || !dirty.peers.is_empty() {
             found.extend(self.ingress().into_iter().flat_map(|network| self.tasks_on(network.id)).map(|task| task.id));
         }
         found
@@ -216,24 +209,20 @@ impl Overlay {
     }
 
     /// Chooses the gateway's subnets. Only before any task is known.
-    pub(crate) fn set_gateway(&mut self, gateway: Option<Gateway>, touched: &mut Touched) {
+    pub(crate) fn set_gateway(&mut self, gateway: Option<Gateway>, dirty: &mut DirtyKeys) {
         debug_assert!(self.tasks.is_empty(), "addresses behind the gateway are never taken away from tasks");
         self.gateway = gateway;
-        touched.node = true;
+        dirty.node = true;
     }
 
-    pub(crate) fn set_lacks_ipv6(&mut self, why: Option<String>) {
-        self.lacks_ipv6 = why;
-    }
-
-    pub(crate) fn set_underlay_mtu(&mut self, mtu: Option<u32>) {
-        self.underlay_mtu = mtu;
+    pub(crate) fn capabilities_mut(&mut self) -> &mut Capabilities {
+        &mut self.capabilities
     }
 
     /// Takes an object in place of the one with its key.
-    pub(crate) fn put(&mut self, object: Object, touched: &mut Touched) {
+    pub(crate) fn put(&mut self, object: Object, dirty: &mut DirtyKeys) {
         if !self.is_indexed_as(&object) {
-            self.remove(object.key(), touched);
+            self.remove(object.key(), dirty);
         }
         match object {
             Object::Node(node) => self.node = Some(node),
@@ -242,16 +231,16 @@ impl Overlay {
             Object::Service(service) => {
                 let on: Vec<_> = service.networks.iter().map(|on| (on.network, service.id)).collect();
                 self.services_on.extend(&on);
-                touched.services.extend(on);
-                touched.ports |= !service.ingress_ports.is_empty();
+                dirty.services.extend(on);
+                dirty.ports |= !service.ingress_ports.is_empty();
                 self.services.insert(service.id, service);
             }
             Object::Endpoint(endpoint) => {
                 let EndpointId { network, task } = endpoint.id;
                 self.endpoints_of.insert((network, endpoint.service, task));
                 self.endpoints_at.insert((endpoint.node, endpoint.id));
-                touched.services.insert((network, endpoint.service));
-                touched.ports |= self.networks.get(&network).is_some_and(|network| network.ingress);
+                dirty.services.insert((network, endpoint.service));
+                dirty.ports |= self.networks.get(&network).is_some_and(|network| network.ingress);
                 self.endpoints.insert(endpoint.id, endpoint);
             }
             Object::Task(task) => {
@@ -273,37 +262,37 @@ impl Overlay {
 
     /// Forgets an object. The gateway's addresses of a task stay its own until
     /// [`Self::release`].
-    pub(crate) fn remove(&mut self, key: ObjectKey, touched: &mut Touched) {
+    pub(crate) fn remove(&mut self, key: ObjectKey, dirty: &mut DirtyKeys) {
         match key {
             ObjectKey::Node => {
                 self.node = None;
-                touched.node = true;
+                dirty.node = true;
             }
             ObjectKey::Peer(id) => {
                 self.peers.remove(&id);
-                touched.peers.insert(id);
+                dirty.peers.insert(id);
             }
             ObjectKey::Network(id) => {
                 self.networks.remove(&id);
-                touched.networks.insert(id);
+                dirty.networks.insert(id);
             }
             ObjectKey::Service(id) => {
                 let Some(service) = self.services.remove(&id) else { return };
                 for on in &service.networks {
                     self.services_on.remove(&(on.network, id));
-                    touched.services.insert((on.network, id));
+                    dirty.services.insert((on.network, id));
                 }
-                touched.ports |= !service.ingress_ports.is_empty();
+                dirty.ports |= !service.ingress_ports.is_empty();
             }
             ObjectKey::Endpoint(id) => {
                 let Some(endpoint) = self.endpoints.remove(&id) else { return };
                 self.endpoints_of.remove(&(id.network, endpoint.service, id.task));
                 self.endpoints_at.remove(&(endpoint.node, id));
-                touched.services.insert((id.network, endpoint.service));
-                touched.ports |= self.networks.get(&id.network).is_some_and(|network| network.ingress);
+                dirty.services.insert((id.network, endpoint.service));
+                dirty.ports |= self.networks.get(&id.network).is_some_and(|network| network.ingress);
             }
             ObjectKey::Task(id) => {
-                touched.tasks.insert(id);
+                dirty.tasks.insert(id);
                 let Some(task) = self.tasks.remove(&id) else { return };
                 for attachment in &task.attachments {
                     self.tasks_on.remove(&(attachment.network, id));

@@ -4,7 +4,7 @@
 //! to be made, in that order. A link that cannot be changed into what it should be
 //! is removed and made anew, and with it every row that vanishes with it.
 
-use crate::desired::Desired;
+use crate::desired::DesiredRows;
 use crate::mirror::Mirror;
 use crate::row::{Key, Namespace, Place, Value};
 use std::collections::BTreeSet;
@@ -37,16 +37,16 @@ impl fmt::Display for Op {
     }
 }
 
-/// The operations that bring the touched places, and whatever depends on them, to
+/// The operations that bring the dirty places, and whatever depends on them, to
 /// the desired state.
-pub fn plan(desired: &Desired, mirror: &Mirror, touched: &BTreeSet<Place>) -> Vec<Op> {
+pub fn plan(desired: &DesiredRows, mirror: &Mirror, dirty: &BTreeSet<Place>) -> Vec<Op> {
     let mut planner = Planner { desired, mirror, removed: BTreeSet::new(), vanished: BTreeSet::new(), looked: BTreeSet::new() };
-    planner.look(touched.iter().copied().collect());
+    planner.look(dirty.iter().copied().collect());
     planner.operations()
 }
 
 struct Planner<'a> {
-    desired: &'a Desired,
+    desired: &'a DesiredRows,
     mirror: &'a Mirror,
     /// What we remove.
     removed: BTreeSet<Place>,

@@ -1,6 +1,6 @@
 //! What is asked to find out whether the networks of this node work.
 
-use crate::overlay::Overlay;
+use crate::overlay::NodeOverlay;
 use crate::row::Namespace;
 use skep_model::network::Attachment;
 use skep_model::overlay::{LocalTask, NodeNetwork, NodeService};
@@ -57,12 +57,12 @@ impl ProbeQuestion {
 
 /// What there is to ask on these networks, or on all. `can_ask` says of a task of
 /// this node whether its namespace is there.
-pub fn probes(overlay: &Overlay, networks: &BTreeSet<NetworkId>, can_ask: impl Fn(TaskId) -> bool) -> Vec<Probe> {
+pub fn probes(overlay: &NodeOverlay, networks: &BTreeSet<NetworkId>, can_ask: impl Fn(TaskId) -> bool) -> Vec<Probe> {
     let chosen = overlay.networks().filter(|network| networks.is_empty() || networks.contains(&network.id));
     chosen.flat_map(|network| on_network(overlay, network, &can_ask)).collect()
 }
 
-fn on_network(overlay: &Overlay, network: &NodeNetwork, can_ask: &impl Fn(TaskId) -> bool) -> Vec<Probe> {
+fn on_network(overlay: &NodeOverlay, network: &NodeNetwork, can_ask: &impl Fn(TaskId) -> bool) -> Vec<Probe> {
     let task = overlay.tasks_on(network.id).find(|task| can_ask(task.id));
     let attachment = task.and_then(|task| task.attachments.iter().find(|attachment| attachment.network == network.id));
     let ingress = overlay.here().and_then(|here| here.ingress.as_ref()).filter(|_| network.ingress);
@@ -96,7 +96,7 @@ fn on_network(overlay: &Overlay, network: &NodeNetwork, can_ask: &impl Fn(TaskId
 
 /// The other nodes on a network, as a task reaches them by the gateway: what another
 /// firewall does not let the node forward is blocked there as well.
-fn ways_out(overlay: &Overlay, network: &NodeNetwork, task: &LocalTask) -> Vec<(NodeId, IpAddr)> {
+fn ways_out(overlay: &NodeOverlay, network: &NodeNetwork, task: &LocalTask) -> Vec<(NodeId, IpAddr)> {
     let Some(gateway) = overlay.gateway().filter(|_| task.has_gateway) else { return Vec::new() };
     let own = gateway.addresses(task.id);
     let nodes: BTreeSet<NodeId> = targets(overlay, network).into_iter().map(|(node, _)| node).collect();
@@ -107,7 +107,7 @@ fn ways_out(overlay: &Overlay, network: &NodeNetwork, task: &LocalTask) -> Vec<(
 }
 
 /// A service without backends is refused at once, and there is nothing to ask.
-fn vip(overlay: &Overlay, network: NetworkId, service: &NodeService, address: IpAddr) -> Option<ProbeQuestion> {
+fn vip(overlay: &NodeOverlay, network: NetworkId, service: &NodeService, address: IpAddr) -> Option<ProbeQuestion> {
     let published = overlay.endpoints_of(network, service.id).filter(|endpoint| endpoint.is_published);
     let backends = published.flat_map(|endpoint| &endpoint.addresses).filter(|backend| backend.is_ipv4() == address.is_ipv4());
     Some(backends.count()).filter(|n_backends| *n_backends > 0).map(|n_backends| ProbeQuestion::Vip(address, n_backends))
@@ -115,7 +115,7 @@ fn vip(overlay: &Overlay, network: NetworkId, service: &NodeService, address: Ip
 
 /// For each other node one address of each family that it has on the network: that
 /// of a task, and best of one that is to be found; on the ingress network its own.
-fn targets(overlay: &Overlay, network: &NodeNetwork) -> Vec<(NodeId, IpAddr)> {
+fn targets(overlay: &NodeOverlay, network: &NodeNetwork) -> Vec<(NodeId, IpAddr)> {
     let here = overlay.node().map(|node| node.id);
     let mut found = BTreeMap::<(NodeId, bool), (bool, IpAddr)>::new();
     let of_nodes = overlay.peers().filter(|_| network.ingress).filter_map(|peer| Some((peer.node, peer.ingress.as_ref()?)));
@@ -135,8 +135,8 @@ fn targets(overlay: &Overlay, network: &NodeNetwork) -> Vec<(NodeId, IpAddr)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dirty::DirtyKeys;
     use crate::object::{Node, Object};
-    use crate::touched::Touched;
     use skep_model::container::DnsConfig;
     use skep_model::endpoint::NodeIngress;
     use skep_model::overlay::{Endpoint, EndpointId, Peer, ServiceNetwork};
@@ -167,8 +167,8 @@ mod tests {
     }
 
     /// This node is 1 and has task 21 on `front`; `ingress` it serves alone.
-    fn overlay() -> Overlay {
-        let mut overlay = Overlay::default();
+    fn overlay() -> NodeOverlay {
+        let mut overlay = NodeOverlay::default();
         let peer = |n: u8| {
             let ingress = NodeIngress { number: n.into(), addresses: addresses(&format!("10.9.0.{n}")) };
             Object::Peer(Peer { node: NodeId(id(n)), address: IpAddr::from([192, 0, 2, n]), ingress: Some(ingress) })
@@ -204,9 +204,9 @@ mod tests {
                 dns: DnsConfig::default(),
             }),
         ];
-        let mut touched = Touched::default();
-        objects.into_iter().for_each(|object| overlay.put(object, &mut touched));
-        overlay.set_underlay_mtu(Some(1500));
+        let mut dirty = DirtyKeys::default();
+        objects.into_iter().for_each(|object| overlay.put(object, &mut dirty));
+        overlay.capabilities_mut().set_underlay_mtu(Some(1500));
         overlay
     }
 
@@ -237,8 +237,8 @@ mod tests {
             hostname: "h".into(),
             dns: DnsConfig::default(),
         };
-        overlay.put(Object::Task(task), &mut Touched::default());
-        overlay.put(endpoint(5, 25, 2, "10.5.0.25 fd00::25", true), &mut Touched::default());
+        overlay.put(Object::Task(task), &mut DirtyKeys::default());
+        overlay.put(endpoint(5, 25, 2, "10.5.0.25 fd00::25", true), &mut DirtyKeys::default());
         let labels: Vec<(String, &str)> = probes(&overlay, &BTreeSet::from([NetworkId(id(5))]), |_| true)
             .into_iter()
             .map(|probe| (probe.about, probe.question.name()))
@@ -278,11 +278,11 @@ mod tests {
         for has_gateway in [true, false] {
             let mut overlay = overlay();
             let mut task = overlay.task(TaskId(id(21))).expect("the task").clone();
-            let touched = &mut Touched::default();
-            overlay.remove(crate::object::ObjectKey::Task(task.id), touched);
-            overlay.set_gateway(Some(crate::gateway::Gateway::new("172.18.0.0/16".parse().expect("a subnet"), None)), touched);
+            let dirty = &mut DirtyKeys::default();
+            overlay.remove(crate::object::ObjectKey::Task(task.id), dirty);
+            overlay.set_gateway(Some(crate::gateway::Gateway::new("172.18.0.0/16".parse().expect("a subnet"), None)), dirty);
             task.has_gateway = has_gateway;
-            overlay.put(Object::Task(task), touched);
+            overlay.put(Object::Task(task), dirty);
             let said = said(probes(&overlay, &front, |_| true));
             let asked: Vec<&str> = said.iter().map(String::as_str).filter(|text| text.contains("Forward")).collect();
             let both = ["front task node 2 Forward(192.0.2.2)", "front task node 3 Forward(192.0.2.3)"];

@@ -21,26 +21,26 @@ pub enum Namespace {
 /// Which of the two tables a forwarding row is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FdbTable {
-    /// That of the bridge the link is a port of: which port leads to an address.
+    /// That of the bridge the link is a port of: by which port an address is reached.
     Bridge,
-    /// That of the VXLAN device itself: which node leads to an address.
+    /// That of the VXLAN device itself: by which node an address is reached.
     Vxlan,
 }
 
 /// A setting of one link, under `/proc/sys/net`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Setting {
-    /// How the link gets a v6 address by itself; 1 = not at all.
+    /// addr_gen_mode: how the link gets a link-local v6 address by itself; 1 = not at all.
     AddressGeneration,
-    /// Whether it believes router advertisements.
+    /// accept_ra: whether it takes router advertisements.
     AcceptAdvertisements,
-    /// Whether it looks for others with an address before it uses it.
+    /// accept_dad: whether it looks for others with an address before it uses it.
     DuplicateDetection,
-    /// Whether it drops packets that come another way than answers would leave.
+    /// rp_filter: whether it drops packets that come another way than answers would leave.
     ReversePath,
-    /// Whether the node's own connections from 127.0.0.0/8 may be led over it.
+    /// route_localnet: whether packets from and to 127.0.0.0/8 may be routed over it.
     LoopbackRouted,
-    /// Whether somebody switched IPv6 off on it. It is read and never written.
+    /// disable_ipv6: whether somebody switched IPv6 off on it. It is read and never written.
     Ipv6Disabled,
 }
 
@@ -60,23 +60,23 @@ impl Setting {
 /// nobody knows what it would be without us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sysctl {
-    /// Whether v4 packets are forwarded.
+    /// ip_forward: whether v4 packets are forwarded.
     Forward4,
-    /// Whether v6 packets are forwarded.
+    /// forwarding, of `all`: whether v6 packets are forwarded.
     Forward6,
     /// As [`Setting::ReversePath`], for all links; the higher of both counts.
     ReversePath,
-    /// Whether a connection that is accepted has the mark of its first packet.
+    /// tcp_fwmark_accept: whether a connection that is accepted has the mark of its first packet.
     MarkAccepted,
-    /// Whether answers of the kernel have the mark of what they answer, v4.
+    /// fwmark_reflect: whether answers of the kernel have the mark of what they answer, v4.
     MarkReflected4,
     /// The same, v6.
     MarkReflected6,
-    /// Whether v4 packets on a bridge are shown to the tables of the node they
-    /// only pass through.
-    BridgedShown4,
-    /// The same, v6.
-    BridgedShown6,
+    /// bridge-nf-call-iptables: whether v4 frames between ports of a bridge pass the
+    /// node's IP tables.
+    BridgeNfCallIptables,
+    /// bridge-nf-call-ip6tables: the same, v6.
+    BridgeNfCallIp6tables,
 }
 
 impl Sysctl {
@@ -88,8 +88,8 @@ impl Sysctl {
         Self::MarkAccepted,
         Self::MarkReflected4,
         Self::MarkReflected6,
-        Self::BridgedShown4,
-        Self::BridgedShown6,
+        Self::BridgeNfCallIptables,
+        Self::BridgeNfCallIp6tables,
     ];
 
     /// The file below `/proc/sys/net` that holds it.
@@ -101,16 +101,16 @@ impl Sysctl {
             Self::MarkAccepted => "ipv4/tcp_fwmark_accept",
             Self::MarkReflected4 => "ipv4/fwmark_reflect",
             Self::MarkReflected6 => "ipv6/fwmark_reflect",
-            Self::BridgedShown4 => "bridge/bridge-nf-call-iptables",
-            Self::BridgedShown6 => "bridge/bridge-nf-call-ip6tables",
+            Self::BridgeNfCallIptables => "bridge/bridge-nf-call-iptables",
+            Self::BridgeNfCallIp6tables => "bridge/bridge-nf-call-ip6tables",
         }
     }
 
     /// What holds where the kernel has no such setting, if anything does.
     pub fn absent(self) -> Option<u32> {
         match self {
-            // It comes with `br_netfilter`, without which nobody is shown anything.
-            Self::BridgedShown4 | Self::BridgedShown6 => Some(0),
+            // It comes with `br_netfilter`, without which no frame passes IP tables.
+            Self::BridgeNfCallIptables | Self::BridgeNfCallIp6tables => Some(0),
             _ => None,
         }
     }
@@ -122,6 +122,21 @@ impl Sysctl {
 pub enum Family {
     V4,
     V6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// Bytes in one address.
+    pub fn address_len(self) -> u32 {
+        match self {
+            Self::V4 => 4,
+            Self::V6 => 16,
+        }
+    }
 }
 
 /// The number of the main routing table.

@@ -109,7 +109,7 @@ pub struct IngressService {
 /// A port that a process of the node listens on: published or not, it is the
 /// process's there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct KeptPort {
+pub struct ListeningPort {
     /// Protocol and number.
     pub key: PortKey,
     /// The one address that it listens at; all when `None`.
@@ -223,7 +223,7 @@ pub enum Content {
         /// Whose ports the node answers on. No port is of two of them.
         services: BTreeMap<ServiceId, IngressService>,
         /// Those that processes of the node have, as far as they were seen.
-        kept: BTreeSet<KeptPort>,
+        listening: BTreeSet<ListeningPort>,
     },
     /// Of [`TableName::HostPorts`].
     HostPorts {

@@ -131,8 +131,8 @@ pub fn remote(network: u8, owner: u8, host: u8, at: u8) -> Object {
 }
 
 /// The desired state of a node with a gateway and an underlay of this size.
-pub fn desired(mtu: u32) -> Desired {
-    let mut desired = Desired::new();
+pub fn desired(mtu: u32) -> DesiredRows {
+    let mut desired = DesiredRows::new();
     desired.set_gateway(Gateway::choose(&[], true));
     desired.set_underlay_mtu(Some(mtu));
     desired
@@ -148,7 +148,7 @@ pub enum Wish {
 }
 
 impl Wish {
-    pub fn tell(self, desired: &mut Desired) -> BTreeSet<Place> {
+    pub fn tell(self, desired: &mut DesiredRows) -> BTreeSet<Place> {
         match self {
             Self::Put(object) => desired.put(object).expect("the objects are right").places,
             Self::Remove(key) => desired.remove(key).places,

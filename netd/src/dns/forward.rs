@@ -8,7 +8,7 @@
 
 use super::message::{Asked, Returned, with_id};
 use super::upstream::Server;
-use crate::nft::namespace::within;
+use crate::netlink::namespace::inside;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
@@ -77,7 +77,7 @@ fn is_unreachable(error: &io::Error) -> bool {
 /// Makes a socket in a namespace; none = in the one that we are in.
 fn made_in<T: Send>(namespace: Option<BorrowedFd<'_>>, make: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     match namespace {
-        Some(namespace) => within(namespace, make)?,
+        Some(namespace) => inside(namespace, make)?,
         None => make(),
     }
 }

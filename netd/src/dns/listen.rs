@@ -8,8 +8,8 @@ use super::forward::{Over, forward, read_framed, write_framed};
 use super::keeper::Kept;
 use super::message::{self, Asked, Read};
 use super::{Error, Shared};
+use crate::netlink::namespace::inside;
 use crate::nft::names::ADDRESS;
-use crate::nft::namespace::within;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt};
 use skep_model::TaskId;
 use skep_netd_core::NameAnswer;
@@ -76,7 +76,7 @@ impl Listening {
         let seed = task.as_str().bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
         let (udp, tcp, port) = match kept.filter(|kept| kept.is_in(namespace)) {
             Some(Kept { port, udp, tcp }) => (udp, tcp, port),
-            None => within(namespace, || sockets(seed)).and_then(|made| made).map_err(failed)?,
+            None => inside(namespace, || sockets(seed)).and_then(|made| made).map_err(failed)?,
         };
         keep(port, udp.as_fd(), tcp.as_fd());
         let stop = CancellationToken::new();

@@ -1,7 +1,7 @@
 //! Keeps names and sockets in step with what the node was told.
 
 use super::{Listeners, NameServer};
-use crate::settled::{Settled, Turn};
+use crate::settled::{Settled, Turn, describe};
 use skep_model::TaskId;
 use skep_netd_core::Namespace;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,12 +30,12 @@ impl Resolvers {
     /// Brings what is answered in line, opens what is missing, and closes what a
     /// task that went had.
     pub async fn settle(&mut self, turn: &Turn<'_>) -> Settled {
-        if !turn.touched.is_empty() {
-            self.server.change(|names| names.follow(turn.overlay, turn.touched));
+        if !turn.dirty.is_empty() {
+            self.server.change(|names| names.follow(turn.overlay, turn.dirty));
         }
         let mut settled = Settled::default();
         let mut tasks = std::mem::take(&mut self.pending);
-        tasks.extend(&turn.touched.tasks);
+        tasks.extend(&turn.dirty.tasks);
         for task in tasks {
             let namespace = Namespace::Task(task);
             if turn.overlay.task(task).is_none() {
@@ -52,7 +52,7 @@ impl Resolvers {
                 Ok(listeners) => drop(self.listeners.insert(task, listeners)),
                 Err(error) => {
                     self.pending.insert(task);
-                    settled.failures.insert(namespace, crate::engine::describe(&error));
+                    settled.failures.insert(namespace, describe(&error));
                 }
             }
         }

@@ -1,8 +1,8 @@
 //! Names as programs in a namespace are told them: real sockets, real rules.
 
 use super::{Listeners, NameServer};
-use crate::nft::testing::Namespace;
 use crate::nft::{Socket, names};
+use crate::testing::Namespace;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};

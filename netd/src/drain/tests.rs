@@ -1,7 +1,7 @@
 //! Real connections, and how long they hold a task.
 
 use super::{Drain, DrainError};
-use crate::nft::testing::Namespace;
+use crate::testing::Namespace;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};

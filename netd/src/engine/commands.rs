@@ -5,12 +5,13 @@
 //! from what is known. Whoever asked may have gone: then nobody hears the answer,
 //! and what was done stays.
 
-use super::{Change, Command, Engine, Programmed, Status, describe, owner};
+use super::{Command, Engine, ObjectChange, Programmed, Status, owner};
 use crate::drain::Drain;
 use crate::probe::Plan;
+use crate::settled::describe;
 use skep_model::place::{Place as Owner, PlaceFault};
 use skep_model::{NetworkId, TaskId};
-use skep_netd_core::{Change as Derived, Key, Namespace, Object, ObjectKey, Place, Touched, Value, probes};
+use skep_netd_core::{Dirty, DirtyKeys, Key, Namespace, Object, ObjectKey, Place, Value, probes};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ impl Engine {
             Command::Commit { stream, .. } if stream < self.taken.borrow().stream => {}
             Command::Commit { stream, version, is_complete, changes } => {
                 for change in &changes {
-                    if let Change::RemoveNamespace(task) = change {
+                    if let ObjectChange::RemoveNamespace(task) = change {
                         self.end_drains(*task).await;
                     }
                 }
@@ -33,7 +34,7 @@ impl Engine {
             }
             Command::MakeNamespace(task, reply) => {
                 let id = task.id;
-                self.change(Change::Put(Object::Task(*task)));
+                self.change(ObjectChange::Put(Object::Task(*task)));
                 self.settle(false).await;
                 let path = self.kernel.namespaces().path(id);
                 // Whoever asked may have gone; the namespace stays for the next.
@@ -41,7 +42,7 @@ impl Engine {
             }
             Command::RemoveNamespace(task, reply) => {
                 self.end_drains(task).await;
-                self.change(Change::RemoveNamespace(task));
+                self.change(ObjectChange::RemoveNamespace(task));
                 self.settle(false).await;
                 let failed = self.failures.iter().find(|(place, _)| place.namespace == Namespace::Task(task));
                 let _ = reply.send(failed.map_or(Ok(()), |(_, failure)| Err(failure.clone())));
@@ -101,18 +102,18 @@ impl Engine {
         Ok(Plan { probes: probes.map(|(fd, probe)| (probe, fd)).collect(), server: self.names.server().clone() })
     }
 
-    fn take_changes(&mut self, is_complete: bool, changes: Vec<Change>) {
+    fn take_changes(&mut self, is_complete: bool, changes: Vec<ObjectChange>) {
         if is_complete {
             self.left_out.clear();
             let kept: BTreeSet<ObjectKey> = changes
                 .iter()
                 .filter_map(|change| match change {
-                    Change::Put(object) => Some(object.key()),
-                    Change::Remove(_) | Change::RemoveNamespace(_) | Change::LeaveOut(..) => None,
+                    ObjectChange::Put(object) => Some(object.key()),
+                    ObjectChange::Remove(_) | ObjectChange::RemoveNamespace(_) | ObjectChange::LeaveOut(..) => None,
                 })
                 .collect();
             for key in self.desired.overlay().keys().difference(&kept) {
-                self.change(Change::Remove(*key));
+                self.change(ObjectChange::Remove(*key));
             }
         }
         for change in changes {
@@ -122,32 +123,32 @@ impl Engine {
             self.is_complete = true;
             // What was found at the start may differ without anybody's fault.
             let all: BTreeSet<Place> = self.desired.places().chain(self.mirror.places()).collect();
-            self.ask(Derived { places: all, touched: Touched::default() });
+            self.ask(Dirty { places: all, keys: DirtyKeys::default() });
         }
     }
 
-    fn change(&mut self, change: Change) {
+    fn change(&mut self, change: ObjectChange) {
         let key = match &change {
-            Change::Put(object) => Some(object.key()),
-            Change::Remove(key) => Some(*key),
-            Change::RemoveNamespace(task) => Some(ObjectKey::Task(*task)),
-            Change::LeaveOut(key, _) => *key,
+            ObjectChange::Put(object) => Some(object.key()),
+            ObjectChange::Remove(key) => Some(*key),
+            ObjectChange::RemoveNamespace(task) => Some(ObjectKey::Task(*task)),
+            ObjectChange::LeaveOut(key, _) => *key,
         };
         self.left_out.remove(&key);
-        if let Change::Put(Object::Service(service)) = &change {
+        if let ObjectChange::Put(Object::Service(service)) = &change {
             skep_identity::process::panic_if_planted("netd", &service.name);
         }
         let derived = match change {
-            Change::Put(object) => match self.desired.put(object) {
+            ObjectChange::Put(object) => match self.desired.put(object) {
                 Ok(derived) => derived,
                 // One object that makes no sense costs nobody else anything.
                 Err(error) => {
                     return self.leave_out(key, PlaceFault::blocking(key.map_or(Owner::Node, owner), error.to_string()));
                 }
             },
-            Change::Remove(key) => self.desired.remove(key),
-            Change::RemoveNamespace(task) => self.desired.remove_namespace(task),
-            Change::LeaveOut(key, fault) => return self.leave_out(key, fault),
+            ObjectChange::Remove(key) => self.desired.remove(key),
+            ObjectChange::RemoveNamespace(task) => self.desired.remove_namespace(task),
+            ObjectChange::LeaveOut(key, fault) => return self.leave_out(key, fault),
         };
         self.ask(derived);
     }
@@ -162,10 +163,10 @@ impl Engine {
         }
     }
 
-    pub(super) fn ask(&mut self, derived: Derived) {
-        self.asked.extend(&derived.places);
-        self.dirty.extend(derived.places);
-        self.touched.extend(derived.touched);
+    pub(super) fn ask(&mut self, dirty: Dirty) {
+        self.asked.extend(&dirty.places);
+        self.dirty.extend(dirty.places);
+        self.dirty_keys.extend(dirty.keys);
     }
 
     /// Whether everything of a task's namespace is in place. What failed elsewhere
@@ -209,7 +210,7 @@ impl Engine {
     /// Why nothing can be made on the underlay.
     pub(super) fn underlay_failure(&self) -> Option<String> {
         let overlay = self.desired.overlay();
-        match (overlay.node(), overlay.underlay_mtu()) {
+        match (overlay.node(), overlay.capabilities().underlay_mtu()) {
             (Some(node), None) => Some(format!("no link of this node has the address {}", node.address)),
             _ => None,
         }

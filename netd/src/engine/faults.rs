@@ -8,7 +8,6 @@
 //! the node's status; see [`skep_model::place`].
 
 use super::{Engine, Namespace, ObjectKey};
-use skep_model::node::lacks_room;
 use skep_model::place::{Place, PlaceFault, PlaceFaults};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -79,26 +78,12 @@ impl Engine {
     /// What this node or a task lacks, and the rest works without.
     fn lacks(&self) -> Vec<PlaceFault> {
         let overlay = self.desired.overlay();
-        let mut faults = Vec::new();
-        if let Some(why) = overlay.lacks_ipv6() {
-            faults.push(PlaceFault::lasting(Place::Node, format!("networks work over IPv4 only: {why}")));
-        } else if let (Some(node), Some(mtu)) = (overlay.node(), overlay.underlay_mtu())
-            && let Some(why) = lacks_room(node.address, mtu)
-        {
-            faults.push(PlaceFault::lasting(Place::Node, format!("networks work over IPv4 only: {why}")));
-        }
+        let mut faults = overlay.capabilities().missing(overlay.node().map(|node| node.address));
         faults.extend(
             overlay
                 .unreachable()
                 .map(|(node, why)| PlaceFault::lasting(Place::Node, format!("the tasks of node {node} are not reached: {why}"))),
         );
-        faults.extend(self.desired.without_ipv6().iter().filter_map(|(namespace, link)| match namespace {
-            Namespace::Task(task) => {
-                let why = format!("the task has no IPv6 on {link}: it is switched off (net.ipv6.conf.{link}.disable_ipv6=1)");
-                Some(PlaceFault::lasting(Place::Task(*task), why))
-            }
-            Namespace::Node => None,
-        }));
         faults
     }
 

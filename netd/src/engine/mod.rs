@@ -17,8 +17,8 @@ mod settling;
 use crate::dns::Resolvers;
 use crate::dns::keeper::{Keeper, Kept};
 use crate::kernel::{Kernel, KernelError};
-use crate::nft::tables::{News, Tables};
 use crate::probe::Plan;
+use crate::tables::{News, Tables};
 use faults::Faults;
 pub(crate) use faults::owner;
 use ipnet::IpNet;
@@ -26,7 +26,7 @@ use skep_identity::clock;
 use skep_model::overlay::LocalTask;
 use skep_model::place::{PlaceFault, PlaceFaults};
 use skep_model::{NetworkId, TaskId, Time};
-use skep_netd_core::{Desired, Gateway, Key, Mirror, Namespace, Object, ObjectKey, Place, Touched, gateway_bridge_name};
+use skep_netd_core::{DesiredRows, DirtyKeys, Gateway, Key, Mirror, Namespace, Object, ObjectKey, Place, gateway_bridge_name};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ pub struct Programmed {
 
 /// One change of the desired state.
 #[derive(Clone, Debug)]
-pub enum Change {
+pub enum ObjectChange {
     /// A new or changed object.
     Put(Object),
     /// An object that is gone.
@@ -69,7 +69,7 @@ pub enum Command {
         /// Whether objects that are not in it are gone.
         is_complete: bool,
         /// The changes.
-        changes: Vec<Change>,
+        changes: Vec<ObjectChange>,
     },
     /// A task needs its namespace.
     MakeNamespace(Box<LocalTask>, oneshot::Sender<Result<PathBuf, String>>),
@@ -109,7 +109,7 @@ pub struct Status {
 
 /// The engine.
 pub struct Engine {
-    desired: Desired,
+    desired: DesiredRows,
     mirror: Mirror,
     kernel: Kernel,
     names: Resolvers,
@@ -121,7 +121,7 @@ pub struct Engine {
     /// Of these, what was asked for: there a difference is no drift.
     asked: BTreeSet<Place>,
     /// What names and tables were not told of yet.
-    touched: Touched,
+    dirty_keys: DirtyKeys,
     failures: BTreeMap<Place, String>,
     /// What names and tables could not do.
     failures_after: BTreeMap<Namespace, String>,
@@ -150,11 +150,11 @@ impl Engine {
     /// # Errors
     /// If the kernel cannot be read.
     pub async fn adopt(mut kernel: Kernel) -> Result<Self, KernelError> {
-        let (mut desired, mut mirror, mut touched) = (Desired::new(), Mirror::new(), Touched::default());
+        let (mut desired, mut mirror, mut dirty_keys) = (DesiredRows::new(), Mirror::new(), DirtyKeys::default());
         kernel.catch_up(&mut mirror).await?;
         adopt_gateway(&mut desired, &mirror, &kernel).await?;
         for task in kernel.namespaces().list()? {
-            touched.extend(desired.put_namespace(task).touched);
+            dirty_keys.extend(desired.put_namespace(task).keys);
         }
         Ok(Self {
             desired,
@@ -165,7 +165,7 @@ impl Engine {
             drains: BTreeMap::new(),
             dirty: BTreeSet::new(),
             asked: BTreeSet::new(),
-            touched,
+            dirty_keys,
             failures: BTreeMap::new(),
             failures_after: BTreeMap::new(),
             unreadable: BTreeMap::new(),
@@ -223,7 +223,7 @@ impl Engine {
                 }
                 news = self.tables.wait() => match news {
                     News::Drifted => self.settle(false).await,
-                    News::Forgotten => self.acknowledge(),
+                    News::Flushed => self.acknowledge(),
                 },
                 () = timer.until(Some(wakeup)) => self.wake().await,
             }
@@ -232,7 +232,7 @@ impl Engine {
 }
 
 /// Takes over the gateway's subnets and who has which address, or chooses subnets.
-async fn adopt_gateway(desired: &mut Desired, mirror: &Mirror, kernel: &Kernel) -> Result<(), KernelError> {
+async fn adopt_gateway(desired: &mut DesiredRows, mirror: &Mirror, kernel: &Kernel) -> Result<(), KernelError> {
     let addresses: Vec<(Namespace, Key)> = mirror.places().map(|place| (place.namespace, place.key)).collect();
     let of_bridge = addresses.iter().filter_map(|(namespace, key)| match key {
         Key::Address(link, net) if *namespace == Namespace::Node && *link == gateway_bridge_name() => Some(*net),
@@ -260,19 +260,4 @@ async fn adopt_gateway(desired: &mut Desired, mirror: &Mirror, kernel: &Kernel) 
         }
     }
     Ok(())
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.ends_with(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        cause = error.source();
-    }
-    text
 }

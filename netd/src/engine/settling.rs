@@ -1,17 +1,17 @@
 //! How the engine brings the kernel in line: rows, then names, then tables, and the
-//! acknowledgement when connections are forgotten as well.
+//! acknowledgement when conntrack is flushed as well.
 //!
 //! It is called for every reason alike, and each time it looks at all that is dirty:
 //! what failed is dirty again after a second, and every namespace in turn for an
 //! audit. A turn that looked at everything puts a version in place; what it could not
 //! do is named by place ([`super::faults`]), and holds nobody else up.
 
-use super::{Engine, describe};
+use super::Engine;
 use crate::kernel::KernelError;
-use crate::settled::{Repair, Settled, Turn};
+use crate::settled::{Repair, Settled, Turn, describe};
 use skep_identity::clock;
 use skep_model::Time;
-use skep_netd_core::{Change as Derived, Key, Namespace, Op, Place, Setting, Touched, Value, plan};
+use skep_netd_core::{Dirty, DirtyKeys, Key, Namespace, Op, Place, Setting, Value, plan};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ impl Engine {
         if self.next_retry.is_some_and(|retry| retry <= now) {
             self.next_retry = None;
             let places = self.failures.keys().copied().collect();
-            self.ask(Derived { places, touched: Touched::default() });
+            self.ask(Dirty { places, keys: DirtyKeys::default() });
             self.settle(false).await;
         }
         if self.next_audit() <= now {
@@ -69,10 +69,10 @@ impl Engine {
         self.acknowledge();
     }
 
-    /// Tells of versions that are in place and whose connections are forgotten.
+    /// Tells of versions that are in place and whose conntrack flushes are done.
     pub(super) fn acknowledge(&mut self) {
         self.publish_faults();
-        let later = self.in_place.split_off(&(self.tables.forgotten_through() + 1));
+        let later = self.in_place.split_off(&(self.tables.flushed_through() + 1));
         let reached = std::mem::replace(&mut self.in_place, later);
         if let Some(reached) = reached.into_values().next_back() {
             self.programmed.send_if_modified(|programmed| std::mem::replace(programmed, reached) != reached);
@@ -127,15 +127,15 @@ impl Engine {
         for place in seen.iter().copied().filter(|place| matches!(place.key, Key::Setting(_, Setting::Ipv6Disabled))) {
             let is_off = self.mirror.get(&place).is_some_and(|value| *value != Value::Setting(0));
             let link = place.key.link().expect("a setting is of a link");
-            let derived = self.desired.set_without_ipv6(place.namespace, link, is_off);
+            let derived = self.desired.set_link_without_ipv6(place.namespace, link, is_off);
             self.ask(derived);
         }
         if is_first {
             let derived = self.desired.set_lacks_ipv6(crate::kernel::lacks_ipv6());
             self.ask(derived);
         }
-        let is_unknown = is_first && self.desired.overlay().underlay_mtu().is_none();
-        if self.kernel.take_hint() || is_unknown || self.touched.node {
+        let is_unknown = is_first && self.desired.overlay().capabilities().underlay_mtu().is_none();
+        if self.kernel.take_hint() || is_unknown || self.dirty_keys.node {
             let address = self.desired.overlay().node().map(|node| node.address);
             let mtu = match address {
                 Some(address) => self.kernel.underlay_mtu(address).await?,
@@ -149,7 +149,7 @@ impl Engine {
 
     /// Names before tables: the tables lead to where names are answered.
     async fn settle_rest(&mut self) {
-        let touched = std::mem::take(&mut self.touched);
+        let touched = std::mem::take(&mut self.dirty_keys);
         let turn = Turn::new(self.desired.overlay(), &touched, &self.kernel);
         let of_names = self.names.settle(&turn).await;
         let of_tables = self.tables.settle(&turn, self.names.listeners()).await;

@@ -1,8 +1,8 @@
-//! Routes that routers advertise, on a node that forwards.
+//! Router advertisements on a node that forwards: accept_ra=2 on its uplinks.
 //!
-//! A namespace that forwards believes no router any more and loses the routes that it
-//! has from routers, unless a link is told to believe them all the same (`accept_ra=2`,
-//! the kernel's `ip-sysctl`). So every link that is not ours and believes routers is told
+//! A namespace that forwards takes no router advertisements any more and loses the routes
+//! that it has from them, unless a link takes them all the same (`accept_ra=2`, the
+//! kernel's `ip-sysctl`). So every link that is not ours and takes them is set to that
 //! before forwarding is switched on, and an uplink that comes or is made anew later when
 //! it comes: one under a name that was told before, or a device of the machine. What
 //! somebody switched off stays so, and a link is told once only.
@@ -14,12 +14,12 @@ use std::io;
 use std::path::Path;
 
 const CONF: &str = "/proc/sys/net/ipv6/conf";
-/// Believe routers unless the node forwards.
+/// Take router advertisements unless the node forwards.
 const UNLESS_FORWARDING: u32 = 1;
-/// Believe routers even then.
+/// Take them even then.
 const ALWAYS: u32 = 2;
 
-/// Which links of the node believe routers although it forwards.
+/// Which links of the node take router advertisements although it forwards.
 #[derive(Debug, Default)]
 pub struct Advertised {
     /// Names under which a link does, or did. Where there is none, whom to believe was

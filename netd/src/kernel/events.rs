@@ -6,31 +6,17 @@
 
 use super::scope::Scope;
 use super::{Kernel, KernelError, read};
+use crate::netlink::socket::{Received, receive};
+use crate::netlink::wire;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use skep_netd_core::{Key, Mirror, Namespace, Place, Value};
 use std::collections::BTreeSet;
-use std::io;
 
-/// The largest datagram that the kernel sends to a group, in bytes.
-const DATAGRAM_MAX: usize = 64 << 10;
-
-enum Taken {
-    Message(Vec<u8>),
-    Empty,
-    Lost,
-}
-
-fn take(scope: &Scope) -> Taken {
-    let mut buffer = Vec::with_capacity(DATAGRAM_MAX);
-    match scope.events.recv(&mut buffer, libc::MSG_DONTWAIT) {
-        Ok(_) => Taken::Message(buffer),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Taken::Empty,
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Taken::Message(Vec::new()),
-        // ENOBUFS; whatever else it may be, the cure is the same.
-        Err(_) => Taken::Lost,
-    }
+/// Takes a datagram of events. Whatever fails, the cure is that of an overrun: read all anew.
+fn take(scope: &Scope) -> Received {
+    receive(&scope.events).unwrap_or(Received::Overrun)
 }
 
 /// Throws away all waiting events; whether some were lost before.
@@ -38,11 +24,11 @@ pub fn discard(scope: &Scope) -> bool {
     let mut lost = false;
     loop {
         match take(scope) {
-            Taken::Message(_) => {}
-            Taken::Empty => return lost,
+            Received::Datagram(_) => {}
+            Received::Nothing => return lost,
             // The error is reported once, then the socket goes on.
-            Taken::Lost if lost => return true,
-            Taken::Lost => lost = true,
+            Received::Overrun if lost => return true,
+            Received::Overrun => lost = true,
         }
     }
 }
@@ -57,13 +43,13 @@ impl Kernel {
         loop {
             let Some(scope) = self.scopes.get(&namespace) else { return Ok(touched) };
             match take(scope) {
-                Taken::Empty => return Ok(touched),
-                Taken::Lost => {
+                Received::Nothing => return Ok(touched),
+                Received::Overrun => {
                     self.overruns += 1;
                     self.stale.insert(namespace);
                     return Ok(touched);
                 }
-                Taken::Message(datagram) => {
+                Received::Datagram(datagram) => {
                     for message in messages(&datagram) {
                         touched.extend(self.take_event(namespace, message, mirror).await?);
                     }
@@ -217,22 +203,14 @@ pub async fn observe(
 }
 
 fn messages(datagram: &[u8]) -> Vec<RouteNetlinkMessage> {
-    let (mut rest, mut found) = (datagram, Vec::new());
-    while rest.len() >= 16 {
-        let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
-        if length < 16 || length > rest.len() {
-            break;
-        }
-        match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&rest[..length]) {
-            Ok(message) => {
-                if let NetlinkPayload::InnerMessage(message) = message.payload {
-                    found.push(message);
-                }
-            }
+    let read = |message| match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {
+        Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(message), .. }) => Some(message),
+        Ok(_) => None,
+        Err(error) => {
             // The audit sees what we could not read here.
-            Err(error) => tracing::debug!(%error, "an event could not be read"),
+            tracing::debug!(%error, "an event could not be read");
+            None
         }
-        rest = &rest[(length.next_multiple_of(4)).min(rest.len())..];
-    }
-    found
+    };
+    wire::split(datagram).filter_map(read).collect()
 }

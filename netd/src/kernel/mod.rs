@@ -18,21 +18,19 @@ pub use scope::ScopeError;
 pub use underlay::lacks_ipv6;
 
 use crate::namespace::{NamespaceError, Namespaces};
+use crate::netlink::Failure;
+use crate::netlink::poller::Poller;
 use advertised::Advertised;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use scope::Scope;
 use skep_model::TaskId;
 use skep_netd_core::{Mirror, Namespace, Place};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
-use tokio::io::unix::AsyncFd;
 
 /// The longest that the kernel may take for one answer.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
-/// How many namespaces are looked up per call of the poller.
-const READY_MAX: usize = 64;
 
 /// How often events and stale namespaces are looked at in one call, if more come
 /// meanwhile.
@@ -67,32 +65,16 @@ pub enum KernelError {
         /// Of which namespace.
         namespace: Namespace,
         /// What netlink answered.
-        cause: String,
+        cause: Failure,
     },
-}
-
-struct Poller(Epoll);
-
-impl AsFd for Poller {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.0.as_fd()
-    }
-}
-
-impl AsRawFd for Poller {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.0.as_raw_fd()
-    }
 }
 
 /// All namespaces of this node that netd works in.
 pub struct Kernel {
     namespaces: Namespaces,
     scopes: BTreeMap<Namespace, Scope>,
-    /// Namespaces by the number the poller knows them by.
-    watched: BTreeMap<u64, Namespace>,
-    watched_next: u64,
-    poller: AsyncFd<Poller>,
+    /// Over the event sockets.
+    poller: Poller<Namespace>,
     /// Namespaces whose mirror may be wrong and that must be read anew.
     stale: BTreeSet<Namespace>,
     /// Links or addresses of the node that are not ours changed.
@@ -109,13 +91,9 @@ impl Kernel {
     /// If one cannot be entered.
     pub fn open(namespaces: Namespaces) -> Result<Self, KernelError> {
         let watch = |source: io::Error| KernelError::Watch { namespace: Namespace::Node, source };
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|errno| watch(errno.into()))?;
-        // SAFETY: the poller owns its descriptor and names the same one every time.
-        let poller = unsafe { AsyncFd::register(Poller(epoll)) }.map_err(|error| watch(error.into_parts().1))?;
-        let (scopes, watched, stale) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        let advertised = Advertised::found();
-        let mut kernel =
-            Self { namespaces, scopes, watched, watched_next: 0, poller, stale, hint: false, advertised, overruns: 0 };
+        let poller = Poller::new().map_err(watch)?;
+        let (scopes, stale, advertised) = (BTreeMap::new(), BTreeSet::new(), Advertised::found());
+        let mut kernel = Self { namespaces, scopes, poller, stale, hint: false, advertised, overruns: 0 };
         kernel.enter(Namespace::Node, None)?;
         for task in kernel.namespaces.list()? {
             let namespace = kernel.namespaces.get(task)?;
@@ -154,10 +132,7 @@ impl Kernel {
     /// # Errors
     /// If the poller fails.
     pub async fn wait(&self) -> io::Result<()> {
-        let mut guard = self.poller.readable().await?;
-        // Whoever waits drains everything next, so what comes later is a new edge.
-        guard.clear_ready();
-        Ok(())
+        self.poller.wait().await
     }
 
     /// Takes all events that have arrived into the mirror, and reads anew what is
@@ -227,24 +202,14 @@ impl Kernel {
         Ok(mirror.replace(namespace, &found))
     }
 
-    fn ready(&self) -> Result<Vec<Namespace>, KernelError> {
-        let mut events = [EpollEvent::empty(); READY_MAX];
-        let watch = |errno: nix::Error| KernelError::Watch { namespace: Namespace::Node, source: errno.into() };
-        let count = match self.poller.get_ref().0.wait(&mut events, EpollTimeout::ZERO) {
-            Err(nix::Error::EINTR) => 0,
-            answer => answer.map_err(watch)?,
-        };
-        Ok(events[..count].iter().filter_map(|event| self.watched.get(&event.data()).copied()).collect())
+    fn ready(&self) -> Result<BTreeSet<Namespace>, KernelError> {
+        self.poller.ready().map_err(|source| KernelError::Watch { namespace: Namespace::Node, source })
     }
 
     fn enter(&mut self, namespace: Namespace, fd: Option<OwnedFd>) -> Result<(), KernelError> {
-        let number = self.watched_next;
-        let scope = Scope::open(namespace, fd, number)?;
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, number);
-        let added = self.poller.get_ref().0.add(scope.events.as_fd(), event);
-        added.map_err(|errno| KernelError::Watch { namespace, source: errno.into() })?;
-        self.watched_next += 1;
-        self.watched.insert(number, namespace);
+        let scope = Scope::open(namespace, fd)?;
+        self.poller.forget(namespace);
+        self.poller.add(namespace, scope.events.as_fd()).map_err(|source| KernelError::Watch { namespace, source })?;
         self.scopes.insert(namespace, scope);
         self.stale.insert(namespace);
         Ok(())
@@ -252,8 +217,8 @@ impl Kernel {
 
     /// Lets go of everything in a namespace, or it would live on.
     fn leave(&mut self, task: TaskId) {
-        if let Some(scope) = self.scopes.remove(&Namespace::Task(task)) {
-            self.watched.remove(&scope.number);
+        if self.scopes.remove(&Namespace::Task(task)).is_some() {
+            self.poller.forget(Namespace::Task(task));
         }
         self.stale.remove(&Namespace::Task(task));
     }

@@ -3,8 +3,9 @@
 //! index of its other end and the number that its namespace knows the other
 //! namespace by.
 
-use super::scope::Scope;
+use super::scope::{End, Scope};
 use super::{ANSWER_DEADLINE, Kernel, KernelError};
+use crate::netlink::Failure;
 use futures_util::StreamExt;
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -12,15 +13,6 @@ use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 use skep_netd_core::{Key, Link, Mirror, Name, Namespace, Place, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, BorrowedFd};
-
-/// Where a link says that its other end is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End {
-    /// Its index there.
-    pub index: u32,
-    /// The number of its namespace.
-    pub namespace: i32,
-}
 
 impl Kernel {
     /// Finds the other ends of pairs that the mirror does not know of.
@@ -58,16 +50,15 @@ impl Kernel {
 /// The number that the node's namespace knows another one by; none = it has none,
 /// so no link of the node leads there.
 async fn number(node: &Scope, namespace: Namespace, fd: BorrowedFd<'_>) -> Result<Option<i32>, KernelError> {
-    let failed = |cause: String| KernelError::Read { what: "the number of the namespace", namespace, cause };
+    let failed = |cause: Failure| KernelError::Read { what: "the number of the namespace", namespace, cause };
     let mut message = NsidMessage::default();
-    let fd = u32::try_from(fd.as_raw_fd()).map_err(|error| failed(error.to_string()))?;
+    let fd = u32::try_from(fd.as_raw_fd()).map_err(|error| failed(Failure::Unreadable(error.to_string())))?;
     message.attributes.push(NsidAttribute::Fd(fd));
     let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(message));
     request.header.flags = NLM_F_REQUEST;
     let mut handle = node.handle.clone();
-    let mut answers = handle.request(request).map_err(|error| failed(error.to_string()))?;
-    let answer =
-        tokio::time::timeout(ANSWER_DEADLINE, answers.next()).await.map_err(|_| failed("no answer in time".to_owned()))?;
+    let mut answers = handle.request(request).map_err(|error| failed(Failure::Unreadable(error.to_string())))?;
+    let answer = tokio::time::timeout(ANSWER_DEADLINE, answers.next()).await.map_err(|_| failed(Failure::TimedOut))?;
     match answer.map(|message| message.payload) {
         Some(NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(found))) => {
             Ok(found.attributes.iter().find_map(|attribute| match attribute {
@@ -75,7 +66,7 @@ async fn number(node: &Scope, namespace: Namespace, fd: BorrowedFd<'_>) -> Resul
                 _ => None,
             }))
         }
-        Some(NetlinkPayload::Error(error)) => Err(failed(error.to_io().to_string())),
-        _ => Err(failed("an answer of another kind".to_owned())),
+        Some(NetlinkPayload::Error(error)) => Err(failed(Failure::from(&error))),
+        _ => Err(failed(Failure::Unreadable("an answer of another kind".to_owned()))),
     }
 }

@@ -1,10 +1,12 @@
 //! From netlink messages to rows. What is not netd's becomes no row.
 
-use super::pairs::End;
-use super::scope::Scope;
+use super::scope::{End, Scope};
 use super::{ANSWER_DEADLINE, KernelError};
+use crate::netlink::Failure;
+use crate::netlink::answer::errno;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use ipnet::IpNet;
+use nix::errno::Errno;
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -33,7 +35,7 @@ const DUMPS_MAX: usize = 8;
 /// # Errors
 /// Names the table that could not be read.
 pub async fn dump(namespace: Namespace, scope: &mut Scope) -> Result<BTreeMap<Key, Value>, KernelError> {
-    let failed = |what| move |cause: String| KernelError::Read { what, namespace, cause };
+    let failed = |what| move |cause: Failure| KernelError::Read { what, namespace, cause };
     let mut rows = BTreeMap::new();
     let links = links(scope).await.map_err(failed("links"))?;
     scope.names = links.iter().filter_map(|link| Some((link.header.index, own_name(namespace, link)?))).collect();
@@ -62,7 +64,7 @@ pub async fn dump(namespace: Namespace, scope: &mut Scope) -> Result<BTreeMap<Ke
         }
         rows.insert(Key::Namespace, Value::Present);
     }
-    rows.extend(settings(namespace, scope).map_err(|error| failed("settings")(error.to_string()))?);
+    rows.extend(settings(namespace, scope).map_err(|error| failed("settings")(Failure::Unreadable(error.to_string())))?);
     Ok(rows)
 }
 
@@ -108,29 +110,29 @@ pub async fn destinations(namespace: Namespace, scope: &Scope) -> Result<Vec<IpN
 pub async fn link(namespace: Namespace, scope: &Scope, index: u32) -> Result<Option<LinkMessage>, KernelError> {
     match all(scope.handle.link().get().match_index(index).execute()).await {
         Ok(found) => Ok(found.into_iter().next()),
-        Err(cause) if cause.contains("No such device") => Ok(None),
+        Err(Failure::Refused(Errno::ENODEV)) => Ok(None),
         Err(cause) => Err(KernelError::Read { what: "a link", namespace, cause }),
     }
 }
 
-async fn links(scope: &Scope) -> Result<Vec<LinkMessage>, String> {
+async fn links(scope: &Scope) -> Result<Vec<LinkMessage>, Failure> {
     let read = |message| if let RouteNetlinkMessage::NewLink(link) = message { Some(link) } else { None };
     table(scope, RouteNetlinkMessage::GetLink(LinkMessage::default()), read).await
 }
 
-async fn address_table(scope: &Scope) -> Result<Vec<AddressMessage>, String> {
+async fn address_table(scope: &Scope) -> Result<Vec<AddressMessage>, Failure> {
     let read = |message| if let RouteNetlinkMessage::NewAddress(address) = message { Some(address) } else { None };
     table(scope, RouteNetlinkMessage::GetAddress(AddressMessage::default()), read).await
 }
 
-async fn neighbours(scope: &Scope, family: AddressFamily) -> Result<Vec<NeighbourMessage>, String> {
+async fn neighbours(scope: &Scope, family: AddressFamily) -> Result<Vec<NeighbourMessage>, Failure> {
     let mut request = NeighbourMessage::default();
     request.header.family = family;
     let read = |message| if let RouteNetlinkMessage::NewNeighbour(row) = message { Some(row) } else { None };
     table(scope, RouteNetlinkMessage::GetNeighbour(request), read).await
 }
 
-async fn rules(scope: &Scope, family: AddressFamily) -> Result<Vec<RuleMessage>, String> {
+async fn rules(scope: &Scope, family: AddressFamily) -> Result<Vec<RuleMessage>, Failure> {
     let mut request = RuleMessage::default();
     request.header.family = family;
     let read = |message| if let RouteNetlinkMessage::NewRule(rule) = message { Some(rule) } else { None };
@@ -142,13 +144,13 @@ async fn table<T>(
     scope: &Scope,
     request: RouteNetlinkMessage,
     read: impl Fn(RouteNetlinkMessage) -> Option<T>,
-) -> Result<Vec<T>, String> {
+) -> Result<Vec<T>, Failure> {
     until_whole(async || {
         let mut message = NetlinkMessage::from(request.clone());
         message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        let answers = scope.handle.clone().request(message).map_err(|error| error.to_string())?;
+        let answers = scope.handle.clone().request(message)?;
         let taken = tokio::time::timeout(ANSWER_DEADLINE, take(answers, &read)).await;
-        taken.map_err(|_| "no answer in time".to_owned())?
+        taken.map_err(|_| Failure::TimedOut)?
     })
     .await
 }
@@ -159,7 +161,7 @@ type Dump<T> = (Vec<T>, bool);
 
 /// Reads again what was interrupted; where a table changes without end, as routes of a
 /// router, the last reading counts, and the next audit sees the rest.
-async fn until_whole<T>(mut dump: impl AsyncFnMut() -> Result<Dump<T>, String>) -> Result<Vec<T>, String> {
+async fn until_whole<T>(mut dump: impl AsyncFnMut() -> Result<Dump<T>, Failure>) -> Result<Vec<T>, Failure> {
     let mut found = Vec::new();
     for _ in 0..DUMPS_MAX {
         let (rows, is_interrupted) = dump().await?;
@@ -175,31 +177,31 @@ async fn until_whole<T>(mut dump: impl AsyncFnMut() -> Result<Dump<T>, String>) 
 async fn take<T>(
     answers: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>>,
     read: impl Fn(RouteNetlinkMessage) -> Option<T>,
-) -> Result<Dump<T>, String> {
+) -> Result<Dump<T>, Failure> {
     let mut answers = answers.boxed_local();
     let (mut rows, mut is_interrupted) = (Vec::new(), false);
     while let Some(answer) = answers.next().await {
         is_interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
         match answer.payload {
             NetlinkPayload::InnerMessage(message) => rows.extend(read(message)),
-            NetlinkPayload::Error(error) => return Err(error.to_io().to_string()),
+            NetlinkPayload::Error(error) => return Err(Failure::from(&error)),
             // A dump that fails in its middle says so at its end. A family that the kernel
             // does not have has no rows.
-            NetlinkPayload::Done(done) if done.code < 0 && done.code != -libc::EAFNOSUPPORT => {
-                return Err(std::io::Error::from_raw_os_error(-done.code).to_string());
-            }
+            NetlinkPayload::Done(done) if done.code < 0 => match errno(done.code) {
+                Some(Errno::EAFNOSUPPORT) | None => {}
+                Some(errno) => return Err(Failure::Refused(errno)),
+            },
             _ => {}
         }
     }
     Ok((rows, is_interrupted))
 }
 
-async fn all<T>(stream: impl Stream<Item = Result<T, Error>>) -> Result<Vec<T>, String> {
+async fn all<T>(stream: impl Stream<Item = Result<T, Error>>) -> Result<Vec<T>, Failure> {
     let read = tokio::time::timeout(ANSWER_DEADLINE, stream.boxed_local().try_collect::<Vec<T>>()).await;
     match read {
-        Err(_) => Err("no answer in time".to_owned()),
-        Ok(Err(Error::NetlinkError(error))) => Err(error.to_io().to_string()),
-        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(Failure::TimedOut),
+        Ok(answer) => answer.map_err(Failure::from),
     }
 }
 
@@ -546,13 +548,13 @@ mod tests {
         let read = async |code| take(futures_util::stream::iter(ends_with(code)), index).await.map(|(rows, _)| rows);
         assert_eq!(read(0).await, Ok(vec![1]));
         assert_eq!(read(-libc::EAFNOSUPPORT).await, Ok(vec![1]), "as rules of IPv6 where there is none");
-        assert!(read(-libc::ENOBUFS).await.is_err_and(|why| why.contains("buffer space")));
+        assert_eq!(read(-libc::ENOBUFS).await, Err(Failure::Refused(Errno::ENOBUFS)));
     }
 
     /// What the library does not hand on, nobody can heed.
     #[tokio::test]
     async fn the_end_of_a_dump_arrives() {
-        let scope = Scope::open(Namespace::Node, None, 0).expect("sockets");
+        let scope = Scope::open(Namespace::Node, None).expect("sockets");
         let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetLink(LinkMessage::default()));
         message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
         let answers: Vec<Answer> = scope.handle.clone().request(message).expect("a request").collect().await;

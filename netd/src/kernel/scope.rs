@@ -1,8 +1,7 @@
 //! The sockets in one namespace. A netlink socket belongs to the namespace in which
 //! it was made, so they are made by a thread in it and used from anywhere.
 
-use super::pairs::End;
-use crate::namespace::inside;
+use crate::netlink::namespace::{inside, open_in};
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use rtnetlink::Handle;
 use rtnetlink::sys::{AsyncSocket, Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -15,9 +14,17 @@ use tokio::task::JoinHandle;
 
 /// Room for events that were not taken yet, in bytes.
 const EVENTS_BUFFER: usize = 4 << 20;
-/// Link, neighbour, and addresses, routes and rules of both families, by their
-/// numbers in the kernel's header.
-const GROUPS: [u32; 8] = [1, 3, 5, 7, 8, 9, 11, 19];
+/// What is heard of.
+const GROUPS: [u32; 8] = [
+    libc::RTNLGRP_LINK,
+    libc::RTNLGRP_NEIGH,
+    libc::RTNLGRP_IPV4_IFADDR,
+    libc::RTNLGRP_IPV4_ROUTE,
+    libc::RTNLGRP_IPV4_RULE,
+    libc::RTNLGRP_IPV6_IFADDR,
+    libc::RTNLGRP_IPV6_ROUTE,
+    libc::RTNLGRP_IPV6_RULE,
+];
 
 /// Why the sockets could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -30,14 +37,21 @@ pub struct ScopeError {
     pub source: io::Error,
 }
 
+/// Where a link says that its other end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Its index there.
+    pub index: u32,
+    /// The number of its namespace.
+    pub namespace: i32,
+}
+
 /// A namespace that is open.
 pub struct Scope {
     /// For requests.
     pub handle: Handle,
     /// For events.
     pub events: Socket,
-    /// What the poller calls it.
-    pub number: u64,
     /// The namespace; none = the one we are in.
     pub fd: Option<OwnedFd>,
     /// Our links by their indexes.
@@ -52,14 +66,11 @@ impl Scope {
     ///
     /// # Errors
     /// If a socket cannot be made there.
-    pub fn open(namespace: Namespace, fd: Option<OwnedFd>, number: u64) -> Result<Self, ScopeError> {
+    pub fn open(namespace: Namespace, fd: Option<OwnedFd>) -> Result<Self, ScopeError> {
         let runtime = Runtime::current();
-        let sockets = match &fd {
-            None => sockets(&runtime),
-            Some(fd) => inside(fd.as_fd(), || sockets(&runtime)).and_then(|made| made),
-        };
+        let sockets = open_in(fd.as_ref().map(AsFd::as_fd), || sockets(&runtime));
         let (handle, events, connection) = sockets.map_err(|source| ScopeError { namespace, source })?;
-        Ok(Self { handle, events, number, fd, names: BTreeMap::new(), ends: BTreeMap::new(), connection })
+        Ok(Self { handle, events, fd, names: BTreeMap::new(), ends: BTreeMap::new(), connection })
     }
 
     /// The index of one of our links.

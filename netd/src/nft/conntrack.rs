@@ -1,84 +1,77 @@
-//! Forgetting connections whose backend is gone.
+//! Conntrack flush: deleting entries whose backend is gone.
 //!
-//! Rules are asked for a connection's first packet only: what is established goes on to its backend for as
-//! long as conntrack remembers it. Once forgotten, the next packet is a first one again: TCP meets a backend
+//! NAT rules are asked for a connection's first packet only: what is established goes on to its backend for as
+//! long as conntrack has its entry. Once that is deleted, the next packet is a first one again: TCP meets a backend
 //! that knows nothing of it and is reset, UDP goes to a backend that is there.
 //!
 //! All namespaces share one table in the kernel, with hundreds of thousands of buckets. To list a namespace's
-//! connections the kernel locks each bucket, which takes some ten milliseconds; to forget those that a filter
-//! describes it locks only those with anything in them, which takes a fraction of one. So whoever is gone is
-//! forgotten by a filter ([`forget`]). Lists are for what no filter can say ([`list`]), for kernels without such
-//! filters (before 6.10), and for v6: there these filters take every address but the one that they name (so
+//! entries the kernel locks each bucket, which takes some ten milliseconds; to delete those that a filter
+//! (CTA_FILTER) describes it locks only those with anything in them, which takes a fraction of one. So entries to a
+//! backend are deleted by a filter ([`flush`]). Lists are for what no filter can say ([`list`]), for kernels without
+//! such filters (before 6.10), and for v6: there these filters take every address but the one that they name (so
 //! still 6.18), and would cut all that is to stay.
 
-use super::expression::Family;
+use super::expression::{Family, STATUS_DNAT, nfproto};
 use super::ingress::number;
 use super::socket::{Error, Socket};
-use super::wire;
+use crate::netlink::uapi::*;
+use crate::netlink::wire;
 use nix::errno::Errno;
 use skep_model::endpoint::Transport;
 use skep_netd_core::Vanished;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-const SUBSYSTEM: u16 = 1 << 8;
-const GET: u16 = SUBSYSTEM | 1;
-const DELETE: u16 = SUBSYSTEM | 2;
-const STATISTICS: u16 = SUBSYSTEM | 5;
-const ENTRIES: u16 = 1;
-const TUPLE_ORIGINAL: u16 = 1;
-const TUPLE_REPLY: u16 = 2;
-const STATUS: u16 = 3;
-const IDENTITY: u16 = 12;
-const FILTER: u16 = 25;
-const STATUS_MASK: u16 = 26;
-const DNAT: u32 = 1 << 5;
+/// Fields of a tuple that a filter compares, as bits: the kernel numbers them in `nf_conntrack_netlink.c` only.
+mod filter {
+    pub(super) const IP_SRC: u32 = 1 << 0;
+    pub(super) const IP_DST: u32 = 1 << 1;
+    pub(super) const PROTO_NUM: u32 = 1 << 3;
+    pub(super) const PROTO_DST_PORT: u32 = 1 << 5;
+}
 
-/// What is told of a tracked connection.
+/// The addresses and protocol of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Connection {
+pub struct Flow {
     /// Where its opener sent it.
     pub opened_to: IpAddr,
     /// The port there, if its protocol has ports.
     pub opened_to_port: Option<u16>,
-    /// Where it was sent instead.
+    /// Where it went after DNAT: the source of replies.
     pub answers_from: IpAddr,
     /// The number of its protocol.
     pub protocol: Option<u8>,
 }
 
-/// Connections that the namespace has, rewritten or not.
+/// Entries that the namespace has, with NAT or without.
 ///
 /// # Errors
 /// When the kernel does not tell.
 pub fn count(socket: &mut Socket) -> Result<u32, Error> {
-    socket.ask("count the connections", STATISTICS, ENTRIES)
+    socket.ask("count the connections", IPCTNL_MSG_CT_GET_STATS, CTA_STATS_GLOBAL_ENTRIES)
 }
 
-/// Whether the kernel can search for the connections to a backend ([`forget`]).
+/// Whether the kernel can filter the entries of a backend ([`flush`]).
 pub fn is_searchable(vanished: &Vanished) -> bool {
     vanished.backend.is_ipv4()
 }
 
-/// Forgets the namespace's connections to a v4 backend; `false` = this kernel cannot, and they must be listed.
+/// Deletes the namespace's entries with DNAT to a v4 backend; `false` = this kernel cannot, and they must be listed.
 ///
 /// # Errors
 /// When the kernel refuses for any other reason.
-pub fn forget(socket: &mut Socket, vanished: &Vanished) -> Result<bool, Error> {
+pub fn flush(socket: &mut Socket, vanished: &Vanished) -> Result<bool, Error> {
     let IpAddr::V4(backend) = vanished.backend else { return Ok(false) };
-    const REPLY_FLAGS: u16 = 2;
-    const SOURCE: u32 = 1;
-    const PROTOCOL: u32 = 1 << 3;
-    let flags = SOURCE | vanished.transport.map_or(0, |_| PROTOCOL);
-    let result = socket.request("forget connections", DELETE, Family::V4.number(), |request| {
-        request.nest(TUPLE_REPLY, |tuple| {
-            tuple.nest(1, |addresses| addresses.bytes(1, &backend.octets()).done());
+    let flags = filter::IP_SRC | vanished.transport.map_or(0, |_| filter::PROTO_NUM);
+    let result = socket.request("forget connections", IPCTNL_MSG_CT_DELETE, nfproto(Family::V4), |request| {
+        request.nest(CTA_TUPLE_REPLY, |tuple| {
+            tuple.nest(CTA_TUPLE_IP, |addresses| addresses.bytes(CTA_IP_V4_SRC, &backend.octets()).done());
             if let Some(transport) = vanished.transport {
-                tuple.nest(2, |protocol| protocol.bytes(1, &[number(transport)]).done());
+                tuple.nest(CTA_TUPLE_PROTO, |protocol| protocol.bytes(CTA_PROTO_NUM, &[number(transport)]).done());
             }
         });
-        request.be32(STATUS, DNAT).be32(STATUS_MASK, DNAT);
-        request.nest(FILTER, |filter| filter.bytes(REPLY_FLAGS, &flags.to_ne_bytes()).done());
+        request.be32(CTA_STATUS, STATUS_DNAT).be32(CTA_STATUS_MASK, STATUS_DNAT);
+        request.nest(CTA_FILTER, |filter| filter.bytes(CTA_FILTER_REPLY_FLAGS, &flags.to_ne_bytes()).done());
     });
     match result {
         Ok(()) => Ok(true),
@@ -88,9 +81,9 @@ pub fn forget(socket: &mut Socket, vanished: &Vanished) -> Result<bool, Error> {
     }
 }
 
-/// Where the rules lead packets that they did not lead before.
+/// What a DNAT rule matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Appeared {
+pub enum DnatMatch {
     /// A port of the node, of UDP.
     Port(u16),
     /// An address.
@@ -100,64 +93,60 @@ pub enum Appeared {
 /// From here on one list of all connections costs less than a search for each.
 const SEARCHES_MAX: usize = 256;
 
-/// Forgets the datagrams that went elsewhere before the rules led them: their senders
-/// do not stop, so that the kernel would remember for ever that they are not led.
+/// Deletes the entries of UDP that are older than a DNAT rule that matches them: their
+/// senders do not stop, so that conntrack would keep for ever that they have no NAT.
 /// Connections of TCP begin with a packet of their own.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn forget_unled(socket: &mut Socket, appeared: &BTreeSet<Appeared>) -> Result<(), Error> {
-    if appeared.is_empty() || count(socket)? == 0 {
+pub fn flush_bypassing(socket: &mut Socket, new: &BTreeSet<DnatMatch>) -> Result<(), Error> {
+    if new.is_empty() || count(socket)? == 0 {
         return Ok(());
     }
-    let is_searchable = |appeared: &Appeared| !matches!(appeared, Appeared::Address(IpAddr::V6(_)));
-    if appeared.len() <= SEARCHES_MAX && appeared.iter().all(is_searchable) {
+    let is_searchable = |new: &DnatMatch| !matches!(new, DnatMatch::Address(IpAddr::V6(_)));
+    if new.len() <= SEARCHES_MAX && new.iter().all(is_searchable) {
         let mut is_done = true;
-        for one in appeared {
-            is_done &= search_unled(socket, *one)?;
+        for one in new {
+            is_done &= flush_bypassing_by_filter(socket, *one)?;
         }
         if is_done {
             return Ok(());
         }
     }
     for tracked in list_all(socket)? {
-        let Connection { opened_to, opened_to_port, .. } = tracked.connection;
-        let is_led = || {
-            appeared.contains(&Appeared::Address(opened_to))
-                || opened_to_port.is_some_and(|port| appeared.contains(&Appeared::Port(port)))
+        let Flow { opened_to, opened_to_port, .. } = tracked.flow;
+        let is_matched = || {
+            new.contains(&DnatMatch::Address(opened_to))
+                || opened_to_port.is_some_and(|port| new.contains(&DnatMatch::Port(port)))
         };
-        if !tracked.is_rewritten && tracked.connection.protocol == Some(number(Transport::Udp)) && is_led() {
-            forget_one(socket, &tracked)?;
+        if !tracked.is_rewritten && tracked.flow.protocol == Some(number(Transport::Udp)) && is_matched() {
+            delete(socket, &tracked)?;
         }
     }
     Ok(())
 }
 
-/// Forgets those that one filter describes; `false` = this kernel has no filters.
-fn search_unled(socket: &mut Socket, appeared: Appeared) -> Result<bool, Error> {
-    const ORIGINAL_FLAGS: u16 = 1;
-    const DESTINATION: u32 = 1 << 1;
-    const PROTOCOL: u32 = 1 << 3;
-    const DESTINATION_PORT: u32 = 1 << 5;
-    let (flags, families): (u32, &[Family]) = match appeared {
-        Appeared::Port(_) => (PROTOCOL | DESTINATION_PORT, &[Family::V4, Family::V6]),
-        Appeared::Address(_) => (PROTOCOL | DESTINATION, &[Family::V4]),
+/// Deletes those that one filter describes; `false` = this kernel has no filters.
+fn flush_bypassing_by_filter(socket: &mut Socket, new: DnatMatch) -> Result<bool, Error> {
+    let (flags, families): (u32, &[Family]) = match new {
+        DnatMatch::Port(_) => (filter::PROTO_NUM | filter::PROTO_DST_PORT, &[Family::V4, Family::V6]),
+        DnatMatch::Address(_) => (filter::PROTO_NUM | filter::IP_DST, &[Family::V4]),
     };
     for family in families {
-        let result = socket.request("forget datagrams", DELETE, family.number(), |request| {
-            request.nest(TUPLE_ORIGINAL, |tuple| {
-                if let Appeared::Address(IpAddr::V4(address)) = appeared {
-                    tuple.nest(1, |addresses| addresses.bytes(2, &address.octets()).done());
+        let result = socket.request("forget datagrams", IPCTNL_MSG_CT_DELETE, nfproto(*family), |request| {
+            request.nest(CTA_TUPLE_ORIG, |tuple| {
+                if let DnatMatch::Address(IpAddr::V4(address)) = new {
+                    tuple.nest(CTA_TUPLE_IP, |addresses| addresses.bytes(CTA_IP_V4_DST, &address.octets()).done());
                 }
-                tuple.nest(2, |protocol| {
-                    protocol.bytes(1, &[number(Transport::Udp)]);
-                    if let Appeared::Port(port) = appeared {
-                        protocol.bytes(3, &port.to_be_bytes());
+                tuple.nest(CTA_TUPLE_PROTO, |protocol| {
+                    protocol.bytes(CTA_PROTO_NUM, &[number(Transport::Udp)]);
+                    if let DnatMatch::Port(port) = new {
+                        protocol.bytes(CTA_PROTO_DST_PORT, &port.to_be_bytes());
                     }
                 });
             });
-            request.be32(STATUS, 0).be32(STATUS_MASK, DNAT);
-            request.nest(FILTER, |filter| filter.bytes(ORIGINAL_FLAGS, &flags.to_ne_bytes()).done());
+            request.be32(CTA_STATUS, 0).be32(CTA_STATUS_MASK, STATUS_DNAT);
+            request.nest(CTA_FILTER, |filter| filter.bytes(CTA_FILTER_ORIG_FLAGS, &flags.to_ne_bytes()).done());
         });
         match result {
             Ok(()) => {}
@@ -168,37 +157,35 @@ fn search_unled(socket: &mut Socket, appeared: Appeared) -> Result<bool, Error> 
     Ok(true)
 }
 
-/// Whether a connection was given to a backend.
-pub fn was_given_to(vanished: &Vanished, connection: &Connection) -> bool {
-    connection.answers_from == vanished.backend
-        && vanished.transport.is_none_or(|transport| connection.protocol == Some(number(transport)))
+/// Whether an entry has DNAT to a backend.
+pub fn is_dnat_to(vanished: &Vanished, flow: &Flow) -> bool {
+    flow.answers_from == vanished.backend && vanished.transport.is_none_or(|transport| flow.protocol == Some(number(transport)))
 }
 
-/// The namespace's connections that were rewritten.
+/// The namespace's entries with DNAT.
 ///
 /// # Errors
 /// When the kernel refuses to list them.
-pub fn list(socket: &mut Socket) -> Result<Vec<Tracked>, Error> {
+pub fn list(socket: &mut Socket) -> Result<Vec<ConntrackEntry>, Error> {
     Ok(list_all(socket)?.into_iter().filter(|tracked| tracked.is_rewritten).collect())
 }
 
-fn list_all(socket: &mut Socket) -> Result<Vec<Tracked>, Error> {
+fn list_all(socket: &mut Socket) -> Result<Vec<ConntrackEntry>, Error> {
     // Both families at once: the walk is what costs.
-    let found = socket.dump(GET, 0, |_| {})?;
-    Ok(found.iter().filter_map(|body| Tracked::parse(body.get(4..)?)).collect())
+    let found = socket.dump(IPCTNL_MSG_CT_GET, 0, |_| {})?;
+    Ok(found.iter().filter_map(|body| ConntrackEntry::parse(wire::after_nfgenmsg(body))).collect())
 }
 
-/// Forgets one connection; whether it was still there.
+/// Deletes one entry; whether it was still there.
 ///
 /// # Errors
 /// When the kernel refuses; a connection that ended meanwhile is no error.
-pub fn forget_one(socket: &mut Socket, tracked: &Tracked) -> Result<bool, Error> {
-    const NESTED: u16 = 0x8000;
-    let family = Family::of(tracked.connection.opened_to).number();
-    let result = socket.request("forget a connection", DELETE, family, |request| {
-        request.bytes(TUPLE_ORIGINAL | NESTED, &tracked.original);
+pub fn delete(socket: &mut Socket, tracked: &ConntrackEntry) -> Result<bool, Error> {
+    let family = nfproto(Family::of(tracked.flow.opened_to));
+    let result = socket.request("forget a connection", IPCTNL_MSG_CT_DELETE, family, |request| {
+        request.bytes(CTA_TUPLE_ORIG | wire::NESTED, &tracked.original);
         // The number tells it from a newer connection with the same addresses and ports.
-        request.bytes(IDENTITY, &tracked.identity);
+        request.bytes(CTA_ID, &tracked.identity);
     });
     match result {
         Ok(()) => Ok(true),
@@ -207,36 +194,36 @@ pub fn forget_one(socket: &mut Socket, tracked: &Tracked) -> Result<bool, Error>
     }
 }
 
-/// A tracked connection, with what names it to the kernel.
+/// An entry of conntrack, with what names it to the kernel.
 #[derive(Clone, Debug)]
-pub struct Tracked {
+pub struct ConntrackEntry {
     original: Vec<u8>,
     identity: Vec<u8>,
     is_rewritten: bool,
-    /// What is told of it.
-    pub connection: Connection,
+    /// Its addresses and protocol.
+    pub flow: Flow,
 }
 
-impl Tracked {
+impl ConntrackEntry {
     /// Reads one.
     fn parse(attributes: &[u8]) -> Option<Self> {
-        let original = wire::find(attributes, TUPLE_ORIGINAL)?;
-        let reply = wire::find(attributes, TUPLE_REPLY)?;
-        let is_rewritten = wire::find(attributes, STATUS).and_then(wire::be32)? & DNAT != 0;
-        let protocol = wire::find(reply, 2).unwrap_or_default();
-        let connection = Connection {
-            opened_to: address(original, 2, 4)?,
-            opened_to_port: wire::find(original, 2).and_then(|value| wire::find(value, 3)).and_then(wire::be16),
-            answers_from: address(reply, 1, 3)?,
-            protocol: wire::find(protocol, 1).and_then(|value| value.first().copied()),
+        let original = wire::find(attributes, CTA_TUPLE_ORIG)?;
+        let reply = wire::find(attributes, CTA_TUPLE_REPLY)?;
+        let is_rewritten = wire::find(attributes, CTA_STATUS).and_then(wire::be32)? & STATUS_DNAT != 0;
+        let protocol = |tuple, attribute| wire::find(tuple, CTA_TUPLE_PROTO).and_then(|value| wire::find(value, attribute));
+        let flow = Flow {
+            opened_to: address(original, CTA_IP_V4_DST, CTA_IP_V6_DST)?,
+            opened_to_port: protocol(original, CTA_PROTO_DST_PORT).and_then(wire::be16),
+            answers_from: address(reply, CTA_IP_V4_SRC, CTA_IP_V6_SRC)?,
+            protocol: protocol(reply, CTA_PROTO_NUM).and_then(|value| value.first().copied()),
         };
-        let identity = wire::find(attributes, IDENTITY)?;
-        Some(Self { original: original.to_vec(), identity: identity.to_vec(), is_rewritten, connection })
+        let identity = wire::find(attributes, CTA_ID)?;
+        Some(Self { original: original.to_vec(), identity: identity.to_vec(), is_rewritten, flow })
     }
 }
 
 fn address(tuple: &[u8], kind4: u16, kind6: u16) -> Option<IpAddr> {
-    let addresses = wire::find(tuple, 1)?;
+    let addresses = wire::find(tuple, CTA_TUPLE_IP)?;
     if let Some(value) = wire::find(addresses, kind4) {
         return Some(<[u8; 4]>::try_from(value).ok()?.into());
     }

@@ -1,10 +1,10 @@
-//! The way out of a node for tasks behind the gateway bridge: masquerading.
+//! Egress of tasks behind the gateway bridge: masquerading (SNAT).
 //!
 //! A network that is not a gateway's is not listed here and so gets no way out.
 
 use super::expression::{Expr, Family, Meta, Register, family_is, in_subnet, interface_name, source};
 use super::object::{Chain, ChainKind, Hook, PRIORITY_SNAT, Rule, Table};
-use super::transaction::{Change, Transaction};
+use super::transaction::{Edit, Transaction};
 use skep_netd_core::EgressSubnet;
 
 /// The table's name.
@@ -15,8 +15,7 @@ pub fn replace(subnets: &[EgressSubnet]) -> Transaction {
     let table = Table::new(TABLE);
     let mut transaction = Transaction::new();
     transaction.replace_table(&table);
-    transaction
-        .push(Change::AddChain(table.clone(), Chain::base("postrouting", ChainKind::Nat, Hook::Postrouting, PRIORITY_SNAT)));
+    transaction.push(Edit::AddChain(table.clone(), Chain::base("postrouting", ChainKind::Nat, Hook::Postrouting, PRIORITY_SNAT)));
     for EgressSubnet { bridge, subnet } in subnets {
         let family = Family::of(subnet.addr());
         let rule = Rule::new(
@@ -32,7 +31,7 @@ pub fn replace(subnets: &[EgressSubnet]) -> Transaction {
                 ],
             ],
         );
-        transaction.push(Change::AddRule(table.clone(), rule));
+        transaction.push(Edit::AddRule(table.clone(), rule));
     }
     transaction
 }

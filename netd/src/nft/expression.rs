@@ -4,46 +4,22 @@
 //! port that a map returns together stand in one after the other.
 
 use super::object::{Map, Value};
-use super::wire::MessageWriter;
+use crate::netlink::uapi::*;
+use crate::netlink::wire::MessageWriter;
+pub use skep_netd_core::Family;
 
-/// The address family of packets inside an `inet` table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
+/// The kernel's number of a family (`NFPROTO_*`).
+pub fn nfproto(family: Family) -> u8 {
+    let number = match family {
+        Family::V4 => libc::NFPROTO_IPV4,
+        Family::V6 => libc::NFPROTO_IPV6,
+    };
+    number as u8
 }
 
-impl Family {
-    /// The family of an address.
-    pub fn of(address: std::net::IpAddr) -> Self {
-        if address.is_ipv4() { Self::V4 } else { Self::V6 }
-    }
-
-    /// The kernel's number of the family.
-    pub fn number(self) -> u8 {
-        match self {
-            Self::V4 => 2,
-            Self::V6 => 10,
-        }
-    }
-
-    /// Bytes in one address.
-    pub fn address_len(self) -> u32 {
-        match self {
-            Self::V4 => 4,
-            Self::V6 => 16,
-        }
-    }
-
-    /// The register that follows an address of this family which starts in the first one.
-    pub fn after_address(self) -> Register {
-        match self {
-            Self::V4 => Register::word(1),
-            Self::V6 => Register::word(4),
-        }
-    }
+/// The register that follows an address of this family which starts in the first one.
+pub fn after_address(family: Family) -> Register {
+    Register::word(family.address_len() / 4)
 }
 
 /// A register of the rule machine, by its 4-byte word.
@@ -52,12 +28,12 @@ pub struct Register(u32);
 
 impl Register {
     /// Where every rule here starts to compute.
-    pub const FIRST: Self = Self(8);
+    pub const FIRST: Self = Self::word(0);
 
     /// The `index`-th word, 0 to 15.
     pub const fn word(index: u32) -> Self {
         assert!(index < 16);
-        Self(8 + index)
+        Self(libc::NFT_REG32_00 as u32 + index)
     }
 
     fn number(self) -> u32 {
@@ -83,17 +59,17 @@ pub enum Verdict {
 impl Verdict {
     pub(crate) fn encode(&self, kind: u16, out: &mut MessageWriter) {
         let (code, chain) = match self {
-            Self::Drop => (0i32, None),
-            Self::Accept => (1, None),
-            Self::Jump(chain) => (-3, Some(chain)),
-            Self::Goto(chain) => (-4, Some(chain)),
-            Self::Return => (-5, None),
+            Self::Drop => (libc::NF_DROP, None),
+            Self::Accept => (libc::NF_ACCEPT, None),
+            Self::Jump(chain) => (libc::NFT_JUMP, Some(chain)),
+            Self::Goto(chain) => (libc::NFT_GOTO, Some(chain)),
+            Self::Return => (libc::NFT_RETURN, None),
         };
         out.nest(kind, |value| {
-            value.nest(2, |verdict| {
-                verdict.bytes(1, &code.to_be_bytes());
+            value.nest(NFTA_DATA_VERDICT, |verdict| {
+                verdict.bytes(NFTA_VERDICT_CODE, &code.to_be_bytes());
                 if let Some(chain) = chain {
-                    verdict.text(2, chain);
+                    verdict.text(NFTA_VERDICT_CHAIN, chain);
                 }
             });
         });
@@ -130,14 +106,15 @@ pub enum Meta {
 
 impl Meta {
     fn number(self) -> u32 {
-        match self {
-            Self::Mark => 3,
-            Self::InputName => 6,
-            Self::OutputName => 7,
-            Self::InputKind => 8,
-            Self::Family => 15,
-            Self::Transport => 16,
-        }
+        let key = match self {
+            Self::Mark => libc::NFT_META_MARK,
+            Self::InputName => libc::NFT_META_IIFNAME,
+            Self::OutputName => libc::NFT_META_OIFNAME,
+            Self::InputKind => libc::NFT_META_IIFTYPE,
+            Self::Family => libc::NFT_META_NFPROTO,
+            Self::Transport => libc::NFT_META_L4PROTO,
+        };
+        key as u32
     }
 }
 
@@ -167,12 +144,13 @@ pub const ROUTE_LOCAL: u32 = 2;
 
 impl Tracked {
     fn number(self) -> u32 {
-        match self {
-            Self::State => 0,
-            Self::Direction => 1,
-            Self::Status => 2,
-            Self::Mark => 3,
-        }
+        let key = match self {
+            Self::State => libc::NFT_CT_STATE,
+            Self::Direction => libc::NFT_CT_DIRECTION,
+            Self::Status => libc::NFT_CT_STATUS,
+            Self::Mark => libc::NFT_CT_MARK,
+        };
+        key as u32
     }
 }
 
@@ -252,9 +230,9 @@ impl Expr {
     /// Appends the expression as one element of a rule's list; `own_map` is the id under which the
     /// transaction has just created the map of a [`Expr::LookupOwn`].
     pub(crate) fn encode(&self, own_map: u32, out: &mut MessageWriter) {
-        out.nest(1, |element| {
-            element.text(1, self.name());
-            element.nest(2, |data| self.encode_data(own_map, data));
+        out.nest(NFTA_LIST_ELEM, |element| {
+            element.text(NFTA_EXPR_NAME, self.name());
+            element.nest(NFTA_EXPR_DATA, |data| self.encode_data(own_map, data));
         });
     }
 
@@ -262,47 +240,63 @@ impl Expr {
         match self {
             Self::Payload { to, base, offset, length } => {
                 let base = match base {
-                    Base::Link => 0,
-                    Base::Network => 1,
-                    Base::Transport => 2,
+                    Base::Link => libc::NFT_PAYLOAD_LL_HEADER,
+                    Base::Network => libc::NFT_PAYLOAD_NETWORK_HEADER,
+                    Base::Transport => libc::NFT_PAYLOAD_TRANSPORT_HEADER,
                 };
-                data.be32(1, to.number()).be32(2, base).be32(3, *offset).be32(4, *length);
+                data.be32(NFTA_PAYLOAD_DREG, to.number()).be32(NFTA_PAYLOAD_BASE, base as u32);
+                data.be32(NFTA_PAYLOAD_OFFSET, *offset).be32(NFTA_PAYLOAD_LEN, *length);
             }
-            Self::Meta { to, key } => data.be32(1, to.number()).be32(2, key.number()).done(),
-            Self::SetMark { from } => data.be32(2, Meta::Mark.number()).be32(3, from.number()).done(),
-            Self::Tracked { to, key } => data.be32(1, to.number()).be32(2, key.number()).done(),
-            Self::SetTrackedMark { from } => data.be32(2, Tracked::Mark.number()).be32(4, from.number()).done(),
-            Self::RouteKind { to } => data.be32(1, to.number()).be32(2, 3).be32(3, 2).done(),
-            // NFT_SOCKET_WILDCARD
-            Self::SocketFound { to } => data.be32(1, 2).be32(2, to.number()).done(),
+            Self::Meta { to, key } => data.be32(NFTA_META_DREG, to.number()).be32(NFTA_META_KEY, key.number()).done(),
+            Self::SetMark { from } => data.be32(NFTA_META_KEY, Meta::Mark.number()).be32(NFTA_META_SREG, from.number()).done(),
+            Self::Tracked { to, key } => data.be32(NFTA_CT_DREG, to.number()).be32(NFTA_CT_KEY, key.number()).done(),
+            Self::SetTrackedMark { from } => {
+                data.be32(NFTA_CT_KEY, Tracked::Mark.number()).be32(NFTA_CT_SREG, from.number());
+            }
+            Self::RouteKind { to } => {
+                data.be32(NFTA_FIB_DREG, to.number()).be32(NFTA_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE);
+                data.be32(NFTA_FIB_FLAGS, NFTA_FIB_F_DADDR);
+            }
+            Self::SocketFound { to } => {
+                data.be32(NFTA_SOCKET_KEY, NFT_SOCKET_WILDCARD).be32(NFTA_SOCKET_DREG, to.number());
+            }
             Self::Mask { register, mask } => encode_mask(*register, mask, data),
-            Self::Equal { register, value } => encode_compare(*register, 0, value, data),
-            Self::Differs { register, value } => encode_compare(*register, 1, value, data),
+            Self::Equal { register, value } => encode_compare(*register, libc::NFT_CMP_EQ, value, data),
+            Self::Differs { register, value } => encode_compare(*register, libc::NFT_CMP_NEQ, value, data),
             Self::InSet { set, key, inverted } => {
-                data.text(1, set).be32(2, key.number());
+                data.text(NFTA_LOOKUP_SET, set).be32(NFTA_LOOKUP_SREG, key.number());
                 if *inverted {
-                    data.be32(5, 1);
+                    data.be32(NFTA_LOOKUP_FLAGS, libc::NFT_LOOKUP_F_INV as u32);
                 }
             }
             Self::Lookup { map, key, to } => encode_lookup(map, 0, *key, *to, data),
             Self::LookupOwn { key, to, .. } => encode_lookup(Map::OWN_NAME, own_map, *key, *to, data),
-            Self::Load { to, value } => data.be32(1, to.number()).nest(2, |v| v.bytes(1, value).done()).done(),
-            Self::Turn { to, modulus } => data.be32(1, to.number()).be32(2, *modulus).be32(3, 0).done(),
+            Self::Load { to, value } => {
+                data.be32(NFTA_IMMEDIATE_DREG, to.number());
+                data.nest(NFTA_IMMEDIATE_DATA, |nested| nested.bytes(NFTA_DATA_VALUE, value).done());
+            }
+            Self::Turn { to, modulus } => {
+                data.be32(NFTA_NG_DREG, to.number()).be32(NFTA_NG_MODULUS, *modulus);
+                data.be32(NFTA_NG_TYPE, libc::NFT_NG_INCREMENTAL as u32);
+            }
             Self::Dnat { family, address, port } => {
-                data.be32(1, 1).be32(2, u32::from(family.number()));
+                data.be32(NFTA_NAT_TYPE, libc::NFT_NAT_DNAT as u32).be32(NFTA_NAT_FAMILY, u32::from(nfproto(*family)));
                 if let Some(address) = address {
-                    data.be32(3, address.number());
+                    data.be32(NFTA_NAT_REG_ADDR_MIN, address.number());
                 }
                 if let Some(port) = port {
-                    data.be32(5, port.number());
+                    data.be32(NFTA_NAT_REG_PROTO_MIN, port.number());
                 }
             }
             Self::Masquerade | Self::Untracked | Self::Counter => {}
-            Self::RejectReset => data.be32(1, 1).done(),
-            Self::RejectUnreachable => data.be32(1, 2).bytes(2, &[1]).done(),
+            Self::RejectReset => data.be32(NFTA_REJECT_TYPE, libc::NFT_REJECT_TCP_RST as u32).done(),
+            Self::RejectUnreachable => {
+                data.be32(NFTA_REJECT_TYPE, libc::NFT_REJECT_ICMPX_UNREACH as u32);
+                data.bytes(NFTA_REJECT_ICMP_CODE, &[libc::NFT_REJECT_ICMPX_PORT_UNREACH as u8]);
+            }
             Self::Verdict(verdict) => {
-                data.be32(1, 0);
-                verdict.encode(2, data);
+                data.be32(NFTA_IMMEDIATE_DREG, libc::NFT_REG_VERDICT as u32);
+                verdict.encode(NFTA_IMMEDIATE_DATA, data);
             }
         }
     }
@@ -310,22 +304,21 @@ impl Expr {
 
 fn encode_mask(register: Register, mask: &[u8], data: &mut MessageWriter) {
     let length = u32::try_from(mask.len()).expect("a register holds sixteen bytes");
-    data.be32(1, register.number()).be32(2, register.number()).be32(3, length);
-    data.nest(4, |value| value.bytes(1, mask).done());
-    data.nest(5, |value| value.bytes(1, &vec![0; mask.len()]).done());
+    data.be32(NFTA_BITWISE_SREG, register.number()).be32(NFTA_BITWISE_DREG, register.number()).be32(NFTA_BITWISE_LEN, length);
+    data.nest(NFTA_BITWISE_MASK, |value| value.bytes(NFTA_DATA_VALUE, mask).done());
+    data.nest(NFTA_BITWISE_XOR, |value| value.bytes(NFTA_DATA_VALUE, &vec![0; mask.len()]).done());
 }
 
-fn encode_compare(register: Register, operator: u32, value: &[u8], data: &mut MessageWriter) {
-    data.be32(1, register.number()).be32(2, operator);
-    data.nest(3, |nested| nested.bytes(1, value).done());
+fn encode_compare(register: Register, operator: libc::c_int, value: &[u8], data: &mut MessageWriter) {
+    data.be32(NFTA_CMP_SREG, register.number()).be32(NFTA_CMP_OP, operator as u32);
+    data.nest(NFTA_CMP_DATA, |nested| nested.bytes(NFTA_DATA_VALUE, value).done());
 }
 
 fn encode_lookup(map: &str, id: u32, key: Register, to: Option<Register>, data: &mut MessageWriter) {
-    data.text(1, map).be32(2, key.number());
-    // A verdict map writes to register 0: the packet's fate.
-    data.be32(3, to.map_or(0, Register::number));
+    data.text(NFTA_LOOKUP_SET, map).be32(NFTA_LOOKUP_SREG, key.number());
+    data.be32(NFTA_LOOKUP_DREG, to.map_or(libc::NFT_REG_VERDICT as u32, Register::number));
     if id != 0 {
-        data.be32(4, id);
+        data.be32(NFTA_LOOKUP_SET_ID, id);
     }
 }
 
@@ -333,7 +326,7 @@ fn encode_lookup(map: &str, id: u32, key: Register, to: Option<Register>, data: 
 pub fn family_is(family: Family) -> Vec<Expr> {
     vec![
         Expr::Meta { to: Register::FIRST, key: Meta::Family },
-        Expr::Equal { register: Register::FIRST, value: vec![family.number()] },
+        Expr::Equal { register: Register::FIRST, value: vec![nfproto(family)] },
     ]
 }
 

@@ -1,16 +1,16 @@
-//! Published ports in mode `host`: this node answers on them for tasks of its own,
+//! Published ports in mode `host`: DNAT from this node's addresses to tasks of its own,
 //! behind the gateway bridge.
 //!
 //! The task sees the client's address, but for two clients whose answers would not
-//! come back this way: the node itself by a loopback address, and a task behind
-//! the same bridge. Packets on a bridge are not shown to these rules
-//! (`Sysctl::BridgedShown4`): such a task's would be rewritten while still on the
-//! bridge, whose ports are cut off from each other.
+//! come back this way and are masqueraded: the node itself by a loopback address, and
+//! a task behind the same bridge (hairpin). bridge-nf-call-iptables is off
+//! (`Sysctl::BridgeNfCallIptables`): such a task's packets would be rewritten while
+//! still on the bridge, whose ports are isolated from each other.
 
-use super::expression::{Expr, Family, Meta, Register, family_is, in_subnet, interface_name, source};
+use super::expression::{Expr, Family, Meta, Register, after_address, family_is, in_subnet, interface_name, nfproto, source};
 use super::ingress::{add_entrances, is_rewritten, masquerade_loopback, port_key, postrouting};
 use super::object::{Element, Gives, Kind, Map, Rule, Table, Value};
-use super::transaction::{Change, Transaction};
+use super::transaction::{Edit, Transaction};
 use skep_netd_core::{EgressSubnet, HostPort, PortKey};
 use std::collections::BTreeMap;
 
@@ -30,19 +30,19 @@ pub fn replace(subnets: &[EgressSubnet], ports: &BTreeMap<PortKey, HostPort>) ->
             Some(Element::Entry(port_key(*key), target))
         });
         let map = Map::named(name, vec![Kind::Protocol, Kind::Port], Gives::Values(vec![kind, Kind::Port]));
-        transaction.push(Change::AddMap(table.clone(), map.with(elements.collect())));
-        let dnat = Expr::Dnat { family, address: Some(Register::FIRST), port: Some(family.after_address()) };
+        transaction.push(Edit::AddMap(table.clone(), map.with(elements.collect())));
+        let dnat = Expr::Dnat { family, address: Some(Register::FIRST), port: Some(after_address(family)) };
         let pick = Expr::Lookup { map: name.to_owned(), key: Register::FIRST, to: Some(Register::FIRST) };
         // Protocol and port are in the first two.
         let spare = Register::word(2);
-        let is_family = Expr::Equal { register: spare, value: vec![family.number()] };
+        let is_family = Expr::Equal { register: spare, value: vec![nfproto(family)] };
         rules.push(vec![Expr::Meta { to: spare, key: Meta::Family }, is_family, pick, dnat]);
     }
     add_entrances(&mut transaction, &table, &rules, false);
-    transaction.push(Change::AddChain(table.clone(), postrouting()));
-    transaction.push(Change::AddRule(table.clone(), masquerade_loopback()));
+    transaction.push(Edit::AddChain(table.clone(), postrouting()));
+    transaction.push(Edit::AddRule(table.clone(), masquerade_loopback()));
     for subnet in subnets {
-        transaction.push(Change::AddRule(table.clone(), masquerade_neighbour(subnet)));
+        transaction.push(Edit::AddRule(table.clone(), masquerade_neighbour(subnet)));
     }
     transaction
 }

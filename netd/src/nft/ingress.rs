@@ -1,13 +1,13 @@
-//! The node's side of the routing mesh: published ports answer on every node.
+//! The node's side of the routing mesh: DNAT from published ports, on every node.
 //!
 //! The node only rewrites the destination, never the source, to a *wire port* of
-//! its own (see [`super::mesh`]). A port without a backend is refused by a filter,
-//! before conntrack remembers anything of it: a stream of datagrams that began too
+//! its own (see [`super::mesh`]). A port without a backend is rejected by a filter,
+//! before conntrack has an entry of it: a stream of datagrams that began too
 //! early then goes to the first backend that comes.
 //!
 //! A port that a process of the node listens on stays the process's: for what comes
 //! from elsewhere the kernel is asked for its socket, packet by packet; for the
-//! node's own connections, whose packets have a socket already, `kept` holds the
+//! node's own connections, whose packets have a socket already, `listening` holds the
 //! ports that were seen listened on.
 //!
 //! One service costs a chain, two rules, and elements in maps of the table: two for
@@ -20,10 +20,10 @@ use super::expression::{
 use super::object::{Chain, ChainKind, Element, Gives, Hook, Kind, Map, PRIORITY_DNAT, PRIORITY_FILTER, PRIORITY_SNAT};
 use super::object::{Rule, Table, Value};
 use super::services::{order, share};
-use super::transaction::{Change, Transaction};
+use super::transaction::{Edit, Transaction};
 use skep_model::ServiceId;
 use skep_model::endpoint::Transport;
-use skep_netd_core::{IngressService, KeptPort, PortKey};
+use skep_netd_core::{IngressService, ListeningPort, PortKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -36,13 +36,13 @@ const SHARES: u64 = 16;
 /// Ports whose packets find nobody.
 const VACANT: &str = "vacant";
 /// Ports that processes of the node listen on, at any address.
-const KEPT: &str = "kept";
+const LISTENING: &str = "listening";
 
 /// The services that the table holds, each with ports of its own.
 pub type Services = BTreeMap<ServiceId, IngressService>;
 
 /// Writes the table anew; `seed` (the node id) orders the backends.
-pub fn replace(seed: &str, services: &Services, kept: &BTreeSet<KeptPort>) -> Transaction {
+pub fn replace(seed: &str, services: &Services, listening: &BTreeSet<ListeningPort>) -> Transaction {
     let table = Table::new(TABLE);
     let mut transaction = Transaction::new();
     transaction.replace_table(&table);
@@ -50,10 +50,10 @@ pub fn replace(seed: &str, services: &Services, kept: &BTreeSet<KeptPort>) -> Tr
     let mut maps = vec![
         Map::named(PORTS, key(), Gives::Verdicts),
         Map::named(VACANT, key(), Gives::Membership),
-        Map::named(KEPT, key(), Gives::Membership),
+        Map::named(LISTENING, key(), Gives::Membership),
     ];
     for (family, kind) in [(Family::V4, Kind::Ipv4), (Family::V6, Kind::Ipv6)] {
-        maps.push(Map::named(kept_name(family), vec![Kind::Protocol, Kind::Port, kind], Gives::Membership));
+        maps.push(Map::named(listening_name(family), vec![Kind::Protocol, Kind::Port, kind], Gives::Membership));
     }
     for number in 0..SHARES {
         maps.push(Map::named(wires_name(number), key(), Gives::Values(vec![Kind::Port])));
@@ -63,15 +63,15 @@ pub fn replace(seed: &str, services: &Services, kept: &BTreeSet<KeptPort>) -> Tr
         }
     }
     for map in maps {
-        transaction.push(Change::AddMap(table.clone(), map));
+        transaction.push(Edit::AddMap(table.clone(), map));
     }
     transaction.append(difference(seed, &Services::new(), services));
-    transaction.append(kept_difference(&BTreeSet::new(), kept));
+    transaction.append(listening_difference(&BTreeSet::new(), listening));
     let pick = Expr::Lookup { map: PORTS.to_owned(), key: Register::FIRST, to: None };
     add_entrances(&mut transaction, &table, &[vec![pick]], true);
     add_refusal(&mut transaction, &table);
-    transaction.push(Change::AddChain(table.clone(), postrouting()));
-    transaction.push(Change::AddRule(table.clone(), masquerade_loopback()));
+    transaction.push(Edit::AddChain(table.clone(), postrouting()));
+    transaction.push(Edit::AddRule(table.clone(), masquerade_loopback()));
     transaction
 }
 
@@ -89,11 +89,11 @@ pub fn difference(seed: &str, held: &Services, wanted: &Services) -> Transaction
         let chain = chain(id);
         if let Some(old) = old {
             old_elements.add(seed, id, old);
-            gone.push(Change::FlushChain(table.clone(), chain.clone()));
+            gone.push(Edit::FlushChain(table.clone(), chain.clone()));
         }
         match (old, new) {
-            (None, Some(_)) => drop(came.push(Change::AddChain(table.clone(), Chain::plain(&chain)))),
-            (Some(_), None) => drop(gone.push(Change::DeleteChain(table.clone(), chain))),
+            (None, Some(_)) => drop(came.push(Edit::AddChain(table.clone(), Chain::plain(&chain)))),
+            (Some(_), None) => drop(gone.push(Edit::DeleteChain(table.clone(), chain))),
             _ => {}
         }
         if let Some(new) = new {
@@ -102,29 +102,29 @@ pub fn difference(seed: &str, held: &Services, wanted: &Services) -> Transaction
         }
     }
     let (gone_elements, came_elements) = (old_elements.without(&new_elements), new_elements.without(&old_elements));
-    let mut transaction = gone_elements.change(Change::DeleteElements);
+    let mut transaction = gone_elements.change(Edit::DeleteElements);
     transaction.append(gone);
     transaction.append(came);
-    transaction.append(came_elements.change(Change::AddElements));
+    transaction.append(came_elements.change(Edit::AddElements));
     transaction
 }
 
 /// Brings the ports that the node's processes have from what they were to what they are.
-pub fn kept_difference(held: &BTreeSet<KeptPort>, wanted: &BTreeSet<KeptPort>) -> Transaction {
+pub fn listening_difference(held: &BTreeSet<ListeningPort>, wanted: &BTreeSet<ListeningPort>) -> Transaction {
     let mut transaction = Transaction::new();
-    let mut change = |ports: Vec<&KeptPort>, how: fn(Table, String, Vec<Element>) -> Change| {
+    let mut change = |ports: Vec<&ListeningPort>, how: fn(Table, String, Vec<Element>) -> Edit| {
         let mut maps = BTreeMap::<&'static str, Vec<Element>>::new();
-        for KeptPort { key, address } in ports {
+        for ListeningPort { key, address } in ports {
             let value = address.map_or_else(|| port_key(*key), |address| port_key(*key).then(address.into()));
-            let map = address.map_or(KEPT, |address| kept_name(Family::of(address)));
+            let map = address.map_or(LISTENING, |address| listening_name(Family::of(address)));
             maps.entry(map).or_default().push(Element::Member(value));
         }
         for (map, elements) in maps {
             transaction.push(how(Table::new(TABLE), map.to_owned(), elements));
         }
     };
-    change(held.difference(wanted).collect(), Change::DeleteElements);
-    change(wanted.difference(held).collect(), Change::AddElements);
+    change(held.difference(wanted).collect(), Edit::DeleteElements);
+    change(wanted.difference(held).collect(), Edit::AddElements);
     transaction
 }
 
@@ -166,7 +166,7 @@ impl Elements {
         Self(self.0.iter().filter(is_new).map(|(at, given)| (at.clone(), given.clone())).collect())
     }
 
-    fn change(self, how: impl Fn(Table, String, Vec<Element>) -> Change) -> Transaction {
+    fn change(self, how: impl Fn(Table, String, Vec<Element>) -> Edit) -> Transaction {
         let mut maps = BTreeMap::<String, Vec<Element>>::new();
         for ((map, key), given) in self.0 {
             maps.entry(map).or_default().push(match given {
@@ -206,7 +206,7 @@ fn pick(seed: &str, id: ServiceId, service: &IngressService) -> Transaction {
             Expr::Lookup { map: backends_name(family, share), key: Register::FIRST, to: Some(Register::FIRST) },
             Expr::Dnat { family, address: Some(Register::FIRST), port: Some(wire_port) },
         ];
-        transaction.push(Change::AddRule(Table::new(TABLE), Rule::new(&chain, [family_is(family), steps])));
+        transaction.push(Edit::AddRule(Table::new(TABLE), Rule::new(&chain, [family_is(family), steps])));
     }
     transaction
 }
@@ -220,8 +220,8 @@ fn backends_name(family: Family, share: u64) -> String {
     format!("{}_{share}", if family == Family::V4 { "backends4" } else { "backends6" })
 }
 
-fn kept_name(family: Family) -> &'static str {
-    if family == Family::V4 { "kept4" } else { "kept6" }
+fn listening_name(family: Family) -> &'static str {
+    if family == Family::V4 { "listening4" } else { "listening6" }
 }
 
 /// The chains through which packets for the node itself come, with these rules:
@@ -230,19 +230,19 @@ fn kept_name(family: Family) -> &'static str {
 /// process of the node listens on is left alone if `yields`.
 pub(crate) fn add_entrances(transaction: &mut Transaction, table: &Table, rules: &[Vec<Expr>], yields: bool) {
     for (name, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
-        transaction.push(Change::AddChain(table.clone(), Chain::base(name, ChainKind::Nat, hook, PRIORITY_DNAT)));
-        transaction.push(Change::AddRule(table.clone(), Rule::new(name, [to_loopback_v6()])));
-        let kept = match hook {
+        transaction.push(Edit::AddChain(table.clone(), Chain::base(name, ChainKind::Nat, hook, PRIORITY_DNAT)));
+        transaction.push(Edit::AddRule(table.clone(), Rule::new(name, [to_loopback_v6()])));
+        let exempt = match hook {
             _ if !yields => Vec::new(),
             Hook::Prerouting => vec![[to_this_node(), is_heard()].concat()],
-            _ => is_kept().into(),
+            _ => is_listening().into(),
         };
-        for kept in kept {
-            transaction.push(Change::AddRule(table.clone(), Rule::new(name, [kept, vec![Expr::Verdict(Verdict::Accept)]])));
+        for exempt in exempt {
+            transaction.push(Edit::AddRule(table.clone(), Rule::new(name, [exempt, vec![Expr::Verdict(Verdict::Accept)]])));
         }
         for rule in rules {
             let rule = Rule::new(name, [to_this_node(), protocol_and_port(), rule.clone()]);
-            transaction.push(Change::AddRule(table.clone(), rule));
+            transaction.push(Edit::AddRule(table.clone(), rule));
         }
     }
 }
@@ -253,13 +253,13 @@ fn is_heard() -> Vec<Expr> {
 }
 
 /// Holds for packets to ports that processes of the node were seen to listen on.
-fn is_kept() -> [Vec<Expr>; 3] {
+fn is_listening() -> [Vec<Expr>; 3] {
     let in_set = |set: &str| vec![Expr::InSet { set: set.to_owned(), key: Register::FIRST, inverted: false }];
     let at = |family| {
         let address = vec![destination(family, Register::word(2))];
-        [family_is(family), to_this_node(), protocol_and_port(), address, in_set(kept_name(family))].concat()
+        [family_is(family), to_this_node(), protocol_and_port(), address, in_set(listening_name(family))].concat()
     };
-    [[to_this_node(), protocol_and_port(), in_set(KEPT)].concat(), at(Family::V4), at(Family::V6)]
+    [[to_this_node(), protocol_and_port(), in_set(LISTENING)].concat(), at(Family::V4), at(Family::V6)]
 }
 
 fn to_loopback_v6() -> Vec<Expr> {
@@ -285,19 +285,19 @@ fn protocol_and_port() -> Vec<Expr> {
 fn add_refusal(transaction: &mut Transaction, table: &Table) {
     let is_vacant = Expr::InSet { set: VACANT.to_owned(), key: Register::FIRST, inverted: false };
     for (name, hook) in [("refuse", Hook::Input), ("refuse_own", Hook::Output)] {
-        transaction.push(Change::AddChain(table.clone(), Chain::base(name, ChainKind::Filter, hook, PRIORITY_FILTER)));
+        transaction.push(Edit::AddChain(table.clone(), Chain::base(name, ChainKind::Filter, hook, PRIORITY_FILTER)));
         // Every packet of the node comes by: the look at its route is for those that it may concern.
         let concerned = || [protocol_and_port(), vec![is_vacant.clone()], to_this_node()].concat();
         // A connection that a process has accepted half has no socket that could be found.
         let known = tracked_as(Tracked::State, STATE_KNOWN);
-        let heard = if hook == Hook::Input { vec![is_heard()] } else { is_kept().into() };
-        let kept = std::iter::once(known).chain(heard);
-        for kept in kept {
-            let rule = Rule::new(name, [concerned(), kept, vec![Expr::Verdict(Verdict::Accept)]]);
-            transaction.push(Change::AddRule(table.clone(), rule));
+        let heard = if hook == Hook::Input { vec![is_heard()] } else { is_listening().into() };
+        let exempt = std::iter::once(known).chain(heard);
+        for exempt in exempt {
+            let rule = Rule::new(name, [concerned(), exempt, vec![Expr::Verdict(Verdict::Accept)]]);
+            transaction.push(Edit::AddRule(table.clone(), rule));
         }
         for [which, reject] in [[transport_is(6), vec![Expr::RejectReset]], [vec![], vec![Expr::RejectUnreachable]]] {
-            transaction.push(Change::AddRule(table.clone(), Rule::new(name, [concerned(), which, reject])));
+            transaction.push(Edit::AddRule(table.clone(), Rule::new(name, [concerned(), which, reject])));
         }
     }
 }

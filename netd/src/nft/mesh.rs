@@ -1,4 +1,5 @@
-//! The task's side of the routing mesh: it sees the client's address.
+//! The task's side of the routing mesh: DNAT from wire ports, and policy routing of replies by connection mark. The
+//! task sees the client's address.
 //!
 //! Every ingress node rewrites to a *wire port* of its own, or two connections of
 //! one client and one source port through two nodes would be the same tuple to the
@@ -9,11 +10,11 @@
 //! the sysctls `tcp_fwmark_accept` and `fwmark_reflect`.
 //!
 //! The kernel chooses the source address of a datagram that answers from any
-//! address before it is marked, by the way out of the node. So datagrams are led to
+//! address before it is marked, by the way out of the node. So datagrams get DNAT to
 //! the task's address on that way: the answer is then recognised as one. A process
 //! that takes them on the ingress address alone does not hear them. Those that an
 //! ingress node sends itself, from its address on the ingress network, are answered
-//! over that network and led to the address on it.
+//! over that network and get DNAT to the address on it.
 //!
 //! The second of two equal client tuples reaches the task with another source port
 //! (conntrack picks one).
@@ -24,7 +25,7 @@ use super::expression::{
 };
 use super::ingress::port_key;
 use super::object::{Chain, ChainKind, Element, Gives, Hook, Kind, Map, PRIORITY_DNAT, PRIORITY_MANGLE, Rule, Table, Value};
-use super::transaction::{Change, Transaction};
+use super::transaction::{Edit, Transaction};
 use ipnet::IpNet;
 use skep_netd_core::{IngressNode, WirePort};
 use std::net::IpAddr;
@@ -41,10 +42,10 @@ pub fn replace(nodes: &[IngressNode], ports: &[WirePort], mask: u16, outward: &[
     transaction.replace_table(&table);
     let senders = nodes.iter().map(|node| Element::Entry(Value::hardware(node.hardware.0), Value::number(node.mark)));
     let marks = Map::named("nodes", vec![Kind::Hardware], Gives::Values(vec![Kind::Mark]));
-    transaction.push(Change::AddMap(table.clone(), marks.with(senders.collect())));
+    transaction.push(Edit::AddMap(table.clone(), marks.with(senders.collect())));
     let wired = ports.iter().map(|port| Element::Entry(port_key((port.transport, port.index)), Value::port(port.target_port)));
     let targets = Map::named("ports", vec![Kind::Protocol, Kind::Port], Gives::Values(vec![Kind::Port]));
-    transaction.push(Change::AddMap(table.clone(), targets.with(wired.collect())));
+    transaction.push(Edit::AddMap(table.clone(), targets.with(wired.collect())));
     add_marking(&mut transaction, &table);
     add_mapping_back(&mut transaction, &table, mask, outward, near);
     transaction
@@ -53,7 +54,7 @@ pub fn replace(nodes: &[IngressNode], ports: &[WirePort], mask: u16, outward: &[
 fn add_marking(transaction: &mut Transaction, table: &Table) {
     const ARPHRD_ETHER: u16 = 1;
     let arrive = Chain::base("arrive", ChainKind::Filter, Hook::Prerouting, PRIORITY_MANGLE);
-    transaction.push(Change::AddChain(table.clone(), arrive));
+    transaction.push(Edit::AddChain(table.clone(), arrive));
     let by_sender = vec![
         Expr::Meta { to: Register::FIRST, key: Meta::InputKind },
         Expr::Equal { register: Register::FIRST, value: ARPHRD_ETHER.to_ne_bytes().to_vec() },
@@ -61,25 +62,25 @@ fn add_marking(transaction: &mut Transaction, table: &Table) {
         Expr::Lookup { map: "nodes".to_owned(), key: Register::FIRST, to: Some(Register::FIRST) },
         Expr::SetTrackedMark { from: Register::FIRST },
     ];
-    transaction.push(Change::AddRule(table.clone(), Rule::new("arrive", [tracked_as(Tracked::State, STATE_NEW), by_sender])));
+    transaction.push(Edit::AddRule(table.clone(), Rule::new("arrive", [tracked_as(Tracked::State, STATE_NEW), by_sender])));
     let only_requests = vec![
         Expr::Tracked { to: Register::FIRST, key: Tracked::Direction },
         Expr::Equal { register: Register::FIRST, value: vec![0] },
     ];
-    transaction.push(Change::AddRule(table.clone(), Rule::new("arrive", [only_requests, copy_mark()])));
+    transaction.push(Edit::AddRule(table.clone(), Rule::new("arrive", [only_requests, copy_mark()])));
     let reply = Chain::base("reply", ChainKind::Route, Hook::Output, PRIORITY_MANGLE);
-    transaction.push(Change::AddChain(table.clone(), reply));
-    transaction.push(Change::AddRule(table.clone(), Rule::new("reply", [copy_mark()])));
+    transaction.push(Edit::AddChain(table.clone(), reply));
+    transaction.push(Edit::AddRule(table.clone(), Rule::new("reply", [copy_mark()])));
 }
 
 fn add_mapping_back(transaction: &mut Transaction, table: &Table, mask: u16, outward: &[IpAddr], near: &[IpNet]) {
     let back = Chain::base("back", ChainKind::Nat, Hook::Prerouting, PRIORITY_DNAT);
-    transaction.push(Change::AddChain(table.clone(), back));
+    transaction.push(Edit::AddChain(table.clone(), back));
     for address in outward {
         let family = Family::of(*address);
         // The port is in the first register.
         let spare = Register::word(4);
-        let lead = vec![
+        let dnat = vec![
             Expr::Load { to: spare, value: Value::from(*address).into_bytes() },
             Expr::Dnat { family, address: Some(spare), port: Some(Register::FIRST) },
         ];
@@ -87,13 +88,13 @@ fn add_mapping_back(transaction: &mut Transaction, table: &Table, mask: u16, out
             let load = source(family, Register::FIRST);
             std::iter::once(load).chain(outside_subnet(Register::FIRST, subnet.addr(), subnet.prefix_len()))
         });
-        let steps = [family_is(family), is_far.collect(), is_marked(), transport_is(17), target_port(mask), lead];
-        transaction.push(Change::AddRule(table.clone(), Rule::new("back", steps)));
+        let steps = [family_is(family), is_far.collect(), is_marked(), transport_is(17), target_port(mask), dnat];
+        transaction.push(Edit::AddRule(table.clone(), Rule::new("back", steps)));
     }
     for family in [Family::V4, Family::V6] {
-        let lead = vec![Expr::Dnat { family, address: None, port: Some(Register::FIRST) }];
-        let steps = [family_is(family), is_marked(), target_port(mask), lead];
-        transaction.push(Change::AddRule(table.clone(), Rule::new("back", steps)));
+        let dnat = vec![Expr::Dnat { family, address: None, port: Some(Register::FIRST) }];
+        let steps = [family_is(family), is_marked(), target_port(mask), dnat];
+        transaction.push(Edit::AddRule(table.clone(), Rule::new("back", steps)));
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A change of a namespace's rules is a [`Transaction`]: the kernel takes all of it or nothing, and the
 //! answer to every message of it is read, so that a refusal names the message that was refused. A
-//! [`Socket`] belongs for ever to the namespace it was opened in ([`namespace::within`]).
+//! [`Socket`] belongs for ever to the namespace it was opened in ([`crate::netlink::namespace`]).
 //!
 //! The tables, one per concern, so that each can be replaced whole without the others noticing:
 //!
@@ -34,23 +34,17 @@ pub mod ingress;
 pub mod mesh;
 pub mod monitor;
 pub mod names;
-pub mod namespace;
 pub mod object;
-mod poller;
 pub mod services;
 pub mod socket;
-pub mod tables;
 pub mod transaction;
 pub mod underlay;
-pub(crate) mod wire;
-mod write;
+pub(crate) mod write;
 
 pub use expression::{Expr, Family, Register, Verdict};
 pub use object::{Chain, ChainKind, Element, Hook, Map, Rule, Table, Value};
 pub use socket::{Error, Socket};
-pub use transaction::{Change, Transaction};
+pub use transaction::{Edit, Transaction};
 
-#[cfg(test)]
-pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

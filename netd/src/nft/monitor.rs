@@ -4,16 +4,15 @@
 //! of the namespace's own [`super::Socket`]; any other is drift until the table's fingerprint says otherwise.
 
 use super::socket::Error;
-use super::transaction::SUBSYSTEM;
-use super::wire;
+use crate::netlink::namespace::open_in;
+use crate::netlink::socket::{Received, receive};
+use crate::netlink::uapi::{NFT_MSG_NEWGEN, NFTA_GEN_ID, NFTA_GEN_PROC_NAME, NFTA_TABLE_NAME, NFTABLES};
+use crate::netlink::wire;
 use netlink_sys::{Socket as RawSocket, protocols::NETLINK_NETFILTER};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-
-/// The group that nf_tables tells its changes to.
-const GROUP: u32 = 7;
 
 /// Room for events that were not taken yet, in bytes: those of the longest of our
 /// own transactions must fit.
@@ -54,7 +53,7 @@ impl Monitor {
     /// # Errors
     /// When the socket cannot be made or not join the group.
     pub fn open_in(namespace: BorrowedFd<'_>) -> Result<Self, Error> {
-        let socket = super::namespace::within(namespace, open).and_then(|opened| opened).map_err(Error::Open)?;
+        let socket = open_in(Some(namespace), open).map_err(Error::Open)?;
         Ok(Self { socket, tables: BTreeSet::new(), ready: VecDeque::new() })
     }
 
@@ -76,33 +75,31 @@ impl Monitor {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(Some(event));
             }
-            let mut buffer = Vec::with_capacity(64 << 10);
-            match self.socket.recv(&mut buffer, libc::MSG_DONTWAIT) {
-                Ok(_) => self.take(&buffer),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+            match receive(&self.socket).map_err(|source| Error::Transfer { operation: "receive events", source })? {
+                Received::Datagram(datagram) => self.take(&datagram),
+                Received::Nothing => return Ok(None),
+                Received::Overrun => {
                     self.tables.clear();
                     return Ok(Some(Event::Lost));
                 }
-                Err(source) => return Err(Error::Transfer { operation: "receive events", source }),
             }
         }
     }
 
     fn take(&mut self, datagram: &[u8]) {
-        const NEW_GENERATION: u16 = SUBSYSTEM | 15;
         for message in wire::messages(datagram) {
-            if message.kind == NEW_GENERATION {
+            if message.kind == NFT_MSG_NEWGEN {
                 let field = |kind| message.attributes().find(|(found, _)| *found == kind).map(|(_, value)| value);
                 self.ready.push_back(Event::Committed(Committed {
-                    generation: field(1).and_then(wire::be32).unwrap_or_default(),
+                    generation: field(NFTA_GEN_ID).and_then(wire::be32).unwrap_or_default(),
                     port: message.port,
-                    process: field(3).map(wire::text).unwrap_or_default(),
+                    process: field(NFTA_GEN_PROC_NAME).map(wire::text).unwrap_or_default(),
                     tables: std::mem::take(&mut self.tables),
                 }));
-            } else if message.kind & 0xff00 == SUBSYSTEM {
-                // The table's name is the first attribute of every object.
-                self.tables.extend(message.attributes().find(|(kind, _)| *kind == 1).map(|(_, value)| wire::text(value)));
+            } else if message.kind & 0xff00 == NFTABLES {
+                // Chains, rules and sets name their table by the same number as a table itself.
+                let table = message.attributes().find(|(kind, _)| *kind == NFTA_TABLE_NAME);
+                self.tables.extend(table.map(|(_, value)| wire::text(value)));
             }
         }
     }
@@ -120,6 +117,6 @@ fn open() -> io::Result<RawSocket> {
     socket.bind_auto()?;
     socket.set_non_blocking(true)?;
     setsockopt(&socket, sockopt::RcvBufForce, &BUFFER_BYTES)?;
-    socket.add_membership(GROUP)?;
+    socket.add_membership(libc::NFNLGRP_NFTABLES as u32)?;
     Ok(socket)
 }

@@ -6,10 +6,8 @@
 use super::expression::{Expr, Verdict};
 use std::net::IpAddr;
 
-/// NFPROTO_INET.
-pub(crate) const INET: u8 = 1;
-/// NFPROTO_BRIDGE.
-pub(crate) const BRIDGE: u8 = 7;
+pub(crate) const INET: u8 = libc::NFPROTO_INET as u8;
+pub(crate) const BRIDGE: u8 = libc::NFPROTO_BRIDGE as u8;
 
 /// A table by its name and family.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,4 +1,4 @@
-//! Virtual addresses in a task's own namespace: no proxy and no extra hop.
+//! Virtual addresses (VIPs) in a task's own namespace: DNAT on output, no proxy and no extra hop.
 //!
 //! `skep_services` has one verdict map per family, from virtual address to the chain of its service. Each such
 //! chain draws a number and looks address and number up in a map of backends: a service costs the kernel a chain, a
@@ -9,11 +9,11 @@
 //! order of its own, a hash of its seed (the task id), which stays the same for those that stay.
 
 use super::expression::{
-    Expr, Family, Register, STATE_KNOWN, Tracked, Verdict, destination, family_is, tracked_as, transport_is,
+    Expr, Family, Register, STATE_KNOWN, Tracked, Verdict, after_address, destination, family_is, tracked_as, transport_is,
 };
 use super::object::Kind;
 use super::object::{Chain, ChainKind, Element, Gives, Hook, Map, PRIORITY_DNAT, PRIORITY_FILTER, Rule, Table, Value};
-use super::transaction::{Change, Transaction};
+use super::transaction::{Edit, Transaction};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -43,11 +43,11 @@ pub fn replace_all(seed: &str, services: &[Service]) -> Transaction {
     for (name, kind, hook_priority) in [("output", ChainKind::Nat, PRIORITY_DNAT), ("refuse", ChainKind::Filter, PRIORITY_FILTER)]
     {
         let chain = Chain::base(name, kind, Hook::Output, hook_priority);
-        transaction.push(Change::AddChain(table.clone(), chain));
+        transaction.push(Edit::AddChain(table.clone(), chain));
     }
     // Packets of connections that were answered are nearly all, and none of them is for a vacant address.
     let pass = Rule::new("refuse", [tracked_as(Tracked::State, STATE_KNOWN), vec![Expr::Verdict(Verdict::Accept)]]);
-    transaction.push(Change::AddRule(table.clone(), pass));
+    transaction.push(Edit::AddRule(table.clone(), pass));
     for family in [Family::V4, Family::V6] {
         add_family(&mut transaction, &table, family);
     }
@@ -59,22 +59,22 @@ pub fn replace_all(seed: &str, services: &[Service]) -> Transaction {
 fn add_family(transaction: &mut Transaction, table: &Table, family: Family) {
     let kind = if family == Family::V4 { Kind::Ipv4 } else { Kind::Ipv6 };
     let vacant = vacant_name(family);
-    transaction.push(Change::AddMap(table.clone(), Map::named(map_name(family), vec![kind], Gives::Verdicts)));
-    transaction.push(Change::AddMap(table.clone(), Map::named(vacant, vec![kind], Gives::Membership)));
+    transaction.push(Edit::AddMap(table.clone(), Map::named(map_name(family), vec![kind], Gives::Verdicts)));
+    transaction.push(Edit::AddMap(table.clone(), Map::named(vacant, vec![kind], Gives::Membership)));
     for number in 0..BACKENDS_MAPS {
         let backends = Map::named(backends_name(family, number), vec![kind, Kind::Mark], Gives::Values(vec![kind]));
-        transaction.push(Change::AddMap(table.clone(), backends));
+        transaction.push(Edit::AddMap(table.clone(), backends));
     }
     let to = destination(family, Register::FIRST);
     let pick = Expr::Lookup { map: map_name(family).to_owned(), key: Register::FIRST, to: None };
     let rule = Rule::new("output", [family_is(family), vec![to.clone(), pick]]);
-    transaction.push(Change::AddRule(table.clone(), rule));
+    transaction.push(Edit::AddRule(table.clone(), rule));
     let is_vacant = Expr::InSet { set: vacant.to_owned(), key: Register::FIRST, inverted: false };
     let is_vacant = || vec![to.clone(), is_vacant.clone()];
     for answer in [[transport_is(6), vec![Expr::RejectReset]], [vec![], vec![Expr::RejectUnreachable]]] {
         let [which, reject] = answer;
         let rule = Rule::new("refuse", [family_is(family), is_vacant(), which, reject]);
-        transaction.push(Change::AddRule(table.clone(), rule));
+        transaction.push(Edit::AddRule(table.clone(), rule));
     }
 }
 
@@ -86,7 +86,7 @@ pub fn add_all(seed: &str, services: &[Service]) -> Transaction {
         let mut elements = Elements::default();
         for service in services.iter().filter(|service| has_family(service, family)) {
             let chain = chain_name(&service.key, family);
-            transaction.push(Change::AddChain(table.clone(), Chain::plain(&chain)));
+            transaction.push(Edit::AddChain(table.clone(), Chain::plain(&chain)));
             transaction.append(pick(seed, service, family));
             elements.add(seed, service, family);
             elements.verdicts.extend(of_family(service, family).map(|address| {
@@ -94,7 +94,7 @@ pub fn add_all(seed: &str, services: &[Service]) -> Transaction {
                 Element::Decision(address.into(), verdict)
             }));
         }
-        transaction.append(elements.change(family, Change::AddElements));
+        transaction.append(elements.change(family, Edit::AddElements));
     }
     transaction
 }
@@ -106,9 +106,9 @@ pub fn replace_backends(seed: &str, held: &Service, wanted: &Service) -> Transac
         let (mut old, mut new) = (Elements::default(), Elements::default());
         old.add(seed, held, family);
         new.add(seed, wanted, family);
-        transaction.push(Change::FlushChain(Table::new(TABLE), chain_name(&wanted.key, family)));
-        transaction.append(old.change(family, Change::DeleteElements));
-        transaction.append(new.change(family, Change::AddElements));
+        transaction.push(Edit::FlushChain(Table::new(TABLE), chain_name(&wanted.key, family)));
+        transaction.append(old.change(family, Edit::DeleteElements));
+        transaction.append(new.change(family, Edit::AddElements));
         transaction.append(pick(seed, wanted, family));
     }
     transaction
@@ -124,10 +124,10 @@ pub fn remove_all(seed: &str, services: &[Service]) -> Transaction {
         for service in services.iter().filter(|service| has_family(service, family)) {
             elements.add(seed, service, family);
             elements.verdicts.extend(of_family(service, family).map(|address| Element::Member(address.into())));
-            chains.push(Change::FlushChain(table.clone(), chain_name(&service.key, family)));
-            chains.push(Change::DeleteChain(table.clone(), chain_name(&service.key, family)));
+            chains.push(Edit::FlushChain(table.clone(), chain_name(&service.key, family)));
+            chains.push(Edit::DeleteChain(table.clone(), chain_name(&service.key, family)));
         }
-        transaction.append(elements.change(family, Change::DeleteElements));
+        transaction.append(elements.change(family, Edit::DeleteElements));
         transaction.append(chains);
     }
     transaction
@@ -167,7 +167,7 @@ impl Elements {
     }
 
     /// Adds or deletes all of them.
-    fn change(self, family: Family, how: impl Fn(Table, String, Vec<Element>) -> Change) -> Transaction {
+    fn change(self, family: Family, how: impl Fn(Table, String, Vec<Element>) -> Edit) -> Transaction {
         let mut transaction = Transaction::new();
         let backends = self.backends.into_iter().map(|(number, elements)| (backends_name(family, number), elements));
         let maps = [(map_name(family).to_owned(), self.verdicts), (vacant_name(family).to_owned(), self.vacant)];
@@ -185,7 +185,7 @@ fn pick(seed: &str, service: &Service, family: Family) -> Transaction {
     if modulus > 0 {
         let steps = vec![
             destination(family, Register::FIRST),
-            Expr::Turn { to: family.after_address(), modulus },
+            Expr::Turn { to: after_address(family), modulus },
             Expr::Lookup {
                 map: backends_name(family, share(&service.key, BACKENDS_MAPS)),
                 key: Register::FIRST,
@@ -193,7 +193,7 @@ fn pick(seed: &str, service: &Service, family: Family) -> Transaction {
             },
             Expr::Dnat { family, address: Some(Register::FIRST), port: None },
         ];
-        transaction.push(Change::AddRule(Table::new(TABLE), Rule::new(chain_name(&service.key, family), [steps])));
+        transaction.push(Edit::AddRule(Table::new(TABLE), Rule::new(chain_name(&service.key, family), [steps])));
     }
     transaction
 }

@@ -4,9 +4,14 @@
 //! nothing here ever waits: every read is non-blocking, and an answer that is missing is an error.
 
 use super::object::Table;
-use super::transaction::{SUBSYSTEM, Transaction, bracket};
-use super::wire::{self, HEADER_LEN, MessageView, MessageWriter};
+use super::transaction::{Transaction, bracket};
+use crate::netlink::answer::Answer;
+use crate::netlink::namespace::inside;
+use crate::netlink::socket::{Received, receive};
+use crate::netlink::uapi::*;
+use crate::netlink::wire::{self, HEADER_LEN, MessageView, MessageWriter};
 use netlink_sys::{Socket as RawSocket, SocketAddr, protocols::NETLINK_NETFILTER};
+use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher;
@@ -45,7 +50,7 @@ pub enum Error {
         /// Messages in the transaction.
         n_messages: usize,
         /// The kernel's reason.
-        errno: nix::errno::Errno,
+        errno: Errno,
         /// The kernel's own words, where it has any.
         detail: Option<String>,
     },
@@ -55,7 +60,7 @@ pub enum Error {
         /// Messages in the transaction.
         n_messages: usize,
         /// The kernel's reason.
-        errno: nix::errno::Errno,
+        errno: Errno,
     },
     /// The kernel neither took nor refused what was sent.
     #[error("{n_messages} messages were not answered")]
@@ -98,7 +103,7 @@ impl Socket {
     /// # Errors
     /// As [`Socket::open`], and when the namespace cannot be entered.
     pub fn open_in(namespace: BorrowedFd<'_>) -> Result<Self, Error> {
-        super::namespace::within(namespace, Self::open).map_err(Error::Open)?
+        inside(namespace, Self::open).map_err(Error::Open)?
     }
 
     /// The netlink port: the author of this socket's changes in the events of the namespace.
@@ -139,13 +144,13 @@ impl Socket {
     /// # Errors
     /// When the kernel does not answer.
     pub fn generation(&mut self) -> Result<u32, Error> {
-        self.ask("read the generation", SUBSYSTEM | 16, 1)
+        self.ask("read the generation", NFT_MSG_GETGEN, NFTA_GEN_ID)
     }
 
     /// Asks for one number, which the answer has under `attribute`.
     pub(crate) fn ask(&mut self, what: &'static str, kind: u16, attribute: u16) -> Result<u32, Error> {
         let sequence = self.next_sequence();
-        self.send(&MessageWriter::new(kind, 0x1, sequence, 0, 0).finish())?;
+        self.send(&MessageWriter::netfilter(kind, REQUEST, sequence, 0, 0).finish())?;
         while let Some(datagram) = self.receive()? {
             for message in wire::messages(&datagram).filter(|message| message.sequence == sequence) {
                 refuse_error(&message, what)?;
@@ -167,7 +172,7 @@ impl Socket {
         for _ in 0..DUMP_ATTEMPTS_MAX {
             match self.try_fingerprint(table) {
                 Err(Error::Restless) => {}
-                Err(Error::Refused { errno: nix::errno::Errno::ENOENT, .. }) => return Ok(None),
+                Err(Error::Refused { errno: Errno::ENOENT, .. }) => return Ok(None),
                 result => return result,
             }
         }
@@ -175,36 +180,41 @@ impl Socket {
     }
 
     fn try_fingerprint(&mut self, table: &Table) -> Result<Option<u64>, Error> {
-        const TABLE: (u16, u16) = (1, 1);
-        const CHAINS: (u16, u16) = (4, 1);
-        const RULES: (u16, u16) = (7, 1);
-        const SETS: (u16, u16) = (10, 1);
+        /// Kinds of objects, and which attribute names their table.
+        const KINDS: [(u16, u16); 4] = [
+            (NFT_MSG_GETTABLE, NFTA_TABLE_NAME),
+            (NFT_MSG_GETCHAIN, NFTA_CHAIN_TABLE),
+            (NFT_MSG_GETRULE, NFTA_RULE_TABLE),
+            (NFT_MSG_GETSET, NFTA_SET_TABLE),
+        ];
         let Table { name: table, family } = table;
         let generation = self.generation()?;
         let mut hasher = DefaultHasher::new();
         let mut sets = Vec::new();
         let mut there = false;
-        for (kind, name_attribute) in [TABLE, CHAINS, RULES, SETS] {
+        for (kind, table_attribute) in KINDS {
             let filter = |m: &mut MessageWriter| {
-                if kind != 1 {
-                    m.text(1, table).done()
+                if kind != NFT_MSG_GETTABLE {
+                    m.text(table_attribute, table).done()
                 }
             };
-            for body in self.dump(SUBSYSTEM | kind, *family, filter)? {
-                let attributes = body.get(4..).unwrap_or_default();
-                if wire::find(attributes, name_attribute).map(wire::text).as_ref() != Some(table) {
+            for body in self.dump(kind, *family, filter)? {
+                let attributes = wire::after_nfgenmsg(&body);
+                if wire::find(attributes, table_attribute).map(wire::text).as_ref() != Some(table) {
                     continue;
                 }
                 there = true;
                 hasher.write(attributes);
-                if kind == SETS.0 {
-                    sets.extend(wire::find(attributes, 2).map(wire::text));
+                if kind == NFT_MSG_GETSET {
+                    sets.extend(wire::find(attributes, NFTA_SET_NAME).map(wire::text));
                 }
             }
         }
         for set in sets {
             // The order of a set's elements is the kernel's hash order: add them up.
-            let elements = self.dump(SUBSYSTEM | 13, *family, |m| m.text(1, table).text(2, &set).done())?;
+            let elements = self.dump(NFT_MSG_GETSETELEM, *family, |m| {
+                m.text(NFTA_SET_ELEM_LIST_TABLE, table).text(NFTA_SET_ELEM_LIST_SET, &set);
+            })?;
             hasher.write_u64(elements.iter().fold(0, |sum, body| sum_elements(body).wrapping_add(sum)));
         }
         if self.generation()? != generation {
@@ -215,10 +225,9 @@ impl Socket {
 
     /// Asks for a dump and gives the bodies (netfilter header first) of its messages.
     pub(crate) fn dump(&mut self, kind: u16, family: u8, fill: impl Fn(&mut MessageWriter)) -> Result<Vec<Vec<u8>>, Error> {
-        const DUMP: u16 = 0x301;
         for _ in 0..DUMP_ATTEMPTS_MAX {
             let sequence = self.next_sequence();
-            let mut request = MessageWriter::new(kind, DUMP, sequence, family, 0);
+            let mut request = MessageWriter::netfilter(kind, REQUEST | DUMP, sequence, family, 0);
             fill(&mut request);
             self.send(&request.finish())?;
             if let Some(bodies) = self.read_dump(sequence)? {
@@ -229,15 +238,13 @@ impl Socket {
     }
 
     fn read_dump(&mut self, sequence: u32) -> Result<Option<Vec<Vec<u8>>>, Error> {
-        const DONE: u16 = 3;
-        const INTERRUPTED: u16 = 0x10;
         let mut bodies = Vec::new();
         let mut whole = true;
         while let Some(datagram) = self.receive()? {
             for message in wire::messages(&datagram).filter(|message| message.sequence == sequence) {
                 refuse_error(&message, "read the rules")?;
-                whole &= message.flags & INTERRUPTED == 0;
-                if message.kind == DONE {
+                whole &= message.flags & DUMP_INTERRUPTED == 0;
+                if message.kind == NLMSG_DONE {
                     return Ok(whole.then_some(bodies));
                 }
                 bodies.push(message.body.to_vec());
@@ -255,7 +262,7 @@ impl Socket {
         fill: impl FnOnce(&mut MessageWriter),
     ) -> Result<(), Error> {
         let sequence = self.next_sequence();
-        let mut request = MessageWriter::new(kind, 0x5, sequence, family, 0);
+        let mut request = MessageWriter::netfilter(kind, REQUEST | ACK, sequence, family, 0);
         fill(&mut request);
         self.send(&request.finish())?;
         while let Some(datagram) = self.receive()? {
@@ -278,11 +285,11 @@ impl Socket {
 
     /// The next datagram; `None` when there is none.
     fn receive(&self) -> Result<Option<Vec<u8>>, Error> {
-        let mut buffer = Vec::with_capacity(64 << 10);
-        match self.raw.recv(&mut buffer, libc::MSG_DONTWAIT) {
-            Ok(_) => Ok(Some(buffer)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(source) => Err(Error::Transfer { operation: "receive", source }),
+        let failed = |source| Error::Transfer { operation: "receive", source };
+        match receive(&self.raw).map_err(failed)? {
+            Received::Datagram(datagram) => Ok(Some(datagram)),
+            Received::Nothing => Ok(None),
+            Received::Overrun => Err(failed(Errno::ENOBUFS.into())),
         }
     }
 
@@ -291,18 +298,17 @@ impl Socket {
     fn read_answers(&self, begin: u32, n_messages: usize) -> Result<Vec<Option<Answer>>, Error> {
         let mut answers = vec![None; n_messages + 1];
         loop {
-            let datagram = match self.receive() {
-                Ok(Some(datagram)) => datagram,
-                Ok(None) => break,
+            let datagram = match receive(&self.raw).map_err(|source| Error::Transfer { operation: "receive", source })? {
+                Received::Datagram(datagram) => datagram,
+                Received::Nothing => break,
                 // The first refusals are there, and they are what is told.
-                Err(Error::Transfer { source, .. }) if source.raw_os_error() == Some(libc::ENOBUFS) => continue,
-                Err(error) => return Err(error),
+                Received::Overrun => continue,
             };
             for message in wire::messages(&datagram) {
                 let place = message.sequence.wrapping_sub(begin) as usize;
                 let (Some(slot), Some(answer)) = (answers.get_mut(place), Answer::parse(&message)) else { continue };
                 // The kernel may replay a batch and answer again; a refusal is the last word.
-                if slot.as_ref().is_none_or(|earlier: &Answer| earlier.errno == 0) {
+                if slot.as_ref().is_none_or(|earlier: &Answer| earlier.errno.is_none()) {
                     *slot = Some(answer);
                 }
             }
@@ -311,42 +317,16 @@ impl Socket {
     }
 }
 
-/// What the kernel said to one message.
-#[derive(Clone, Debug)]
-struct Answer {
-    errno: i32,
-    detail: Option<String>,
-}
-
-impl Answer {
-    fn parse(message: &MessageView<'_>) -> Option<Self> {
-        const ERROR: u16 = 2;
-        const HAS_DETAIL: u16 = 0x200;
-        if message.kind != ERROR {
-            return None;
-        }
-        let errno = wire::u32_at(message.body, 0)?.cast_signed().wrapping_neg();
-        let attributes = message.body.get(4 + HEADER_LEN..).filter(|_| message.flags & HAS_DETAIL != 0);
-        let detail = attributes.and_then(|bytes| wire::find(bytes, 1)).map(wire::text);
-        Some(Self { errno, detail })
-    }
-}
-
 fn judge(answers: &[Option<Answer>], messages: &[super::transaction::Message]) -> Result<(), Error> {
     let n_messages = messages.len();
     for (index, answer) in answers.iter().enumerate().skip(1) {
-        if let Some(Answer { errno, detail }) = answer
-            && *errno != 0
-        {
-            let errno = nix::errno::Errno::from_raw(*errno);
+        if let Some(Answer { errno: Some(errno), text }) = answer {
             let what = messages[index - 1].what.clone();
-            return Err(Error::Refused { what, index, n_messages, errno, detail: detail.clone() });
+            return Err(Error::Refused { what, index, n_messages, errno: *errno, detail: text.clone() });
         }
     }
-    if let Some(Some(Answer { errno, .. })) = answers.first()
-        && *errno != 0
-    {
-        return Err(Error::Commit { n_messages, errno: nix::errno::Errno::from_raw(*errno) });
+    if let Some(Some(Answer { errno: Some(errno), .. })) = answers.first() {
+        return Err(Error::Commit { n_messages, errno: *errno });
     }
     match answers.last() {
         Some(Some(_)) => Ok(()),
@@ -356,16 +336,15 @@ fn judge(answers: &[Option<Answer>], messages: &[super::transaction::Message]) -
 
 fn refuse_error(message: &MessageView<'_>, what: &'static str) -> Result<(), Error> {
     match Answer::parse(message) {
-        Some(Answer { errno, detail }) if errno != 0 => {
-            let errno = nix::errno::Errno::from_raw(errno);
-            Err(Error::Refused { what: what.to_owned(), index: 1, n_messages: 1, errno, detail })
+        Some(Answer { errno: Some(errno), text }) => {
+            Err(Error::Refused { what: what.to_owned(), index: 1, n_messages: 1, errno, detail: text })
         }
         _ => Ok(()),
     }
 }
 
 fn sum_elements(body: &[u8]) -> u64 {
-    let list = wire::find(body.get(4..).unwrap_or_default(), 3).unwrap_or_default();
+    let list = wire::find(wire::after_nfgenmsg(body), NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default();
     wire::attributes(list).fold(0, |sum, (_, element)| {
         let mut hasher = DefaultHasher::new();
         hasher.write(element);

@@ -8,7 +8,7 @@ use super::expression::{
     Expr, Family, ROUTE_UNICAST, Register, Verdict, destination, destination_port, family_is, source, transport_is,
 };
 use super::object::{Chain, ChainKind, Element, Gives, Hook, Kind, Map, PRIORITY_RAW, Rule, Table};
-use super::transaction::{Change, Transaction};
+use super::transaction::{Edit, Transaction};
 use std::net::IpAddr;
 
 /// The table's name.
@@ -22,7 +22,7 @@ pub fn replace(port: u16, members: &[IpAddr]) -> Transaction {
     let mut transaction = Transaction::new();
     transaction.replace_table(&table);
     for (name, hook) in [(ARRIVE, Hook::Prerouting), (LEAVE, Hook::Output)] {
-        transaction.push(Change::AddChain(table.clone(), Chain::base(name, ChainKind::Filter, hook, PRIORITY_RAW)));
+        transaction.push(Edit::AddChain(table.clone(), Chain::base(name, ChainKind::Filter, hook, PRIORITY_RAW)));
     }
     for family in [Family::V4, Family::V6] {
         let (set, kind) = if family == Family::V4 { ("members4", Kind::Ipv4) } else { ("members6", Kind::Ipv6) };
@@ -30,12 +30,12 @@ pub fn replace(port: u16, members: &[IpAddr]) -> Transaction {
         addresses.sort_unstable();
         addresses.dedup();
         let elements = addresses.into_iter().map(|address| Element::Member(address.into())).collect();
-        transaction.push(Change::AddMap(table.clone(), Map::named(set, vec![kind], Gives::Membership).with(elements)));
+        transaction.push(Edit::AddMap(table.clone(), Map::named(set, vec![kind], Gives::Membership).with(elements)));
         for (chain, other_end) in [(ARRIVE, source(family, Register::FIRST)), (LEAVE, destination(family, Register::FIRST))] {
             let is_member = Expr::InSet { set: set.to_owned(), key: Register::FIRST, inverted: false };
             let pass = vec![other_end, is_member, Expr::Untracked, Expr::Verdict(Verdict::Accept)];
             let rule = Rule::new(chain, [is_vxlan(port), family_is(family), pass]);
-            transaction.push(Change::AddRule(table.clone(), rule));
+            transaction.push(Edit::AddRule(table.clone(), rule));
         }
     }
     // Who only passes through may speak VXLAN to whom they like.
@@ -44,7 +44,7 @@ pub fn replace(port: u16, members: &[IpAddr]) -> Transaction {
         Expr::Differs { register: Register::FIRST, value: ROUTE_UNICAST.to_ne_bytes().to_vec() },
     ];
     let rule = Rule::new(ARRIVE, [is_vxlan(port), comes_here, vec![Expr::Verdict(Verdict::Drop)]]);
-    transaction.push(Change::AddRule(table, rule));
+    transaction.push(Edit::AddRule(table, rule));
     transaction
 }
 

@@ -17,7 +17,7 @@ pub fn whole(seed: &str, content: &Content) -> Transaction {
         }
         Content::Names { udp_port, tcp_port } => names::replace(*udp_port, *tcp_port),
         Content::Mesh { nodes, ports, mask, outward, near } => mesh::replace(nodes, ports, *mask, outward, near),
-        Content::Ingress { services, kept } => ingress::replace(seed, services, kept),
+        Content::Ingress { services, listening } => ingress::replace(seed, services, listening),
         Content::HostPorts { subnets, ports } => host_ports::replace(subnets, ports),
         Content::Egress(subnets) => egress::replace(subnets),
         Content::Underlay { port, members } => underlay::replace(*port, members),
@@ -43,9 +43,9 @@ pub fn difference(seed: &str, held: &Content, wanted: &Content) -> Transaction {
     match (held, wanted) {
         _ if held == wanted => Transaction::new(),
         (Content::Services(held), Content::Services(wanted)) => services_difference(seed, held, wanted),
-        (Content::Ingress { services: held, kept: had }, Content::Ingress { services, kept }) => {
+        (Content::Ingress { services: held, listening: had }, Content::Ingress { services, listening }) => {
             let mut transaction = ingress::difference(seed, held, services);
-            transaction.append(ingress::kept_difference(had, kept));
+            transaction.append(ingress::listening_difference(had, listening));
             transaction
         }
         (Content::Senders(held), Content::Senders(wanted)) => firewall::senders::difference(held, wanted),

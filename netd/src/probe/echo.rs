@@ -1,7 +1,7 @@
 //! An echo: does an address answer, and how much at once? Every kernel answers, so
 //! that nothing needs to listen there.
 
-use crate::nft::namespace::within;
+use crate::netlink::namespace::inside;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, connect, recv, send, socket};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -39,7 +39,7 @@ impl Echo {
     /// If it cannot be made, or nothing leads to the address.
     pub fn open(namespace: Option<BorrowedFd<'_>>, target: IpAddr, id: u16) -> io::Result<Self> {
         let made = match namespace {
-            Some(namespace) => within(namespace, || raw_socket(target)).and_then(|made| made)?,
+            Some(namespace) => inside(namespace, || raw_socket(target)).and_then(|made| made)?,
             None => raw_socket(target)?,
         };
         // SAFETY: the descriptor is the socket's for as long as the socket is

@@ -1,8 +1,8 @@
 //! A name, asked as a program of the task would, and compared with the state.
 
 use crate::dns::NameServer;
+use crate::netlink::namespace::inside;
 use crate::nft::names::ADDRESS;
-use crate::nft::namespace::within;
 use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use skep_model::TaskId;
@@ -46,7 +46,7 @@ pub async fn check(name: &str, task: TaskId, namespace: BorrowedFd<'_>, server: 
 }
 
 async fn ask(name: &str, kind: RecordType, namespace: BorrowedFd<'_>) -> io::Result<Message> {
-    let socket = within(namespace, || {
+    let socket = inside(namespace, || {
         let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
         socket.set_nonblocking(true)?;
         socket.connect((ADDRESS, PORT))?;

@@ -2,8 +2,8 @@
 
 use super::{Plan, run};
 use crate::dns::NameServer;
-use crate::nft::testing::Namespace as Place;
 use crate::nft::{Socket, names, services};
+use crate::testing::Namespace as Place;
 use skep_model::container::DnsConfig;
 use skep_model::network::Attachment;
 use skep_model::overlay::{LocalTask, NodeNetwork, NodeService, ServiceNetwork};

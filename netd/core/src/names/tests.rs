@@ -224,22 +224,22 @@ proptest! {
     /// What is known follows from what there is, not from how it came to be.
     #[test]
     fn the_past_leaves_no_trace(steps in prop::collection::vec((0_u8..4, 0_u8..4, 0_u8..8, any::<bool>(), any::<bool>()), 0..60)) {
-        let (mut names, mut overlay, mut touched, mut all) =
-            (Names::default(), Overlay::default(), Touched::default(), Touched::default());
+        let (mut names, mut overlay, mut dirty, mut all) =
+            (Names::default(), NodeOverlay::default(), DirtyKeys::default(), DirtyKeys::default());
         for (kind, n, variant, is_removed, is_followed) in steps {
             let object = object(kind, n, variant);
             if is_removed {
-                overlay.remove(object.key(), &mut touched);
+                overlay.remove(object.key(), &mut dirty);
             } else {
-                overlay.put(object, &mut touched);
+                overlay.put(object, &mut dirty);
             }
             if is_followed {
-                all.extend(touched.clone());
-                names.follow(&overlay, &std::mem::take(&mut touched));
+                all.extend(dirty.clone());
+                names.follow(&overlay, &std::mem::take(&mut dirty));
             }
         }
-        all.extend(touched.clone());
-        names.follow(&overlay, &touched);
+        all.extend(dirty.clone());
+        names.follow(&overlay, &dirty);
         let mut afresh = Names::default();
         afresh.follow(&overlay, &all);
         prop_assert_eq!(format!("{names:?}"), format!("{afresh:?}"));

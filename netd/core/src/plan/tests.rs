@@ -4,11 +4,11 @@ use crate::{Object, ObjectKey, interface_name};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
-fn all(desired: &Desired, mirror: &Mirror) -> BTreeSet<Place> {
+fn all(desired: &DesiredRows, mirror: &Mirror) -> BTreeSet<Place> {
     desired.places().chain(mirror.places()).collect()
 }
 
-fn assert_reached(desired: &Desired, model: &Model) {
+fn assert_reached(desired: &DesiredRows, model: &Model) {
     for place in all(desired, &model.rows) {
         let (wanted, seen) = (desired.get(&place), model.rows.get(&place));
         assert!(is_right(&place, wanted, seen), "{place}: wanted {wanted:?}, is {seen:?}");
@@ -19,18 +19,18 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
 
     /// Whatever is wished and whatever others do: planning over exactly the
-    /// places that were touched reaches the desired state, and then rests.
+    /// dirty places reaches the desired state, and then rests.
     #[test]
     fn touched_places_suffice(
         rounds in prop::collection::vec((prop::collection::vec(wish(), 0..8), prop::collection::vec(drift(), 0..4)), 1..8)
     ) {
         let (mut desired, mut model) = (desired(1500), Model::default());
         for (wishes, drifts) in rounds {
-            let mut touched: BTreeSet<Place> = wishes.into_iter().flat_map(|wish| wish.tell(&mut desired)).collect();
+            let mut dirty: BTreeSet<Place> = wishes.into_iter().flat_map(|wish| wish.tell(&mut desired)).collect();
             for drift in drifts {
-                touched.extend(model.disturb(&drift));
+                dirty.extend(model.disturb(&drift));
             }
-            for op in plan(&desired, &model.rows, &touched) {
+            for op in plan(&desired, &model.rows, &dirty) {
                 model.apply(&op);
             }
             assert_reached(&desired, &model);
@@ -80,7 +80,7 @@ proptest! {
     }
 }
 
-fn given(objects: Vec<Object>) -> (Desired, Model) {
+fn given(objects: Vec<Object>) -> (DesiredRows, Model) {
     let (mut desired, mut model) = (desired(1500), Model::default());
     for object in objects {
         desired.put(object).expect("the objects are right");
@@ -91,8 +91,8 @@ fn given(objects: Vec<Object>) -> (Desired, Model) {
     (desired, model)
 }
 
-fn check(desired: &Desired, model: &Model, touched: &BTreeSet<Place>, expected: &Expect) {
-    let text: String = plan(desired, &model.rows, touched).iter().map(|op| format!("{op}\n")).collect();
+fn check(desired: &DesiredRows, model: &Model, dirty: &BTreeSet<Place>, expected: &Expect) {
+    let text: String = plan(desired, &model.rows, dirty).iter().map(|op| format!("{op}\n")).collect();
     expected.assert_eq(&text.replace(task(1).as_str(), "T1"));
 }
 
@@ -108,11 +108,11 @@ fn a_network_with_one_endpoint_here_and_one_there() {
     for object in pair_of_tasks() {
         desired.put(object).unwrap();
     }
-    let touched = desired.places().collect();
+    let dirty = desired.places().collect();
     check(
         &desired,
         &Model::default(),
-        &touched,
+        &dirty,
         &expect![[r#"
             make   task T1: namespace
             make   node: setting bridge/bridge-nf-call-iptables = 0
@@ -154,11 +154,11 @@ fn a_move_changes_one_row() {
     let mut objects = pair_of_tasks();
     objects.push(peer(3, "192.0.2.3", false));
     let (mut desired, model) = given(objects);
-    let touched = desired.put(remote(0, 2, 3, 3)).unwrap().places;
+    let dirty = desired.put(remote(0, 2, 3, 3)).unwrap().places;
     check(
         &desired,
         &model,
-        &touched,
+        &dirty,
         &expect![[r#"
         make   node: fdb 02:42:0a:00:00:03 on sk001000x = at 192.0.2.3
     "#]],
@@ -168,11 +168,11 @@ fn a_move_changes_one_row() {
 #[test]
 fn a_node_that_gets_another_address_changes_the_rows_that_lead_there() {
     let (mut desired, model) = given(pair_of_tasks());
-    let touched = desired.put(peer(2, "192.0.2.7", false)).unwrap().places;
+    let dirty = desired.put(peer(2, "192.0.2.7", false)).unwrap().places;
     check(
         &desired,
         &model,
-        &touched,
+        &dirty,
         &expect![[r#"
         make   node: fdb 02:42:0a:00:00:03 on sk001000x = at 192.0.2.7
     "#]],
@@ -182,11 +182,11 @@ fn a_node_that_gets_another_address_changes_the_rows_that_lead_there() {
 #[test]
 fn a_task_that_goes_takes_its_pair_along() {
     let (mut desired, model) = given(pair_of_tasks());
-    let touched = desired.remove_namespace(task(1)).places;
+    let dirty = desired.remove_namespace(task(1)).places;
     check(
         &desired,
         &model,
-        &touched,
+        &dirty,
         &expect![[r#"
         remove node: link sk001000e000002
         remove task T1: namespace
@@ -197,11 +197,11 @@ fn a_task_that_goes_takes_its_pair_along() {
 #[test]
 fn a_link_that_went_down_gets_back_what_the_kernel_dropped() {
     let (desired, mut model) = given(pair_of_tasks());
-    let touched = model.rows.forget(Place::task(task(1), Key::Up(interface_name(0))));
+    let dirty = model.rows.forget(Place::task(task(1), Key::Up(interface_name(0))));
     check(
         &desired,
         &model,
-        &touched,
+        &dirty,
         &expect![[r#"
         make   task T1: up eth0
         make   task T1: address fd00::2/64 on eth0
@@ -214,11 +214,11 @@ fn a_link_that_went_down_gets_back_what_the_kernel_dropped() {
 #[test]
 fn a_new_underlay_address_rebuilds_the_device_and_its_rows() {
     let (mut desired, model) = given(pair_of_tasks());
-    let touched = desired.put(node("192.0.2.9")).unwrap().places;
+    let dirty = desired.put(node("192.0.2.9")).unwrap().places;
     check(
         &desired,
         &model,
-        &touched,
+        &dirty,
         &expect![[r#"
         remove node: link sk001000x
         make   node: link sk001000x = vxlan 4096 from 192.0.2.9 port 4789
@@ -237,11 +237,11 @@ fn a_new_underlay_address_rebuilds_the_device_and_its_rows() {
 #[test]
 fn another_underlay_size_changes_no_link() {
     let (mut desired, model) = given(pair_of_tasks());
-    let touched = desired.set_underlay_mtu(Some(9000)).places;
+    let dirty = desired.set_underlay_mtu(Some(9000)).places;
     check(
         &desired,
         &model,
-        &touched,
+        &dirty,
         &expect![[r#"
         make   task T1: mtu eth0 = 8950
         make   node: mtu sk001000b = 8950
@@ -254,11 +254,11 @@ fn another_underlay_size_changes_no_link() {
 #[test]
 fn the_first_task_behind_the_gateway_brings_the_bridge() {
     let (mut desired, model) = given(vec![node("192.0.2.1"), network(0)]);
-    let touched = desired.put(local(1, &[], true)).unwrap().places;
+    let dirty = desired.put(local(1, &[], true)).unwrap().places;
     check(
         &desired,
         &model,
-        &touched,
+        &dirty,
         &expect![[r#"
             make   task T1: namespace
             make   node: setting ipv4/ip_forward = 1
@@ -299,11 +299,11 @@ fn the_first_task_behind_the_gateway_brings_the_bridge() {
 fn a_task_with_a_published_port_gets_a_way_back_to_every_ingress_node() {
     let (here, there) = (peer(1, "192.0.2.1", true), peer(2, "192.0.2.2", true));
     let (mut desired, model) = given(vec![node("192.0.2.1"), network(0), network(1), here, there, local(1, &[(0, 2)], false)]);
-    let touched = desired.put(local(1, &[(0, 2), (1, 2)], false)).unwrap().places;
+    let dirty = desired.put(local(1, &[(0, 2), (1, 2)], false)).unwrap().places;
     check(
         &desired,
         &model,
-        &touched,
+        &dirty,
         &expect![[r#"
         make   task T1: setting ipv4/conf/all/rp_filter = 0
         make   task T1: setting ipv4/tcp_fwmark_accept = 1
@@ -344,11 +344,11 @@ fn a_task_with_a_published_port_gets_a_way_back_to_every_ingress_node() {
 fn an_ingress_node_that_comes_adds_one_way_and_takes_it_along() {
     let (mut desired, mut model) =
         given(vec![node("192.0.2.1"), network(1), peer(1, "192.0.2.1", true), local(1, &[(1, 2)], false)]);
-    let touched = desired.put(peer(2, "192.0.2.2", true)).unwrap().places;
+    let dirty = desired.put(peer(2, "192.0.2.2", true)).unwrap().places;
     check(
         &desired,
         &model,
-        &touched,
+        &dirty,
         &expect![[r#"
         make   task T1: route 0.0.0.0/0 on eth0 in table 0x102 = via 10.1.0.102
         make   task T1: route ::/0 on eth0 in table 0x102 = via fd01::66
@@ -362,14 +362,14 @@ fn an_ingress_node_that_comes_adds_one_way_and_takes_it_along() {
         make   node: neighbour fd01::66 on sk001001x = 02:42:0a:01:00:66
     "#]],
     );
-    for op in plan(&desired, &model.rows, &touched) {
+    for op in plan(&desired, &model.rows, &dirty) {
         model.apply(&op);
     }
-    let touched = desired.remove(ObjectKey::Peer(node_id(2))).places;
+    let dirty = desired.remove(ObjectKey::Peer(node_id(2))).places;
     check(
         &desired,
         &model,
-        &touched,
+        &dirty,
         &expect![[r#"
         remove node: neighbour fd01::66 on sk001001x
         remove node: neighbour 10.1.0.102 on sk001001x
@@ -391,11 +391,11 @@ fn what_refers_to_something_unknown_has_no_rows() {
     for object in pair_of_tasks().into_iter().filter(|object| !matches!(object, Object::Network(_))) {
         desired.put(object).unwrap();
     }
-    let touched = desired.places().collect();
+    let dirty = desired.places().collect();
     check(
         &desired,
         &Model::default(),
-        &touched,
+        &dirty,
         &expect![[r#"
         make   task T1: namespace
         make   task T1: up lo

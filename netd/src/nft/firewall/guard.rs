@@ -1,19 +1,20 @@
-//! What the node takes from its bridges, and what it passes on to them.
+//! The filters for input and forward of all our bridges, and what is dropped before
+//! conntrack (raw).
 //!
 //! `arrive` comes before conntrack: what must never come from a task is gone before
 //! anything else looks at it. `input` and `forward` decide by what conntrack knows. A
 //! connection that the node rewrote was opened to a published port, and is what may
 //! be passed on to a task.
 //!
-//! Where `br_netfilter` shows bridged packets to these rules, they come from and go
-//! to one bridge: they are left alone.
+//! Where bridge-nf-call-iptables is on, frames between ports of one bridge come by here
+//! as well: they are accepted.
 
 use crate::nft::expression::{
     Base, Expr, Family, Meta, Register, STATE_KNOWN, STATUS_DNAT, Tracked, Verdict, destination, destination_port, family_is,
     in_subnet, source, tracked_as, transport_is,
 };
 use crate::nft::object::{Chain, ChainKind, Element, Gives, Hook, Kind, Map, PRIORITY_GUARD, PRIORITY_RAW, Rule, Table, Value};
-use crate::nft::transaction::{Change, Transaction};
+use crate::nft::transaction::{Edit, Transaction};
 use skep_netd_core::{Guard, Name};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -47,18 +48,18 @@ pub fn replace(guard: &Guard) -> Transaction {
         (WITHIN, vec![Kind::Interface, Kind::Interface], within),
     ];
     for (name, kinds, elements) in sets {
-        transaction.push(Change::AddMap(table.clone(), Map::named(name, kinds, Gives::Membership).with(elements)));
+        transaction.push(Edit::AddMap(table.clone(), Map::named(name, kinds, Gives::Membership).with(elements)));
     }
     for (name, hook, priority) in [
         ("arrive", Hook::Prerouting, PRIORITY_RAW),
         ("input", Hook::Input, PRIORITY_GUARD),
         ("forward", Hook::Forward, PRIORITY_GUARD),
     ] {
-        transaction.push(Change::AddChain(table.clone(), Chain::base(name, ChainKind::Filter, hook, priority)));
+        transaction.push(Edit::AddChain(table.clone(), Chain::base(name, ChainKind::Filter, hook, priority)));
     }
     let rules = [arrive(guard.data_path_port), input(), forward()];
     for rule in rules.into_iter().flatten() {
-        transaction.push(Change::AddRule(table.clone(), rule));
+        transaction.push(Edit::AddRule(table.clone(), rule));
     }
     transaction
 }

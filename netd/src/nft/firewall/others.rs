@@ -2,7 +2,7 @@
 //!
 //! Every filter that forwarded packets come by must let them pass, and what
 //! [`super::guard`] accepts may be dropped by another. Where a filter drops what it
-//! does not know, it is told of our bridges in the place that it keeps for that:
+//! does not know, it gets accept rules for our bridges in the chain that it keeps for that:
 //!
 //! | firewall | place |
 //! |---|---|
@@ -13,11 +13,12 @@
 //! A rule of ours is known by its comment. Rules of others are read, never changed. A
 //! filter whose rules name our bridges is believed to know them.
 
+use crate::netlink::uapi::*;
+use crate::netlink::wire;
 use crate::nft::expression::{Expr, Meta, Register, STATUS_DNAT, Verdict};
 use crate::nft::object::{Rule, Table};
 use crate::nft::socket::{Error, Socket};
-use crate::nft::transaction::{Change, SUBSYSTEM, Transaction};
-use crate::nft::wire;
+use crate::nft::transaction::{Edit, Transaction};
 use skep_netd_core::Name;
 
 /// How the comments of our rules begin.
@@ -26,11 +27,9 @@ const COMMENT: &str = "skep: ";
 const OURS: &str = "skep_";
 /// Chains that firewalls keep for the rules of others, best first.
 const PLACES: [&str; 3] = ["DOCKER-USER", "ufw-user-forward", "ufw6-user-forward"];
-/// NFPROTO_INET, NFPROTO_IPV4 and NFPROTO_IPV6.
-const FAMILIES: [(u8, &str); 3] = [(1, "inet"), (2, "ip"), (10, "ip6")];
-/// NF_INET_FORWARD.
-const FORWARD: u32 = 2;
-const DROP: u32 = 0;
+/// The families whose tables see forwarded packets, as `nft` calls them.
+const FAMILIES: [(u8, &str); 3] =
+    [(libc::NFPROTO_INET as u8, "inet"), (libc::NFPROTO_IPV4 as u8, "ip"), (libc::NFPROTO_IPV6 as u8, "ip6")];
 
 /// A chain, as the kernel tells of it.
 struct SeenChain {
@@ -50,8 +49,8 @@ struct SeenRule {
     comment: Option<String>,
 }
 
-/// Tells other firewalls of the bridges that tasks are reached by and leave by;
-/// answers with what they block nevertheless, a sentence each.
+/// Inserts accept rules for the bridges that tasks are reached by and leave by into other
+/// firewalls; answers with what they block nevertheless, a sentence each.
 ///
 /// # Errors
 /// When the kernel does not tell the rules, or does not take ours.
@@ -67,10 +66,10 @@ pub fn settle(socket: &mut Socket, bridges: &[Name]) -> Result<Vec<String>, Erro
         let is_there = |place: &&&str| {
             let found =
                 chains.iter().any(|chain| (chain.family, &chain.table, &*chain.name) == (base.family, &base.table, **place));
-            found && rules.iter().any(|rule| rule.leads_to(place))
+            found && rules.iter().any(|rule| rule.jumps_to(place))
         };
         match PLACES.iter().find(is_there) {
-            Some(place) => tell(socket, &table, place, &rules, bridges)?,
+            Some(place) => insert(socket, &table, place, &rules, bridges)?,
             None if bridges.iter().all(|bridge| rules.iter().any(|rule| rule.names(bridge))) => {}
             None => {
                 let passes_published = rules.iter().any(|rule| rule.chain == base.name && rule.passes_rewritten());
@@ -103,22 +102,22 @@ fn sentence(base: &SeenChain, bridges: &[Name], passes_published: bool) -> Strin
 }
 
 /// Brings our rules in a place in line, behind those of the administrator.
-fn tell(socket: &mut Socket, table: &Table, place: &str, rules: &[SeenRule], bridges: &[Name]) -> Result<(), Error> {
+fn insert(socket: &mut Socket, table: &Table, place: &str, rules: &[SeenRule], bridges: &[Name]) -> Result<(), Error> {
     let here = || rules.iter().filter(|rule| rule.chain == place);
     let wanted: Vec<(String, Rule)> = bridges.iter().flat_map(|bridge| passes(place, bridge)).collect();
     let own = || here().filter(|rule| rule.comment.as_deref().is_some_and(|comment| comment.starts_with(COMMENT)));
-    let told: Vec<&str> = own().filter_map(|rule| rule.comment.as_deref()).collect();
-    if told.iter().copied().eq(wanted.iter().map(|(comment, _)| comment.as_str())) {
+    let inserted: Vec<&str> = own().filter_map(|rule| rule.comment.as_deref()).collect();
+    if inserted.iter().copied().eq(wanted.iter().map(|(comment, _)| comment.as_str())) {
         return Ok(());
     }
     let mut transaction = Transaction::new();
     for rule in own() {
-        transaction.push(Change::DeleteRule(table.clone(), place.to_owned(), rule.handle));
+        transaction.push(Edit::DeleteRule(table.clone(), place.to_owned(), rule.handle));
     }
     // What comes after a return is never asked.
     let before = here().next_back().filter(|rule| rule.returns_all()).map(|rule| rule.handle);
     for (comment, rule) in wanted {
-        transaction.push(Change::AddRemarkedRule { table: table.clone(), rule, comment, before });
+        transaction.push(Edit::AddRemarkedRule { table: table.clone(), rule, comment, before });
     }
     tracing::info!(table = table.name, chain = place, "the firewall is told of the tasks' bridges");
     socket.commit(&transaction)
@@ -142,58 +141,50 @@ fn passes(chain: &str, bridge: &Name) -> [(String, Rule); 2] {
 }
 
 fn chains(socket: &mut Socket) -> Result<Vec<SeenChain>, Error> {
-    const GET_CHAINS: u16 = SUBSYSTEM | 4;
     let mut found = Vec::new();
     for (family, _) in FAMILIES {
-        let bodies = socket.dump(GET_CHAINS, family, |_| {})?;
-        found.extend(bodies.iter().filter_map(|body| SeenChain::parse(family, body.get(4..)?)));
+        let bodies = socket.dump(NFT_MSG_GETCHAIN, family, |_| {})?;
+        found.extend(bodies.iter().filter_map(|body| SeenChain::parse(family, wire::after_nfgenmsg(body))));
     }
     Ok(found)
 }
 
 fn rules(socket: &mut Socket, table: &Table) -> Result<Vec<SeenRule>, Error> {
-    const GET_RULES: u16 = SUBSYSTEM | 7;
-    let bodies = socket.dump(GET_RULES, table.family, |request| request.text(1, &table.name).done())?;
-    let rules = bodies.iter().filter_map(|body| body.get(4..));
-    let of_table = |attributes: &&[u8]| wire::find(attributes, 1).map(wire::text).as_ref() == Some(&table.name);
+    let bodies = socket.dump(NFT_MSG_GETRULE, table.family, |request| request.text(NFTA_RULE_TABLE, &table.name).done())?;
+    let rules = bodies.iter().map(|body| wire::after_nfgenmsg(body));
+    let of_table = |attributes: &&[u8]| wire::find(attributes, NFTA_RULE_TABLE).map(wire::text).as_ref() == Some(&table.name);
     Ok(rules.filter(of_table).filter_map(SeenRule::parse).collect())
 }
 
 impl SeenChain {
     fn parse(family: u8, attributes: &[u8]) -> Option<Self> {
-        const TABLE: u16 = 1;
-        const NAME: u16 = 3;
-        const HOOK: u16 = 4;
-        const POLICY: u16 = 5;
-        const TYPE: u16 = 7;
         let text = |kind| wire::find(attributes, kind).map(wire::text);
-        let hook = wire::find(attributes, HOOK).and_then(|hook| wire::find(hook, 1)).and_then(wire::be32);
-        let is_forward = hook == Some(FORWARD) && text(TYPE).as_deref() == Some("filter");
-        let drops = wire::find(attributes, POLICY).and_then(wire::be32) == Some(DROP);
-        Some(Self { family, table: text(TABLE)?, name: text(NAME)?, is_forward, drops })
+        let hook =
+            wire::find(attributes, NFTA_CHAIN_HOOK).and_then(|hook| wire::find(hook, NFTA_HOOK_HOOKNUM)).and_then(wire::be32);
+        let is_forward = hook == Some(libc::NF_INET_FORWARD as u32) && text(NFTA_CHAIN_TYPE).as_deref() == Some("filter");
+        let drops = wire::find(attributes, NFTA_CHAIN_POLICY).and_then(wire::be32) == Some(libc::NF_DROP as u32);
+        Some(Self { family, table: text(NFTA_CHAIN_TABLE)?, name: text(NFTA_CHAIN_NAME)?, is_forward, drops })
     }
 }
 
 impl SeenRule {
     fn parse(attributes: &[u8]) -> Option<Self> {
-        const CHAIN: u16 = 2;
-        const HANDLE: u16 = 3;
-        const EXPRESSIONS: u16 = 4;
-        const USERDATA: u16 = 7;
-        let handle = wire::find(attributes, HANDLE)?;
+        let handle = wire::find(attributes, NFTA_RULE_HANDLE)?;
         Some(Self {
-            chain: wire::text(wire::find(attributes, CHAIN)?),
+            chain: wire::text(wire::find(attributes, NFTA_RULE_CHAIN)?),
             handle: u64::from_be_bytes(handle.get(..8)?.try_into().ok()?),
-            expressions: wire::find(attributes, EXPRESSIONS).unwrap_or_default().to_vec(),
-            comment: wire::find(attributes, USERDATA).and_then(comment),
+            expressions: wire::find(attributes, NFTA_RULE_EXPRESSIONS).unwrap_or_default().to_vec(),
+            comment: wire::find(attributes, NFTA_RULE_USERDATA).and_then(comment),
         })
     }
 
     /// Names and contents of its expressions.
     fn steps(&self) -> impl Iterator<Item = (String, &[u8])> {
-        let elements = wire::attributes(&self.expressions);
-        elements
-            .filter_map(|(_, element)| Some((wire::text(wire::find(element, 1)?), wire::find(element, 2).unwrap_or_default())))
+        let step = |element| {
+            let name = wire::text(wire::find(element, NFTA_EXPR_NAME)?);
+            Some((name, wire::find(element, NFTA_EXPR_DATA).unwrap_or_default()))
+        };
+        wire::attributes(&self.expressions).filter_map(move |(_, element)| step(element))
     }
 
     /// The verdict of a rule that asks nothing: its code as a signed number.
@@ -202,9 +193,10 @@ impl SeenRule {
         for (name, data) in self.steps() {
             match name.as_str() {
                 "counter" | "log" => {}
-                "reject" => verdict = Some(0),
+                "reject" => verdict = Some(libc::NF_DROP),
                 "immediate" => {
-                    let code = wire::find(data, 2).and_then(|data| wire::find(data, 2)).and_then(|data| wire::find(data, 1));
+                    let path = [NFTA_IMMEDIATE_DATA, NFTA_DATA_VERDICT, NFTA_VERDICT_CODE];
+                    let code = path.into_iter().try_fold(data, wire::find);
                     verdict = code.and_then(wire::be32).map(u32::cast_signed);
                 }
                 _ => return None,
@@ -214,30 +206,27 @@ impl SeenRule {
     }
 
     fn refuses_all(&self) -> bool {
-        self.unconditional() == Some(0)
+        self.unconditional() == Some(libc::NF_DROP)
     }
 
     fn returns_all(&self) -> bool {
-        const RETURN: i32 = -5;
-        self.unconditional() == Some(RETURN)
+        self.unconditional() == Some(libc::NFT_RETURN)
     }
 
     /// Whether it accepts what conntrack rewrote, as firewalld does (`ct status dnat
     /// accept`): connections to published ports are.
     fn passes_rewritten(&self) -> bool {
-        const CT_KEY: u16 = 2;
-        const CT_STATUS: u32 = 2;
-        const ACCEPT: [u8; 4] = 1_u32.to_be_bytes();
+        const ACCEPT: [u8; 4] = libc::NF_ACCEPT.to_be_bytes();
         let steps: Vec<(String, &[u8])> = self.steps().filter(|(name, _)| name != "counter").collect();
         let names: Vec<&str> = steps.iter().map(|(name, _)| name.as_str()).collect();
         names == ["ct", "bitwise", "cmp", "immediate"]
-            && wire::find(steps[0].1, CT_KEY).and_then(wire::be32) == Some(CT_STATUS)
+            && wire::find(steps[0].1, NFTA_CT_KEY).and_then(wire::be32) == Some(libc::NFT_CT_STATUS as u32)
             && contains(steps[1].1, &STATUS_DNAT.to_ne_bytes())
             && contains(steps[3].1, &ACCEPT)
     }
 
     /// Whether it jumps or goes to a chain.
-    fn leads_to(&self, chain: &str) -> bool {
+    fn jumps_to(&self, chain: &str) -> bool {
         let name = [chain.as_bytes(), &[0]].concat();
         contains(&self.expressions, &name)
     }

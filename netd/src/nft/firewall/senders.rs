@@ -1,5 +1,5 @@
-//! Who may send what through which port of a bridge: port, hardware address and
-//! addresses belong together.
+//! Anti-spoofing on the ports of our bridges: port, hardware address and addresses belong
+//! together, in ARP, neighbour discovery and IP.
 //!
 //! `bridge` is asked about every frame that comes in on a port of any bridge of the
 //! node. One look at the port's name settles it for those of others and for those
@@ -13,7 +13,7 @@
 
 use crate::nft::expression::{Base, Expr, Family, Meta, Register, Verdict, input_begins_with, source, transport_is};
 use crate::nft::object::{Chain, ChainKind, Element, Gives, Hook, Kind, Map, PRIORITY_BRIDGE_FIRST, Rule, Table, Value};
-use crate::nft::transaction::{Change, Transaction};
+use crate::nft::transaction::{Edit, Transaction};
 use skep_netd_core::{Sender, Senders};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -60,15 +60,15 @@ pub fn replace(senders: &Senders) -> Transaction {
     let mut transaction = Transaction::new();
     transaction.replace_table(&table);
     for chain in [Chain::plain(TASK), Chain::plain(ANY_SOURCE), Chain::plain(DISCOVERY)] {
-        transaction.push(Change::AddChain(table.clone(), chain));
+        transaction.push(Edit::AddChain(table.clone(), chain));
     }
     for (map, elements) in elements(senders) {
-        transaction.push(Change::AddMap(table.clone(), named(map).with(elements.into_iter().map(Entry::element).collect())));
+        transaction.push(Edit::AddMap(table.clone(), named(map).with(elements.into_iter().map(Entry::element).collect())));
     }
     let bridged = Chain::base("bridged", ChainKind::Filter, Hook::Prerouting, PRIORITY_BRIDGE_FIRST);
-    transaction.push(Change::AddChain(table.clone(), bridged));
+    transaction.push(Edit::AddChain(table.clone(), bridged));
     for rule in bridged_rules().into_iter().chain(task_rules()).chain(any_source_rules()).chain(discovery_rules()) {
-        transaction.push(Change::AddRule(table.clone(), rule));
+        transaction.push(Edit::AddRule(table.clone(), rule));
     }
     transaction
 }
@@ -81,10 +81,10 @@ pub fn difference(held: &Senders, wanted: &Senders) -> Transaction {
         let change = |entries: Vec<&Entry>| entries.into_iter().cloned().map(Entry::element).collect::<Vec<Element>>();
         let (gone, came) = (change(old.difference(&new).collect()), change(new.difference(&old).collect()));
         if !gone.is_empty() {
-            first.push(Change::DeleteElements(table.clone(), map.to_owned(), gone));
+            first.push(Edit::DeleteElements(table.clone(), map.to_owned(), gone));
         }
         if !came.is_empty() {
-            then.push(Change::AddElements(table.clone(), map.to_owned(), came));
+            then.push(Edit::AddElements(table.clone(), map.to_owned(), came));
         }
     }
     first.append(then);

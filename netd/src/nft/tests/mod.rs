@@ -9,14 +9,14 @@ mod ways_out;
 use super::expression::Verdict;
 use super::object::{Chain, Rule, Table};
 use super::services::{self, Service};
-use super::tables::forgetting::{Forgetting, Unwanted};
-use super::testing::Namespace;
 use super::*;
+use crate::tables::conntrack_flush::{ConntrackFlush, FlushOrder};
+use crate::testing::Namespace;
 use skep_model::endpoint::{Transport, wire_port};
 use skep_model::{ServiceId, TaskId};
 use skep_netd_core::{
-    EgressSubnet, HostPort, IngressNode, IngressService, KeptPort, Mac, Name, Namespace as InKernel, PortKey, Vanished, WirePort,
-    ingress_mark,
+    EgressSubnet, HostPort, IngressNode, IngressService, ListeningPort, Mac, Name, Namespace as InKernel, PortKey, Vanished,
+    WirePort, ingress_mark,
 };
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};

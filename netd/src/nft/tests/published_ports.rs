@@ -115,11 +115,11 @@ fn a_port_that_a_process_of_the_node_listens_on_stays_its_own() {
     let ports = [(tcp(22), 8001), (tcp(23), 8002), (tcp(24), 8003), (udp_key, 8004)];
     let both = leads_to(&ports, &["172.20.0.2", "fd20::2"]);
     let own = IpAddr::from([203, 0, 113, 1]);
-    let kept = [(tcp(22), None), (tcp(23), Some(own)), (udp_key, None)].map(|(key, address)| KeptPort { key, address });
+    let listening = [(tcp(22), None), (tcp(23), Some(own)), (udp_key, None)].map(|(key, address)| ListeningPort { key, address });
     let mut socket = Socket::open_in(node.fd()).expect("a socket");
     let empty = leads_to(&ports, &[]);
     for services in [&both, &empty] {
-        socket.commit(&ingress::replace("node", services, &kept.into())).expect("the rules are taken");
+        socket.commit(&ingress::replace("node", services, &listening.into())).expect("the rules are taken");
         for (from, to) in [
             (&outside, "203.0.113.1:22"),
             (&outside, "[fd99::1]:22"),
@@ -143,7 +143,7 @@ fn a_port_that_a_process_of_the_node_listens_on_stays_its_own() {
         assert!(matches!(seen, Ok('t')), "{to}: {seen:?}");
     }
     // When the process of the node goes, its port is the service's.
-    socket.commit(&ingress::kept_difference(&kept.into(), &BTreeSet::new())).expect("the ports are given up");
+    socket.commit(&ingress::listening_difference(&listening.into(), &BTreeSet::new())).expect("the ports are given up");
     assert_eq!(names(&node, "203.0.113.1:22", 1), "t");
 }
 
@@ -202,7 +202,7 @@ fn thousands_of_ports_are_published_and_changed_one_by_one() {
     let changes = ingress::difference("node", &held, &all);
     socket.commit(&changes).expect("one goes and one comes");
     println!("10,000 ports of 5,001 services in {whole:?}, one more and one less in {:?}", start.elapsed());
-    assert!(changes.changes().len() < 20, "{}", changes.changes().len());
+    assert!(changes.edits().len() < 20, "{}", changes.edits().len());
     assert_eq!(names(&outside, "203.0.113.1:50000", 1), "t");
     let error = connect(&outside, "203.0.113.1:20000").err().expect("it is not published any more");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);

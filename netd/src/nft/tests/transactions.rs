@@ -9,10 +9,10 @@ fn a_refused_message_undoes_its_transaction_and_is_named() {
     let generation = socket.generation().expect("a generation");
     let mut transaction = Transaction::new();
     let table = Table::new("skep_test");
-    transaction.push(Change::AddTable(table.clone()));
-    transaction.push(Change::AddChain(table.clone(), Chain::plain("here")));
+    transaction.push(Edit::AddTable(table.clone()));
+    transaction.push(Edit::AddChain(table.clone(), Chain::plain("here")));
     let rule = Rule::new("nowhere", [vec![Expr::Verdict(Verdict::Accept)]]);
-    transaction.push(Change::AddRule(table, rule));
+    transaction.push(Edit::AddRule(table, rule));
     let error = socket.commit(&transaction).expect_err("there is no such chain");
     assert!(
         matches!(&error, Error::Refused { what, index: 3, n_messages: 3, errno: nix::errno::Errno::ENOENT, .. }
@@ -35,7 +35,7 @@ fn a_fingerprint_tells_every_change_and_rests_otherwise() {
     assert_eq!(socket.fingerprint(&Table::new(services::TABLE)).expect("a dump"), Some(first));
     let flush = |socket: &mut Socket, chain: &str| {
         let mut transaction = Transaction::new();
-        transaction.push(Change::FlushChain(Table::new(services::TABLE), chain.to_owned()));
+        transaction.push(Edit::FlushChain(Table::new(services::TABLE), chain.to_owned()));
         socket.commit(&transaction).expect("the chain is emptied");
     };
     flush(&mut socket, "s4_web");
@@ -43,7 +43,7 @@ fn a_fingerprint_tells_every_change_and_rests_otherwise() {
     assert_ne!(first, second);
     let mut transaction = Transaction::new();
     let entry = Element::Decision(Value::from(IpAddr::from([10, 7, 0, 9])), Verdict::Drop);
-    transaction.push(Change::AddElements(Table::new(services::TABLE), "v4".to_owned(), vec![entry]));
+    transaction.push(Edit::AddElements(Table::new(services::TABLE), "v4".to_owned(), vec![entry]));
     socket.commit(&transaction).expect("an element is added");
     assert_ne!(socket.fingerprint(&Table::new(services::TABLE)).expect("a dump"), Some(second));
 }

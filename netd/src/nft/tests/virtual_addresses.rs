@@ -1,4 +1,4 @@
-//! In a task: virtual addresses, what is forgotten of them, and names.
+//! In a task: virtual addresses, the conntrack flush after them, and names.
 
 use super::*;
 
@@ -69,12 +69,12 @@ fn a_connection_to_a_vanished_backend_is_reset_and_datagrams_move() {
     let vanished = [Some(Transport::Udp), None].map(|transport| Vanished { backend, transport });
     let to_it = |socket: &mut Socket| {
         let listed = conntrack::list(socket).expect("connections are listed");
-        listed.into_iter().filter(|tracked| conntrack::was_given_to(&vanished[1], &tracked.connection)).collect::<Vec<_>>()
+        listed.into_iter().filter(|tracked| conntrack::is_dnat_to(&vanished[1], &tracked.flow)).collect::<Vec<_>>()
     };
     assert_eq!(to_it(&mut socket).len(), 2);
     for (gone, left) in [(others[0], 2), (vanished[0], 1), (vanished[1], 0)] {
         let start = Instant::now();
-        assert!(conntrack::forget(&mut socket, &gone).expect("connections are forgotten"), "this kernel has filters");
+        assert!(conntrack::flush(&mut socket, &gone).expect("connections are forgotten"), "this kernel has filters");
         println!("{gone:?} forgotten in {:?}", start.elapsed());
         assert_eq!(to_it(&mut socket).len(), left, "{gone:?}");
     }
@@ -89,14 +89,14 @@ fn a_connection_to_a_vanished_backend_is_reset_and_datagrams_move() {
 }
 
 /// Orders something forgotten and waits until it is.
-async fn forgotten(forgetting: &mut Forgetting) {
-    forgetting.start();
-    let ordered = forgetting.n_ordered();
-    while forgetting.done_through() < ordered {
-        assert_eq!(forgetting.failures().next(), None);
-        tokio::time::timeout(DEADLINE, forgetting.progress()).await.expect("it is forgotten in time");
+async fn forgotten(flush: &mut ConntrackFlush) {
+    flush.start();
+    let ordered = flush.n_ordered();
+    while flush.done_through() < ordered {
+        assert_eq!(flush.failures().next(), None);
+        tokio::time::timeout(DEADLINE, flush.progress()).await.expect("it is forgotten in time");
     }
-    assert!(forgetting.is_idle());
+    assert!(flush.is_idle());
 }
 
 fn is_cut(client: &mut Client) -> bool {
@@ -108,7 +108,7 @@ fn is_cut(client: &mut Client) -> bool {
 async fn who_is_gone_is_forgotten_everywhere_and_who_is_back_is_not() {
     let clusters = [(); 3].map(|()| cluster());
     let names = [7, 8, 9].map(|number| InKernel::Task(TaskId::from_random([number; 16])));
-    let mut forgetting = Forgetting::default();
+    let mut flush = ConntrackFlush::default();
     let vanished = |backend: &str| Vanished { backend: backend.parse().expect("an address"), transport: None };
     // More than are looked for one by one, in the last namespace.
     let many = (0..300_u16).map(|n| vanished(&format!("10.9.{}.{}", n / 250, n % 250)));
@@ -122,12 +122,12 @@ async fn who_is_gone_is_forgotten_everywhere_and_who_is_back_is_not() {
         socket.commit(&services::replace_all("task1", &[web(&[ALL[1], ALL[4]])])).expect("the rules are taken");
         let gone = if name == names[2] { many.clone() } else { [vanished(ALL[0]), vanished(ALL[3])].into() };
         let descriptor = client.fd().try_clone_to_owned().expect("a descriptor");
-        forgetting.order(name, Some(descriptor), Unwanted { vanished: gone, strangers: None });
+        flush.order(name, Some(descriptor), FlushOrder { vanished: gone, unknown: None });
     }
-    assert_eq!((forgetting.n_ordered(), forgetting.done_through()), (3, 0));
+    assert_eq!((flush.n_ordered(), flush.done_through()), (3, 0));
     // In the second namespace one is back before anybody was at work.
-    forgetting.welcome(names[1], ALL[0].parse().expect("an address"), true);
-    forgotten(&mut forgetting).await;
+    flush.spare(names[1], ALL[0].parse().expect("an address"), true);
+    forgotten(&mut flush).await;
     let cut = connections.iter_mut().map(|pair| pair.each_mut().map(is_cut)).collect::<Vec<_>>();
     assert_eq!(cut, [[true, true], [false, true], [true, false]]);
 }
@@ -136,29 +136,29 @@ async fn who_is_gone_is_forgotten_everywhere_and_who_is_back_is_not() {
 async fn a_namespace_that_is_let_go_holds_up_nothing() {
     let (client, _servers) = cluster();
     let (gone, other) = (InKernel::Task(TaskId::from_random([7; 16])), InKernel::Node);
-    let mut forgetting = Forgetting::default();
+    let mut flush = ConntrackFlush::default();
     let unwanted =
-        || Unwanted { vanished: [Vanished { backend: IpAddr::from([10, 7, 1, 2]), transport: None }].into(), strangers: None };
+        || FlushOrder { vanished: [Vanished { backend: IpAddr::from([10, 7, 1, 2]), transport: None }].into(), unknown: None };
     // What is no namespace cannot be entered: it fails, and is tried again for ever.
     let broken = std::fs::File::open("/dev/null").expect("a file").into();
-    forgetting.order(gone, Some(broken), unwanted());
-    forgetting.order(other, Some(client.fd().try_clone_to_owned().expect("a descriptor")), unwanted());
-    forgetting.start();
+    flush.order(gone, Some(broken), unwanted());
+    flush.order(other, Some(client.fd().try_clone_to_owned().expect("a descriptor")), unwanted());
+    flush.start();
     for _ in 0..2 {
-        tokio::time::timeout(DEADLINE, forgetting.progress()).await.expect("both are worked on");
+        tokio::time::timeout(DEADLINE, flush.progress()).await.expect("both are worked on");
     }
-    let failures: Vec<String> = forgetting.failures().map(|(_, failure)| failure).collect();
+    let failures: Vec<String> = flush.failures().map(|(_, failure)| failure).collect();
     assert_eq!(failures.len(), 1);
     assert!(failures[0].contains("connections could not be forgotten"), "{failures:?}");
-    assert_eq!(forgetting.done_through(), 2, "what failed is named, and holds nobody up");
-    forgetting.let_go(gone);
-    assert_eq!(forgetting.done_through(), 2);
-    assert!(forgetting.is_idle());
+    assert_eq!(flush.done_through(), 2, "what failed is named, and holds nobody up");
+    flush.close(gone);
+    assert_eq!(flush.done_through(), 2);
+    assert!(flush.is_idle());
 }
 
 #[test]
 fn datagrams_that_went_elsewhere_are_forgotten_by_port_and_by_address() {
-    use conntrack::Appeared;
+    use conntrack::DnatMatch;
     let namespace = Namespace::new();
     let mut socket = Socket::open_in(namespace.fd()).expect("a socket");
     socket.commit(&services::replace_all("task1", &[])).expect("the rules are taken");
@@ -168,13 +168,13 @@ fn datagrams_that_went_elsewhere_are_forgotten_by_port_and_by_address() {
     }
     let v6: IpAddr = "::1".parse().expect("an address");
     for (appeared, left) in [
-        (Appeared::Port(9092), 4),
-        (Appeared::Port(9090), 2),
-        (Appeared::Address(IpAddr::from([127, 0, 0, 3])), 2),
-        (Appeared::Address(IpAddr::from([127, 0, 0, 2])), 1),
-        (Appeared::Address(v6), 0),
+        (DnatMatch::Port(9092), 4),
+        (DnatMatch::Port(9090), 2),
+        (DnatMatch::Address(IpAddr::from([127, 0, 0, 3])), 2),
+        (DnatMatch::Address(IpAddr::from([127, 0, 0, 2])), 1),
+        (DnatMatch::Address(v6), 0),
     ] {
-        conntrack::forget_unled(&mut socket, &[appeared].into()).expect("it is forgotten");
+        conntrack::flush_bypassing(&mut socket, &[appeared].into()).expect("it is forgotten");
         assert_eq!(conntrack::count(&mut socket).expect("a number"), left, "{appeared:?}");
     }
 }
@@ -189,9 +189,9 @@ fn a_listed_connection_is_forgotten_once_and_alone() {
     let listed = conntrack::list(&mut socket).expect("connections are listed");
     println!("connections were listed in {:?}", start.elapsed());
     let backend: IpAddr = if connections[0].name == 'a' { ALL[0] } else { ALL[1] }.parse().expect("an address");
-    let first = listed.iter().find(|tracked| tracked.connection.answers_from == backend).expect("it is listed");
-    assert!(conntrack::forget_one(&mut socket, first).expect("it is forgotten"));
-    assert!(!conntrack::forget_one(&mut socket, first).expect("it was forgotten"));
+    let first = listed.iter().find(|tracked| tracked.flow.answers_from == backend).expect("it is listed");
+    assert!(conntrack::delete(&mut socket, first).expect("it is forgotten"));
+    assert!(!conntrack::delete(&mut socket, first).expect("it was forgotten"));
     let [first, second] = &mut connections;
     assert_ne!(first.name, second.name);
     second.stream.write_all(b"x").expect("it is sent");

@@ -1,12 +1,14 @@
 //! The bytes of netlink: headers, attributes, and how they are read back.
 //!
 //! Writing cannot fail but by length: an attribute holds at most 65,535 bytes, so whoever builds long
-//! lists cuts them (see `transaction`). Reading trusts no length of what it reads.
+//! lists cuts them. Reading trusts no length of what it reads.
 
 /// The header of a netlink message, in bytes.
 pub(crate) const HEADER_LEN: usize = 16;
 /// Marks an attribute that holds attributes.
-const NESTED: u16 = 0x8000;
+pub(crate) const NESTED: u16 = libc::NLA_F_NESTED as u16;
+/// `struct nfgenmsg`, behind the header of every netfilter message, in bytes.
+const NFGENMSG_LEN: usize = 4;
 
 /// A message that is being written: the headers stand, attributes are appended.
 pub(crate) struct MessageWriter {
@@ -14,17 +16,24 @@ pub(crate) struct MessageWriter {
 }
 
 impl MessageWriter {
-    /// Opens a netfilter message of `kind` (subsystem in the upper byte).
-    pub(crate) fn new(kind: u16, flags: u16, sequence: u32, family: u8, resource: u16) -> Self {
+    /// Opens a message of `kind` whose body begins with `fixed`.
+    pub(crate) fn new(kind: u16, flags: u16, sequence: u32, fixed: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(256);
         bytes.extend_from_slice(&0u32.to_ne_bytes());
         bytes.extend_from_slice(&kind.to_ne_bytes());
         bytes.extend_from_slice(&flags.to_ne_bytes());
         bytes.extend_from_slice(&sequence.to_ne_bytes());
         bytes.extend_from_slice(&0u32.to_ne_bytes());
-        bytes.extend_from_slice(&[family, 0]);
-        bytes.extend_from_slice(&resource.to_be_bytes());
-        Self { bytes }
+        bytes.extend_from_slice(fixed);
+        let mut message = Self { bytes };
+        message.pad();
+        message
+    }
+
+    /// Opens a netfilter message of `kind` (subsystem in the upper byte) with its `struct nfgenmsg`.
+    pub(crate) fn netfilter(kind: u16, flags: u16, sequence: u32, family: u8, resource: u16) -> Self {
+        let [high, low] = resource.to_be_bytes();
+        Self::new(kind, flags, sequence, &[family, 0, high, low])
     }
 
     /// Appends an attribute of raw bytes.
@@ -97,26 +106,35 @@ pub(crate) struct MessageView<'a> {
 impl<'a> MessageView<'a> {
     /// The attributes behind the netfilter header.
     pub(crate) fn attributes(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
-        attributes(self.body.get(4..).unwrap_or_default())
+        attributes(after_nfgenmsg(self.body))
     }
 }
 
-/// Cuts a datagram into its messages; ends at the first length that cannot be right.
-pub(crate) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = MessageView<'_>> {
+/// The attributes of a netfilter message, from its body.
+pub(crate) fn after_nfgenmsg(body: &[u8]) -> &[u8] {
+    body.get(NFGENMSG_LEN..).unwrap_or_default()
+}
+
+/// Cuts a datagram into its messages, headers and all; ends at the first length that cannot be right.
+pub(crate) fn split(mut datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let length = u32_at(datagram, 0)? as usize;
-        if length < HEADER_LEN || length > datagram.len() {
-            return None;
-        }
-        let view = MessageView {
-            kind: u16_at(datagram, 4)?,
-            flags: u16_at(datagram, 6)?,
-            sequence: u32_at(datagram, 8)?,
-            port: u32_at(datagram, 12)?,
-            body: &datagram[HEADER_LEN..length],
-        };
+        let message = datagram.get(..length).filter(|message| message.len() >= HEADER_LEN)?;
         datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(view)
+        Some(message)
+    })
+}
+
+/// Reads the messages of a datagram, as [`split`] cuts it.
+pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = MessageView<'_>> {
+    split(datagram).map_while(|message| {
+        Some(MessageView {
+            kind: u16_at(message, 4)?,
+            flags: u16_at(message, 6)?,
+            sequence: u32_at(message, 8)?,
+            port: u32_at(message, 12)?,
+            body: &message[HEADER_LEN..],
+        })
     })
 }
 
@@ -127,7 +145,7 @@ pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
         if length < 4 || length > bytes.len() {
             return None;
         }
-        let attribute = (u16_at(bytes, 2)? & 0x3fff, &bytes[4..length]);
+        let attribute = (u16_at(bytes, 2)? & libc::NLA_TYPE_MASK as u16, &bytes[4..length]);
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(attribute)
     })
@@ -169,7 +187,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let mut message = MessageWriter::new(0x0a03, 5, 9, 1, 0);
+        let mut message = MessageWriter::netfilter(0x0a03, 5, 9, 1, 0);
         message.text(1, "odd").nest(2, |inner| {
             inner.be32(7, 11);
         });

@@ -1,14 +1,12 @@
-//! Waiting for the monitors of all namespaces at once.
+//! Waiting for many sockets at once (epoll).
 
-use super::monitor::Monitor;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use skep_netd_core::Namespace;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use tokio::io::unix::AsyncFd;
 
-/// How many namespaces are looked up per call.
+/// How many sockets are looked up per call.
 const READY_MAX: usize = 64;
 
 struct Descriptor(Epoll);
@@ -25,47 +23,48 @@ impl AsRawFd for Descriptor {
     }
 }
 
-/// A set of monitors. One that is closed leaves it by itself.
-pub struct Poller {
+/// A set of sockets, each under a key of its owner. One that is closed leaves it by itself.
+pub(crate) struct Poller<K> {
     descriptor: AsyncFd<Descriptor>,
-    namespaces: BTreeMap<u64, Namespace>,
+    keys: BTreeMap<u64, K>,
     next: u64,
 }
 
-impl Poller {
+impl<K: Copy + Ord> Poller<K> {
     /// An empty set; to be made inside the runtime that will wait.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         // SAFETY: the poller owns its descriptor and names the same one every time.
         let descriptor = unsafe { AsyncFd::register(Descriptor(epoll)) }.map_err(|error| error.into_parts().1)?;
-        Ok(Self { descriptor, namespaces: BTreeMap::new(), next: 0 })
+        Ok(Self { descriptor, keys: BTreeMap::new(), next: 0 })
     }
 
-    /// Adds the monitor of a namespace, which has none in the set.
-    pub fn add(&mut self, namespace: Namespace, monitor: &Monitor) -> io::Result<()> {
-        self.descriptor.get_ref().0.add(monitor, EpollEvent::new(EpollFlags::EPOLLIN, self.next))?;
-        self.namespaces.insert(self.next, namespace);
+    /// Adds a socket under a key that has none in the set.
+    pub(crate) fn add(&mut self, key: K, socket: impl AsFd) -> io::Result<()> {
+        self.descriptor.get_ref().0.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, self.next))?;
+        self.keys.insert(self.next, key);
         self.next += 1;
         Ok(())
     }
 
-    /// Forgets a namespace whose monitor was closed.
-    pub fn forget(&mut self, namespace: Namespace) {
-        self.namespaces.retain(|_, found| *found != namespace);
+    /// Forgets a key whose socket was closed.
+    pub(crate) fn forget(&mut self, key: K) {
+        self.keys.retain(|_, found| *found != key);
     }
 
-    /// Namespaces with events, up to [`READY_MAX`] of them.
-    pub fn ready(&self) -> io::Result<BTreeSet<Namespace>> {
+    /// Keys whose sockets can be read, up to [`READY_MAX`] of them.
+    pub(crate) fn ready(&self) -> io::Result<BTreeSet<K>> {
         let mut events = [EpollEvent::empty(); READY_MAX];
         let count = match self.descriptor.get_ref().0.wait(&mut events, EpollTimeout::ZERO) {
             Err(nix::Error::EINTR) => 0,
             answer => answer?,
         };
-        Ok(events[..count].iter().filter_map(|event| self.namespaces.get(&event.data()).copied()).collect())
+        Ok(events[..count].iter().filter_map(|event| self.keys.get(&event.data()).copied()).collect())
     }
 
-    /// Waits until a namespace has events. Dropping the future loses nothing.
-    pub async fn wait(&self) -> io::Result<()> {
+    /// Waits until a socket can be read. Dropping the future loses nothing. Whoever
+    /// waits reads all that is ready next: only what comes later wakes it again.
+    pub(crate) async fn wait(&self) -> io::Result<()> {
         loop {
             let mut guard = self.descriptor.readable().await?;
             guard.clear_ready();

@@ -1,23 +1,24 @@
-//! Forgetting connections, beside the engine's turns.
+//! Conntrack flush: entries of backends that are gone are deleted, beside the engine's
+//! turns.
 //!
-//! - An order is given when the rules that no more lead to a backend are written,
-//!   never before: the next packet must meet the new ones.
-//! - A few namespaces are worked on at once, each by one thread at a time, and first
-//!   those where the kernel can search: a list of connections is dear. No turn waits
-//!   for either: rows and tables of later versions are programmed meanwhile.
-//!   Only the acknowledgement of a version waits for the orders given before it, as
-//!   it tells that datagrams go nowhere else any more.
-//! - A backend that is back is struck off before rules lead to it again, and the
-//!   list is locked while the kernel forgets: no connection that was opened since
-//!   is cut. The lock is held for one short call of the kernel, and never while a
-//!   list of connections is made, which may take some ten milliseconds.
-//! - Nothing is given up: what fails is tried again with the next turn, and named
-//!   until then. A namespace that is let go has no connections.
+//! - A flush is ordered when the rules without the backend are written, never before:
+//!   the next packet must meet the new ones.
+//! - A few namespaces are flushed at once, each by one thread at a time, and first those
+//!   where the kernel can filter: to list all entries is dear. No turn waits for either:
+//!   rows and tables of later versions are programmed meanwhile. Only the acknowledgement
+//!   of a version waits for the orders given before it, as it tells that datagrams go
+//!   nowhere else any more.
+//! - A backend that is back is struck off the order before a DNAT rule sends to it again,
+//!   and the order is locked while the kernel deletes: no connection that was opened since
+//!   is cut. The lock is held for one short call of the kernel, and never while entries
+//!   are listed, which may take some ten milliseconds.
+//! - Nothing is given up: what fails is tried again with the next turn, and named until
+//!   then. A namespace that is closed has no connections.
 
-use crate::nft::conntrack::{self, Connection};
+use crate::nft::conntrack::{self, Flow};
 use crate::nft::{Error, Socket};
 use ipnet::IpNet;
-use skep_netd_core::{Namespace, Overlay, Vanished};
+use skep_netd_core::{Namespace, NodeOverlay, Vanished};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,22 +29,23 @@ use tokio::task::JoinSet;
 const WORKERS_MAX: usize = 4;
 /// Of these, namespaces whose connections are listed: the others are soon done.
 const LISTS_MAX: usize = 3;
-/// From here on one list of all connections costs less than a search for each
+/// From here on one list of all entries costs less than a filter for each
 /// backend: it takes the kernel about as long as 300 of them.
 const SEARCHES_MAX: usize = 256;
 
-/// The addresses of a namespace's networks that are nobody's.
+/// The addresses of a namespace's networks that no endpoint has: DNAT to them is left from
+/// before this process started.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Strangers {
-    /// The networks'.
+pub struct UnknownBackends {
+    /// The networks' subnets.
     pub subnets: Vec<IpNet>,
-    /// Those of them that are somebody's.
+    /// The addresses of endpoints.
     pub known: BTreeSet<IpAddr>,
 }
 
-impl Strangers {
+impl UnknownBackends {
     /// Those of a namespace.
-    pub fn of(overlay: &Overlay, namespace: Namespace) -> Self {
+    pub fn of(overlay: &NodeOverlay, namespace: Namespace) -> Self {
         let networks: Vec<_> = match namespace {
             Namespace::Task(task) => overlay.visible_to(task).map(|(_, network)| network).collect(),
             Namespace::Node => overlay.ingress().into_iter().collect(),
@@ -60,43 +62,43 @@ impl Strangers {
     }
 }
 
-/// What is to be forgotten in a namespace.
+/// Which conntrack entries of a namespace are to be deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unwanted {
-    /// Connections that were given to them.
+pub struct FlushOrder {
+    /// Those with DNAT to these backends.
     pub vanished: BTreeSet<Vanished>,
-    /// Connections that were given to them, if nobody knows yet what there are.
-    pub strangers: Option<Strangers>,
+    /// Those with DNAT to these, if nobody knows yet what entries there are.
+    pub unknown: Option<UnknownBackends>,
 }
 
-impl Unwanted {
-    /// Whether there is nothing to forget.
+impl FlushOrder {
+    /// Whether there is nothing to delete.
     pub fn is_empty(&self) -> bool {
-        self.vanished.is_empty() && self.strangers.is_none()
+        self.vanished.is_empty() && self.unknown.is_none()
     }
 
-    fn contains(&self, connection: &Connection) -> bool {
-        self.vanished.iter().any(|vanished| conntrack::was_given_to(vanished, connection))
-            || self.strangers.as_ref().is_some_and(|strangers| strangers.contain(connection.answers_from))
+    fn contains(&self, flow: &Flow) -> bool {
+        self.vanished.iter().any(|vanished| conntrack::is_dnat_to(vanished, flow))
+            || self.unknown.as_ref().is_some_and(|unknown| unknown.contain(flow.answers_from))
     }
 
     fn add(&mut self, more: Self) {
         self.vanished.extend(more.vanished);
         // Who came since the first look is known to the later one.
-        self.strangers = more.strangers.or(self.strangers.take());
+        self.unknown = more.unknown.or(self.unknown.take());
     }
 
-    fn welcome(&mut self, backend: IpAddr, is_published: bool) {
-        Vanished::welcome(&mut self.vanished, backend, is_published);
-        if let Some(strangers) = &mut self.strangers {
-            strangers.known.insert(backend);
+    fn spare(&mut self, backend: IpAddr, is_published: bool) {
+        Vanished::spare(&mut self.vanished, backend, is_published);
+        if let Some(unknown) = &mut self.unknown {
+            unknown.known.insert(backend);
         }
     }
 }
 
-/// All namespaces in which something is to be forgotten.
+/// All namespaces with their flushes.
 #[derive(Default)]
-pub struct Forgetting {
+pub struct ConntrackFlush {
     jobs: BTreeMap<Namespace, Job>,
     workers: JoinSet<Ended>,
     n_ordered: u64,
@@ -134,10 +136,9 @@ enum State {
     Failed(String),
 }
 
-impl Forgetting {
-    /// Gives an order; `descriptor` leads to the namespace, none = the one that we
-    /// are in.
-    pub fn order(&mut self, namespace: Namespace, descriptor: Option<OwnedFd>, unwanted: Unwanted) {
+impl ConntrackFlush {
+    /// Gives an order; `descriptor` is the namespace's, none = the one that we are in.
+    pub fn order(&mut self, namespace: Namespace, descriptor: Option<OwnedFd>, order: FlushOrder) {
         self.n_ordered += 1;
         let number = self.n_ordered;
         let job = self.jobs.entry(namespace).or_insert_with(|| {
@@ -148,28 +149,28 @@ impl Forgetting {
             (job.first, job.state) = (number, State::Waits);
         }
         let mut list = lock(&job.shared.list);
-        list.unwanted.add(unwanted);
+        list.pending.add(order);
         list.last = number;
     }
 
-    /// A backend is there (again): what was opened to it stays. To be called before
-    /// rules lead to it.
-    pub fn welcome(&mut self, namespace: Namespace, backend: IpAddr, is_published: bool) {
+    /// A backend is there (again): connections to it stay. To be called before a DNAT
+    /// rule sends to it.
+    pub fn spare(&mut self, namespace: Namespace, backend: IpAddr, is_published: bool) {
         if let Some(job) = self.jobs.get(&namespace) {
             let mut list = lock(&job.shared.list);
-            list.unwanted.welcome(backend, is_published);
-            list.listed.welcome(backend, is_published);
+            list.pending.spare(backend, is_published);
+            list.listed.spare(backend, is_published);
         }
     }
 
     /// Lets go of a namespace: nobody has a descriptor of it when this returns.
-    pub fn let_go(&mut self, namespace: Namespace) {
+    pub fn close(&mut self, namespace: Namespace) {
         if let Some(job) = self.jobs.remove(&namespace) {
             lock(&job.shared.access).take();
         }
     }
 
-    /// Whether there is nothing to forget anywhere.
+    /// Whether no flush is left anywhere.
     pub fn is_idle(&self) -> bool {
         self.jobs.values().all(|job| job.state == State::Idle)
     }
@@ -201,7 +202,7 @@ impl Forgetting {
     /// none is at work. Dropping the future loses nothing.
     pub async fn progress(&mut self) {
         match self.workers.join_next().await {
-            Some(ended) => self.take(ended.expect("forgetting does not panic")),
+            Some(ended) => self.take(ended.expect("a flush does not panic")),
             None => std::future::pending().await,
         }
     }
@@ -250,9 +251,9 @@ struct Shared {
 
 #[derive(Default)]
 struct List {
-    unwanted: Unwanted,
+    pending: FlushOrder,
     /// What a list of connections is being made for.
-    listed: Unwanted,
+    listed: FlushOrder,
     /// The last order that it is made of.
     last: u64,
 }
@@ -280,7 +281,7 @@ impl Shared {
         Self { access: Mutex::new(Some(access)), list: Mutex::default() }
     }
 
-    /// Forgets until nothing is left, or nothing but what takes a list.
+    /// Deletes until nothing is left, or nothing but what takes a list.
     fn work(&self, may_list: bool) -> Result<Done, Error> {
         loop {
             let mut access = lock(&self.access);
@@ -302,12 +303,12 @@ impl Shared {
         let socket = access.socket()?;
         {
             let mut list = lock(&self.list);
-            if list.unwanted.is_empty() {
+            if list.pending.is_empty() {
                 return Ok(Some(Done::Through(list.last)));
             }
             // Most namespaces have no connection at all.
             if conntrack::count(socket)? == 0 {
-                list.unwanted = Unwanted::default();
+                list.pending = FlushOrder::default();
                 return Ok(Some(Done::Through(list.last)));
             }
             if list.search(socket)? {
@@ -317,25 +318,25 @@ impl Shared {
         if !may_list {
             return Ok(Some(Done::AllButLists));
         }
-        let result = self.list_and_forget(socket);
+        let result = self.list_and_delete(socket);
         let mut list = lock(&self.list);
         let listed = std::mem::take(&mut list.listed);
         if result.is_err() {
-            list.unwanted.add(listed);
+            list.pending.add(listed);
         }
         result.map(|()| None)
     }
 
-    /// Forgets what is found in a list of all connections.
-    fn list_and_forget(&self, socket: &mut Socket) -> Result<(), Error> {
+    /// Deletes what is found in a list of all entries.
+    fn list_and_delete(&self, socket: &mut Socket) -> Result<(), Error> {
         {
             let mut list = lock(&self.list);
-            list.listed = std::mem::take(&mut list.unwanted);
+            list.listed = std::mem::take(&mut list.pending);
         }
         for tracked in conntrack::list(socket)? {
             let list = lock(&self.list);
-            if list.listed.contains(&tracked.connection) {
-                conntrack::forget_one(socket, &tracked)?;
+            if list.listed.contains(&tracked.flow) {
+                conntrack::delete(socket, &tracked)?;
             }
         }
         Ok(())
@@ -343,14 +344,14 @@ impl Shared {
 }
 
 impl List {
-    /// Forgets one backend by a search; `false` = for what is left, a list is needed.
+    /// Flushes one backend by a filter; `false` = for what is left, a list is needed.
     fn search(&mut self, socket: &mut Socket) -> Result<bool, Error> {
-        let vanished = &mut self.unwanted.vanished;
+        let vanished = &mut self.pending.vanished;
         if vanished.len() > SEARCHES_MAX {
             return Ok(false);
         }
         let Some(next) = vanished.iter().find(|vanished| conntrack::is_searchable(vanished)).copied() else { return Ok(false) };
-        let is_done = conntrack::forget(socket, &next)?;
+        let is_done = conntrack::flush(socket, &next)?;
         if is_done {
             vanished.remove(&next);
         }

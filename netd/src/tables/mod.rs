@@ -7,26 +7,26 @@
 //! fingerprints. A new process knows nothing of what it finds, and writes every
 //! table anew; established connections do not notice.
 //!
-//! Connections to backends that are gone are forgotten after the rules were
-//! changed, so that their next packet meets the new ones, and beside the turns
-//! ([`forgetting`]).
+//! Conntrack entries of backends that are gone are flushed after the rules were
+//! changed, so that the next packet meets the new ones, and beside the turns
+//! ([`conntrack_flush`]).
 
-pub(in crate::nft) mod forgetting;
-mod scope;
+pub(crate) mod conntrack_flush;
+mod namespace;
 #[cfg(test)]
 mod tests;
 
-use super::poller::Poller;
 use crate::dns::Listeners;
 use crate::listening::listening;
+use crate::netlink::poller::Poller;
 use crate::settled::{Repair, Settled, Turn};
-use forgetting::{Forgetting, Strangers, Unwanted};
-use scope::{Brought, Found, Look, Scope, host_addresses};
+use conntrack_flush::{ConntrackFlush, FlushOrder, UnknownBackends};
+use namespace::{Brought, Found, Look, NamespaceTables, host_addresses};
 use skep_model::TaskId;
 use skep_model::place::{Place, PlaceFault};
 use skep_netd_core::{
-    Backends, Came, Content, KeptPort, Namespace, Overlay, PortKey, ServiceKey, TableName, TablesTouched, Turnover, Vanished,
-    VirtualService, ingress_service, reaching, services_touched, table_content, tables_touched, virtual_service,
+    Backends, Came, Content, DirtyTables, ListeningPort, Namespace, NodeOverlay, PortKey, ServiceKey, TableName, Turnover,
+    Vanished, VirtualService, dirty_services, dirty_tables, ingress_service, reaching, table_content, virtual_service,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -43,19 +43,19 @@ const ROUNDS_MAX: usize = 4;
 /// The writer of tables.
 #[derive(Default)]
 pub struct Tables {
-    scopes: BTreeMap<Namespace, Scope>,
+    scopes: BTreeMap<Namespace, NamespaceTables>,
     /// Where something may have to be done.
     looks: BTreeMap<Namespace, Look>,
     backends: Backends,
-    forgetting: Forgetting,
+    flush: ConntrackFlush,
     listeners: BTreeMap<TaskId, Listeners>,
     audits: BTreeSet<Namespace>,
     /// The ports that processes of the node were seen to have, and when to look again.
-    kept: BTreeSet<KeptPort>,
+    listening: BTreeSet<ListeningPort>,
     next_listing: Option<Instant>,
     /// What other firewalls block.
     blocked: Vec<String>,
-    poller: Option<Poller>,
+    poller: Option<Poller<Namespace>>,
     /// Something was brought in line before.
     is_settled: bool,
 }
@@ -97,12 +97,12 @@ impl Tables {
                 break;
             }
         }
-        self.tell_others(turn.overlay);
+        self.settle_other_firewalls(turn.overlay);
         settled.faults.extend(self.blocked.iter().map(|text| PlaceFault::lasting(Place::Node, text.clone())));
         let in_use = self.ports_in_use(turn.overlay).into_iter();
         settled.faults.extend(in_use.map(|((transport, port), text)| PlaceFault::lasting(Place::Port(transport, port), text)));
         self.is_settled = true;
-        self.forgetting.start();
+        self.flush.start();
         settled
     }
 
@@ -110,24 +110,24 @@ impl Tables {
     pub async fn wait(&mut self) -> News {
         tokio::select! {
             () = drifted(self.poller.as_ref()) => News::Drifted,
-            () = self.forgetting.progress() => News::Forgotten,
+            () = self.flush.progress() => News::Flushed,
             () = due(self.next_listing) => News::Drifted,
         }
     }
 
-    /// How many orders to forget connections were given.
+    /// How many conntrack flushes were ordered.
     pub fn n_ordered(&self) -> u64 {
-        self.forgetting.n_ordered()
+        self.flush.n_ordered()
     }
 
     /// All orders up to this one are carried out.
-    pub fn forgotten_through(&self) -> u64 {
-        self.forgetting.done_through()
+    pub fn flushed_through(&self) -> u64 {
+        self.flush.done_through()
     }
 
-    /// What could not be forgotten and is tried again with the next [`Self::settle`].
+    /// What could not be flushed and is tried again with the next [`Self::settle`].
     pub fn failures(&self) -> impl Iterator<Item = (Namespace, String)> + '_ {
-        self.forgetting.failures()
+        self.flush.failures()
     }
 
     /// Compares a namespace's tables in full at the next [`Self::settle`].
@@ -138,16 +138,16 @@ impl Tables {
     /// Notes where to look.
     fn note(&mut self, turn: &Turn<'_>, listeners: &BTreeMap<TaskId, Listeners>) {
         let overlay = turn.overlay;
-        for (namespace, TablesTouched { tables, services }) in tables_touched(overlay, turn.touched) {
+        for (namespace, DirtyTables { tables, services }) in dirty_tables(overlay, turn.dirty) {
             let look = self.looks.entry(namespace).or_default();
             look.tables.extend(tables);
             look.services.extend(services);
         }
-        for (network, Turnover { gone, came }) in self.backends.look(overlay, services_touched(overlay, turn.touched)) {
+        for (network, Turnover { gone, came }) in self.backends.look(overlay, dirty_services(overlay, turn.dirty)) {
             let is_ingress = overlay.network(network).is_some_and(|network| network.ingress);
             let tasks = overlay.tasks_on(network).map(|task| Namespace::Task(task.id));
             let concerned = tasks.chain(is_ingress.then_some(Namespace::Node)).collect::<Vec<_>>();
-            self.welcome(&concerned, &came);
+            self.spare(&concerned, &came);
             for namespace in concerned.into_iter().filter(|_| !gone.is_empty()) {
                 self.looks.entry(namespace).or_default().vanished.extend(&gone);
             }
@@ -161,10 +161,10 @@ impl Tables {
         }
     }
 
-    /// Tells other firewalls of the bridges by which tasks are reached.
-    fn tell_others(&mut self, overlay: &Overlay) {
+    /// Has other firewalls accept the bridges by which tasks are reached.
+    fn settle_other_firewalls(&mut self, overlay: &NodeOverlay) {
         let Some(scope) = self.scopes.get_mut(&Namespace::Node) else { return };
-        let blocked = match scope.tell_others(&reaching(overlay)) {
+        let blocked = match scope.settle_other_firewalls(&reaching(overlay)) {
             Ok(None) => return,
             Ok(Some(blocked)) => blocked,
             Err(error) => vec![format!("another firewall of the node cannot be told of the tasks' bridges: {error}")],
@@ -186,15 +186,15 @@ impl Tables {
             self.next_listing = None;
             return;
         }
-        let is_concerned = turn.touched.ports || turn.touched.node;
+        let is_concerned = turn.dirty.ports || turn.dirty.node;
         if !is_concerned && self.next_listing.is_some_and(|next| next > Instant::now()) {
             return;
         }
         self.next_listing = Some(Instant::now() + LISTING_PERIOD);
         match listening() {
             Ok(found) => {
-                if self.kept != found {
-                    self.kept = found;
+                if self.listening != found {
+                    self.listening = found;
                     self.look_at(Namespace::Node, [TableName::Ingress].into());
                 }
             }
@@ -206,31 +206,34 @@ impl Tables {
 
     /// Published ports on which this node does not answer, as processes of its own
     /// listen on them, with a sentence for each.
-    pub fn ports_in_use(&self, overlay: &Overlay) -> BTreeMap<PortKey, String> {
+    pub fn ports_in_use(&self, overlay: &NodeOverlay) -> BTreeMap<PortKey, String> {
         let services = overlay.services().filter_map(|service| ingress_service(overlay, service.id));
         let published: BTreeSet<PortKey> = services.flat_map(|service| service.ports.into_keys()).collect();
         let is_reached = |address: IpAddr| !address.to_canonical().is_loopback();
-        let kept = self.kept.iter().filter(|kept| kept.address.is_none_or(is_reached) && published.contains(&kept.key));
-        let sentence = |KeptPort { key: (transport, port), address }: &KeptPort| {
+        let listening = self
+            .listening
+            .iter()
+            .filter(|listening| listening.address.is_none_or(is_reached) && published.contains(&listening.key));
+        let sentence = |ListeningPort { key: (transport, port), address }: &ListeningPort| {
             let at = address.map_or_else(|| "all addresses".to_owned(), |address| address.to_string());
             format!(
                 "the service is not answered on port {port}/{} of this node: a process of the node listens on it at {at}",
                 transport.name()
             )
         };
-        kept.map(|kept| (kept.key, sentence(kept))).collect()
+        listening.map(|listening| (listening.key, sentence(listening))).collect()
     }
 
-    /// Strikes off who is there again, before any table leads there.
-    fn welcome(&mut self, namespaces: &[Namespace], came: &BTreeSet<Came>) {
-        if self.forgetting.is_idle() && self.looks.values().all(|look| look.vanished.is_empty()) {
+    /// Strikes off the flush who is there again, before any rule sends there.
+    fn spare(&mut self, namespaces: &[Namespace], came: &BTreeSet<Came>) {
+        if self.flush.is_idle() && self.looks.values().all(|look| look.vanished.is_empty()) {
             return;
         }
         for namespace in namespaces {
             for Came { backend, is_published } in came {
-                self.forgetting.welcome(*namespace, *backend, *is_published);
+                self.flush.spare(*namespace, *backend, *is_published);
                 if let Some(look) = self.looks.get_mut(namespace) {
-                    Vanished::welcome(&mut look.vanished, *backend, *is_published);
+                    Vanished::spare(&mut look.vanished, *backend, *is_published);
                 }
             }
         }
@@ -243,9 +246,9 @@ impl Tables {
             Namespace::Task(task) => turn.overlay.task(task).is_some(),
         };
         self.looks.retain(|namespace, _| is_known(*namespace));
-        let touched = turn.touched.tasks.iter().map(|task| Namespace::Task(*task));
+        let touched = turn.dirty.tasks.iter().map(|task| Namespace::Task(*task));
         for namespace in touched.filter(|namespace| !is_known(*namespace) || !turn.is_there(*namespace)) {
-            self.forgetting.let_go(namespace);
+            self.flush.close(namespace);
             if self.scopes.remove(&namespace).is_some()
                 && let Some(poller) = &mut self.poller
             {
@@ -295,7 +298,7 @@ impl Tables {
     }
 
     /// A namespace whose sockets fail gets new ones, and all its tables anew.
-    fn fail(&mut self, namespace: Namespace, error: &super::Error, settled: &mut Settled) {
+    fn fail(&mut self, namespace: Namespace, error: &crate::nft::Error, settled: &mut Settled) {
         settled.failures.insert(namespace, error.to_string());
         self.scopes.remove(&namespace);
         if let Some(poller) = &mut self.poller {
@@ -322,13 +325,13 @@ impl Tables {
             return Err((format!("the tables cannot be reached: {error}"), look));
         }
         let Some(scope) = self.scopes.get_mut(&namespace) else { return Ok(()) };
-        if namespace == Namespace::Node && !self.forgetting.is_idle() {
+        if namespace == Namespace::Node && !self.flush.is_idle() {
             let leads_to = table_content(turn.overlay, namespace, TableName::HostPorts);
             for address in leads_to.iter().flat_map(host_addresses) {
-                self.forgetting.welcome(namespace, address, true);
+                self.flush.spare(namespace, address, true);
             }
         }
-        match scope.bring(&look, Found { names: names.as_ref(), kept: &self.kept }, services) {
+        match scope.bring(&look, Found { names: names.as_ref(), listening: &self.listening }, services) {
             Ok(Brought { repaired, left }) => {
                 settled.repairs.extend(repaired.into_iter().map(|(table, by_audit)| Repair {
                     kind: "table",
@@ -343,10 +346,10 @@ impl Tables {
         }
     }
 
-    /// Has forgotten what must not go on, now that the tables are in line.
+    /// Orders the conntrack flush, now that the tables are in line.
     fn order(&mut self, turn: &Turn<'_>, namespace: Namespace, look: Look) -> Result<(), (String, Look)> {
-        let strangers = look.is_adopted.then(|| Strangers::of(turn.overlay, namespace));
-        let unwanted = Unwanted { vanished: look.vanished.clone(), strangers };
+        let unknown = look.is_adopted.then(|| UnknownBackends::of(turn.overlay, namespace));
+        let unwanted = FlushOrder { vanished: look.vanished.clone(), unknown };
         if unwanted.is_empty() {
             return Ok(());
         }
@@ -358,7 +361,7 @@ impl Tables {
         }
         match turn.namespace(namespace).map(|descriptor| descriptor.try_clone_to_owned()).transpose() {
             Ok(descriptor) => {
-                self.forgetting.order(namespace, descriptor, unwanted);
+                self.flush.order(namespace, descriptor, unwanted);
                 Ok(())
             }
             Err(error) => Err((format!("connections cannot be reached: {error}"), look)),
@@ -374,7 +377,7 @@ impl Tables {
             Namespace::Task(task) => task.to_string(),
             Namespace::Node => turn.overlay.node().map(|node| node.id.to_string()).unwrap_or_default(),
         };
-        let scope = Scope::open(namespace, turn.namespace(namespace), seed).map_err(io::Error::other)?;
+        let scope = NamespaceTables::open(namespace, turn.namespace(namespace), seed).map_err(io::Error::other)?;
         let poller = match &mut self.poller {
             Some(poller) => poller,
             empty => empty.insert(Poller::new()?),
@@ -392,8 +395,8 @@ impl Tables {
 pub enum News {
     /// Somebody else changed tables: [`Tables::settle`] is to be called.
     Drifted,
-    /// Connections were forgotten somewhere, or could not be.
-    Forgotten,
+    /// Conntrack was flushed somewhere, or could not be.
+    Flushed,
 }
 
 async fn due(at: Option<Instant>) {
@@ -403,7 +406,7 @@ async fn due(at: Option<Instant>) {
     }
 }
 
-async fn drifted(poller: Option<&Poller>) {
+async fn drifted(poller: Option<&Poller<Namespace>>) {
     let failed = match poller {
         Some(poller) => poller.wait().await.err(),
         None => std::future::pending().await,
@@ -416,17 +419,17 @@ async fn drifted(poller: Option<&Poller>) {
 
 /// Services, each derived once however many namespaces ask.
 pub struct Services<'a> {
-    overlay: &'a Overlay,
+    overlay: &'a NodeOverlay,
     derived: BTreeMap<ServiceKey, Option<Arc<VirtualService>>>,
 }
 
 impl<'a> Services<'a> {
-    fn new(overlay: &'a Overlay) -> Self {
+    fn new(overlay: &'a NodeOverlay) -> Self {
         Self { overlay, derived: BTreeMap::new() }
     }
 
     /// All objects.
-    pub fn overlay(&self) -> &'a Overlay {
+    pub fn overlay(&self) -> &'a NodeOverlay {
         self.overlay
     }
 

@@ -2,7 +2,7 @@
 //! are brought to hold something else.
 
 use super::Services;
-use crate::nft::conntrack::{self, Appeared};
+use crate::nft::conntrack::{self, DnatMatch};
 use crate::nft::firewall::others;
 use crate::nft::monitor::{Event, Monitor};
 use crate::nft::{Error, Socket, Transaction};
@@ -10,15 +10,15 @@ use crate::nft::{ingress, write};
 use skep_model::endpoint::Transport;
 use skep_model::{ServiceId, TaskId};
 use skep_netd_core::{
-    Content, IngressService, KeptPort, Name, Namespace, Overlay, PortKey, ServiceKey, TableName, Vanished, VirtualService,
-    ingress_service, table_content,
+    Content, IngressService, ListeningPort, Name, Namespace, NodeOverlay, PortKey, ServiceKey, TableName, Vanished,
+    VirtualService, ingress_service, table_content,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-/// Where to look in one namespace, and what to forget there.
+/// Where to look in one namespace, and which backends to flush from conntrack there.
 #[derive(Clone, Debug, Default)]
 pub struct Look {
     /// Tables that may differ in anything.
@@ -37,7 +37,7 @@ pub struct Found<'a> {
     /// Of a task: where its names are answered.
     pub names: Option<&'a Content>,
     /// Of the node: the ports that its processes have.
-    pub kept: &'a BTreeSet<KeptPort>,
+    pub listening: &'a BTreeSet<ListeningPort>,
 }
 
 /// A table as we wrote it.
@@ -50,7 +50,7 @@ struct Held {
 }
 
 /// A namespace that is open.
-pub struct Scope {
+pub struct NamespaceTables {
     namespace: Namespace,
     socket: Socket,
     monitor: Monitor,
@@ -60,12 +60,12 @@ pub struct Scope {
     /// Tables of which only the kernel knows what they hold; whether that is
     /// somebody else's doing, and whether only an audit found it.
     unknown: BTreeMap<TableName, Option<ByAudit>>,
-    /// Where the tables lead, and datagrams may not go yet.
-    unled: BTreeSet<Appeared>,
+    /// What DNAT rules match that did not before: older entries of UDP are to be flushed.
+    new_matches: BTreeSet<DnatMatch>,
     /// Somebody else changed rules since the last look at other firewalls.
     others_changed: bool,
-    /// The bridges that other firewalls were told of.
-    told: Vec<Name>,
+    /// The bridges that other firewalls were made to accept.
+    accepted: Vec<Name>,
     /// Two services ask for one address: who has it depends on all of them.
     is_disputed: bool,
 }
@@ -78,11 +78,11 @@ type ByAudit = bool;
 pub struct Brought {
     /// Those that others had changed.
     pub repaired: Vec<(TableName, ByAudit)>,
-    /// Where no port in mode `host` leads any more.
+    /// Backends that no port in mode `host` has any more.
     pub left: BTreeSet<IpAddr>,
 }
 
-impl Scope {
+impl NamespaceTables {
     /// Opens the sockets; none = in the namespace that we are in.
     pub fn open(namespace: Namespace, fd: Option<BorrowedFd<'_>>, seed: String) -> Result<Self, Error> {
         let (socket, monitor) = match fd {
@@ -97,9 +97,9 @@ impl Scope {
             seed,
             held: BTreeMap::new(),
             unknown,
-            unled: BTreeSet::new(),
+            new_matches: BTreeSet::new(),
             others_changed: true,
-            told: Vec::new(),
+            accepted: Vec::new(),
             is_disputed: false,
         })
     }
@@ -109,14 +109,14 @@ impl Scope {
         Ok(conntrack::count(&mut self.socket)? > 0)
     }
 
-    /// Tells other firewalls of our bridges, if any of them may have changed; answers
+    /// Has other firewalls accept our bridges, if any of them may have changed; answers
     /// with what they block, a sentence each, and nothing if nothing changed.
-    pub fn tell_others(&mut self, bridges: &[Name]) -> Result<Option<Vec<String>>, Error> {
-        if !std::mem::take(&mut self.others_changed) && self.told == bridges {
+    pub fn settle_other_firewalls(&mut self, bridges: &[Name]) -> Result<Option<Vec<String>>, Error> {
+        if !std::mem::take(&mut self.others_changed) && self.accepted == bridges {
             return Ok(None);
         }
         let blocked = others::settle(&mut self.socket, bridges).inspect_err(|_| self.others_changed = true)?;
-        self.told = bridges.to_vec();
+        self.accepted = bridges.to_vec();
         Ok(Some(blocked))
     }
 
@@ -198,7 +198,7 @@ impl Scope {
 
     /// Brings the tables in line.
     pub fn bring(&mut self, look: &Look, found: Found<'_>, services: &mut Services<'_>) -> Result<Brought, Error> {
-        let led_to = self.host_addresses();
+        let before = self.host_addresses();
         match self.write(look, found, services) {
             Ok(()) => {}
             // Somebody was here and we have not heard of it yet: then write anew
@@ -206,7 +206,7 @@ impl Scope {
             Err(Error::Refused { .. }) if self.forget_held(look) => self.write(look, found, services)?,
             Err(error) => return Err(error),
         }
-        let left = led_to.difference(&self.host_addresses()).copied().collect();
+        let left = before.difference(&self.host_addresses()).copied().collect();
         let repaired = self.unknown.iter().filter_map(|(table, drift)| Some((*table, (*drift)?))).collect();
         self.unknown.clear();
         Ok(Brought { repaired, left })
@@ -239,25 +239,25 @@ impl Scope {
         for step in &mut steps {
             transaction.append(std::mem::take(&mut step.changes));
         }
-        if !transaction.changes().is_empty() {
+        if !transaction.edits().is_empty() {
             self.socket.commit(&transaction)?;
         }
-        let appeared: BTreeSet<Appeared> = steps.iter().flat_map(|step| self.appeared(step)).collect();
+        let new: BTreeSet<DnatMatch> = steps.iter().flat_map(|step| self.new_matches(step)).collect();
         steps.into_iter().for_each(|step| self.note(step.table, step.after));
-        self.unled.extend(appeared);
-        conntrack::forget_unled(&mut self.socket, &self.unled)?;
-        self.unled.clear();
+        self.new_matches.extend(new);
+        conntrack::flush_bypassing(&mut self.socket, &self.new_matches)?;
+        self.new_matches.clear();
         Ok(())
     }
 
     /// The step for a whole table, if there is anything to do.
-    fn whole(&self, table: TableName, found: Found<'_>, overlay: &Overlay) -> Option<Step> {
+    fn whole(&self, table: TableName, found: Found<'_>, overlay: &NodeOverlay) -> Option<Step> {
         let wanted = match table {
             TableName::Names => found.names.cloned(),
             _ => table_content(overlay, self.namespace, table),
         };
         let wanted = wanted.map(|content| match content {
-            Content::Ingress { services, .. } => Content::Ingress { services, kept: found.kept.clone() },
+            Content::Ingress { services, .. } => Content::Ingress { services, listening: found.listening.clone() },
             other => other,
         });
         let (wanted, is_disputed) = settle_disputes(wanted);
@@ -309,7 +309,7 @@ impl Scope {
         Some(Step { table: TableName::Services, changes, after: After::Services { gone, new } })
     }
 
-    fn ports_part(&self, held: &BTreeMap<ServiceId, IngressService>, look: &Look, overlay: &Overlay) -> Option<Step> {
+    fn ports_part(&self, held: &BTreeMap<ServiceId, IngressService>, look: &Look, overlay: &NodeOverlay) -> Option<Step> {
         let ids: BTreeSet<ServiceId> = look.services.iter().map(|(_, service)| *service).collect();
         let (mut old, mut new) = (BTreeMap::new(), BTreeMap::new());
         for id in ids {
@@ -329,20 +329,23 @@ impl Scope {
         Some(Step { table: TableName::Ingress, changes, after: After::Ports { gone, new } })
     }
 
-    /// Where a step leads datagrams that were not led before.
-    fn appeared(&self, step: &Step) -> BTreeSet<Appeared> {
+    /// What DNAT rules match after a step and did not before.
+    fn new_matches(&self, step: &Step) -> BTreeSet<DnatMatch> {
         let held = self.held.get(&step.table).map(|held| &held.content);
         let (after, before) = match (&step.after, held) {
             (After::All { content, .. }, held) => {
-                (content.as_ref().map(led).unwrap_or_default(), held.map(led).unwrap_or_default())
+                (content.as_ref().map(udp_matches).unwrap_or_default(), held.map(udp_matches).unwrap_or_default())
             }
             (After::Services { new, .. }, Some(Content::Services(held))) => {
                 let old = new.keys().filter_map(|key| held.get(key));
-                (new.values().flat_map(|service| led_by(service)).collect(), old.flat_map(|service| led_by(service)).collect())
+                (
+                    new.values().flat_map(|service| udp_matches_of(service)).collect(),
+                    old.flat_map(|service| udp_matches_of(service)).collect(),
+                )
             }
             (After::Ports { new, .. }, Some(Content::Ingress { services: held, .. })) => {
                 let old = new.keys().filter_map(|id| held.get(id));
-                let ports = |service: &IngressService| service.ports.keys().filter_map(datagrams_to).collect::<Vec<_>>();
+                let ports = |service: &IngressService| service.ports.keys().filter_map(udp_match).collect::<Vec<_>>();
                 (new.values().flat_map(ports).collect(), old.flat_map(ports).collect())
             }
             (After::Services { .. } | After::Ports { .. }, _) => (BTreeSet::new(), BTreeSet::new()),
@@ -377,13 +380,13 @@ impl Scope {
         }
     }
 
-    /// Where ports in mode `host` lead.
+    /// The backends of ports in mode `host`.
     fn host_addresses(&self) -> BTreeSet<IpAddr> {
         self.held.get(&TableName::HostPorts).map(|held| host_addresses(&held.content)).unwrap_or_default()
     }
 }
 
-/// Where ports in mode `host` lead.
+/// The backends of ports in mode `host`.
 pub fn host_addresses(content: &Content) -> BTreeSet<IpAddr> {
     match content {
         Content::HostPorts { ports, .. } => ports.values().flat_map(|port| port.addresses.iter().copied()).collect(),
@@ -391,26 +394,26 @@ pub fn host_addresses(content: &Content) -> BTreeSet<IpAddr> {
     }
 }
 
-/// Where a table leads datagrams.
-fn led(content: &Content) -> BTreeSet<Appeared> {
+/// What a table's DNAT rules match of UDP.
+fn udp_matches(content: &Content) -> BTreeSet<DnatMatch> {
     match content {
-        Content::Services(services) => services.values().flat_map(|service| led_by(service)).collect(),
-        Content::Ingress { services, kept } => {
-            let kept: BTreeSet<PortKey> = kept.iter().map(|kept| kept.key).collect();
+        Content::Services(services) => services.values().flat_map(|service| udp_matches_of(service)).collect(),
+        Content::Ingress { services, listening } => {
+            let listening: BTreeSet<PortKey> = listening.iter().map(|listening| listening.key).collect();
             let ports = services.values().flat_map(|service| service.ports.keys());
-            ports.filter(|key| !kept.contains(key)).filter_map(datagrams_to).collect()
+            ports.filter(|key| !listening.contains(key)).filter_map(udp_match).collect()
         }
-        Content::HostPorts { ports, .. } => ports.keys().filter_map(datagrams_to).collect(),
+        Content::HostPorts { ports, .. } => ports.keys().filter_map(udp_match).collect(),
         _ => BTreeSet::new(),
     }
 }
 
-fn led_by(service: &VirtualService) -> impl Iterator<Item = Appeared> + '_ {
-    service.addresses.iter().copied().map(Appeared::Address)
+fn udp_matches_of(service: &VirtualService) -> impl Iterator<Item = DnatMatch> + '_ {
+    service.addresses.iter().copied().map(DnatMatch::Address)
 }
 
-fn datagrams_to((transport, port): &PortKey) -> Option<Appeared> {
-    (*transport == Transport::Udp).then_some(Appeared::Port(*port))
+fn udp_match((transport, port): &PortKey) -> Option<DnatMatch> {
+    (*transport == Transport::Udp).then_some(DnatMatch::Port(*port))
 }
 
 /// A part of a transaction, and what is known once it is committed.

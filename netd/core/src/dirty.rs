@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 /// What changed. It says where to look, never what to do: a place that is named
 /// needlessly costs a comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Touched {
+pub struct DirtyKeys {
     /// The node itself, or its gateway.
     pub node: bool,
     /// The node's published ports, or the tasks behind them.
@@ -22,7 +22,7 @@ pub struct Touched {
     pub tasks: BTreeSet<TaskId>,
 }
 
-impl Touched {
+impl DirtyKeys {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

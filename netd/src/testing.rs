@@ -1,6 +1,6 @@
 //! Namespaces that tests make; they vanish with their last descriptor, also when a test fails.
 
-use super::namespace::within;
+use crate::netlink::namespace::inside;
 use futures_util::TryStreamExt;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
 use nix::sched::{CloneFlags, unshare};
@@ -32,7 +32,7 @@ impl Namespace {
     }
 
     pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        within(self.fd(), work).expect("the namespace is entered")
+        inside(self.fd(), work).expect("the namespace is entered")
     }
 
     pub(crate) fn up(&self, link: &str) {

@@ -1,18 +1,18 @@
 //! One namespace whose events are not heard, and what a change costs.
 
 use super::Services;
-use super::scope::{Found, Look, Scope};
-use crate::nft::testing::Namespace as TestNamespace;
-use crate::nft::{Change, Socket, Table, Transaction};
+use super::namespace::{Found, Look, NamespaceTables};
+use crate::nft::{Edit, Socket, Table, Transaction};
+use crate::testing::Namespace as TestNamespace;
 use skep_model::network::{Attachment, Pool};
 use skep_model::overlay::{Endpoint, EndpointId, LocalTask, NodeNetwork, NodeService, Peer, ServiceNetwork};
 use skep_model::{NetworkId, NodeId, ServiceId, TaskId};
-use skep_netd_core::{Desired, Namespace, Object, TableName};
+use skep_netd_core::{DesiredRows, Namespace, Object, TableName};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-const NOTHING: Found<'static> = Found { names: None, kept: &BTreeSet::new() };
+const NOTHING: Found<'static> = Found { names: None, listening: &BTreeSet::new() };
 
 fn id(number: u16) -> [u8; 16] {
     let mut bytes = [7; 16];
@@ -41,8 +41,8 @@ fn endpoint(service: u16, number: u16, is_published: bool) -> Object {
 }
 
 /// One task that sees this many services of 10 tasks each.
-fn told(n_services: u16) -> Desired {
-    let mut desired = Desired::new();
+fn told(n_services: u16) -> DesiredRows {
+    let mut desired = DesiredRows::new();
     let mut put = |object| drop(desired.put(object).unwrap());
     put(Object::Peer(Peer { node: NodeId::from_random(id(1)), address: IpAddr::from([192, 0, 2, 1]), ingress: None }));
     put(Object::Network(NodeNetwork {
@@ -83,8 +83,8 @@ fn told(n_services: u16) -> Desired {
     desired
 }
 
-fn opened(namespace: &TestNamespace, desired: &Desired) -> Scope {
-    let mut scope = Scope::open(Namespace::Task(task()), Some(namespace.fd()), "seed".to_owned()).expect("the sockets");
+fn opened(namespace: &TestNamespace, desired: &DesiredRows) -> NamespaceTables {
+    let mut scope = NamespaceTables::open(Namespace::Task(task()), Some(namespace.fd()), "seed".to_owned()).expect("the sockets");
     let look = Look { tables: TableName::OF_TASK.into(), ..Look::default() };
     let brought = scope.bring(&look, NOTHING, &mut Services::new(desired.overlay())).expect("the tables are written");
     assert_eq!(brought.repaired, [], "what was there before is nobody's fault");
@@ -99,9 +99,9 @@ fn an_audit_finds_what_no_event_told_of() {
     assert_eq!(scope.audit(&TableName::OF_TASK).expect("an audit"), [].into());
     let mut stranger = Socket::open_in(namespace.fd()).expect("a socket");
     let mut damage = Transaction::new();
-    damage.push(Change::FlushChain(Table::new("skep_services"), "output".to_owned()));
+    damage.push(Edit::FlushChain(Table::new("skep_services"), "output".to_owned()));
     // A table that nobody wants is none of ours to have.
-    damage.push(Change::AddTable(Table::new("skep_mesh")));
+    damage.push(Edit::AddTable(Table::new("skep_mesh")));
     stranger.commit(&damage).expect("the damage is done");
     let found = scope.audit(&TableName::OF_TASK).expect("an audit");
     assert_eq!(found, [TableName::Services, TableName::Mesh].into());
