@@ -150,7 +150,7 @@ fn write(file: &Path, text: &str) -> std::io::Result<()> {
     let (Some(folder), Some(name)) = (file.parent(), file.file_name().and_then(|name| name.to_str())) else {
         return Err(std::io::Error::other("a file needs a folder and a name"));
     };
-    skep_identity::file::replace(folder, name, text.as_bytes()).map_err(std::io::Error::other)
+    skep_host::file::replace(folder, name, text.as_bytes()).map_err(std::io::Error::other)
 }
 
 #[cfg(test)]

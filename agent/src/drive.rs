@@ -3,7 +3,7 @@
 
 use crate::world::World;
 use skep_agent_core::{Agent, Event};
-use skep_identity::{clock, process};
+use skep_host::{clock, process};
 use skep_model::assignment::AssignmentChange;
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;

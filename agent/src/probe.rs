@@ -40,7 +40,7 @@ impl Prober {
 
     async fn ask(&self, networks: Vec<String>, timeout: Duration) -> Result<Vec<NetdProbeRow>, String> {
         let mut client =
-            NetdClient::new(skep_identity::unix::local_channel(&self.netd)).max_decoding_message_size(skep_proto::MESSAGE_MAX);
+            NetdClient::new(skep_host::unix::local_channel(&self.netd)).max_decoding_message_size(skep_proto::MESSAGE_MAX);
         // The network daemon is to be done before this side gives up.
         let timeout_ms = u64::try_from(timeout.mul_f32(0.9).as_millis()).unwrap_or(u64::MAX);
         let probed = client.probe(NetdProbe { timeout_ms, networks }).await;

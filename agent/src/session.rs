@@ -19,7 +19,7 @@ use crate::underlay;
 use crate::values::Values;
 use prost::Message as _;
 use skep_agent_core::{Agent, Event, UnreadableTask};
-use skep_identity::clock;
+use skep_host::clock;
 use skep_model::assignment::{SessionInfo, StatusUpdate};
 use skep_model::node::NodeDescription;
 use skep_model::place::PlaceFaults;
@@ -467,7 +467,7 @@ fn jittered(pause: Duration) -> Duration {
 }
 
 pub(crate) fn random() -> [u8; 16] {
-    skep_identity::chance::bytes()
+    skep_host::chance::bytes()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 use crate::address::Address;
 use crate::failure::{Exit, Failure};
 use hyper_util::rt::TokioIo;
-use skep_identity::chance;
+use skep_host::chance;
 use skep_model::request::{Mutation, Outcome};
 use skep_model::{Kind, Object, Refusal, RequestId};
 use skep_proto::READ_REPLY_MAX;

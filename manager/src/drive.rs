@@ -3,11 +3,11 @@
 //! The loop owns the core; nobody else touches it. Whatever waits in the inbox
 //! is handed over before actions are taken, so that everything that arrived
 //! together is agreed and synced together. Nothing here decides anything. A panic in
-//! it ends the process: see [`skep_identity::process::essential`].
+//! it ends the process: see [`skep_host::process::essential`].
 
 use crate::inbox::Inbox;
 use crate::world::World;
-use skep_identity::{clock, process};
+use skep_host::{clock, process};
 use skep_manager_core::{Event, Manager};
 use skep_model::request::Mutation;
 use std::sync::Arc;

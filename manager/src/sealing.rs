@@ -5,10 +5,11 @@
 //! locked memory. Whatever is opened here lives only as long as the caller needs
 //! it and is zeroized with its owner.
 
+use skep_host::clock;
+use skep_identity::SecretBytes;
 use skep_identity::ca::{Issue, RootCa};
 use skep_identity::seal::{Binding, SealingKey, UnsealingKey, UnsealingPublicKey, fingerprint};
 use skep_identity::token::{JoinToken, RootDigest};
-use skep_identity::{SecretBytes, clock};
 use skep_manager_core::Store;
 use skep_manager_core::values::{ValueRef, open_all};
 use skep_model::assignment::Assignments;

@@ -16,10 +16,11 @@ use crate::serve;
 use crate::sessions::Sessions;
 use crate::waiting::Waiting;
 use crate::world::World;
-use skep_identity::process::{essential_until_stopped, planted};
+use skep_host::clock;
+use skep_host::process::{essential_until_stopped, planted};
+use skep_identity::SecretBytes;
 use skep_identity::seal::UnsealingKey;
 use skep_identity::tls::{Connections, TlsIdentity};
-use skep_identity::{SecretBytes, clock};
 use skep_manager_core::{Config, Event, Manager as Core, Recovered};
 use skep_model::cluster::{Cluster, ClusterSpec};
 use skep_model::node::Node;
@@ -372,5 +373,5 @@ async fn open(folder: PathBuf, seal: Arc<RecordSeal>, founder: Option<u64>) -> R
 }
 
 fn seed() -> u64 {
-    u64::from_le_bytes(skep_identity::chance::bytes())
+    u64::from_le_bytes(skep_host::chance::bytes())
 }

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Site, ask};
 use futures_util::StreamExt as _;
-use skep_identity::clock;
+use skep_host::clock;
 use skep_manager::Manager;
 use skep_model::{Kind, Object, Time};
 use skep_proto::request::{Watch, WatchFrom, encode_watch};

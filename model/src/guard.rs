@@ -1,6 +1,6 @@
 //! Where a panic is caught on purpose.
 //!
-//! Anything in a daemon that panics ends the daemon (`skep_identity::process`), except in
+//! Anything in a daemon that panics ends the daemon (`skep_host::process`), except in
 //! here: one value that brings a bug to light takes down nothing but itself.
 
 use std::any::Any;

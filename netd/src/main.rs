@@ -8,7 +8,7 @@ mod status;
 use anyhow::Context as _;
 use clap::Parser as _;
 use clap::builder::NonEmptyStringValueParser;
-use skep_identity::process;
+use skep_host::process;
 use skep_netd::dns::keeper::{self, Keeper};
 use skep_netd::engine::Engine;
 use skep_netd::kernel::Kernel;
@@ -88,7 +88,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     tracing::debug!(descriptors, "open files and sockets");
     std::fs::create_dir_all(&args.run_dir).with_context(|| format!("cannot make {}", args.run_dir.display()))?;
     // Whoever has the socket is the one netd of this node; so it comes first.
-    let listener = skep_identity::unix::bind(&args.run_dir.join(SOCKET), None)?;
+    let listener = skep_host::unix::bind(&args.run_dir.join(SOCKET), None)?;
     let namespaces = Namespaces::open(&args.run_dir.join("netns"))?;
     let engine = Engine::adopt(Kernel::open(namespaces)?).await?;
     match Keeper::find(&args.run_dir) {
@@ -98,7 +98,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     let (commands, received) = tokio::sync::mpsc::channel(COMMANDS_MAX);
     let service = server::service(commands, engine.programmed(), engine.taken(), engine.faults());
     let serving =
-        skep_identity::tls::local_server().add_service(service).serve_with_incoming(skep_identity::unix::LocalIncoming(listener));
+        skep_host::unix::local_server().add_service(service).serve_with_incoming(skep_host::unix::LocalIncoming(listener));
     tokio::select! {
         served = process::essential("the network daemon's socket", serving) => served.context("cannot serve the socket"),
         ran = process::essential("the network daemon's loop", engine.run(received)) => ran.context("cannot watch the kernel"),

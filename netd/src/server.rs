@@ -6,7 +6,7 @@
 use crate::engine::{Command, ObjectChange, Programmed, Status};
 use crate::parse::{self, Step};
 use crate::probe;
-use skep_identity::unix::LocalPeer;
+use skep_host::unix::LocalPeer;
 use skep_model::place::PlaceFaults;
 use skep_proto::v1;
 use skep_proto::v1::netd_server::{Netd, NetdServer};
@@ -119,7 +119,7 @@ impl Netd for Service {
         let v1::NetdNamespace { task, after } = request.into_inner();
         let task = task.ok_or_else(|| Refusal::invalid_argument("task: it is missing"))?;
         let task = parse::task(task).map_err(|error| unfit(&error))?;
-        skep_identity::process::panic_if_planted("netd-call", &task.hostname);
+        skep_host::process::panic_if_planted("netd-call", &task.hostname);
         self.wait_for(after).await?;
         let path = self.call(|reply| Command::MakeNamespace(Box::new(task), reply)).await?.map_err(Refusal::internal)?;
         Ok(Response::new(v1::NetdNamespacePath { path: path.to_string_lossy().into_owned() }))

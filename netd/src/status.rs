@@ -12,7 +12,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Asks the one that serves `socket` and prints one thing a line: a word for what it is, then its value.
 pub async fn print(socket: &Path) -> anyhow::Result<()> {
-    let mut client = NetdClient::new(skep_identity::unix::local_channel(socket));
+    let mut client = NetdClient::new(skep_host::unix::local_channel(socket));
     let asked = tokio::time::timeout(DEADLINE, client.status(NetdStatusRequest {})).await;
     let status = asked.context("skep-netd does not answer")?.context("cannot ask skep-netd")?.into_inner();
     println!("programmed {}", status.programmed_through);

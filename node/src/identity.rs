@@ -3,11 +3,12 @@
 //! Both change together, the keystore first: what others get to see is on disk.
 
 use crate::failure::Failure;
+use skep_host::clock;
 use skep_identity::ca::{Issue, NodeKey, RootCa};
 use skep_identity::keystore::{Keys, Keystore, UnlockKey};
 use skep_identity::seal::UnsealingKey;
 use skep_identity::tls::{Material, TlsIdentity};
-use skep_identity::{NodeIdentity, SecretBytes, clock};
+use skep_identity::{NodeIdentity, SecretBytes};
 use skep_model::node::Role;
 use skep_model::{ClusterId, NodeId};
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 
 use crate::member;
 use crate::node::{Node, Phase, View};
-use skep_identity::clock;
+use skep_host::clock;
 use skep_manager::ControlApi;
 use skep_model::version::{FORMAT_MAX, PROTOCOL_MAX, PROTOCOL_MIN, RELEASE};
 use skep_proto::v1::control_server::Control as _;

@@ -48,12 +48,12 @@ fn run(args: args::Args) -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    skep_identity::process::end_on_panic();
-    skep_identity::process::install_crypto_provider();
-    let (descriptors, _) = skep_identity::process::raise_descriptor_limit().context("cannot raise the limit of open files")?;
+    skep_host::process::end_on_panic();
+    skep_identity::tls::install_crypto_provider();
+    let (descriptors, _) = skep_host::process::raise_descriptor_limit().context("cannot raise the limit of open files")?;
     tracing::debug!(descriptors, "open files and sockets");
-    skep_identity::process::harden().context("cannot protect this process's keys")?;
-    skep_identity::clock::set_offset_ms(args.clock_offset_ms).context("cannot set the clock offset")?;
+    skep_host::process::harden().context("cannot protect this process's keys")?;
+    skep_host::clock::set_offset_ms(args.clock_offset_ms).context("cannot set the clock offset")?;
     let settings = args.settings()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {

@@ -2,8 +2,9 @@
 //! moment drawn once, so that nodes do not come all at once; after a failure at
 //! growing distances, also when it has expired.
 
+use skep_host::clock;
+use skep_identity::NodeIdentity;
 use skep_identity::certificate::random_jitter;
-use skep_identity::{NodeIdentity, clock};
 use skep_model::Time;
 use std::time::Duration;
 

@@ -12,7 +12,7 @@ use crate::node::{Node, Phase};
 use crate::reach;
 use crate::renew::Renewal;
 use skep_agent::Agent;
-use skep_identity::process;
+use skep_host::process;
 use skep_identity::tls::TlsIdentity;
 use skep_manager::Manager;
 use skep_model::assignment::SessionInfo;
@@ -163,7 +163,7 @@ impl Keeper {
         let role = |info: &Option<SessionInfo>| info.as_ref().map(|info| info.role);
         let before = role(&self.info.borrow());
         tokio::select! {
-            () = skep_identity::clock::sleep(pause) => {}
+            () = skep_host::clock::sleep(pause) => {}
             Ok(_) = self.info.wait_for(|now| role(now) != before) => {}
         }
     }

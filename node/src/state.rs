@@ -7,7 +7,7 @@
 //! exists, a leave is finished.
 
 use serde::{Deserialize, Serialize};
-use skep_identity::file::{self, FileError};
+use skep_host::file::{self, FileError};
 use skep_model::{ClusterId, NodeId};
 use std::collections::BTreeMap;
 use std::fs::File;

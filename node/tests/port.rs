@@ -193,7 +193,7 @@ async fn a_panic_ends_the_daemon_with_its_sentence_and_it_starts_again() {
         // The answer may be lost with the daemon.
         let _lost = tokio::time::timeout(Duration::from_secs(25), m1.mutate(service("boom"))).await;
         let code = m1.ended().await;
-        assert_eq!(code, Some(skep_identity::process::EXIT_FAULT), "{place}");
+        assert_eq!(code, Some(skep_host::process::EXIT_FAULT), "{place}");
         assert!(m1.said(&format!("{sentence}: planted in {place} for boom; this process ends")), "{place}");
         // Whoever supervises it starts it again, here without the fault.
         m1.start();

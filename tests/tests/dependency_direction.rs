@@ -21,15 +21,16 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("skep-proto", &["skep-model"]),
     ("skep-manager-core", &["skep-model", "skep-template", "skep-proto"]),
     ("skep-agent-core", &["skep-model", "skep-proto"]),
-    ("skep-identity", &["skep-model"]),
-    ("skep-manager", &["skep-manager-core", "skep-proto", "skep-model", "skep-identity"]),
+    ("skep-host", &["skep-model"]),
+    ("skep-identity", &["skep-model", "skep-host"]),
+    ("skep-manager", &["skep-manager-core", "skep-proto", "skep-model", "skep-identity", "skep-host"]),
     ("skep-shim", &[]),
-    ("skep-agent", &["skep-agent-core", "skep-proto", "skep-model", "skep-template", "skep-shim", "skep-identity"]),
+    ("skep-agent", &["skep-agent-core", "skep-proto", "skep-model", "skep-template", "skep-shim", "skep-identity", "skep-host"]),
     ("skep-netd-core", &["skep-model"]),
-    ("skep-netd", &["skep-netd-core", "skep-proto", "skep-model", "skep-identity"]),
-    ("skep-node", &["skep-manager", "skep-agent", "skep-proto", "skep-model", "skep-identity"]),
-    ("skep-cli", &["skep-proto", "skep-model", "skep-template", "skep-identity"]),
-    ("skep-tests", &["skep-model", "skep-proto", "skep-manager-core", "skep-agent-core", "skep-identity"]),
+    ("skep-netd", &["skep-netd-core", "skep-proto", "skep-model", "skep-host"]),
+    ("skep-node", &["skep-manager", "skep-agent", "skep-proto", "skep-model", "skep-identity", "skep-host"]),
+    ("skep-cli", &["skep-proto", "skep-model", "skep-template", "skep-host"]),
+    ("skep-tests", &["skep-model", "skep-proto", "skep-manager-core", "skep-agent-core", "skep-identity", "skep-host"]),
 ];
 
 /// Packages that decide and never touch the world.

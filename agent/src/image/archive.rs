@@ -4,7 +4,7 @@
 //! only then is it judged. Nothing gets a name before everything it needs is proved and unpacked,
 //! so a bad archive changes nothing.
 
-use skep_identity::room::Room;
+use skep_host::room::Room;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};

@@ -4,7 +4,7 @@
 //! the next pull, and after a pull that nobody waits for any more. The whole is believed only by its digest; if a blob that
 //! was put together from pieces does not have it, it is fetched once more from its beginning.
 
-use skep_identity::room::Room;
+use skep_host::room::Room;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};

@@ -333,7 +333,7 @@ fn whiteout(parent: &OwnedFd, name: &[u8]) -> io::Result<()> {
 fn write_file(parent: &OwnedFd, name: &CStr, content: &mut impl Read, size: u64) -> io::Result<()> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mut file = File::from(openat(parent, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
-    skep_identity::room::check(&file, size)?;
+    skep_host::room::check(&file, size)?;
     if io::copy(content, &mut file)? != size {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }

@@ -19,7 +19,7 @@ use crate::drive::Inbox;
 use desired::{Desired, Link};
 use kept::Kept;
 use skep_agent_core::Event;
-use skep_identity::clock;
+use skep_host::clock;
 use skep_model::endpoint::PublishedPort;
 use skep_model::overlay::OverlayChange;
 use skep_model::place::PlaceFaults;
@@ -109,7 +109,7 @@ impl Network {
         }
         let trouble = Some(format!("waits for skep-netd at {}", place.socket.display()));
         Arc::new(Self {
-            channel: skep_identity::unix::local_channel(&place.socket),
+            channel: skep_host::unix::local_channel(&place.socket),
             desired: Mutex::new(desired),
             bound: Mutex::default(),
             socket: place.socket,

@@ -228,10 +228,10 @@ fn serve(socket: &Path) -> (Runtime, mpsc::UnboundedReceiver<String>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let listener = {
         let _entered = runtime.enter();
-        skep_identity::unix::bind(socket, None).unwrap()
+        skep_host::unix::bind(socket, None).unwrap()
     };
-    let incoming = skep_identity::unix::LocalIncoming(listener);
-    let server = skep_identity::tls::local_server().add_service(NetdServer::new(Told(sender)));
+    let incoming = skep_host::unix::LocalIncoming(listener);
+    let server = skep_host::unix::local_server().add_service(NetdServer::new(Told(sender)));
     runtime.spawn(server.serve_with_incoming(incoming));
     (runtime, told)
 }

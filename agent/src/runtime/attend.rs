@@ -10,7 +10,7 @@ use crate::runtime::Runtime;
 use crate::runtime::folders::TaskFolder;
 use crate::runtime::records::Asked;
 use skep_agent_core::{Event, Exit, Found};
-use skep_identity::process;
+use skep_host::process;
 use skep_model::task::LOG_TAIL_LINES_MAX;
 use skep_model::{TaskId, Time};
 use skep_shim::protocol::{self, FromShim, HealthState, Phase, Request, Status, ToShim};

@@ -122,7 +122,7 @@ impl Runtime {
         // First, so that whatever comes of it has its place.
         self.lock().insert(id, local);
         let preparing = tokio::spawn(async move {
-            skep_identity::process::panic_if_planted("task", &task.service_name);
+            skep_host::process::panic_if_planted("task", &task.service_name);
             let event = match runtime.made_ready(&task).await {
                 Ok((image, made)) => {
                     let (namespace, ports) = made.map_or((None, Vec::new()), |made| (Some(made.path), made.host_ports));

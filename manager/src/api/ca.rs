@@ -7,7 +7,7 @@
 use crate::api::{Shared, caller, description};
 use crate::sealing::{self, Sealing};
 use sha2::{Digest, Sha256};
-use skep_identity::clock;
+use skep_host::clock;
 use skep_identity::tls::PeerInfo;
 use skep_identity::token::JoinToken;
 use skep_manager_core::Store;

@@ -11,8 +11,8 @@ use crate::api::watching::Watching;
 use crate::api::{Leadership, Shared, deadline};
 use crate::sealing::Kind as SealedKind;
 use futures_util::Stream;
-use skep_identity::clock;
-use skep_identity::room::Room;
+use skep_host::clock;
+use skep_host::room::Room;
 use skep_manager_core::Store;
 use skep_manager_core::event::Consistency;
 use skep_model::config::{CONFIG_MAX, ConfigVersion};
@@ -426,6 +426,6 @@ fn millis(duration: Duration) -> u64 {
 fn panic_if_planted(message: &MutateRequest) {
     if let Some(skep_proto::v1::mutate_request::Mutation::CreateService(create)) = &message.mutation {
         let annotations = create.spec.as_ref().and_then(|spec| spec.annotations.as_ref());
-        skep_identity::process::panic_if_planted("call", annotations.map_or("", |annotations| &annotations.name));
+        skep_host::process::panic_if_planted("call", annotations.map_or("", |annotations| &annotations.name));
     }
 }

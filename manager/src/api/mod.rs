@@ -141,7 +141,7 @@ impl Shared {
 
     /// Sixteen random bytes.
     pub fn random(&self) -> [u8; 16] {
-        skep_identity::chance::bytes()
+        skep_host::chance::bytes()
     }
 
     /// A new id.

@@ -4,7 +4,7 @@
 use crate::api::{Gone, Shared, query};
 use crate::waiting::WatchItem;
 use futures_util::Stream;
-use skep_identity::clock;
+use skep_host::clock;
 use skep_manager_core::Event;
 use skep_manager_core::event::{Consistency, Ticket};
 use skep_manager_core::store::watch::Recent;

@@ -35,7 +35,7 @@ pub struct Site {
 impl Site {
     /// A node whose manager has never run, and the cluster that its first start founds.
     pub fn new() -> (Self, Founding) {
-        skep_identity::process::install_crypto_provider();
+        skep_identity::tls::install_crypto_provider();
         let (node, cluster_id) = (NodeId::from_random([1; 16]), ClusterId::from_random([2; 16]));
         let (tls, unsealing) = (NodeKey::generate().expect("a key"), UnsealingKey::generate());
         let request = tls.signing_request().expect("a request");
@@ -82,6 +82,6 @@ impl Site {
 
 /// Asks for a change, under a request id of its own; it must be made.
 pub async fn ask(manager: &Manager, mutation: Mutation) -> MutateReply {
-    let request = MutateRequest { request_id: skep_identity::chance::bytes::<16>().to_vec(), mutation: Some(mutation) };
+    let request = MutateRequest { request_id: skep_host::chance::bytes::<16>().to_vec(), mutation: Some(mutation) };
     manager.control().mutate(Request::new(request)).await.expect("the change is made").into_inner()
 }

@@ -146,5 +146,5 @@ pub async fn write_framed(stream: &mut TcpStream, message: &[u8]) -> io::Result<
 }
 
 fn random_id() -> u16 {
-    u16::from_be_bytes(skep_identity::chance::bytes())
+    u16::from_be_bytes(skep_host::chance::bytes())
 }

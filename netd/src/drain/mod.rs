@@ -19,7 +19,7 @@ mod diag;
 
 use activity::Activity;
 use diag::{Diag, Ended};
-use skep_identity::clock;
+use skep_host::clock;
 use skep_model::Time;
 use std::collections::BTreeSet;
 use std::io;

@@ -136,7 +136,7 @@ impl Engine {
         };
         self.left_out.remove(&key);
         if let ObjectChange::Put(Object::Service(service)) = &change {
-            skep_identity::process::panic_if_planted("netd", &service.name);
+            skep_host::process::panic_if_planted("netd", &service.name);
         }
         let derived = match change {
             ObjectChange::Put(object) => match self.desired.put(object) {

@@ -22,7 +22,7 @@ use crate::tables::{News, Tables};
 use faults::Faults;
 pub(crate) use faults::owner;
 use ipnet::IpNet;
-use skep_identity::clock;
+use skep_host::clock;
 use skep_model::overlay::LocalTask;
 use skep_model::place::{PlaceFault, PlaceFaults};
 use skep_model::{NetworkId, TaskId, Time};

@@ -9,7 +9,7 @@
 use super::Engine;
 use crate::kernel::KernelError;
 use crate::settled::{Repair, Settled, Turn, describe};
-use skep_identity::clock;
+use skep_host::clock;
 use skep_model::Time;
 use skep_netd_core::{Dirty, DirtyKeys, Key, Namespace, Op, Place, Setting, Value, plan};
 use std::collections::BTreeMap;

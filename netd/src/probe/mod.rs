@@ -105,5 +105,5 @@ fn said(error: &io::Error) -> String {
 
 /// A number that no other conversation is likely to have.
 fn random_id() -> u16 {
-    u16::from_be_bytes(skep_identity::chance::bytes())
+    u16::from_be_bytes(skep_host::chance::bytes())
 }

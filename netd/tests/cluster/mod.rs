@@ -219,7 +219,7 @@ async fn start(namespace: &OwnedFd, run: &Path, faults: &str, words: Stdio) -> (
     folder.add_watch(run, AddWatchFlags::IN_ATTRIB).unwrap();
     let process = command.spawn().unwrap();
     tokio::task::spawn_blocking(move || await_socket(&folder)).await.unwrap();
-    let mut client = NetdClient::new(skep_identity::unix::local_channel(&run.join(SOCKET)));
+    let mut client = NetdClient::new(skep_host::unix::local_channel(&run.join(SOCKET)));
     let answer = tokio::time::timeout(DEADLINE, client.status(v1::NetdStatusRequest {})).await;
     answer.expect("netd answers in time").expect("netd answers");
     (process, client)

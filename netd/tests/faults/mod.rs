@@ -347,7 +347,7 @@ async fn a_panic_ends_netd_with_its_sentence_and_its_successor_takes_over() {
             let namespace = v1::NetdNamespace { task: Some(in_call.clone()), after: 0 };
             node.client.make_namespace(namespace).await.expect_err("it ends without an answer");
         }
-        assert_eq!(node.ended().await, Some(skep_identity::process::EXIT_FAULT), "{place}");
+        assert_eq!(node.ended().await, Some(skep_host::process::EXIT_FAULT), "{place}");
         let words = std::fs::read_to_string(words).unwrap();
         let is_said = |line: &str| line.starts_with(sentence) && line.contains("panicked: planted in") && line.contains(place);
         assert!(words.lines().any(|line| is_said(line) && line.contains("for boom; this process ends")), "{place}: {words}");

@@ -7,7 +7,7 @@ pub mod flood;
 mod network;
 pub mod worker;
 
-use skep_identity::unix::local_channel;
+use skep_host::unix::local_channel;
 use skep_proto::v1::control_client::ControlClient;
 use skep_proto::v1::local_client::LocalClient;
 use skep_proto::v1::*;

@@ -13,9 +13,9 @@ struct Taker;
 /// Serves the socket in `run` as long as the test's runtime lives.
 pub fn serve(run: &Path) {
     std::fs::create_dir_all(run).unwrap();
-    let listener = skep_identity::unix::bind(&run.join("netd.sock"), None).unwrap();
+    let listener = skep_host::unix::bind(&run.join("netd.sock"), None).unwrap();
     let server = skep_identity::tls::server().add_service(NetdServer::new(Taker));
-    tokio::spawn(server.serve_with_incoming(skep_identity::unix::LocalIncoming(listener)));
+    tokio::spawn(server.serve_with_incoming(skep_host::unix::LocalIncoming(listener)));
 }
 
 fn no_task<T>() -> Result<Response<T>, Status> {

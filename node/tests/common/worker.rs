@@ -59,7 +59,7 @@ pub fn request(key: &NodeKey, token: &str, hostname: &str) -> IssueRequest {
         csr: base64(&key.signing_request().unwrap()),
         token: Some(Confidential::new(token.as_bytes())),
         hostname: hostname.to_owned(),
-        request_id: skep_identity::chance::bytes::<16>().to_vec(),
+        request_id: skep_host::chance::bytes::<16>().to_vec(),
         ..IssueRequest::default()
     }
 }
@@ -83,7 +83,7 @@ fn base64(bytes: &[u8]) -> String {
 type States = BTreeMap<String, TaskState>;
 
 fn update(task: &str, state: TaskState) -> StatusUpdate {
-    let now = skep_identity::clock::now().0;
+    let now = skep_host::clock::now().0;
     let status = TaskStatus { state: state.into(), timestamp: now, message: "as told".into(), ..TaskStatus::default() };
     StatusUpdate { task_id: task.to_owned(), status: Some(status) }
 }

@@ -81,7 +81,7 @@ impl Netd {
         command.args(["--net", "--mount", "--", "sh", "-c", &script, "netd"]).arg(binary()).arg(&run);
         let process = Process(command.stdin(Stdio::null()).spawn().context("cannot start unshare")?);
         await_socket(&inotify)?;
-        let mut client = NetdClient::new(skep_identity::unix::local_channel(&run.join(SOCKET)));
+        let mut client = NetdClient::new(skep_host::unix::local_channel(&run.join(SOCKET)));
         let answered = tokio::time::timeout(DEADLINE, client.status(v1::NetdStatusRequest {})).await;
         answered.context("netd does not answer")?.context("netd's status")?;
         let (changes, received) = mpsc::channel(1024);

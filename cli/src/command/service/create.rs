@@ -190,7 +190,7 @@ fn random_name() -> Result<String, Failure> {
         "acacia", "aster", "borage", "clover", "comb", "drone", "foxglove", "heather", "hive", "honey", "lavender", "linden",
         "nectar", "pollen", "queen", "thyme",
     ];
-    let random = skep_identity::chance::bytes::<4>();
+    let random = skep_host::chance::bytes::<4>();
     let number = u16::from_be_bytes([random[2], random[3]]);
     Ok(format!("{}_{}{number}", ADJECTIVES[usize::from(random[0] % 16)], NOUNS[usize::from(random[1] % 16)]))
 }

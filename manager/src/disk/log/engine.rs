@@ -84,7 +84,7 @@ pub(super) fn open_engine<F: FileSystem>(
     };
     let watched = Arc::new(Watched::new(system, watch));
     // Its threads read the files, and a hole in one makes them panic.
-    match skep_identity::process::catch_with_helpers(|| Engine::open_with_file_system(config, watched)) {
+    match skep_host::process::catch_with_helpers(|| Engine::open_with_file_system(config, watched)) {
         Ok(Ok(engine)) => Ok(engine),
         Ok(Err(raft_engine::Error::Other(error))) if error.to_string().contains("Failed to lock file") => {
             Err(DiskError::InUse { path: dir.into() })

@@ -111,7 +111,7 @@ impl NodeIdentity {
 /// # Panics
 /// When the operating system has no random numbers.
 pub fn random_jitter() -> f64 {
-    f64::from(u32::from_le_bytes(crate::chance::bytes())) / f64::from(u32::MAX)
+    f64::from(u32::from_le_bytes(skep_host::chance::bytes())) / f64::from(u32::MAX)
 }
 
 /// The first certificate of a PEM bundle, in DER.

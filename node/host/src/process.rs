@@ -154,15 +154,6 @@ pub enum HardenError {
     CoreLimit(#[source] io::Error),
 }
 
-/// Makes ring the process's TLS provider. Every binary calls it first; a second
-/// call, or a library that was faster, changes nothing.
-pub fn install_crypto_provider() {
-    let provider = rustls::crypto::ring::default_provider();
-    if provider.install_default().is_err() {
-        tracing::debug!("a TLS provider is already installed");
-    }
-}
-
 /// Forbids core dumps, and reading this process's memory by others of its user.
 /// A child that executes another program is dumpable again, but its own core limit is 0 as well. The hard limit stays: a
 /// task may ask for cores of its own.
@@ -221,7 +212,7 @@ mod tests {
             return;
         }
         let name = "process::tests::a_panic_ends_the_process_with_a_sentence_and_a_code_unless_it_is_caught_on_purpose";
-        let of_thread = "a thread of this daemon at node/identity/src/process.rs:";
+        let of_thread = "a thread of this daemon at node/host/src/process.rs:";
         for (kind, code, words) in [
             ("essential", EXIT_FAULT, "the loop panicked: of its own; this process ends"),
             ("task", EXIT_FAULT, of_thread),
@@ -258,12 +249,5 @@ mod tests {
         assert_eq!(found, [before, hard]);
         drop(child.stdin.take());
         child.wait().unwrap();
-    }
-
-    #[test]
-    fn the_provider_may_be_installed_twice() {
-        install_crypto_provider();
-        install_crypto_provider();
-        assert!(rustls::crypto::CryptoProvider::get_default().is_some());
     }
 }

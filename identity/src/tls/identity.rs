@@ -11,8 +11,8 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 
+use super::clock::WallClock;
 use crate::certificate::{CertificateError, all_certificates};
-use crate::clock::WallClock;
 use crate::{NodeIdentity, SecretBytes};
 
 /// Why an identity cannot be used.

@@ -8,7 +8,7 @@ use std::error::Error;
 use rustls::{AlertDescription, CertificateError};
 use skep_model::Time;
 
-use crate::clock::{self, readable};
+use skep_host::clock::{self, readable};
 
 /// A refused identity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

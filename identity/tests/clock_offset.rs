@@ -6,9 +6,10 @@ mod common;
 use std::time::Duration;
 
 use common::{CLUSTER, listen, node_at, soon};
+use skep_host::clock;
 use skep_identity::ca::{NODE_VALIDITY, RootCa};
 use skep_identity::tls::{AcceptLimits, Connector};
-use skep_identity::{Refusal, Role, clock};
+use skep_identity::{Refusal, Role};
 use tokio::io::AsyncReadExt;
 use tokio_stream::StreamExt;
 

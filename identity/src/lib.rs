@@ -1,30 +1,24 @@
 //! Who a node is, and what keeps its secrets.
 //!
-//! The shells (manager, agent, node, cli) share this crate: the wall clock, the
-//! root CA and node certificates, join tokens, the sealed keystore, the sealing
-//! of values that go into the cluster's store, TLS in both directions, and the
-//! local socket. The cores never see it: keys and plaintext end here.
+//! The shells (manager, agent, node, netd) share this crate: the root CA and node
+//! certificates, join tokens, the sealed keystore, the sealing of values that go into the
+//! cluster's store, and TLS in both directions. The cores never see it: keys and plaintext
+//! end here.
 //!
 //! Invariants: a secret value is zeroized when it is dropped and has no `Debug`
 //! that shows it; no error text holds a token, a key or a value; wall time comes
-//! from [`clock::now`] alone, certificates included; every handshake and every
+//! from [`skep_host::clock::now`] alone, certificates included; every handshake and every
 //! connection attempt has a deadline. Nothing in here knows an RPC: which role
 //! may call what is decided by the shell that serves it.
 
 pub mod ca;
 pub mod certificate;
-pub mod chance;
-pub mod clock;
-pub mod file;
 pub mod keystore;
-pub mod process;
 pub mod refusal;
-pub mod room;
 pub mod seal;
 pub mod secret;
 pub mod tls;
 pub mod token;
-pub mod unix;
 
 pub use certificate::NodeIdentity;
 pub use refusal::Refusal;

@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use nix::unistd::{Gid, Group, chown};
@@ -18,7 +19,18 @@ use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::tls::{CONNECT_DEADLINE, LOCAL_KEEP_ALIVE_TIMEOUT, with_deadlines};
+/// The longest a connection attempt may take.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// After this much silence on an HTTP/2 connection a ping is sent.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// A connection whose ping is not answered within this time is closed. The kernel closes it
+/// when the process at its other end dies, so a ping finds only one that hangs; one that
+/// waits for the kernel's lock of network settings, or for a busy processor, does not.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Calls at the same time on one connection.
+const STREAMS_MAX: u32 = 1024;
+/// Bytes of the headers of one call.
+const HEADERS_MAX: u32 = 16 * 1024;
 
 /// Why the local socket could not be served or reached.
 #[derive(Debug, thiserror::Error)]
@@ -163,10 +175,23 @@ impl tower::Service<Uri> for LocalConnector {
     }
 }
 
+/// A server of this machine's processes alone.
+pub fn local_server() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_header_list_size(HEADERS_MAX)
+}
+
 /// A channel to the node that serves the socket at `path`; it connects on first use.
 pub fn local_channel(path: &Path) -> Channel {
     // The address only fills the HTTP authority.
-    let endpoint = with_deadlines(Endpoint::from_static("http://localhost")).keep_alive_timeout(LOCAL_KEEP_ALIVE_TIMEOUT);
+    let endpoint = Endpoint::from_static("http://localhost")
+        .connect_timeout(CONNECT_DEADLINE)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
     endpoint.connect_with_connector_lazy(LocalConnector(path.to_owned()))
 }
 

@@ -23,8 +23,8 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::SecretBytes;
-use crate::file::{self, FileError};
 use crate::seal::SealingKey;
+use skep_host::file::{self, FileError};
 
 const FILE_NAME: &str = "keystore";
 const KEK_FILE_NAME: &str = "keystore.key";

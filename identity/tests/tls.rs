@@ -8,10 +8,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use common::{CLUSTER, listen, node, node_at, parts, soon};
+use skep_host::clock;
 use skep_identity::ca::{NODE_VALIDITY, RootCa};
 use skep_identity::tls::{AcceptLimits, Connector, Incoming, PeerInfo, PeerStream, PinnedRoot, RootFetch, server};
 use skep_identity::token::JoinToken;
-use skep_identity::{Refusal, Role, clock};
+use skep_identity::{Refusal, Role};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_stream::StreamExt;

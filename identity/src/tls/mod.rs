@@ -7,6 +7,7 @@
 //! session would skip the check of a certificate that has expired or was replaced.
 
 pub mod accept;
+mod clock;
 pub mod connect;
 pub mod connections;
 mod identity;
@@ -28,10 +29,15 @@ pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// A connection whose ping is not answered within this time is closed.
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The same over a socket of this machine. The kernel closes that when the process at its
-/// other end dies, so a ping finds only one that hangs; one that waits for the kernel's
-/// lock of network settings, or for a busy processor, does not.
-pub const LOCAL_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Makes ring the process's TLS provider. Every binary calls it first; a second
+/// call, or a library that was faster, changes nothing.
+pub fn install_crypto_provider() {
+    let provider = rustls::crypto::ring::default_provider();
+    if provider.install_default().is_err() {
+        tracing::debug!("a TLS provider is already installed");
+    }
+}
 
 /// Every channel's deadlines and keep-alive, in this one place.
 pub fn with_deadlines(endpoint: Endpoint) -> Endpoint {
@@ -65,11 +71,6 @@ pub fn server() -> tonic::transport::Server {
         .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
 }
 
-/// A server of this machine's processes alone.
-pub fn local_server() -> tonic::transport::Server {
-    server().http2_keepalive_timeout(Some(LOCAL_KEEP_ALIVE_TIMEOUT))
-}
-
 /// A server for peers without a certificate: all of one's calls together hold no more
 /// than some hundred kilobytes.
 pub fn unauthenticated_server() -> tonic::transport::Server {
@@ -78,4 +79,16 @@ pub fn unauthenticated_server() -> tonic::transport::Server {
         .initial_stream_window_size(UNAUTHENTICATED_WINDOW)
         .initial_connection_window_size(UNAUTHENTICATED_WINDOW)
         .concurrency_limit_per_connection(UNAUTHENTICATED_STREAMS_MAX as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_provider_may_be_installed_twice() {
+        install_crypto_provider();
+        install_crypto_provider();
+        assert!(rustls::crypto::CryptoProvider::get_default().is_some());
+    }
 }

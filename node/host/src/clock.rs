@@ -7,16 +7,13 @@
 //! people and certificates.
 //!
 //! A test starts a node with another time by an offset that the binary sets once,
-//! before anything else reads the clock; TLS reads the same clock through
-//! [`WallClock`]. Cores take the time as an argument and never call this.
+//! before anything else reads the clock; TLS reads the same clock. Cores take the time as an argument and never call this.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::pki_types::UnixTime;
-use rustls::time_provider::TimeProvider;
 use skep_model::{Now, Time};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -158,16 +155,6 @@ pub fn readable(time: Time) -> String {
     let (year, month, day) = civil_from_days((seconds / 86_400) as i64);
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-/// The clock as TLS wants it.
-#[derive(Debug, Clone, Copy)]
-pub struct WallClock;
-
-impl TimeProvider for WallClock {
-    fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(Duration::from_nanos(now().0)))
-    }
 }
 
 fn shifted(time: Time, offset_ms: i64) -> Time {

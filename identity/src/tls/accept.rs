@@ -32,7 +32,8 @@ use tonic::transport::server::Connected;
 
 use super::TlsIdentity;
 use super::connections::{AcceptLimits, Connections, PeerInfo, Place};
-use crate::{NodeIdentity, Refusal, clock, process};
+use crate::{NodeIdentity, Refusal};
+use skep_host::{clock, process};
 
 /// Between two looks whether the process has descriptors again.
 const OUT_OF_DESCRIPTORS_PAUSE: Duration = Duration::from_millis(50);

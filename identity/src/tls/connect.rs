@@ -24,11 +24,11 @@ use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::accept::peer_node;
+use super::clock::WallClock;
 use super::identity::{anonymous_client, client_settings, provider};
 use super::{CONNECT_DEADLINE, TlsError, TlsIdentity, with_deadlines};
 use crate::Refusal;
 use crate::certificate::MANAGER_UNIT;
-use crate::clock::WallClock;
 use crate::token::{JoinToken, RootDigest};
 
 /// Connects to a manager over TLS; the tower service that tonic's

@@ -4,9 +4,10 @@
 use std::future::Future;
 use std::time::Duration;
 
+use skep_host::clock;
+use skep_identity::Role;
 use skep_identity::ca::{Issue, NODE_VALIDITY, NodeKey, RootCa};
 use skep_identity::tls::{AcceptLimits, Connections, Incoming, Material, TlsIdentity};
-use skep_identity::{Role, clock};
 use skep_model::Time;
 use tokio::net::TcpListener;
 

@@ -16,7 +16,8 @@ use zeroize::Zeroize;
 
 use crate::certificate::{MANAGER_UNIT, WORKER_UNIT, first_certificate};
 use crate::token::RootDigest;
-use crate::{Role, SecretBytes, clock};
+use crate::{Role, SecretBytes};
+use skep_host::clock;
 
 /// The root's common name, also a name of every manager.
 pub const ROOT_NAME: &str = "swarm-ca";
@@ -289,7 +290,7 @@ fn pair_of(whose: &'static str, pkcs8: &[u8]) -> Result<ZeroizingPair, CaError> 
 
 /// 16 random bytes, the top bit clear (positive) and the next set (always 16 long).
 fn random_serial() -> SerialNumber {
-    let mut serial: [u8; 16] = crate::chance::bytes();
+    let mut serial: [u8; 16] = skep_host::chance::bytes();
     serial[0] = serial[0] & 0x7f | 0x40;
     SerialNumber::from_slice(&serial)
 }

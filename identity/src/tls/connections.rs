@@ -53,7 +53,7 @@ pub struct AcceptLimits {
 
 impl Default for AcceptLimits {
     fn default() -> Self {
-        Self::within(crate::process::descriptor_limit())
+        Self::within(skep_host::process::descriptor_limit())
     }
 }
 
