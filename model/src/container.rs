@@ -3,13 +3,11 @@
 pub mod check;
 
 use crate::{ConfigId, SecretId};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The container of a task. Empty lists and `None` mean "as the image says".
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct ContainerSpec {
     /// Image reference, with the digest it was resolved to where it was.
     pub image: String,
@@ -38,18 +36,15 @@ pub struct ContainerSpec {
     /// Signal that asks the container to stop; empty = the image's, else SIGTERM.
     pub stop_signal: String,
     /// From the stop signal to SIGKILL; `None` = 10 s.
-    #[serde(with = "crate::container::nanos")]
     pub stop_grace_period: Option<Duration>,
     /// How long busy connections may go on before the stop signal; `None` = as
     /// long as the grace period, at most 10 s.
-    #[serde(with = "crate::container::nanos")]
     pub stop_drain: Option<Duration>,
     /// Health check; `None` = the image's.
     pub healthcheck: Option<HealthConfig>,
     /// Extra lines of `/etc/hosts`: `(address, name)` pairs.
     pub hosts: Vec<HostEntry>,
     /// Name resolution.
-    #[serde(rename = "DNSConfig")]
     pub dns: DnsConfig,
     /// Secrets, by target.
     pub secrets: Vec<SecretReference>,
@@ -103,8 +98,7 @@ impl ContainerSpec {
 }
 
 /// How a mount is provided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MountKind {
     /// A folder or file of the node.
     Bind,
@@ -113,11 +107,9 @@ pub enum MountKind {
 }
 
 /// One mount of a container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
     /// How it is provided.
-    #[serde(rename = "Type")]
     pub kind: MountKind,
     /// Absolute path on the node for a bind; empty for tmpfs.
     pub source: String,
@@ -136,30 +128,24 @@ pub struct Mount {
 }
 
 /// A health check.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct HealthConfig {
     /// `["NONE"]`, `["CMD", program, …]` or `["CMD-SHELL", line]`; empty = the image's test.
     pub test: Vec<String>,
     /// Between two runs; `None` = 30 s.
-    #[serde(with = "crate::container::nanos")]
     pub interval: Option<Duration>,
     /// For one run; `None` = 30 s.
-    #[serde(with = "crate::container::nanos")]
     pub timeout: Option<Duration>,
     /// Failures in it do not count; `None` = 0.
-    #[serde(with = "crate::container::nanos")]
     pub start_period: Option<Duration>,
     /// Between two runs in the start period; `None` = 5 s.
-    #[serde(with = "crate::container::nanos")]
     pub start_interval: Option<Duration>,
     /// Failures in a row that make a container unhealthy; 0 = 3.
     pub retries: u32,
 }
 
 /// A line of `/etc/hosts`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostEntry {
     /// The address.
     pub address: String,
@@ -168,8 +154,7 @@ pub struct HostEntry {
 }
 
 /// Servers, search domains and options for name resolution.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct DnsConfig {
     /// Addresses of servers.
     pub nameservers: Vec<String>,
@@ -200,8 +185,7 @@ pub const ULIMITS: [&str; 16] = [
 ];
 
 /// Soft and hard limit of one resource.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ulimit {
     /// One of [`ULIMITS`].
     pub name: String,
@@ -219,30 +203,24 @@ impl Ulimit {
 }
 
 /// Where a secret or config appears in the container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileTarget {
     /// Absolute path, or a name under `/run/secrets` (secrets) or `/` (configs).
     pub name: String,
     /// Numeric owner.
-    #[serde(rename = "UID")]
     pub uid: u32,
     /// Numeric group.
-    #[serde(rename = "GID")]
     pub gid: u32,
     /// Permission bits.
     pub mode: u32,
 }
 
 /// A secret that a service uses.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretReference {
     /// The secret.
-    #[serde(rename = "SecretID")]
     pub id: SecretId,
     /// Its name when it was referenced.
-    #[serde(rename = "SecretName")]
     pub name: String,
     /// `None` follows the current version; a task's reference always has one.
     pub version: Option<u64>,
@@ -251,33 +229,14 @@ pub struct SecretReference {
 }
 
 /// A config that a service uses.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigReference {
     /// The config.
-    #[serde(rename = "ConfigID")]
     pub id: ConfigId,
     /// Its name when it was referenced.
-    #[serde(rename = "ConfigName")]
     pub name: String,
     /// `None` follows the current version; a task's reference always has one.
     pub version: Option<u64>,
     /// Where it appears.
     pub file: FileTarget,
-}
-
-/// Optional durations as integer nanoseconds, as Docker's JSON has them.
-pub mod nanos {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use std::time::Duration;
-
-    /// Writes nanoseconds, or null.
-    pub fn serialize<S: Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-        value.map(|duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)).serialize(serializer)
-    }
-
-    /// Reads nanoseconds, or null.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-        Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_nanos))
-    }
 }

@@ -109,7 +109,7 @@ impl Deployment {
     /// Whether it had converged, and fewer tasks run now than it takes.
     pub fn is_degraded(&self) -> bool {
         let is_good = matches!(self.state, DeploymentState::Converged | DeploymentState::RolledBack);
-        is_good && self.running + self.completed < self.wanted
+        is_good && self.running.saturating_add(self.completed) < self.wanted
     }
 }
 

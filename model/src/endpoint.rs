@@ -1,5 +1,7 @@
 //! How a service is reached: its mode, its published ports, its virtual
 //! addresses, and whether a task of it is to be found.
+//!
+//! Published ports have a form in JSON, since nodes keep theirs on disk.
 
 use crate::{NetworkId, Time};
 use serde::{Deserialize, Serialize};
@@ -18,8 +20,7 @@ const WIRE_PORT_FIRST: u32 = 1_024;
 const WIRE_PORTS_MIN: u32 = 64;
 
 /// How names of a service are answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum EndpointMode {
     /// By a virtual address.
     #[default]
@@ -77,8 +78,7 @@ pub struct PublishedPort {
 }
 
 /// How a service wants to be reached.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct EndpointSpec {
     /// How its names are answered.
     pub mode: EndpointMode,
@@ -105,8 +105,7 @@ pub struct Addresses {
 /// Whether a task is to be found by names, virtual addresses and published ports.
 /// It follows from the task's states and its node's, and is written by the leader
 /// alone, so that everybody sees one truth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Publication {
     /// Not yet: it does not run, or is not healthy.
     #[default]

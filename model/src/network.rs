@@ -7,7 +7,6 @@
 use crate::service::Annotations;
 use crate::{Meta, NetworkId, Refusal, Section};
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -123,11 +122,9 @@ pub struct Network {
 }
 
 /// The section that users write.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct NetworkSpec {
     /// Name and labels.
-    #[serde(flatten)]
     pub annotations: Annotations,
     /// `overlay`; `host`, `none` and `bridge` are every node's own.
     pub driver: String,
@@ -138,7 +135,6 @@ pub struct NetworkSpec {
     /// Published ports are reached over it; there is one.
     pub ingress: bool,
     /// Tasks also get an IPv6 address.
-    #[serde(rename = "EnableIPv6")]
     pub ipv6: bool,
     /// Subnets asked for; empty = one of the cluster's pool.
     pub pools: Vec<Pool>,
@@ -154,13 +150,11 @@ impl NetworkSpec {
 }
 
 /// A subnet, and what of it is given to tasks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
     /// The subnet, without host bits.
     pub subnet: IpNet,
     /// Only these addresses are given; `None` = any of the subnet.
-    #[serde(rename = "IPRange")]
     pub range: Option<IpNet>,
     /// Never given to a task; in a plan always there.
     pub gateway: Option<IpAddr>,
@@ -253,16 +247,13 @@ pub struct NetworkPlan {
 }
 
 /// A network that a service asks for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkRequest {
     /// The network; admission turns a name into an id.
     pub target: String,
     /// More names of the service on this network.
-    #[serde(default)]
     pub aliases: Vec<String>,
     /// Its tasks may send under other addresses than their own there.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub any_source: bool,
 }
 

@@ -7,7 +7,6 @@ use crate::resources::Resources;
 use crate::service::Platform;
 use crate::{Meta, NodeId, Section, Time};
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -44,8 +43,7 @@ impl Node {
 }
 
 /// Worker or manager.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Role {
     /// Runs tasks.
     #[default]
@@ -55,8 +53,7 @@ pub enum Role {
 }
 
 /// Whether a node takes tasks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Availability {
     /// Takes tasks.
     #[default]
@@ -68,24 +65,20 @@ pub enum Availability {
 }
 
 /// The section that users write.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct NodeSpec {
     /// Labels for placement.
     pub labels: BTreeMap<String, String>,
     /// The role it shall have.
-    #[serde(rename = "Role")]
     pub desired_role: Role,
     /// Whether it takes tasks.
     pub availability: Availability,
     /// A host name other than at its join that a user accepted; empty if none was.
-    #[serde(skip_serializing_if = "String::is_empty")]
     pub hostname: String,
 }
 
 /// The section that the node's agent writes, through its session.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct NodeDescription {
     /// Host name.
     pub hostname: String,
@@ -102,8 +95,7 @@ pub struct NodeDescription {
 }
 
 /// A node's place on the network that carries the overlays.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Underlay {
     /// The address at which other nodes reach it.
     pub address: IpAddr,
@@ -111,7 +103,6 @@ pub struct Underlay {
     /// overlap one that the cluster chose.
     pub occupied: Vec<IpNet>,
     /// Why its tasks are reached over IPv4 only; empty if they have IPv6 as well.
-    #[serde(default)]
     pub lacks_ipv6: String,
 }
 
@@ -140,8 +131,7 @@ pub fn lacks_ipv6(read: impl Fn(&str) -> Option<String>) -> Option<String> {
 }
 
 /// Whether a node is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum NodeState {
     /// The leader is new and has not heard of it yet.
     #[default]

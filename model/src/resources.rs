@@ -2,7 +2,6 @@
 
 use crate::Refusal;
 use crate::said::{MEMORY_MAX, NANO_CPUS_MAX};
-use serde::{Deserialize, Serialize};
 
 /// The smallest CPU limit or reservation: a thousandth of a core.
 pub const NANO_CPUS_MIN: u64 = 1_000_000;
@@ -12,22 +11,18 @@ pub const MEMORY_MIN: u64 = 4 * 1024 * 1024;
 pub const PIDS_MAX: u64 = 4 * 1024 * 1024;
 
 /// What a node offers or a task reserves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Resources {
     /// Billionths of a core; 0 = none.
-    #[serde(rename = "NanoCPUs")]
     pub nano_cpus: u64,
     /// Bytes; 0 = none.
     pub memory_bytes: u64,
 }
 
 /// What a task may use at most. Zero means no limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Limits {
     /// Billionths of a core.
-    #[serde(rename = "NanoCPUs")]
     pub nano_cpus: u64,
     /// Bytes.
     pub memory_bytes: u64,
@@ -36,8 +31,7 @@ pub struct Limits {
 }
 
 /// Limits and reservations of a service's tasks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct ResourceRequirements {
     /// Upper bounds, enforced by the node's kernel; the scheduler ignores them.
     pub limits: Limits,

@@ -9,7 +9,6 @@ use crate::endpoint::{EndpointSpec, PublishedPort, ServiceEndpoint};
 use crate::network::NetworkRequest;
 use crate::resources::ResourceRequirements;
 use crate::{Meta, Section, ServiceId, Time};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -44,8 +43,7 @@ pub struct ServiceRecord {
 }
 
 /// Names and labels of an object.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Annotations {
     /// Unique within its kind.
     pub name: String,
@@ -54,11 +52,9 @@ pub struct Annotations {
 }
 
 /// What a user wants of a service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ServiceSpec {
     /// Name and labels.
-    #[serde(flatten)]
     pub annotations: Annotations,
     /// The template of its tasks.
     pub task_template: TaskSpec,
@@ -69,20 +65,17 @@ pub struct ServiceSpec {
     /// How to go back.
     pub rollback_config: UpdateConfig,
     /// How it is reached.
-    #[serde(default)]
     pub endpoint_spec: EndpointSpec,
     /// Until a deployment must have converged, from its last progress; `None` = 10 min.
-    #[serde(with = "crate::container::nanos")]
     pub deadline: Option<Duration>,
 }
 
 /// How many tasks a service has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceMode {
     /// This many, wherever they fit.
     Replicated {
         /// Number of slots.
-        #[serde(rename = "Replicas")]
         replicas: u64,
     },
     /// One on each eligible node.
@@ -90,8 +83,7 @@ pub enum ServiceMode {
 }
 
 /// The template of a task; a task carries a copy with all versions resolved.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct TaskSpec {
     /// What runs.
     pub container_spec: ContainerSpec,
@@ -109,13 +101,11 @@ pub struct TaskSpec {
     pub force_update: u64,
     /// After a restart of its machine a task is started before a manager is reached,
     /// although it may have been replaced on another node meanwhile.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub start_offline: bool,
 }
 
 /// The network namespace of a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum NetworkMode {
     /// A namespace with a loopback device only.
     #[default]
@@ -127,8 +117,7 @@ pub enum NetworkMode {
 }
 
 /// When a task that ended is replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum RestartCondition {
     /// Never.
     None,
@@ -140,18 +129,15 @@ pub enum RestartCondition {
 }
 
 /// The restart policy of a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestartPolicy {
     /// When.
     pub condition: RestartCondition,
     /// From the end of a task to the start of its replacement.
-    #[serde(with = "plain_nanos")]
     pub delay: Duration,
     /// How many restarts in `window`; 0 = any number.
     pub max_attempts: u64,
     /// The window in which restarts count; 0 = since the spec was set.
-    #[serde(with = "plain_nanos")]
     pub window: Duration,
 }
 
@@ -182,8 +168,7 @@ impl Default for RestartPolicy {
 }
 
 /// Where tasks may run.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Placement {
     /// Expressions `key==value` or `key!=value`; all must hold.
     pub constraints: Vec<String>,
@@ -196,19 +181,16 @@ pub struct Placement {
 }
 
 /// An operating system and architecture, as Go names them (`linux`, `amd64`).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Platform {
     /// Architecture; empty matches any.
     pub architecture: String,
     /// Operating system; empty matches any.
-    #[serde(rename = "OS")]
     pub os: String,
 }
 
 /// What to do when a task of an update fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum FailureAction {
     /// Stop and wait for the user.
     #[default]
@@ -220,8 +202,7 @@ pub enum FailureAction {
 }
 
 /// Whether the old task of a slot stops before the new one starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum UpdateOrder {
     /// A slot never has two running tasks.
     #[default]
@@ -231,18 +212,15 @@ pub enum UpdateOrder {
 }
 
 /// How a rolling update proceeds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct UpdateConfig {
     /// Slots at a time; 0 = all at once.
     pub parallelism: u64,
     /// Between two batches.
-    #[serde(with = "plain_nanos")]
     pub delay: Duration,
     /// What a failure leads to.
     pub failure_action: FailureAction,
     /// How long after it started a task's end counts as a failure of the update.
-    #[serde(with = "plain_nanos")]
     pub monitor: Duration,
     /// Share of failures to tolerate, 0 to 1.
     pub max_failure_ratio: f32,
@@ -283,22 +261,6 @@ pub struct ServiceDeployment {
     pub deployment: Deployment,
     /// The ports of the spec, in the same order, with every ingress port chosen.
     pub ports: Vec<PublishedPort>,
-}
-
-/// Durations as integer nanoseconds.
-pub mod plain_nanos {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use std::time::Duration;
-
-    /// Writes nanoseconds.
-    pub fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        u64::try_from(value.as_nanos()).unwrap_or(u64::MAX).serialize(serializer)
-    }
-
-    /// Reads nanoseconds.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        Ok(Duration::from_nanos(u64::deserialize(deserializer)?))
-    }
 }
 
 #[cfg(test)]

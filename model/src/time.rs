@@ -18,7 +18,7 @@ use std::ops::{Add, Sub};
 use std::time::Duration;
 
 /// Nanoseconds of one of the clocks above.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(pub u64);
 
 impl Time {

@@ -29,12 +29,13 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("skep-netd-core", &["skep-model"]),
     ("skep-netd", &["skep-netd-core", "skep-proto", "skep-model", "skep-host"]),
     ("skep-node", &["skep-manager", "skep-agent", "skep-proto", "skep-model", "skep-identity", "skep-host"]),
-    ("skep-cli", &["skep-proto", "skep-model", "skep-template", "skep-host"]),
+    ("skep-docker", &["skep-model"]),
+    ("skep-cli", &["skep-proto", "skep-model", "skep-template", "skep-host", "skep-docker"]),
     ("skep-tests", &["skep-model", "skep-proto", "skep-manager-core", "skep-agent-core", "skep-identity", "skep-host"]),
 ];
 
 /// Packages that decide and never touch the world.
-const PURE: &[&str] = &["skep-model", "skep-template", "skep-manager-core", "skep-agent-core", "skep-netd-core"];
+const PURE: &[&str] = &["skep-model", "skep-template", "skep-manager-core", "skep-agent-core", "skep-netd-core", "skep-docker"];
 
 /// What would let a pure package touch the world, reached by whatever path.
 const WORLD: &[&str] = &[

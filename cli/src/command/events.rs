@@ -5,19 +5,16 @@
 //! they do know follows.
 
 use crate::client::{self, CALL_MAX, Client};
-use crate::command::task::ps::without_digest;
 use crate::failure::Failure;
 use crate::flags::{filter, time};
-use crate::render::{ago, json, output, shape};
-use serde_json::{Value, json};
-use skep_model::node::Role;
+use crate::render::{ago, output, shape};
+use serde_json::Value;
+use skep_docker::{Action, Event};
 use skep_model::object::Object;
-use skep_model::service::ServiceMode;
 use skep_model::{Kind, Time};
 use skep_proto::request::{Query, Watch, WatchFrom};
 use skep_proto::v1::{Change, ChangeAction, WatchEvent};
 use skep_template::Format;
-use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tonic::Status;
@@ -123,133 +120,48 @@ struct Printer {
 impl Printer {
     fn print(&self, event: WatchEvent) -> Result<(), Failure> {
         for change in event.changes {
-            let Some(told) = Event::of(change, Time(event.time))? else { continue };
+            let Some(told) = event_of(change, Time(event.time))? else { continue };
             match &self.format {
-                Format::Json => output::line(told.json().to_string())?,
-                Format::Template(template) => output::line(template.render_shaped(&told.json(), shape::EVENT)?)?,
-                _ => output::line(told.line())?,
+                Format::Json => output::line(serde_json::to_string(&told).map_err(unprintable)?)?,
+                Format::Template(template) => output::line(template.render_shaped(&json(&told)?, shape::EVENT)?)?,
+                _ => output::line(line(&told))?,
             }
         }
         Ok(())
     }
 }
 
-/// One thing that happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Event {
-    time: Time,
-    kind: Kind,
-    action: &'static str,
-    id: String,
-    attributes: BTreeMap<String, String>,
-}
-
-impl Event {
-    /// `None` for changes that docker does not tell of, such as counts of a deployment.
-    fn of(change: Change, time: Time) -> Result<Option<Self>, Failure> {
-        let action = change.action();
-        let (Some(object), old) = (change.object, change.old) else { return Ok(None) };
-        let object = Object::try_from(object)?;
-        let old = old.map(Object::try_from).transpose()?;
-        let mut attributes = BTreeMap::new();
-        if let Some(old) = &old {
-            differences(&mut attributes, old, &object);
-            if attributes.is_empty() && spec_version(old) == spec_version(&object) {
-                return Ok(None);
-            }
-        }
-        attributes.insert("name".to_owned(), object.name());
-        if let Object::Network(network) = &object {
-            attributes.insert("type".to_owned(), network.spec.driver.clone());
-        }
-        let action = match action {
-            ChangeAction::Create => "create",
-            ChangeAction::Remove => "remove",
-            _ => "update",
-        };
-        let reference = object.reference();
-        Ok(Some(Self { time, kind: reference.kind, action, id: reference.id.to_string(), attributes }))
-    }
-
-    fn line(&self) -> String {
-        let attributes: Vec<String> = self.attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        format!("{} {} {} {} ({})", ago::exact_stamp(self.time), self.kind, self.action, self.id, attributes.join(", "))
-    }
-
-    fn json(&self) -> Value {
-        json!({
-            "Type": self.kind.to_string(),
-            "Action": self.action,
-            "Actor": { "ID": self.id, "Attributes": self.attributes },
-            "scope": "swarm",
-            "time": self.time.0 / 1_000_000_000,
-            "timeNano": self.time.0,
-        })
-    }
-}
-
-fn spec_version(object: &Object) -> u64 {
-    match object {
-        Object::Cluster(it) => it.spec.version,
-        Object::Node(it) => it.spec.version,
-        Object::Network(it) => it.spec.version,
-        Object::Secret(it) => it.spec.version,
-        Object::Config(it) => it.spec.version,
-        Object::Service(it) => it.spec.version,
-        Object::Task(it) => it.status.version,
-    }
-}
-
-/// `KEY.old` and `KEY.new` of what docker names.
-fn differences(attributes: &mut BTreeMap<String, String>, old: &Object, new: &Object) {
-    let mut differ = |key: &str, old: String, new: String| {
-        if old != new {
-            attributes.insert(format!("{key}.old"), old);
-            attributes.insert(format!("{key}.new"), new);
-        }
+/// The event of a change that the managers tell of; `None` for what docker does not tell of.
+fn event_of(change: Change, time: Time) -> Result<Option<Event>, Failure> {
+    let action = match change.action() {
+        ChangeAction::Create => Action::Create,
+        ChangeAction::Remove => Action::Remove,
+        _ => Action::Update,
     };
-    match (old, new) {
-        (Object::Service(old), Object::Service(new)) => {
-            let image =
-                |service: &skep_model::service::Service| without_digest(&service.spec.spec.task_template.container_spec.image);
-            differ("image", image(old), image(new));
-            let replicas = |service: &skep_model::service::Service| match service.spec.spec.mode {
-                ServiceMode::Replicated { replicas } => replicas.to_string(),
-                ServiceMode::Global {} => String::new(),
-            };
-            differ("replicas", replicas(old), replicas(new));
-            let state = |service: &skep_model::service::Service| {
-                service.plan.deployment.as_ref().and_then(json::update_state).unwrap_or_default().to_owned()
-            };
-            differ("updatestate", state(old), state(new));
-        }
-        (Object::Node(old), Object::Node(new)) => {
-            let lower = |text: &str| text.to_lowercase();
-            let availability = |node: &skep_model::node::Node| lower(super::node::ls::availability(node.spec.availability));
-            differ("availability", availability(old), availability(new));
-            let role =
-                |node: &skep_model::node::Node| if node.plan.role == Role::Manager { "manager" } else { "worker" }.to_owned();
-            differ("role", role(old), role(new));
-            let state = |node: &skep_model::node::Node| lower(super::node::ls::state(node.status.state));
-            differ("state", state(old), state(new));
-            let reachability = |node: &skep_model::node::Node| lower(super::node::ls::manager_status(node, ""));
-            differ("reachability", reachability(old), reachability(new));
-        }
-        (Object::Secret(old), Object::Secret(new)) => {
-            differ("version", old.spec.current.to_string(), new.spec.current.to_string())
-        }
-        (Object::Config(old), Object::Config(new)) => {
-            differ("version", old.spec.current.to_string(), new.spec.current.to_string())
-        }
-        _ => {}
-    }
+    let Some(object) = change.object else { return Ok(None) };
+    let old = change.old.map(Object::try_from).transpose()?;
+    Ok(Event::of(action, &Object::try_from(object)?, old.as_ref(), time))
+}
+
+fn line(event: &Event) -> String {
+    let attributes: Vec<String> = event.actor.attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let (kind, action, id) = (event.kind, event.action.name(), event.actor.id);
+    format!("{} {kind} {action} {id} ({})", ago::exact_stamp(event.time), attributes.join(", "))
+}
+
+fn json(event: &Event) -> Result<Value, Failure> {
+    serde_json::to_value(event).map_err(unprintable)
+}
+
+fn unprintable(error: serde_json::Error) -> Failure {
+    Failure::refused(format!("cannot print the event: {error}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::render::sample;
-    use skep_model::service::Service;
+    use skep_model::service::{Service, ServiceMode};
     use skep_proto::v1;
 
     const TWENTY: Time = Time(20_000_000_000);
@@ -266,11 +178,11 @@ mod tests {
         new.spec.value.spec.task_template.container_spec.image = "redis:8@sha256:ab".into();
         new.spec.value.spec.mode = ServiceMode::Replicated { replicas: 5 };
         new.spec.version = 8;
-        let event = Event::of(change(ChangeAction::Update, &new, Some(&old)), TWENTY).expect("valid").expect("told");
+        let event = event_of(change(ChangeAction::Update, &new, Some(&old)), TWENTY).expect("valid").expect("told");
         expect_test::expect![
             "1970-01-01T00:00:20.000000000Z service update 0000000000000000000000001 (image.new=redis:8, image.old=redis:7, name=web, replicas.new=5, replicas.old=3)"
         ]
-        .assert_eq(&event.line());
+        .assert_eq(&line(&event));
     }
 
     #[test]
@@ -278,9 +190,9 @@ mod tests {
         let old = sample::service();
         let mut new = old.clone();
         new.plan.value.deployment.as_mut().expect("the sample has one").running = 2;
-        assert_eq!(Event::of(change(ChangeAction::Update, &new, Some(&old)), Time(0)), Ok(None));
-        let removed = Event::of(change(ChangeAction::Remove, &new, None), Time(9)).expect("valid").expect("told");
-        assert_eq!((removed.action, removed.time), ("remove", Time(9)));
+        assert_eq!(event_of(change(ChangeAction::Update, &new, Some(&old)), Time(0)), Ok(None));
+        let removed = event_of(change(ChangeAction::Remove, &new, None), Time(9)).expect("valid").expect("told");
+        assert_eq!((removed.action, removed.time), (Action::Remove, Time(9)));
     }
 
     #[test]
@@ -288,14 +200,14 @@ mod tests {
         let wire = |network: &skep_model::network::Network| v1::Object::from(&Object::Network(Box::new(network.clone())));
         let network = sample::network();
         let created = Change { action: ChangeAction::Create.into(), object: Some(wire(&network)), old: None };
-        let event = Event::of(created, TWENTY).expect("valid").expect("told");
+        let event = event_of(created, TWENTY).expect("valid").expect("told");
         expect_test::expect![
             "1970-01-01T00:00:20.000000000Z network create 0000000000000000000000006 (name=backend, type=overlay)"
         ]
-        .assert_eq(&event.line());
+        .assert_eq(&line(&event));
         let mut old = network.clone();
         old.plan.value = Default::default();
         let settled = Change { action: ChangeAction::Update.into(), object: Some(wire(&network)), old: Some(wire(&old)) };
-        assert_eq!(Event::of(settled, Time(0)), Ok(None));
+        assert_eq!(event_of(settled, Time(0)), Ok(None));
     }
 }

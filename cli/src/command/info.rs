@@ -61,7 +61,7 @@ fn fields(info: &NodeInfo) -> Result<Value, Failure> {
             "ID": info.cluster_id,
             "CreatedAt": ago::stamp(Time(info.cluster_created_at)),
             "UpdatedAt": ago::stamp(Time(info.cluster_updated_at)),
-            "Spec": crate::render::json::cluster_spec(&spec),
+            "Spec": skep_docker::ClusterSpec::of(&spec),
             "DefaultAddrPool": info.default_addr_pool,
             "SubnetSize": info.subnet_size,
             "DataPathPort": info.data_path_port,

@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::render::{inspect, output};
-use serde_json::Value;
+use serde::Serialize;
 use skep_template::Shape;
 
 /// The flags of an inspection.
@@ -24,18 +24,18 @@ impl Flags {
 
     /// Prints what was found: each as `pretty` has it, or as `json` under the format, in
     /// which a template may name whatever `shape` knows.
-    pub fn write<T>(
+    pub fn write<T, J: Serialize>(
         &self,
         found: &[T],
         shape: Shape,
         pretty: impl Fn(&T) -> String,
-        json: impl Fn(&T) -> Result<Value, Failure>,
+        json: impl Fn(&T) -> J,
     ) -> Result<(), Failure> {
         if self.pretty {
             let texts: Vec<String> = found.iter().map(pretty).collect();
             return output::write(&texts.join("\n"));
         }
-        let objects = found.iter().map(json).collect::<Result<Vec<_>, _>>()?;
+        let objects: Vec<J> = found.iter().map(json).collect();
         output::write(&inspect::render(&objects, shape, self.format.as_deref())?)
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::flags::label;
-use crate::render::listing::{Listing, row};
+use crate::render::listing::{self, Listing, row};
 use crate::render::pretty::Text;
 use crate::render::{ago, output};
 use skep_model::Time;
@@ -39,12 +39,13 @@ pub fn listing<I: Display, const CONFIDENTIAL: bool>(mut objects: Vec<Versioned<
                     (VERSION.0, object.spec.current.into()),
                     (CREATED.0, ago::ago(object.meta.created_at, now).into()),
                     (UPDATED.0, ago::ago(object.meta.updated_at, now).into()),
-                    (LABELS.0, serde_json::to_value(&object.spec.annotations.labels).unwrap_or_default()),
+                    (LABELS.0, listing::labels(&object.spec.annotations.labels)),
                 ];
                 let names = [(ID.0, object.id.to_string().into()), (NAME.0, object.spec.annotations.name.as_str().into())];
                 row(names.into_iter().chain(driver).chain(fields))
             })
             .collect(),
+        labels: objects.iter().map(|object| object.spec.annotations.labels.clone()).collect(),
         quiet: objects.iter().map(|object| object.id.to_string()).collect(),
     }
 }
@@ -89,20 +90,20 @@ mod tests {
         check(
             &listing(vec![sample::secret()], now),
             expect![[r#"
-            ID                          NAME       DRIVER    CREATED          UPDATED
-            0000000000000000000000003   password             50 seconds ago   40 seconds ago
-            {"CreatedAt":"50 seconds ago","Driver":"","ID":"0000000000000000000000003","Labels":{"tier":"front"},"Name":"password","UpdatedAt":"40 seconds ago","Version":2}
-            0000000000000000000000003
-        "#]],
+                ID                          NAME       DRIVER    CREATED          UPDATED
+                0000000000000000000000003   password             50 seconds ago   40 seconds ago
+                {"CreatedAt":"50 seconds ago","Driver":"","ID":"0000000000000000000000003","Labels":"tier=front","Name":"password","UpdatedAt":"40 seconds ago","Version":2}
+                0000000000000000000000003
+            "#]],
         );
         check(
             &listing(vec![sample::config()], now),
             expect![[r#"
-            ID                          NAME       CREATED          UPDATED
-            0000000000000000000000004   settings   50 seconds ago   40 seconds ago
-            {"CreatedAt":"50 seconds ago","ID":"0000000000000000000000004","Labels":{"tier":"front"},"Name":"settings","UpdatedAt":"40 seconds ago","Version":1}
-            0000000000000000000000004
-        "#]],
+                ID                          NAME       CREATED          UPDATED
+                0000000000000000000000004   settings   50 seconds ago   40 seconds ago
+                {"CreatedAt":"50 seconds ago","ID":"0000000000000000000000004","Labels":"tier=front","Name":"settings","UpdatedAt":"40 seconds ago","Version":1}
+                0000000000000000000000004
+            "#]],
         );
     }
 }

@@ -33,10 +33,15 @@ pub fn stamp(time: Time) -> String {
     Timestamp::from_nanosecond(i128::from(time.0)).map_or_else(|_| "0001-01-01T00:00:00Z".into(), |stamp| stamp.to_string())
 }
 
+/// As Go prints a time.
+pub fn go(time: Time) -> String {
+    let stamp = stamp(time);
+    format!("{} +0000 UTC", stamp.trim_end_matches('Z').replace('T', " "))
+}
+
 /// As docker prints a time for people: Go's form, in small letters.
 pub fn people(time: Time) -> String {
-    let stamp = stamp(time);
-    format!("{} +0000 utc", stamp.trim_end_matches('Z').replace('T', " "))
+    go(time).to_lowercase()
 }
 
 /// RFC 3339 in UTC, always with nine decimals, as logs and events print it.

@@ -2,35 +2,35 @@
 
 use crate::failure::Failure;
 use serde::Serialize;
-use serde_json::Value;
 use skep_template::{Format, Shape};
 
 /// The text for these objects, ending in a newline; `shape` is what they may have.
-pub fn render(objects: &[Value], shape: Shape, format: Option<&str>) -> Result<String, Failure> {
+pub fn render<T: Serialize>(objects: &[T], shape: Shape, format: Option<&str>) -> Result<String, Failure> {
     match Format::parse(format.unwrap_or(""))? {
         Format::Template(template) => {
             let mut text = String::new();
             for object in objects {
-                text.push_str(&template.render_shaped(object, shape)?);
+                text.push_str(&template.render_shaped(&serde_json::to_value(object).map_err(unprintable)?, shape)?);
                 text.push('\n');
             }
             Ok(text)
         }
-        Format::Json => Ok(format!("{}\n", Value::from(objects.to_vec()))),
-        Format::Table if format.is_none_or(str::is_empty) => Ok(format!("{}\n", indented(&Value::from(objects.to_vec())))),
+        Format::Json => Ok(format!("{}\n", serde_json::to_string(objects).map_err(unprintable)?)),
+        Format::Table if format.is_none_or(str::is_empty) => Ok(format!("{}\n", indented(objects)?)),
         _ => Err(Failure::usage("the format of inspect is json or a Go template")),
     }
 }
 
 /// With four spaces for each level, as docker prints it.
-fn indented(value: &Value) -> String {
+fn indented<T: Serialize>(objects: &[T]) -> Result<String, Failure> {
     let mut out = Vec::new();
-    let mut serializer = serde_json::Serializer::with_formatter(&mut out, serde_json::ser::PrettyFormatter::with_indent(b"    "));
-    match value.serialize(&mut serializer) {
-        Ok(()) => String::from_utf8_lossy(&out).into_owned(),
-        // A value of JSON that was just built can be written; the short form says the same.
-        Err(_) => value.to_string(),
-    }
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    objects.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter)).map_err(unprintable)?;
+    Ok(String::from_utf8_lossy(&out).into_owned())
+}
+
+fn unprintable(error: serde_json::Error) -> Failure {
+    Failure::refused(format!("cannot print the object: {error}"))
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use super::{table, text};
 use crate::failure::Failure;
 use serde_json::{Map, Value};
-use skep_template::{Format, Template};
+use skep_template::{Format, Functions, Settings, Template};
+use std::collections::BTreeMap;
 
 /// A list that can be printed: rows of fields, with the columns it shows by itself.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub struct Listing {
     pub raw: &'static [(&'static str, &'static str)],
     /// One object each; all have the same fields.
     pub rows: Vec<Value>,
+    /// What `{{.Label "key"}}` looks up, for each row; empty = this list has no labels.
+    pub labels: Vec<Labels>,
     /// What `--quiet` prints of each row.
     pub quiet: Vec<String>,
 }
@@ -35,7 +38,7 @@ impl Listing {
                 Err(Failure::usage("this list has no format \"raw\"; use table, json or a template"))
             }
             Format::Raw => Ok(self.rows.iter().map(|row| self.raw(row, quiet)).collect()),
-            Format::Template(template) => lines(&self.rows, &template),
+            Format::Template(template) => self.lines(&self.rows, &template, str::to_owned),
         }
     }
 
@@ -43,8 +46,19 @@ impl Listing {
         let mut text = template.header(self.headers)?;
         text.push('\n');
         let cells: Vec<Value> = self.rows.iter().map(cells).collect();
-        text.push_str(&lines(&cells, template)?);
+        text.push_str(&self.lines(&cells, template, text::cell)?);
         Ok(table::align(&text))
+    }
+
+    /// A line for each row, with labels as `shown` has them.
+    fn lines(&self, rows: &[Value], template: &Template, shown: fn(&str) -> String) -> Result<String, Failure> {
+        let mut text = String::new();
+        for (n, row) in rows.iter().enumerate() {
+            let mut methods = Methods { labels: self.labels.get(n), shown };
+            text.push_str(&template.render_with(row, &mut methods, Settings::default())?);
+            text.push('\n');
+        }
+        Ok(text)
     }
 
     fn raw(&self, row: &Value, quiet: bool) -> String {
@@ -54,14 +68,29 @@ impl Listing {
     }
 }
 
-/// A line for each row.
-fn lines(rows: &[Value], template: &Template) -> Result<String, Failure> {
-    let mut text = String::new();
-    for row in rows {
-        text.push_str(&template.render(row)?);
-        text.push('\n');
+/// Labels of an object.
+pub type Labels = BTreeMap<String, String>;
+
+/// Labels as docker's lists have them: one text.
+pub fn labels(labels: &Labels) -> Value {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",").into()
+}
+
+/// The one method of a row: the value of a label, which is empty if there is none of that name.
+struct Methods<'a> {
+    labels: Option<&'a Labels>,
+    shown: fn(&str) -> String,
+}
+
+impl Functions for Methods<'_> {
+    fn method(&mut self, _: &Value, name: &str, arguments: &[Value]) -> Option<Result<Value, String>> {
+        match (name, self.labels, arguments) {
+            ("Label", Some(labels), [Value::String(key)]) => {
+                Some(Ok((self.shown)(labels.get(key).map_or("", String::as_str)).into()))
+            }
+            _ => None,
+        }
     }
-    Ok(text)
 }
 
 /// A row whose texts cannot break the table or move the cursor.
@@ -98,15 +127,13 @@ mod tests {
             columns: "{{.Name}}\t{{.Label \"tier\"}}\t{{.Ports}}",
             headers: &[("Name", "NAME"), ("Ports", "PORTS")],
             raw: &[],
-            rows: vec![row([
-                ("Name", "a\tb\n".into()),
-                ("Labels", serde_json::json!({ "tier": "\u{1b}[2J" })),
-                ("Ports", "80".into()),
-            ])],
+            rows: vec![row([("Name", "a\tb\n".into()), ("Ports", "80".into())])],
+            labels: vec![Labels::from([("tier".into(), "\u{1b}[2J".into())])],
             quiet: Vec::new(),
         };
         let text = listing.render(None, false).expect("a table");
         assert_eq!(text, "NAME      tier        PORTS\na\\tb\\n    \\u{1b}[2J   80\n");
         assert_eq!(listing.render(Some("{{.Name}}"), false).expect("a text"), "a\tb\n\n");
+        assert_eq!(listing.render(Some("{{.Label \"tier\"}}|{{.Label \"x\"}}"), false).expect("a text"), "\u{1b}[2J|\n");
     }
 }

@@ -2,7 +2,6 @@
 
 pub mod ago;
 pub mod inspect;
-pub mod json;
 pub mod listing;
 pub mod output;
 pub mod ports;

@@ -2,30 +2,18 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use skep_docker::TrustRoot;
 use x509_parser::pem::parse_x509_pem;
 
-/// What the certificates of a cluster's nodes are signed by.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TrustRoot {
-    /// The root certificate, PEM.
-    pub certificate: String,
-    /// Its subject, DER in base64.
-    pub subject: String,
-    /// Its public key with the algorithm (SubjectPublicKeyInfo), DER in base64.
-    pub public_key: String,
-}
-
-impl TrustRoot {
-    /// Of a root certificate; `None` if it is none that can be read.
-    pub fn of(certificate: &str) -> Option<Self> {
-        let (_, pem) = parse_x509_pem(certificate.as_bytes()).ok()?;
-        let parsed = pem.parse_x509().ok()?;
-        Some(Self {
-            certificate: certificate.to_owned(),
-            subject: STANDARD.encode(parsed.subject().as_raw()),
-            public_key: STANDARD.encode(parsed.public_key().raw),
-        })
-    }
+/// The root of a root certificate; `None` if that cannot be read.
+pub fn root(certificate: &str) -> Option<TrustRoot> {
+    let (_, pem) = parse_x509_pem(certificate.as_bytes()).ok()?;
+    let parsed = pem.parse_x509().ok()?;
+    Some(TrustRoot {
+        certificate: certificate.to_owned(),
+        subject: STANDARD.encode(parsed.subject().as_raw()),
+        public_key: STANDARD.encode(parsed.public_key().raw),
+    })
 }
 
 #[cfg(test)]
@@ -47,13 +35,10 @@ tiK0WQJYpSFwagMJOK+g3QSKNDI+5k6h5Xsqrpj6
 
     #[test]
     fn a_root_is_shown_as_docker_shows_it() {
-        let root = TrustRoot::of(CERTIFICATE).expect("a certificate");
-        assert_eq!(root.subject, "MBMxETAPBgNVBAMTCHN3YXJtLWNh");
+        let found = root(CERTIFICATE).expect("a certificate");
+        assert_eq!(found.subject, "MBMxETAPBgNVBAMTCHN3YXJtLWNh");
         let key = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEWrwMsEhOPj8Gv5IT1RXGzheZjPmf5kEBHKLhj5XtvVOHRB054mUbyN0mhD/rTeEHErN2By1UAUIpZ2DMuyOkBw==";
-        assert_eq!(root.public_key, key);
-        assert_eq!(
-            (TrustRoot::of(""), TrustRoot::of("-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n")),
-            (None, None)
-        );
+        assert_eq!(found.public_key, key);
+        assert_eq!((root(""), root("-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n")), (None, None));
     }
 }

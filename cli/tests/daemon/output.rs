@@ -61,7 +61,34 @@ fn lists_have_swarms_columns() {
     "#]]
     .assert_eq(&fake.run(&["service", "list", "--format", "table {{.Name}}\t{{.Mode}}\t{{.Label \"tier\"}}"]).stdout);
     assert_eq!(fake.run(&["node", "ls", "-q"]).stdout, "0000000000000000000000002\n");
-    assert_eq!(fake.run(&["secret", "ls", "--format", "{{.Name}} {{.Version}} {{.Labels.tier}}"]).stdout, "password 2 front\n");
+    assert_eq!(
+        fake.run(&["secret", "ls", "--format", "{{.Name}} {{.Version}} {{.Labels}} {{.Label \"tier\"}}"]).stdout,
+        "password 2 tier=front front\n"
+    );
+}
+
+/// `lists.json` has a line of each list of the docker CLI. Ours may have more keys.
+#[test]
+fn lists_have_dockers_keys_and_types_in_json() {
+    let fake = daemon();
+    let docker: serde_json::Value = serde_json::from_str(include_str!("../data/lists.json")).expect("JSON");
+    let table: [(&str, &[&str]); 6] = [
+        ("service", &["service", "ls"]),
+        ("node", &["node", "ls"]),
+        ("network", &["network", "ls"]),
+        ("secret", &["secret", "ls"]),
+        ("config", &["config", "ls"]),
+        ("task", &["service", "ps", "web"]),
+    ];
+    for (kind, words) in table {
+        let ran = fake.run(&[words, &["--format", "json"]].concat());
+        let line = ran.stdout.lines().next().unwrap_or_else(|| panic!("{kind}: {ran:?}"));
+        let ours: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        for (key, value) in docker[kind].as_object().expect("an object") {
+            let (docker, ours) = (std::mem::discriminant(value), ours.get(key).map(std::mem::discriminant));
+            assert_eq!(ours, Some(docker), "{kind}.{key}: {line}");
+        }
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::command::{inspect, versioned};
 use crate::failure::{self, Failure};
 use crate::flags::time;
 use crate::render::pretty::Text;
-use crate::render::{ago, json, shape};
+use crate::render::{ago, shape};
 use skep_model::config::Config;
 use skep_model::{Kind, Object, Refusal, Time};
 use skep_proto::request::Query;
@@ -37,7 +37,7 @@ impl Inspect {
             &found,
             shape::CONFIG,
             |(config, values)| pretty(config, values, time::now()),
-            |(config, values)| Ok(json::config(config, values)),
+            |(config, values)| skep_docker::Config::of(config, values),
         )?;
         failure::all(failures)
     }
@@ -63,6 +63,10 @@ fn pretty(config: &Config, values: &Values, now: Time) -> String {
     text.line(format!("Updated at:            \t{}", ago::people(config.meta.updated_at)));
     text.line("Data:");
     text.block(&data);
+    // The template of docker's ends the line, whether the value does or not.
+    if data.is_empty() || data.ends_with('\n') {
+        text.line("");
+    }
     versioned::versions(&mut text, config, now);
     text.finish()
 }
@@ -85,6 +89,7 @@ mod tests {
             Updated at:            	1970-01-01 00:00:20 +0000 utc
             Data:
             listen 80
+
             Versions:
              - 1 f 59 seconds ago (current)
         "#]]

@@ -70,6 +70,7 @@ impl Ls {
                     ])
                 })
                 .collect(),
+            labels: Vec::new(),
             quiet: entries.iter().map(|(image, _)| self.id(image)).collect(),
         }
     }

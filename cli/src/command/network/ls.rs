@@ -4,7 +4,7 @@ use crate::client::Client;
 use crate::command::list;
 use crate::failure::Failure;
 use crate::render::ago;
-use crate::render::listing::{Listing, row, short};
+use crate::render::listing::{self, Listing, row, short};
 use skep_model::Kind;
 use skep_model::network::Network;
 use std::collections::BTreeSet;
@@ -63,14 +63,15 @@ fn listing(networks: &[Network], no_trunc: bool) -> Listing {
                     ("Name", spec.annotations.name.as_str().into()),
                     ("Driver", spec.driver.as_str().into()),
                     ("Scope", "swarm".into()),
-                    ("IPv4", true.into()),
-                    ("IPv6", spec.ipv6.into()),
-                    ("Internal", spec.internal.into()),
-                    ("Labels", serde_json::to_value(&spec.annotations.labels).unwrap_or_default()),
-                    ("CreatedAt", ago::stamp(network.meta.created_at).into()),
+                    ("IPv4", "true".into()),
+                    ("IPv6", spec.ipv6.to_string().into()),
+                    ("Internal", spec.internal.to_string().into()),
+                    ("Labels", listing::labels(&spec.annotations.labels)),
+                    ("CreatedAt", ago::go(network.meta.created_at).into()),
                 ])
             })
             .collect(),
+        labels: networks.iter().map(|network| network.spec.annotations.labels.clone()).collect(),
         quiet: networks.iter().map(id).collect(),
     }
 }

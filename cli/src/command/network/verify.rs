@@ -86,6 +86,7 @@ fn listing(rows: &[VerifyRow], names: &BTreeMap<NodeId, String>) -> Listing {
         ],
         raw: &[],
         rows: rows.iter().map(fields).collect(),
+        labels: Vec::new(),
         quiet: Vec::new(),
     }
 }

@@ -1,13 +1,13 @@
 //! `skep node inspect`.
 
-use super::ls::{availability, reachability, state};
+use super::ls::{availability, state};
 use crate::client::{Client, objects};
 use crate::command::inspect;
+use crate::command::task::ps::title;
 use crate::failure::{self, Failure};
-use crate::render::json::NETWORK_DRIVERS;
 use crate::render::pretty::Text;
-use crate::render::trust::TrustRoot;
-use crate::render::{ago, json, shape, size};
+use crate::render::{ago, shape, size, trust};
+use skep_docker::{NETWORK_DRIVERS, TrustRoot};
 use skep_model::node::Node;
 use skep_model::{Kind, Object, Refusal};
 use skep_proto::request::Query;
@@ -37,7 +37,7 @@ impl Inspect {
             &found,
             shape::NODE,
             |(node, leader)| pretty(node, leader, trust.as_ref()),
-            |(node, leader)| json::node(node, leader, trust.as_ref()),
+            |(node, leader)| skep_docker::Node::of(node, leader, trust.as_ref()),
         )?;
         failure::all(failures)
     }
@@ -57,7 +57,7 @@ async fn get(client: &Client, given: &str) -> Result<(Node, String), Failure> {
 /// Whom the nodes of the cluster trust.
 async fn trust(client: &Client) -> Result<Option<TrustRoot>, Failure> {
     match client.get(Kind::Cluster, "").await? {
-        (Object::Cluster(cluster), _) => Ok(TrustRoot::of(&cluster.plan.root_ca)),
+        (Object::Cluster(cluster), _) => Ok(trust::root(&cluster.plan.root_ca)),
         _ => Err(Failure::refused("the daemon answered with an object of another kind")),
     }
 }
@@ -78,7 +78,7 @@ fn pretty(node: &Node, leader: &str, trust: Option<&TrustRoot>) -> String {
     if let Some(manager) = &node.plan.manager {
         text.line("Manager Status:");
         text.line(format!(" Address:\t\t{}", manager.address));
-        text.line(format!(" Raft Status:\t\t{}", reachability(node)));
+        text.line(format!(" Raft Status:\t\t{}", title(skep_docker::reachability(node))));
         text.line(format!(" Leader:\t\t{}", if node.id.as_str() == leader { "Yes" } else { "No" }));
     }
     text.line("Platform:");
@@ -187,7 +187,7 @@ mod tests {
         let task = format!(" task {}:\tits tables cannot be written\n", sample::task().id);
         let expected = format!("Faults:\n node:\tnetworks work over IPv4 only\n{task} and 3 more\n");
         assert!(text.ends_with(&expected), "{text}");
-        let json = json::node(&node, "", None).expect("JSON");
+        let json = serde_json::to_value(skep_docker::Node::of(&node, "", None)).expect("JSON");
         assert_eq!(json["Status"]["Faults"][0]["Reason"], "networks work over IPv4 only");
         assert_eq!(json["Status"]["MoreFaults"], 3);
     }

@@ -2,9 +2,11 @@
 
 use crate::client::{Client, objects};
 use crate::command::list;
+use crate::command::task::ps::title;
 use crate::failure::Failure;
 use crate::flags::time;
 use crate::render::listing::{Listing, row};
+use skep_docker::Word;
 use skep_model::node::{Availability, Node, NodeState};
 use skep_model::{Kind, Object, Time};
 use skep_proto::request::Query;
@@ -81,43 +83,28 @@ fn listing(nodes: &[Node], self_id: &str, leader: &str, clock: Clock) -> Listing
                 ])
             })
             .collect(),
+        labels: Vec::new(),
         quiet: nodes.iter().map(|node| node.id.to_string()).collect(),
     }
 }
 
 /// As a column shows it.
-pub fn state(state: NodeState) -> &'static str {
-    match state {
-        NodeState::Unknown => "Unknown",
-        NodeState::Down => "Down",
-        NodeState::Ready => "Ready",
-        NodeState::Disconnected => "Disconnected",
-    }
+pub fn state(state: NodeState) -> String {
+    title(state.word())
 }
 
 /// As a column shows it.
-pub fn availability(availability: Availability) -> &'static str {
-    match availability {
-        Availability::Active => "Active",
-        Availability::Pause => "Pause",
-        Availability::Drain => "Drain",
-    }
+pub fn availability(availability: Availability) -> String {
+    title(availability.word())
 }
 
 /// `Leader`, `Reachable`, `Unreachable`, or nothing for a worker.
-pub fn manager_status(node: &Node, leader: &str) -> &'static str {
+pub fn manager_status(node: &Node, leader: &str) -> String {
     match &node.plan.manager {
-        None => "",
-        Some(_) if node.id.as_str() == leader => "Leader",
-        Some(_) => reachability(node),
+        None => String::new(),
+        Some(_) if node.id.as_str() == leader => "Leader".to_owned(),
+        Some(_) => title(skep_docker::reachability(node)),
     }
-}
-
-/// `Reachable` or `Unreachable`, for a manager: as the leader's raft sees it. Its agent's
-/// session says nothing of that.
-pub fn reachability(node: &Node) -> &'static str {
-    let is_silent = node.plan.manager.as_ref().is_some_and(|manager| manager.unreachable);
-    if is_silent { "Unreachable" } else { "Reachable" }
 }
 
 /// The state of a node's newest certificate: `Ready`, `Needs Rotation` when its renewal is

@@ -5,7 +5,7 @@ use crate::command::{inspect, versioned};
 use crate::failure::{self, Failure};
 use crate::flags::time;
 use crate::render::pretty::Text;
-use crate::render::{ago, json, shape};
+use crate::render::{ago, shape};
 use skep_model::secret::Secret;
 use skep_model::{Kind, Object, Time};
 
@@ -30,7 +30,7 @@ impl Inspect {
                 Err(failure) => failures.push(failure),
             }
         }
-        self.flags.write(&found, shape::SECRET, |secret| pretty(secret, time::now()), |secret| Ok(json::secret(secret)))?;
+        self.flags.write(&found, shape::SECRET, |secret| pretty(secret, time::now()), skep_docker::Secret::of)?;
         failure::all(failures)
     }
 }

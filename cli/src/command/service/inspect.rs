@@ -3,12 +3,13 @@
 use super::pretty;
 use crate::client::Client;
 use crate::command::inspect;
-use crate::command::network::known::Networks;
+use crate::command::network::known::{self, Networks};
 use crate::command::node;
 use crate::command::task::ps::tasks;
 use crate::failure::{self, Failure};
 use crate::flags::time;
-use crate::render::{json, shape};
+use crate::render::shape;
+use skep_docker::Service;
 use skep_model::deployment::Deployment;
 use skep_proto::request::Query;
 use std::collections::BTreeMap;
@@ -33,7 +34,7 @@ impl Inspect {
                 Err(failure) => failures.push(failure),
             }
         }
-        let networks = if found.is_empty() { Networks::default() } else { Networks::of(client).await? };
+        let networks = if found.is_empty() { Networks::default() } else { known::networks(client).await? };
         // Only the text for people counts tasks.
         let (mut counted, now) = (Vec::new(), time::now());
         for service in found {
@@ -48,7 +49,7 @@ impl Inspect {
             &counted,
             shape::SERVICE,
             |(service, tasks)| pretty::text(service, tasks, &networks, &nodes, now),
-            |(service, _)| json::service(service, &networks),
+            |(service, _)| Service::of(service, &networks),
         )?;
         failure::all(failures)
     }

@@ -4,7 +4,7 @@ use crate::client::Client;
 use crate::command::list;
 use crate::command::task::ps::{tasks, without_digest};
 use crate::failure::Failure;
-use crate::render::listing::{Listing, row, short};
+use crate::render::listing::{self, Listing, row, short};
 use crate::render::ports;
 use skep_model::deployment::Deployment;
 use skep_model::service::{Service, ServiceMode};
@@ -90,10 +90,11 @@ fn listing(services: &[Service], counts: &BTreeMap<ServiceId, Count>) -> Listing
                     ("Degraded", service.plan.deployment.as_ref().is_some_and(Deployment::is_degraded).into()),
                     ("Image", without_digest(&spec.task_template.container_spec.image).into()),
                     ("Ports", ports::of_service(service).into()),
-                    ("Labels", serde_json::to_value(&spec.annotations.labels).unwrap_or_default()),
+                    ("Labels", listing::labels(&spec.annotations.labels)),
                 ])
             })
             .collect(),
+        labels: services.iter().map(|service| service.spec.spec.annotations.labels.clone()).collect(),
         quiet: services.iter().map(|service| short(service.id.as_str()).to_owned()).collect(),
     }
 }

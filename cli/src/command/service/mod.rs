@@ -6,6 +6,8 @@ mod inspect;
 pub mod logs;
 mod ls;
 mod pretty;
+#[cfg(test)]
+mod pretty_tests;
 mod ps;
 mod references;
 mod removal;

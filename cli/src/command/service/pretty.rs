@@ -6,10 +6,10 @@
 use crate::command::network::known::Networks;
 use crate::flags::duration::print;
 use crate::render::pretty::Text;
-use crate::render::{ago, json, size};
-use serde::Serialize;
+use crate::render::{ago, size};
+use skep_docker::{UpdateStatus, Word, deployment_state};
 use skep_model::container::{ContainerSpec, HealthConfig};
-use skep_model::service::{Service, ServiceMode, TaskSpec, UpdateConfig};
+use skep_model::service::{NetworkMode, Service, ServiceMode, TaskSpec, UpdateConfig};
 use skep_model::task::Task;
 use skep_model::{NodeId, TaskState, Time};
 use std::collections::BTreeMap;
@@ -51,7 +51,7 @@ pub fn text(service: &Service, tasks: &[Task], networks: &Networks, nodes: &BTre
 
 /// Swarm's view of the deployment: none for a service that was only created.
 fn update_status(text: &mut Text, service: &Service, now: Time) {
-    let Some(status) = service.plan.deployment.as_ref().and_then(json::UpdateStatus::of) else { return };
+    let Some(status) = service.plan.deployment.as_ref().and_then(UpdateStatus::of) else { return };
     text.line("UpdateStatus:");
     text.line(format!(" State:\t\t{}", status.state));
     text.line(format!(" Started:\t{}", ago::ago(status.started_at, now)));
@@ -82,12 +82,12 @@ fn update(text: &mut Text, title: &str, order: &str, config: &UpdateConfig) {
     if config.delay > Duration::ZERO {
         text.line(format!(" Delay:\t\t{}", print(config.delay)));
     }
-    text.line(format!(" On failure:\t{}", word(&config.failure_action)));
+    text.line(format!(" On failure:\t{}", config.failure_action.word()));
     if config.monitor > Duration::ZERO {
         text.line(format!(" Monitoring Period: {}", print(config.monitor)));
     }
     text.line(format!(" Max failure ratio: {}", config.max_failure_ratio));
-    text.line(format!(" {order}{}", word(&config.order)));
+    text.line(format!(" {order}{}", config.order.word()));
 }
 
 /// What docker shows of a container.
@@ -98,6 +98,7 @@ fn docker_container(text: &mut Text, spec: &ContainerSpec) {
     text.words(" Args:\t\t", &spec.args);
     text.words(" Env:\t\t", &spec.env);
     text.some(" Dir:\t\t", &spec.dir);
+    text.line(format!(" Init:\t\t{}", spec.init.unwrap_or(false)));
     text.some(" User: ", &spec.user);
     if !spec.capability_add.is_empty() || !spec.capability_drop.is_empty() {
         text.line("Capabilities:");
@@ -119,7 +120,7 @@ fn docker_container(text: &mut Text, spec: &ContainerSpec) {
         text.line(format!(" Target:\t{}", mount.target));
         text.line(format!("  Source:\t{}", mount.source));
         text.line(format!("  ReadOnly:\t{}", mount.read_only));
-        text.line(format!("  Type:\t\t{}", word(&mount.kind)));
+        text.line(format!("  Type:\t\t{}", mount.kind.word()));
     }
     files(text, "Configs:", spec.configs.iter().map(|it| (&it.file.name, &it.name)));
     files(text, "Secrets:", spec.secrets.iter().map(|it| (&it.file.name, &it.name)));
@@ -160,25 +161,25 @@ fn resources(text: &mut Text, template: &TaskSpec) {
 /// Networks, endpoint mode and ports.
 fn endpoint(text: &mut Text, service: &Service, networks: &Networks) {
     let spec = &service.spec.spec;
-    let mut names = vec![word(&spec.task_template.network)];
-    names.extend(spec.task_template.networks.iter().map(|request| networks.name(&request.target).to_owned()));
     // What every task has that is told of no network of its own.
-    if names.len() > 1 {
-        names.remove(0);
-    }
+    let own = (spec.task_template.network != NetworkMode::Bridge).then(|| spec.task_template.network.word());
+    let asked = spec.task_template.networks.iter().map(|request| networks.name(&request.target));
+    let names: Vec<String> = own.into_iter().chain(asked).map(str::to_owned).collect();
     text.words("Networks: ", &names);
-    text.line(format!("Endpoint Mode:\t{}", word(&spec.endpoint_spec.mode)));
+    text.line(format!("Endpoint Mode:\t{}", spec.endpoint_spec.mode.word()));
     let settled = &service.plan.endpoint;
     // Before the leader has settled them, those that were asked for.
     let ports = if settled.ports.is_empty() { &spec.endpoint_spec.ports } else { &settled.ports };
     if !ports.is_empty() {
         text.line("Ports:");
     }
-    for port in ports {
+    for (n, port) in ports.iter().enumerate() {
         text.line(format!(" PublishedPort = {}", port.published_port));
-        text.line(format!("  Protocol = {}", port.transport.name()));
+        text.line(format!("  Protocol = {}", port.transport.word()));
         text.line(format!("  TargetPort = {}", port.target_port));
-        text.line(format!("  PublishMode = {}", word(&port.publish_mode)));
+        // Docker's last line ends in a space.
+        let end = if n + 1 == ports.len() { " " } else { "" };
+        text.line(format!("  PublishMode = {}{end}", port.publish_mode.word()));
     }
 }
 
@@ -191,7 +192,10 @@ fn health(text: &mut Text, check: &HealthConfig) {
     text.line(format!("  Timeout =\t{}", time(check.timeout)));
     if !check.test.is_empty() {
         text.line("  Tests:");
-        check.test.iter().for_each(|part| text.line(format!("\t Test = {part}")));
+        for (n, part) in check.test.iter().enumerate() {
+            let end = if n + 1 == check.test.len() { " " } else { "" };
+            text.line(format!("\t Test = {part}{end}"));
+        }
     }
 }
 
@@ -199,7 +203,7 @@ fn health(text: &mut Text, check: &HealthConfig) {
 fn deployment(text: &mut Text, service: &Service, tasks: &[Task], nodes: &BTreeMap<NodeId, String>) {
     let Some(deployment) = &service.plan.deployment else { return };
     text.line("Deployment:");
-    text.line(format!(" State:\t\t{}", json::deployment_state(deployment)));
+    text.line(format!(" State:\t\t{}", deployment_state(deployment)));
     text.some(" Message:\t", &deployment.cause);
     text.line(format!(" Tasks:\t\t{}", count(service, tasks)));
     let line = |label: &str, node: &NodeId| format!(" {label}:\t{}", nodes.get(node).map_or(node.as_str(), String::as_str));
@@ -268,214 +272,4 @@ fn more(text: &mut Text, spec: &ContainerSpec) {
         }
     }
     text.section("Container:", rest);
-}
-
-/// The word that JSON has for a value of a few.
-fn word(value: &impl Serialize) -> String {
-    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::command::service::spec_of_create;
-    use crate::render::sample;
-    use expect_test::expect;
-    use skep_model::deployment::DeploymentState;
-
-    fn networks() -> Networks {
-        Networks::from(vec![sample::network(), sample::ingress()])
-    }
-
-    #[test]
-    fn a_service_for_people_begins_as_dockers() {
-        expect![[r#"
-
-            ID:		0000000000000000000000001
-            Name:		web
-            Labels:
-             tier=front
-            Service Mode:	Replicated
-             Replicas:	3
-            UpdateStatus:
-             State:		updating
-             Started:	40 seconds ago
-             Message:	update in progress
-            Placement:
-            UpdateConfig:
-             Parallelism:	1
-             On failure:	pause
-             Monitoring Period: 5s
-             Max failure ratio: 0
-             Update order:      stop-first
-            RollbackConfig:
-             Parallelism:	1
-             On failure:	pause
-             Monitoring Period: 5s
-             Max failure ratio: 0
-             Rollback order:    stop-first
-            ContainerSpec:
-             Image:		redis:7
-             Env:		A=1 
-            Resources:
-            Networks: backend 
-            Endpoint Mode:	vip
-            Ports:
-             PublishedPort = 8080
-              Protocol = tcp
-              TargetPort = 80
-              PublishMode = ingress
-             PublishedPort = 9090
-              Protocol = udp
-              TargetPort = 9090
-              PublishMode = host
-            Deployment:
-             State:		progressing
-             Tasks:		1 of 3 running
-            Virtual Addresses:
-             10.0.16.2/20 on backend
-             10.0.0.5/20 on ingress
-
-        "#]]
-        .assert_eq(&text(&sample::published_service(), &[sample::task()], &networks(), &BTreeMap::new(), Time(60_000_000_000)));
-    }
-
-    #[test]
-    fn every_field_has_its_place() {
-        let mut service = sample::service();
-        service.plan.value.deployment = None;
-        service.spec.value.spec = spec_of_create(&[
-            "--name=full",
-            "--mode=global",
-            "--constraint=node.role!=worker",
-            "--placement-pref=spread=node.labels.zone",
-            "--update-delay=3s",
-            "--cap-add=NET_ADMIN",
-            "--cap-drop=CHOWN",
-            "--sysctl=net.core.somaxconn=200",
-            "--ulimit=nofile=100:200",
-            "--mount=type=bind,src=/etc/hosts,dst=/h,ro",
-            "--limit-cpu=0.5",
-            "--limit-memory=64m",
-            "--limit-pids=50",
-            "--reserve-cpu=0.1",
-            "--user=1000:1000",
-            "--workdir=/tmp",
-            "--health-cmd=true || exit 1",
-            "--health-interval=5s",
-            "--health-retries=4",
-            "--hostname=box",
-            "--read-only",
-            "--stop-grace-period=3s",
-            "--env=A=line\nbreak\x1b[31m",
-            "--label=a=b\n c",
-            "busybox",
-            "sleep",
-            "1000",
-        ]);
-        expect![[r#"
-
-            ID:		0000000000000000000000001
-            Name:		full
-            Labels:
-             a=b\n c
-            Service Mode:	Global
-            Placement:
-             Constraints:	[node.role!=worker]
-             Preferences:   [spread=node.labels.zone]
-            UpdateConfig:
-             Parallelism:	1
-             Delay:		3s
-             On failure:	pause
-             Monitoring Period: 5s
-             Max failure ratio: 0
-             Update order:      stop-first
-            RollbackConfig:
-             Parallelism:	1
-             On failure:	pause
-             Monitoring Period: 5s
-             Max failure ratio: 0
-             Rollback order:    stop-first
-            ContainerSpec:
-             Image:		busybox:latest
-             Args:		sleep 1000 
-             Env:		A=line\nbreak\u{1b}[31m 
-             Dir:		/tmp
-             User: 1000:1000
-            Capabilities:
-             Add: CAP_NET_ADMIN
-             Drop: CAP_CHOWN
-            SysCtls:
-             net.core.somaxconn: 200
-            Ulimits:
-             nofile: 100:200
-            Mounts:
-             Target:	/h
-              Source:	/etc/hosts
-              ReadOnly:	true
-              Type:		bind
-            Resources:
-             Reservations:
-              CPU:		0.1
-             Limits:
-              CPU:		0.5
-              Memory:	64MiB
-              PIDs:		50
-            Networks: bridge 
-            Endpoint Mode:	vip
-             Healthcheck:
-              Interval = 5s
-              Retries = 4
-              StartPeriod =	0s
-              Timeout =	0s
-              Tests:
-            	 Test = CMD-SHELL
-            	 Test = true || exit 1
-            Container:
-             Hostname:	box
-             Read only:	true
-             Stop grace period:	3s
-
-        "#]]
-        .assert_eq(&text(&service, &[], &networks(), &BTreeMap::new(), Time(0)));
-    }
-
-    #[test]
-    fn after_a_paused_update_the_tasks_that_serve_are_counted() {
-        let mut service = sample::service();
-        let deployment = service.plan.value.deployment.as_mut().expect("the sample has one");
-        (deployment.state, deployment.running) = (DeploymentState::Paused, 0);
-        deployment.ended_at = Some(Time(30_000_000_000));
-        deployment.cause = "update paused due to failure".into();
-        let old = Task { spec_version: 1, ..sample::task() };
-        let mut failed = sample::task();
-        failed.status.value.state = TaskState::Failed;
-        let text = text(&service, &[old.clone(), old, failed], &networks(), &BTreeMap::new(), Time(90_000_000_000));
-        assert!(text.contains("\n Tasks:\t\t2 of 3 running, 2 of them with an earlier version of the service\n"), "{text}");
-        let status = "UpdateStatus:\n State:\t\tpaused\n Started:\tAbout a minute ago\n Message:\tupdate paused due to failure\n";
-        assert!(text.contains(status), "{text}");
-    }
-
-    #[test]
-    fn a_node_that_is_behind_and_one_that_was_lost_are_named_once() {
-        let mut service = sample::service();
-        let [behind, lost, removed] = [1, 2, 3].map(|number| NodeId::from_random([number; 16]));
-        let deployment = service.plan.value.deployment.as_mut().expect("the sample has one");
-        (deployment.stragglers, deployment.lost_nodes) = (vec![behind], vec![lost, removed]);
-        let nodes = BTreeMap::from([(behind, "w1".to_owned()), (lost, "w2".to_owned())]);
-        let text = text(&service, &[], &networks(), &nodes, Time(0));
-        let lines: Vec<&str> = text.lines().filter(|line| line.contains("Straggler") || line.contains("Lost")).collect();
-        assert_eq!(lines, [" Straggler:\tw1", " Lost node:\tw2", &format!(" Lost node:\t{removed}")]);
-    }
-
-    #[test]
-    fn a_completed_update_says_when() {
-        let mut service = sample::service();
-        let deployment = service.plan.value.deployment.as_mut().expect("the sample has one");
-        (deployment.state, deployment.ended_at) = (DeploymentState::Converged, Some(Time(50_000_000_000)));
-        let text = text(&service, &[], &networks(), &BTreeMap::new(), Time(60_000_000_000));
-        let status =
-            " State:\t\tcompleted\n Started:\t40 seconds ago\n Completed:\t10 seconds ago\n Message:\tupdate completed\n";
-        assert!(text.contains(status), "{text}");
-    }
 }

@@ -2,9 +2,10 @@
 
 use super::ps::Known;
 use crate::client::Client;
-use crate::command::network::known::Networks;
+use crate::command::network::known;
 use crate::failure::{self, Failure};
-use crate::render::{inspect, json, output, shape};
+use crate::render::{inspect, output, shape};
+use skep_docker::Task;
 
 /// Display detailed information on one or more tasks
 #[derive(Debug, clap::Args)]
@@ -20,16 +21,12 @@ pub struct Inspect {
 impl Inspect {
     /// Prints those that exist, and an error for each other.
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
-        let (networks, known) = (Networks::of(client).await?, Known::of(client).await?);
+        let (networks, nodes) = (known::networks(client).await?, Known::of(client).await?);
         let (mut found, mut failures) = (Vec::new(), Vec::new());
         for task in &self.tasks {
             match super::find(client, task).await {
-                Ok(task) => {
-                    let mut task_json = json::task(&task, &networks)?;
-                    // What of its network does not work, as its node says.
-                    task_json["Status"]["Faults"] = known.faults(&task).into();
-                    found.push(task_json);
-                }
+                // With what of its network does not work, as its node says.
+                Ok(task) => found.push(Task::of(&task, &networks, nodes.faults(&task))),
                 Err(failure) => failures.push(failure),
             }
         }

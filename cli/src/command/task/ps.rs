@@ -5,11 +5,12 @@ use crate::command::node;
 use crate::failure::Failure;
 use crate::flags::filter;
 use crate::render::listing::{Listing, row, short};
-use crate::render::{ago, json, ports};
+use crate::render::{ago, ports};
 use skep_model::node::Node;
 use skep_model::place::{Place, PlaceFaults};
 use skep_model::task::Task;
 use skep_model::{Kind, NodeId, Object, Time};
+use skep_template::Format;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
@@ -80,15 +81,18 @@ impl Flags {
     pub fn render(&self, mut tasks: Vec<Task>, known: &Known, now: Time) -> Result<String, Failure> {
         tasks.sort_by(order);
         tasks.dedup_by(|a, b| a.id == b.id);
-        self.listing(&tasks, known, now).render(self.format.as_deref(), self.quiet)
+        let format = Format::parse(self.format.as_deref().unwrap_or_default())?;
+        let is_table = matches!(format, Format::Table | Format::Columns(_));
+        self.listing(&tasks, is_table, known, now).render(self.format.as_deref(), self.quiet)
     }
 
-    fn listing(&self, tasks: &[Task], known: &Known, now: Time) -> Listing {
+    /// In a table, the predecessors of a task are set in from it.
+    fn listing(&self, tasks: &[Task], is_table: bool, known: &Known, now: Time) -> Listing {
         let mut previous = None;
         let mut rows = Vec::with_capacity(tasks.len());
         for task in tasks {
             let place = place(task);
-            let is_history = previous.as_ref() == Some(&place);
+            let is_history = is_table && previous.as_ref() == Some(&place);
             rows.push(self.row(task, is_history, known, now));
             previous = Some(place);
         }
@@ -116,6 +120,7 @@ impl Flags {
                 ("ports", "Ports"),
             ],
             rows,
+            labels: Vec::new(),
             quiet: tasks.iter().map(|task| self.id(task)).collect(),
         }
     }
@@ -141,7 +146,7 @@ impl Flags {
             ("CurrentState", format!("{state} {}", lower(&ago::ago(task.status.timestamp, now))).into()),
             ("Error", self.error(&error(task, known)).into()),
             ("Ports", ports::of_task(task).into()),
-            ("Publication", json::publication(task).into()),
+            ("Publication", skep_docker::publication(task).into()),
         ])
     }
 
