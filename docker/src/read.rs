@@ -21,8 +21,8 @@ pub(crate) fn read<T: DeserializeOwned + Serialize>(what: &str, text: &str) -> R
     }
     let given = without_nulls(value);
     let Ok(read) = T::deserialize(&given) else {
-        let path = culprit::<T>(&given);
-        let reason = format!("{} does not belong there: see the documentation of Docker's API", kind(at(&given, &path)));
+        let (path, value) = culprit::<T>(&given);
+        let reason = format!("{} does not belong there: see the documentation of Docker's API", kind(value));
         return Err(Refusal::invalid(field(&path), "", reason));
     };
     let written = serde_json::to_value(&read).map_err(|_| refuse("it cannot be written again".into()))?;
@@ -59,43 +59,57 @@ fn without_nulls(value: Value) -> Value {
     }
 }
 
-/// The path of the innermost value without which the rest reads, or at least fails elsewhere.
-fn culprit<T: DeserializeOwned>(given: &Value) -> Vec<String> {
-    let mut path = Vec::new();
+/// The path of the innermost value that does not read, and the value. Each is tried alone, so
+/// that the work grows with the text and its depth only.
+fn culprit<T: DeserializeOwned>(given: &Value) -> (Vec<String>, &Value) {
+    let (mut path, mut at) = (Vec::new(), given);
     loop {
-        let complaint = |value: &Value| T::deserialize(value).err().map(|error| error.to_string());
-        let before = complaint(given);
-        let keys: Vec<String> = match at(given, &path) {
-            Value::Object(fields) => fields.keys().cloned().collect(),
-            Value::Array(items) => (0..items.len()).map(|n| n.to_string()).collect(),
-            _ => return path,
+        let fails = |value: Value| T::deserialize(alone(&path, value)).is_err();
+        let children: Vec<(Step, &Value)> = match at {
+            // Not even an empty one belongs there.
+            Value::Object(_) if fails(Value::Object(Map::new())) => Vec::new(),
+            Value::Array(_) if fails(Value::Array(Vec::new())) => Vec::new(),
+            Value::Object(fields) => fields.iter().map(|(key, value)| (Step::Key(key.clone()), value)).collect(),
+            Value::Array(items) => items.iter().enumerate().map(|(n, value)| (Step::Item(n), value)).collect(),
+            _ => Vec::new(),
         };
-        let next = keys.into_iter().find(|key| {
-            let mut less = given.clone();
-            match at_mut(&mut less, &path) {
-                Value::Object(fields) => drop(fields.remove(key)),
-                Value::Array(items) => drop(key.parse().map(|n: usize| items.remove(n))),
-                _ => {}
+        let fails = |(step, value): &(Step, &Value)| fails(step.around((*value).clone()));
+        match children.into_iter().find(fails) {
+            Some((step, value)) => {
+                path.push(step);
+                at = value;
             }
-            complaint(&less) != before
-        });
-        match next {
-            Some(key) => path.push(key),
-            None => return path,
+            None => return (path.iter().map(Step::name).collect(), at),
         }
     }
 }
 
-fn at<'a>(value: &'a Value, path: &[String]) -> &'a Value {
-    path.iter().fold(value, |value, key| match value {
-        Value::Array(items) => key.parse().ok().and_then(|n: usize| items.get(n)).unwrap_or(&Value::Null),
-        other => other.get(key).unwrap_or(&Value::Null),
-    })
+/// A step from a value into it.
+enum Step {
+    Key(String),
+    Item(usize),
 }
 
-fn at_mut<'a>(value: &'a mut Value, path: &[String]) -> &'a mut Value {
-    let pointer: String = path.iter().map(|key| format!("/{}", key.replace('~', "~0").replace('/', "~1"))).collect();
-    value.pointer_mut(&pointer).expect("the path was found in the same value")
+impl Step {
+    fn name(&self) -> String {
+        match self {
+            Self::Key(key) => key.clone(),
+            Self::Item(n) => n.to_string(),
+        }
+    }
+
+    /// A value that has nothing else at this step.
+    fn around(&self, value: Value) -> Value {
+        match self {
+            Self::Key(key) => Value::Object(Map::from_iter([(key.clone(), value)])),
+            Self::Item(_) => Value::Array(vec![value]),
+        }
+    }
+}
+
+/// A value with nothing beside it up to the root; whatever is absent is zero.
+fn alone(path: &[Step], value: Value) -> Value {
+    path.iter().rev().fold(value, |value, step| step.around(value))
 }
 
 /// The path of the first value that was given and is not zero, and that what was read lacks.
