@@ -187,7 +187,7 @@ async fn whatever_is_deleted_or_corrupted_is_back_within_a_second_and_named() {
         for number in 0..count {
             let op = ops[number * 37 % count];
             view.kernel.execute(&op, &mut view.mirror).await.unwrap();
-            let took = view.until(3 * SECOND, |view| view.rows() == right).await;
+            let took = view.until(3 * within(SECOND), |view| view.rows() == right).await;
             let Some(took) = took else {
                 let is: BTreeMap<Place, Value> = view.rows();
                 let missing: Vec<_> = right.iter().filter(|(place, value)| is.get(place) != Some(value)).collect();
@@ -202,7 +202,7 @@ async fn whatever_is_deleted_or_corrupted_is_back_within_a_second_and_named() {
     let mut sorted: Vec<Duration> = drifts.iter().map(|(_, took)| *took).collect();
     sorted.sort();
     eprintln!("{} drifts, median {:?}, slowest {:?} ({})", drifts.len(), sorted[sorted.len() / 2], slowest.1, slowest.0);
-    assert!(slowest.1 < SECOND, "{} took {:?}", slowest.0, slowest.1);
+    assert!(slowest.1 < within(SECOND), "{} took {:?}", slowest.0, slowest.1);
     for kind in ["link", "mtu", "mac", "port", "up", "address", "route", "rule", "fdb", "neighbour"] {
         assert!(status.repaired.contains_key(kind), "{kind} is not in {:?}", status.repaired);
     }
@@ -249,7 +249,7 @@ async fn a_deleted_row_is_named_once() {
     nodes[0].with_view(async |view| {
         let right = view.rows();
         view.kernel.execute(&Op::Remove(place), &mut view.mirror).await.unwrap();
-        view.until(SECOND, |view| view.rows() == right).await.expect("the row is back within a second");
+        view.until(within(SECOND), |view| view.rows() == right).await.expect("the row is back in time");
     });
     echo(&mut across(&nodes, addresses(0, 1)[0]));
     let status = nodes[0].status().await;
@@ -324,7 +324,7 @@ async fn what_a_task_adds_to_its_own_links_stays_its_own() {
     nodes[0].with_view(async |view| {
         let right = view.rows();
         view.kernel.execute(&Op::Remove(place), &mut view.mirror).await.unwrap();
-        view.until(SECOND, |view| view.rows() == right).await.expect("the row is back within a second");
+        view.until(within(SECOND), |view| view.rows() == right).await.expect("the row is back in time");
     });
     assert_eq!(nodes[0].status().await.repaired, [("route".to_owned(), 1)].into());
     nodes[0].process.kill().unwrap();

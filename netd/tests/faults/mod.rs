@@ -15,12 +15,9 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// What a version may take although something is wrong beside it: at full size less than
-/// the pause before what failed is tried again.
-fn soon() -> Duration {
-    let is_full = std::env::var_os("SKEP_FULL").is_some();
-    Duration::from_millis(900) * if is_full { 1 } else { 10 }
-}
+/// What a version may take although something is wrong beside it: less than the pause
+/// before what failed is tried again.
+const SOON: Duration = Duration::from_millis(900);
 
 /// What does not work on a node, as `place: reason`.
 async fn faults(node: &Node) -> Vec<String> {
@@ -192,7 +189,7 @@ async fn a_task_that_switched_ipv6_off_holds_nobody_up_and_works_over_ipv4() {
     nodes[0].in_task(|| write("ipv6/conf/all/disable_ipv6", "1"));
     let begin = Instant::now();
     nodes[0].send(vec![put(extra(1))], 2).await;
-    assert!(begin.elapsed() < soon(), "the next version took {:?}", begin.elapsed());
+    assert!(begin.elapsed() < within(SOON), "the next version took {:?}", begin.elapsed());
     assert_reach_v4(&nodes);
     let named = until_faults(&nodes[0], |faults| faults.iter().any(|fault| is_without_ipv6(fault))).await;
     assert!(named.iter().all(|fault| is_without_ipv6(fault)), "{named:#?}");
@@ -307,7 +304,7 @@ async fn a_missing_underlay_address_is_named_at_each_network_and_versions_go_on(
     let own = v1::NetdNode { id: node_id(0).to_string(), address: "198.51.100.7".into(), port: 4789, is_isolated: false };
     let begin = Instant::now();
     nodes[0].send(vec![Change::Node(own)], 2).await;
-    assert!(begin.elapsed() < soon(), "the version took {:?}", begin.elapsed());
+    assert!(begin.elapsed() < within(SOON), "the version took {:?}", begin.elapsed());
     let found = faults(&nodes[0]).await;
     let why = "no link of this node has the address 198.51.100.7";
     let mut expected = vec![format!("node: {why}")];
