@@ -40,9 +40,9 @@ const SOCKET: &str = "netd.sock";
 
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// What may be taken for something that is promised in this time: ten times as much, as the
-/// kernel's lock of network settings is shared with all other tests, or as long with
-/// `SKEP_FULL=1`, which runs one test at a time.
+/// How long something may take that is promised in this time: ten times as long, as all tests
+/// share the kernel's lock of network settings, or as promised with `SKEP_FULL=1`. That wants
+/// one test at a time (`--test-threads=1`).
 pub fn within(promised: Duration) -> Duration {
     if std::env::var_os("SKEP_FULL").is_some() { promised } else { 10 * promised }
 }
