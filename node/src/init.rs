@@ -255,7 +255,7 @@ mod tests {
             (InitRequest { cert_expiry: Some(hour), ..Default::default() }, None),
             (InitRequest { cert_expiry: Some(hour - 1), ..Default::default() }, Some("--cert-expiry \"59m59.999999999s\"")),
             (InitRequest { heartbeat_period: Some(1), ..Default::default() }, Some("--dispatcher-heartbeat \"1ns\"")),
-            (InitRequest { barrier_timeout: Some(0), ..Default::default() }, Some("--barrier-timeout \"0ns\"")),
+            (InitRequest { barrier_timeout: Some(0), ..Default::default() }, Some("--barrier-timeout \"0s\"")),
             (InitRequest { barrier_timeout: Some(hour), ..Default::default() }, Some("it must be between 100ms and 1m0s")),
             (InitRequest { barrier_timeout: Some(hour / 60), ..Default::default() }, None),
             (InitRequest { snapshot_interval: Some(0), ..Default::default() }, Some("--snapshot-interval \"0\"")),
