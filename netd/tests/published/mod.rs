@@ -33,8 +33,25 @@ async fn client(pins: &Pins, nodes: &[Node; 2]) -> OwnedFd {
             let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(to, if to.is_ipv4() { 32 } else { 128 }).unwrap();
             node.handle.route().add(route.gateway(via.parse().unwrap()).unwrap().build()).execute().await.unwrap();
         }
+        for address in [format!("203.0.{number}.1"), format!("2001:db8:{number}::1")] {
+            await_answer(&namespace, address.parse().unwrap());
+        }
     }
     namespace
+}
+
+/// Waits until a node's address answers: the kernel readies those of IPv6 on a new link in a
+/// queue of its own, and a neighbour that is asked for too early is given up after 3 s.
+fn await_answer(from: &OwnedFd, to: IpAddr) {
+    let begin = Instant::now();
+    let nobody_listens = SocketAddr::new(to, 9);
+    loop {
+        let error = inside(from.as_fd(), || TcpStream::connect_timeout(&nobody_listens, DEADLINE)).unwrap().unwrap_err();
+        if error.kind() == ErrorKind::ConnectionRefused {
+            return;
+        }
+        assert!(begin.elapsed() < DEADLINE, "{to}: {error}");
+    }
 }
 
 fn handle_in(namespace: &OwnedFd) -> Handle {
