@@ -69,15 +69,16 @@ impl Row {
     }
 }
 
-fn measure(name: Benchmark) -> anyhow::Result<Vec<Row>> {
-    Ok(match name {
+/// Measures one thing, or all; each row is shown as soon as it is known.
+fn measure(name: Benchmark, show: &mut dyn FnMut(Row)) -> anyhow::Result<()> {
+    let rows = match name {
         Benchmark::Deployments => deployments::deployments(),
         Benchmark::Throughput => nodes::throughput()?,
         Benchmark::Attach => kernel::attach()?,
         Benchmark::Backends => kernel::backends()?,
         Benchmark::EndpointChange => kernel::endpoint_change()?,
         Benchmark::NameAfterCreate => nodes::name_after_create(),
-        Benchmark::Scale => anyhow::bail!("scale shows its rows itself"),
+        Benchmark::Scale => return scale::scale(show),
         Benchmark::All => {
             let each = [
                 Benchmark::Deployments,
@@ -87,10 +88,11 @@ fn measure(name: Benchmark) -> anyhow::Result<Vec<Row>> {
                 Benchmark::EndpointChange,
                 Benchmark::NameAfterCreate,
             ];
-            let rows: Result<Vec<_>, _> = each.into_iter().map(measure).collect();
-            rows?.into_iter().flatten().collect()
+            return each.into_iter().try_for_each(|name| measure(name, show));
         }
-    })
+    };
+    rows.into_iter().for_each(show);
+    Ok(())
 }
 
 fn run() -> anyhow::Result<bool> {
@@ -104,17 +106,13 @@ fn run() -> anyhow::Result<bool> {
     }
     let mut holds = true;
     for name in arguments.names {
-        let mut show = |row: Row| {
+        measure(name, &mut |row| {
             let figure = row.figure.map_or_else(String::new, |(is_met, text)| {
                 holds &= is_met;
                 format!("{text}{}", if is_met { "" } else { "  NOT MET" })
             });
             println!("{:<64} {:>12.3} {:<8} {figure}", row.what, row.value, row.unit);
-        };
-        match name {
-            Benchmark::Scale => scale::scale(show)?,
-            _ => measure(name)?.into_iter().for_each(&mut show),
-        }
+        })?;
     }
     Ok(holds)
 }

@@ -381,11 +381,11 @@ fn updates() -> anyhow::Result<Vec<Row>> {
 }
 
 /// Measures one part after the other, and shows each as soon as it is known.
-pub fn scale(mut show: impl FnMut(Row)) -> anyhow::Result<()> {
+pub fn scale(show: &mut dyn FnMut(Row)) -> anyhow::Result<()> {
     for (n_nodes, n_tasks) in SIZES {
-        placement(n_nodes, n_tasks)?.into_iter().for_each(&mut show);
+        placement(n_nodes, n_tasks)?.into_iter().for_each(&mut *show);
     }
-    updates()?.into_iter().for_each(&mut show);
-    changes()?.into_iter().for_each(&mut show);
+    updates()?.into_iter().for_each(&mut *show);
+    changes()?.into_iter().for_each(&mut *show);
     Ok(())
 }
