@@ -131,6 +131,24 @@ impl Args {
     }
 }
 
+#[cfg(test)]
+impl Settings {
+    /// A daemon's in a folder of a test, with no shim.
+    pub fn of_test(folder: &Path) -> Self {
+        Self {
+            data: folder.into(),
+            run: folder.into(),
+            cgroup_parent: "/skep-node-test".into(),
+            labels: BTreeMap::new(),
+            registries: RegistryOptions::default(),
+            hostname: "test".into(),
+            advertise: None,
+            shim: folder.join("skep-shim"),
+            _lock: lock(folder).expect("nobody else uses the folder"),
+        }
+    }
+}
+
 fn find_shim() -> Result<PathBuf, ArgsError> {
     let own = Path::new("/proc/self/exe");
     let own = std::env::current_exe().map_err(io_error("find", own))?;

@@ -36,6 +36,7 @@ pub async fn serve(node: Arc<Node>) -> anyhow::Result<()> {
     use anyhow::Context as _;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let path = node.settings.run.join("skep.sock");
+    let resume = process::essential("the start of this node", node.resume());
     let listener = unix::bind(&path, Some(GROUP))?;
     tracing::info!(socket = %path.display(), data = %node.settings.data.display(), "skepd is here");
     let server = local_server()
@@ -51,10 +52,7 @@ pub async fn serve(node: Arc<Node>) -> anyhow::Result<()> {
         )
         .serve_with_incoming(LocalIncoming(listener));
     // Beside the serving, because a manager may take its time to read its log.
-    let resuming = tokio::spawn({
-        let node = node.clone();
-        async move { process::essential("the start of this node", node.resume()).await }
-    });
+    let resuming = tokio::spawn(resume);
     tokio::select! {
         served = server => served.context("cannot serve the local socket")?,
         _ = terminate.recv() => {}

@@ -2,8 +2,9 @@
 //!
 //! One lock holds the [`Phase`]; whoever moves the node from one to another holds
 //! it for as long as that takes, so init, join, leave, unlock and changes of role
-//! never overlap. Everyone else reads the [`View`], which is replaced after every
-//! move and never waits.
+//! never overlap. The start of the daemon holds it from the beginning: whoever asks
+//! for a change meanwhile waits until the node has taken its place. Everyone else
+//! reads the [`View`], which is replaced after every move and never waits.
 
 use crate::args::Settings;
 use crate::failure::Failure;
@@ -73,7 +74,7 @@ pub struct Node {
     pub settings: Settings,
     /// The images, in a cluster or not.
     pub images: ImageStore,
-    phase: Mutex<Phase>,
+    phase: Arc<Mutex<Phase>>,
     view: watch::Sender<View>,
 }
 
@@ -85,20 +86,29 @@ impl Node {
     pub async fn open(settings: Settings) -> Result<Arc<Self>, Failure> {
         let images = ImageStore::open(settings.data.join("images")).await?;
         let view = View { state: LocalState::Pending, ..View::default() };
-        Ok(Arc::new(Self { settings, images, phase: Mutex::new(Phase::Inactive), view: watch::Sender::new(view) }))
+        let phase = Arc::new(Mutex::new(Phase::Inactive));
+        Ok(Arc::new(Self { settings, images, phase, view: watch::Sender::new(view) }))
     }
 
-    /// Takes the place that the node had when the daemon ended, however it ended.
-    pub async fn resume(self: &Arc<Self>) {
-        let mut phase = self.phase.lock().await;
-        *phase = match self.resumed().await {
-            Ok(phase) => phase,
-            Err(failure) => {
-                tracing::error!("this node cannot take its part in the cluster: {}", failure.line());
-                Phase::Broken { file: NodeFile::load(&self.settings.data).ok().flatten(), reason: failure.line() }
-            }
-        };
-        self.publish(&phase);
+    /// Takes the place that the node had when the daemon ended, however it ended. From
+    /// this call on, and not only once the future is polled, no other change of the node
+    /// gets in: one that did would found a cluster here that is then started once more.
+    ///
+    /// # Panics
+    /// If a change of the node is under way.
+    pub fn resume(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
+        let mut phase = self.phase.clone().try_lock_owned().expect("a node resumes before anyone can ask for a change of it");
+        let node = self.clone();
+        async move {
+            *phase = match node.resumed().await {
+                Ok(phase) => phase,
+                Err(failure) => {
+                    tracing::error!("this node cannot take its part in the cluster: {}", failure.line());
+                    Phase::Broken { file: NodeFile::load(&node.settings.data).ok().flatten(), reason: failure.line() }
+                }
+            };
+            node.publish(&phase);
+        }
     }
 
     async fn resumed(self: &Arc<Self>) -> Result<Phase, Failure> {
@@ -239,4 +249,21 @@ impl Phase {
 /// Whether a keystore error says that the given key is the wrong one.
 pub fn is_wrong_key(error: &KeystoreError) -> bool {
     matches!(error, KeystoreError::WrongKey(_) | KeystoreError::UnlockKey)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nothing_changes_the_node_before_it_has_taken_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = Node::open(Settings::of_test(folder.path())).await.unwrap();
+        let resuming = node.resume();
+        // As a request would be that is served before the start's own task is polled.
+        assert!(node.phase_now().is_none());
+        resuming.await;
+        assert!(matches!(*node.phase().await, Phase::Inactive));
+        assert!(node.view().state == LocalState::Inactive);
+    }
 }
