@@ -22,7 +22,7 @@ use skep_model::assignment::SessionInfo;
 use skep_model::{ClusterId, NodeId};
 use skep_proto::v1::LocalState;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::{Mutex, MutexGuard, watch};
 
@@ -79,13 +79,16 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens what belongs to no cluster. [`Node::resume`] does the rest.
+    /// Opens what belongs to no cluster; a node that has no place in one is inactive from
+    /// here on, and any other is pending. [`Node::resume`] does the rest.
     ///
     /// # Errors
     /// If the image store cannot be opened.
     pub async fn open(settings: Settings) -> Result<Arc<Self>, Failure> {
         let images = ImageStore::open(settings.data.join("images")).await?;
-        let view = View { state: LocalState::Pending, ..View::default() };
+        // A folder that does not read is told of by the resume.
+        let state = if is_in_no_cluster(&settings.data).unwrap_or(false) { LocalState::Inactive } else { LocalState::Pending };
+        let view = View { state, ..View::default() };
         let phase = Arc::new(Mutex::new(Phase::Inactive));
         Ok(Arc::new(Self { settings, images, phase, view: watch::Sender::new(view) }))
     }
@@ -113,21 +116,17 @@ impl Node {
 
     async fn resumed(self: &Arc<Self>) -> Result<Phase, Failure> {
         let data = &self.settings.data;
+        if is_in_no_cluster(data)? {
+            return Ok(Phase::Inactive);
+        }
         let Some(mut file) = NodeFile::load(data)? else {
-            return match Keystore::open(&identity::folder(data))? {
-                Opened::Absent => Ok(Phase::Inactive),
-                _ => Err(StateError::Io {
-                    operation: "find",
-                    path: data.join("node.json"),
-                    source: std::io::ErrorKind::NotFound.into(),
-                }
-                .into()),
-            };
+            let source = std::io::ErrorKind::NotFound.into();
+            return Err(StateError::Io { operation: "find", path: data.join("node.json"), source }.into());
         };
         match file.stage {
             Stage::Founding => {
                 tracing::warn!("the daemon ended while it founded a cluster; that is undone");
-                leave::forget(&self.settings.data)?;
+                leave::forget(data)?;
                 return Ok(Phase::Inactive);
             }
             Stage::Leaving => {
@@ -197,6 +196,11 @@ impl Node {
     }
 }
 
+/// Whether a data folder has neither a place in a cluster nor the keys of one.
+fn is_in_no_cluster(data: &Path) -> Result<bool, Failure> {
+    Ok(NodeFile::load(data)?.is_none() && matches!(Keystore::open(&identity::folder(data))?, Opened::Absent))
+}
+
 impl View {
     fn of(phase: &Phase) -> Self {
         let place = |file: &NodeFile| (file.node, file.cluster, file.advertise);
@@ -260,10 +264,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let node = Node::open(Settings::of_test(folder.path())).await.unwrap();
         let resuming = node.resume();
+        // One that is in no cluster says so from the start.
+        assert_eq!(node.view().state, LocalState::Inactive);
         // As a request would be that is served before the start's own task is polled.
         assert!(node.phase_now().is_none());
         resuming.await;
         assert!(matches!(*node.phase().await, Phase::Inactive));
-        assert!(node.view().state == LocalState::Inactive);
+        assert_eq!(node.view().state, LocalState::Inactive);
     }
 }
