@@ -34,7 +34,7 @@ use skep_host::process::essential_until_stopped;
 use skep_model::assignment::SessionInfo;
 use skep_model::node::NodeDescription;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -57,6 +57,8 @@ pub struct Start {
     pub description: NodeDescription,
     /// The daemon's data folder.
     pub data: PathBuf,
+    /// Its run folder, of one boot.
+    pub run: PathBuf,
     /// Where its network daemon is, and where other nodes reach it.
     pub network: network::Place,
     /// The node's images; they outlive the agent.
@@ -101,13 +103,13 @@ pub enum ClearError {
     Task(#[from] runtime::FolderError),
 }
 
-/// Ends every container of a node of which nothing is known but its data folder, and
-/// has its networks taken down.
+/// Ends every container of a node of which nothing is known but its data and run folders,
+/// and has its networks taken down.
 ///
 /// # Errors
 /// If a container cannot be ended.
-pub async fn clear(data: &std::path::Path, cgroup_parent: &str, netd: PathBuf) -> Result<(), ClearError> {
-    let folders = Folders::open(data).map_err(|source| ClearError::Folders { path: data.into(), source })?;
+pub async fn clear(data: &Path, run: &Path, cgroup_parent: &str, netd: PathBuf) -> Result<(), ClearError> {
+    let folders = Folders::open(data, run).map_err(|source| ClearError::Folders { path: data.into(), source })?;
     tokio::task::block_in_place(|| folders.clear(cgroup_parent))?;
     let node = skep_model::NodeId::from_random(session::random());
     let place = network::Place { socket: netd, node, address: std::net::Ipv4Addr::UNSPECIFIED.into() };
@@ -134,7 +136,7 @@ impl Agent {
     /// Adopts what lives on this node and looks for a manager.
     pub async fn start(start: Start) -> Result<Self, StartError> {
         let fail = |source| StartError::Folders { path: start.data.clone(), source };
-        let folders = Folders::open(&start.data).map_err(fail)?;
+        let folders = Folders::open(&start.data, &start.run).map_err(fail)?;
         let boot = skep_shim::process::boot_id().map_err(StartError::Boot)?;
         // An earlier version kept its assignments there.
         let _ = std::fs::remove_dir_all(start.data.join("assignments"));

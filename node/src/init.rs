@@ -54,7 +54,7 @@ pub async fn init(node: &Arc<Node>, request: InitRequest) -> Result<InitReply, F
             Ok(reply)
         }
         Err(failure) => {
-            if let Err(left) = leave::forget(&node.settings.data) {
+            if let Err(left) = leave::forget(&node.settings.data, &node.settings.run) {
                 tracing::error!("cannot undo the founding of a cluster: {}", left.line());
             }
             Err(failure)

@@ -84,7 +84,7 @@ pub async fn join(node: &Arc<Node>, request: JoinRequest) -> Result<JoinReply, F
             Ok(reply)
         }
         Err(failure) => {
-            if let Err(left) = leave::forget(&node.settings.data) {
+            if let Err(left) = leave::forget(&node.settings.data, &node.settings.run) {
                 tracing::error!("cannot undo a join: {}", left.line());
             }
             Err(failure)

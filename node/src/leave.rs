@@ -64,8 +64,9 @@ async fn go(node: &Arc<Node>, left: Phase, file: Option<NodeFile>) -> Result<(),
     let Some(mut file) = file else {
         // `node.json` is unreadable, so nothing is known of its tasks but their folders.
         let settings = &node.settings;
-        skep_agent::clear(&settings.data, &settings.cgroup_parent, settings.run.join("netd.sock")).await?;
-        return forget(&settings.data);
+        let (data, run) = (&settings.data, &settings.run);
+        skep_agent::clear(data, run, &settings.cgroup_parent, run.join("netd.sock")).await?;
+        return forget(data, run);
     };
     let member = match left {
         Phase::Active(mut member) => {
@@ -115,20 +116,19 @@ pub async fn finish(node: &Arc<Node>, file: &NodeFile, member: Option<Member>) -
         }
     };
     agent.leave().await;
-    let data = node.settings.data.clone();
-    tokio::task::block_in_place(|| forget(&data))
+    tokio::task::block_in_place(|| forget(&node.settings.data, &node.settings.run))
 }
 
-/// Removes what a data folder holds of a cluster, the place last. Containers must have
-/// ended before.
+/// Removes what a data folder and a run folder hold of a cluster, the place last.
+/// Containers must have ended before.
 ///
 /// # Errors
 /// If a container still runs, or something is there and cannot be removed.
-pub fn forget(data: &Path) -> Result<(), Failure> {
+pub fn forget(data: &Path, run: &Path) -> Result<(), Failure> {
     let tasks = data.join("tasks");
     let unreadable = |source| Failure::Remove { path: tasks.clone(), source };
     if tasks.exists()
-        && let Some(task) = Folders::open(data).and_then(|folders| folders.lives()).map_err(unreadable)?
+        && let Some(task) = Folders::open(data, run).and_then(|folders| folders.lives()).map_err(unreadable)?
     {
         return Err(Failure::precondition(format!(
             "task {task} still runs on this node. Stop it, or leave with --force, which ends it."
@@ -138,8 +138,7 @@ pub fn forget(data: &Path) -> Result<(), Failure> {
     Keystore::destroy(&identity::folder(data))?;
     remove_file(&managers_file(data))?;
     remove_file(&data.join("overlay"))?;
-    for folder in ["assignments", "tasks"] {
-        let path = data.join(folder);
+    for path in [data.join("assignments"), run.join("shims"), data.join("tasks")] {
         match std::fs::remove_dir_all(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(Failure::Remove { path, source }),
             _ => {}
@@ -201,14 +200,14 @@ mod tests {
     #[test]
     fn nothing_of_a_cluster_is_left() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["manager/log", "identity", "assignments", "tasks/x", "images"] {
+        for name in ["manager/log", "identity", "assignments", "tasks/x", "shims/x", "images"] {
             std::fs::create_dir_all(folder.path().join(name)).unwrap();
         }
         for name in ["managers", "identity/keystore", "identity/keystore.key", "node.json"] {
             std::fs::write(folder.path().join(name), "x").unwrap();
         }
-        forget(folder.path()).unwrap();
-        forget(folder.path()).unwrap();
+        forget(folder.path(), folder.path()).unwrap();
+        forget(folder.path(), folder.path()).unwrap();
         let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert!(left.iter().all(|name| ["images", "identity"].contains(&name.to_str().unwrap())), "{left:?}");
         assert_eq!(std::fs::read_dir(folder.path().join("identity")).unwrap().count(), 0);
@@ -218,15 +217,19 @@ mod tests {
     fn nothing_is_forgotten_under_a_container_that_runs() {
         let folder = tempfile::tempdir().unwrap();
         let task = skep_model::TaskId::from_random([7; 16]);
-        let state = folder.path().join("tasks").join(task.as_str()).join("state");
-        std::fs::create_dir_all(&state).unwrap();
-        let lock = std::fs::File::create(state.join("lock")).unwrap();
-        lock.try_lock().unwrap();
-        let refused = forget(folder.path()).unwrap_err().line();
-        assert!(refused.contains(&format!("task {task} still runs on this node")), "{refused}");
-        assert!(state.exists());
-        drop(lock);
-        forget(folder.path()).unwrap();
-        assert!(!state.exists());
+        let kept = folder.path().join("tasks").join(task.as_str());
+        // Where a shim keeps its lock, and where it did that when an earlier version started it.
+        for state in [folder.path().join("shims").join(task.as_str()), kept.join("state")] {
+            std::fs::create_dir_all(&kept).unwrap();
+            std::fs::create_dir_all(&state).unwrap();
+            let lock = std::fs::File::create(state.join("lock")).unwrap();
+            lock.try_lock().unwrap();
+            let refused = forget(folder.path(), folder.path()).unwrap_err().line();
+            assert!(refused.contains(&format!("task {task} still runs on this node")), "{refused}");
+            assert!(state.exists());
+            drop(lock);
+            forget(folder.path(), folder.path()).unwrap();
+            assert!(!state.exists() && !kept.exists());
+        }
     }
 }

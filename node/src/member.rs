@@ -71,6 +71,7 @@ pub async fn start_agent(node: &Node, file: &NodeFile, tls: TlsIdentity, manager
         },
         description: description(node, Some(file)),
         data: settings.data.clone(),
+        run: settings.run.clone(),
         network: skep_agent::network::Place { socket: settings.run.join("netd.sock"), node: file.node, address: file.underlay() },
         images: node.images.clone(),
         netd: settings.run.join("netd.sock"),

@@ -126,7 +126,7 @@ impl Node {
         match file.stage {
             Stage::Founding => {
                 tracing::warn!("the daemon ended while it founded a cluster; that is undone");
-                leave::forget(data)?;
+                leave::forget(data, &self.settings.run)?;
                 return Ok(Phase::Inactive);
             }
             Stage::Leaving => {
@@ -147,7 +147,7 @@ impl Node {
             }
             Opened::Locked => Ok(Phase::Locked(file)),
             Opened::Absent if file.stage == Stage::Joining => {
-                leave::forget(data)?;
+                leave::forget(data, &self.settings.run)?;
                 Ok(Phase::Inactive)
             }
             Opened::Absent => {

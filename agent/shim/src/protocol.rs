@@ -48,6 +48,8 @@ pub struct TaskSpec {
     pub work_dir: PathBuf,
     /// Where the log files go.
     pub log: LogSpec,
+    /// Folder on the disk where it is put down how an attempt ended; empty means the state folder.
+    pub exit_dir: PathBuf,
     /// The task's cgroup, from the root of every hierarchy: absolute, without `..`.
     pub cgroups_path: String,
     /// Limits.

@@ -63,6 +63,9 @@ pub fn check(spec: &TaskSpec) -> Result<(), String> {
             return Err(format!("{} must be an absolute path", path.display()));
         }
     }
+    if !spec.exit_dir.as_os_str().is_empty() && !spec.exit_dir.is_absolute() {
+        return Err(format!("{} must be an absolute path", spec.exit_dir.display()));
+    }
     if !spec.cwd.is_empty() && !spec.cwd.starts_with('/') {
         return Err(format!("working directory {:?} must be absolute", spec.cwd));
     }

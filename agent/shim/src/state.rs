@@ -4,12 +4,18 @@
 //! |---|---|
 //! | `lock` | held (flock) by the shim for all of its life, from before it is executed: one shim a folder |
 //! | `shim.json` | [`ShimState`]: who the shim and its container are; there before the first request until the release |
-//! | `exit.json` | [`ExitRecord`] of the last attempt that ended; durable before anyone is told, unless the disk refuses |
-//! | `exit.room` | the room that the next record takes, so that a full disk cannot refuse it |
 //! | `shim.sock` | the shim's socket, 0600 |
 //! | `mnt/` | mount point of the shim's private tmpfs; empty to everyone else |
 //!
-//! None of them ever holds a secret. All but the exit mean something on one boot only, so no disk is waited for.
+//! These mean something on one boot only: no disk is waited for, and the folder may be in memory. What is said of an end
+//! outlives the boot. Its folder is another one, which the task's spec names, or the same:
+//!
+//! | file | meaning |
+//! |---|---|
+//! | `exit.json` | [`ExitRecord`] of the last attempt that ended; durable before anyone is told, unless the disk refuses |
+//! | `exit.room` | the room that the next record takes, so that a full disk cannot refuse it |
+//!
+//! None of them ever holds a secret.
 
 use std::fs;
 use std::io;
@@ -94,31 +100,31 @@ pub struct ExitRecord {
 }
 
 impl ExitRecord {
-    /// The record of a state folder; none when nothing ended there yet.
-    pub fn read(state: &Path) -> Result<Option<Self>, StateError> {
-        read(&state.join(EXIT))
+    /// The record in a folder; none when nothing ended there yet.
+    pub fn read(folder: &Path) -> Result<Option<Self>, StateError> {
+        read(&folder.join(EXIT))
     }
 
     /// Takes the room for a record, before an attempt begins.
-    pub fn reserve(state: &Path) -> Result<(), StateError> {
-        let path = state.join(ROOM);
+    pub fn reserve(folder: &Path) -> Result<(), StateError> {
+        let path = folder.join(ROOM);
         file::reserve(&path, ROOM_BYTES).map_err(|source| StateError::File { verb: "reserve", path, source })
     }
 
     /// Makes the record durable, in the room that was taken for it if there is one.
-    pub fn write(&self, state: &Path) -> Result<(), StateError> {
-        let path = state.join(EXIT);
+    pub fn write(&self, folder: &Path) -> Result<(), StateError> {
+        let path = folder.join(EXIT);
         let cut = |error: &String| error.chars().take(ERROR_MAX).collect();
         let record = Self { error: self.error.as_ref().map(cut), ..self.clone() };
         let bytes = encode(&path, &record)?;
-        let room = state.join(ROOM);
+        let room = folder.join(ROOM);
         let written = if room.exists() { file::write_reserved(&room, &path, &bytes) } else { file::write_durably(&path, &bytes) };
         written.map_err(|source| StateError::File { verb: "write", path, source })
     }
 
     /// Removes the record: another attempt begins.
-    pub fn remove(state: &Path) -> Result<(), StateError> {
-        let path = state.join(EXIT);
+    pub fn remove(folder: &Path) -> Result<(), StateError> {
+        let path = folder.join(EXIT);
         file::remove_if_there(&path).map_err(|source| StateError::File { verb: "remove", path, source })
     }
 }
@@ -216,12 +222,24 @@ pub fn is_held(state: &Path) -> Result<bool, StateError> {
     }
 }
 
-/// Removes the files the shim put into its state folder; the folder itself is the agent's.
-pub fn remove_files(state: &Path) -> Result<(), StateError> {
-    for name in [SOCKET, STATE, EXIT, ROOM, LOCK] {
-        let path = state.join(name);
-        file::remove_if_there(&path).map_err(|source| StateError::File { verb: "remove", path, source })?;
-    }
+/// Whether something is said of an end in a folder, or room is taken for that.
+pub fn has_exit(folder: &Path) -> bool {
+    [EXIT, ROOM].iter().any(|name| folder.join(name).exists())
+}
+
+/// Removes what is said of an end, and the room for it.
+pub fn remove_exit(folder: &Path) -> Result<(), StateError> {
+    [EXIT, ROOM].iter().try_for_each(|name| remove_file(folder.join(name)))
+}
+
+fn remove_file(path: PathBuf) -> Result<(), StateError> {
+    file::remove_if_there(&path).map_err(|source| StateError::File { verb: "remove", path, source })
+}
+
+/// Removes the files the shim put into its state folder and that of its exits; the folders themselves are the agent's.
+pub fn remove_files(state: &Path, exits: &Path) -> Result<(), StateError> {
+    remove_exit(exits)?;
+    [SOCKET, STATE, LOCK].iter().try_for_each(|name| remove_file(state.join(name)))?;
     let path = state.join(MOUNT_POINT);
     match fs::remove_dir(&path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StateError::File { verb: "remove", path, source }),
@@ -233,7 +251,7 @@ pub fn remove_files(state: &Path) -> Result<(), StateError> {
 /// shim's files. Mounts and secrets went with the last process. Refused while the shim runs.
 ///
 /// Blocks for at most `deadline`.
-pub fn cleanup_orphan(state: &Path, cgroups_path: &str, deadline: Duration) -> Result<(), StateError> {
+pub fn cleanup_orphan(state: &Path, exits: &Path, cgroups_path: &str, deadline: Duration) -> Result<(), StateError> {
     let still_runs = || {
         let pid = ShimState::read(state).unwrap_or(None).map_or(0, |shim| shim.shim.pid);
         StateError::StillRuns { pid, path: state.to_owned() }
@@ -247,7 +265,7 @@ pub fn cleanup_orphan(state: &Path, cgroups_path: &str, deadline: Duration) -> R
         false => None,
     };
     cgroup::kill_and_remove(cgroups_path, deadline)?;
-    remove_files(state)
+    remove_files(state, exits)
 }
 
 #[cfg(test)]

@@ -178,7 +178,7 @@ fn secrets_are_files_of_the_task_alone() {
     let state = ShimState::read(&task.state()).unwrap().unwrap();
     assert!(!state.shim_is_alive().unwrap());
     assert!(state.container.as_ref().unwrap().is_alive().unwrap());
-    cleanup_orphan(&task.state(), &task.spec.cgroups_path, DEADLINE).unwrap();
+    cleanup_orphan(&task.state(), &task.state(), &task.spec.cgroups_path, DEADLINE).unwrap();
     assert_gone(&task, pid, &[namespace]);
 }
 
@@ -528,7 +528,7 @@ fn a_folder_has_one_shim_and_says_who_before_anything_is_asked() {
     };
     assert!(!by_hand().success());
     assert!(matches!(
-        cleanup_orphan(&state, &task.spec.cgroups_path, DEADLINE),
+        cleanup_orphan(&state, &state, &task.spec.cgroups_path, DEADLINE),
         Err(skep_shim::state::StateError::StillRuns { .. })
     ));
     task.start().unwrap();

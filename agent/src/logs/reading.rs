@@ -85,9 +85,9 @@ impl Reading {
 
     /// Reads on until there is an item or the end. Blocks.
     pub fn refill(&mut self) -> Result<(), LogError> {
-        // Looked at before the read: what was written before the end is read after it. The log's folder is made last and the
-        // shim's is removed first.
-        let is_ended = self.folder.log().exists() && !self.folder.state().exists();
+        // Looked at before the read: what was written before the end is read after it. The log's folder is made after the
+        // writable layer's.
+        let is_ended = self.folder.log().exists() && !self.folder.upper().exists();
         let reader = LogReader::new(&self.folder.log());
         let mut position = match self.position {
             Some(position) => position,

@@ -37,7 +37,7 @@ fn task(id: TaskId) -> Arc<Task> {
 impl Node {
     fn new() -> Self {
         let data = tempfile::tempdir().expect("a folder");
-        let folders = Folders::open(data.path()).expect("folders");
+        let folders = Folders::open(data.path(), data.path()).expect("folders");
         let task_of: TaskOf = Arc::new(|_| None);
         let logs = NodeLogs { node: NodeId::from_random([9; 16]), folders, task_of, watches: Watches::default() };
         Self { _data: data, logs: Arc::new(logs) }

@@ -38,7 +38,7 @@ fn image() -> Image {
 fn folder(task: &Task) -> TaskFolder {
     static TASKS: LazyLock<(tempfile::TempDir, Folders)> = LazyLock::new(|| {
         let data = tempfile::tempdir().expect("a folder");
-        let folders = Folders::open(data.path()).expect("folders");
+        let folders = Folders::open(data.path(), data.path()).expect("folders");
         (data, folders)
     });
     TASKS.1.of(task.id)

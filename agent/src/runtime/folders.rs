@@ -1,4 +1,17 @@
-//! The folders of tasks on disk, and what a restarted daemon sees in one.
+//! The folders of tasks, and what a restarted daemon sees in one.
+//!
+//! | where | what | how long |
+//! |---|---|---|
+//! | `DATA/tasks/ID/task` | the task on record | until the task is removed; synced |
+//! | `DATA/tasks/ID/exit.json` | how the last attempt ended | until the release; synced |
+//! | `DATA/tasks/ID/{upper,work}` | the writable layer | until the release |
+//! | `DATA/tasks/ID/log` | the log | until the task is removed |
+//! | `RUN/shims/ID/{lock,shim.json,shim.sock,mnt}` | the shim's | until the release; of one boot |
+//! | `RUN/shims/ID/lease` | the image that the container is made of | until the release; of one boot |
+//!
+//! RUN is memory on every node that boots as nodes do, so what means nothing after a
+//! power cut costs no disk. A shim that an earlier version started keeps all of its own in
+//! `DATA/tasks/ID/state`, which is looked for first.
 
 use super::attend;
 use super::records::Asked;
@@ -8,6 +21,7 @@ use skep_model::TaskId;
 use skep_shim::file;
 use skep_shim::state::{self, ExitRecord, ShimState, StateError, cleanup_orphan};
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,12 +31,16 @@ const KILL_MAX: Duration = Duration::from_secs(10);
 /// Where the tasks' folders are.
 #[derive(Clone, Debug)]
 pub struct Folders {
-    tasks: PathBuf,
+    data: PathBuf,
+    run: PathBuf,
 }
 
 /// The folders of one task.
 #[derive(Clone, Debug)]
-pub struct TaskFolder(PathBuf);
+pub struct TaskFolder {
+    data: PathBuf,
+    run: PathBuf,
+}
 
 /// What of a task could not be freed.
 #[derive(Debug, thiserror::Error)]
@@ -48,46 +66,56 @@ pub enum FolderError {
 }
 
 impl TaskFolder {
-    /// The folder itself.
+    /// The folder of what is kept.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.data
     }
 
-    /// The shim's.
+    /// The shim's, of one boot.
     pub fn state(&self) -> PathBuf {
-        self.0.join("state")
+        self.former_state().unwrap_or_else(|| self.run.clone())
+    }
+
+    /// Where the shim puts down how an attempt ended.
+    pub fn exits(&self) -> PathBuf {
+        self.former_state().unwrap_or_else(|| self.data.clone())
+    }
+
+    /// The state folder of a shim that an earlier version started.
+    fn former_state(&self) -> Option<PathBuf> {
+        Some(self.data.join("state")).filter(|state| state.exists())
     }
 
     /// The writable layer.
     pub fn upper(&self) -> PathBuf {
-        self.0.join("upper")
+        self.data.join("upper")
     }
 
     /// Overlayfs' own.
     pub fn work(&self) -> PathBuf {
-        self.0.join("work")
+        self.data.join("work")
     }
 
     /// The log.
     pub fn log(&self) -> PathBuf {
-        self.0.join("log")
+        self.data.join("log")
     }
 
     /// The task as it was last recorded.
     pub(super) fn record(&self) -> PathBuf {
-        self.0.join("task")
+        self.data.join("task")
     }
 
     fn lease(&self) -> PathBuf {
-        self.0.join("lease")
+        self.run.join("lease")
     }
 
-    /// Makes the folder itself, durably.
+    /// Makes the folder of what is kept, durably.
     pub(super) fn make_own(&self) -> io::Result<()> {
-        match std::fs::create_dir(&self.0) {
+        match std::fs::create_dir(&self.data) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(error),
-            Ok(()) => std::fs::File::open(self.0.parent().unwrap_or(Path::new("/")))?.sync_all(),
+            Ok(()) => std::fs::File::open(self.data.parent().unwrap_or(Path::new("/")))?.sync_all(),
         }
     }
 
@@ -99,13 +127,31 @@ impl TaskFolder {
 
     /// The image that the container is made of.
     pub(super) fn leased(&self) -> Option<Digest> {
-        let bytes = file::read_limited(&self.lease(), 256).ok()??;
+        let read = |path: &Path| file::read_limited(path, 256).ok().flatten();
+        // An earlier version kept it beside the record.
+        let bytes = read(&self.lease()).or_else(|| read(&self.data.join("lease")))?;
         Digest::parse(&String::from_utf8(bytes).ok()?)
     }
 
-    /// Whether nothing is left but notes and the log.
-    pub(super) fn is_released(&self) -> bool {
-        ![self.state(), self.upper(), self.work(), self.lease()].iter().any(|path| path.exists())
+    /// Whether nothing is left but the record and the log.
+    pub fn is_released(&self) -> bool {
+        let shim = [self.run.clone(), self.data.join("state"), self.data.join("lease")];
+        ![self.upper(), self.work()].iter().chain(&shim).any(|path| path.exists()) && !state::has_exit(&self.data)
+    }
+
+    /// Removes everything but the record and the log, what the disk keeps last.
+    fn release(&self) -> Result<(), FolderError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| FolderError::Remove { path, source }
+        };
+        [self.run.clone(), self.data.join("state"), self.upper(), self.work()].into_iter().try_for_each(remove)?;
+        let former = self.data.join("lease");
+        file::remove_if_there(&former).map_err(failed(&former))?;
+        state::remove_exit(&self.data).map_err(|error| match error {
+            StateError::File { path, source, .. } => FolderError::Remove { path, source },
+            other => failed(&self.data)(io::Error::other(other)),
+        })
     }
 
     /// What is left of the container; `None` as long as there is a shim, which alone can
@@ -115,7 +161,7 @@ impl TaskFolder {
         if state::is_held(&state)? {
             return Ok(None);
         }
-        let exit = match ExitRecord::read(&state) {
+        let exit = match ExitRecord::read(&self.exits()) {
             Ok(exit) => exit,
             Err(error @ StateError::Malformed { .. }) => {
                 tracing::warn!(%error, "the exit of a container is not known");
@@ -145,16 +191,18 @@ impl TaskFolder {
 }
 
 impl Folders {
-    /// Task folders under `data`.
-    pub fn open(data: &Path) -> io::Result<Self> {
-        let tasks = data.join("tasks");
-        std::fs::create_dir_all(&tasks)?;
-        Ok(Self { tasks })
+    /// Task folders under `data`, for what is kept, and `run`, for what is of one boot.
+    pub fn open(data: &Path, run: &Path) -> io::Result<Self> {
+        let (data, run) = (data.join("tasks"), run.join("shims"));
+        std::fs::create_dir_all(&data)?;
+        // Whoever may enter RUN for a socket of the daemon has no business in here.
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&run)?;
+        Ok(Self { data, run })
     }
 
     /// The folders of a task, whether they exist or not.
     pub fn of(&self, task: TaskId) -> TaskFolder {
-        TaskFolder(self.tasks.join(task.as_str()))
+        TaskFolder { data: self.data.join(task.as_str()), run: self.run.join(task.as_str()) }
     }
 
     /// Makes the folders of a task.
@@ -169,7 +217,7 @@ impl Folders {
     /// The tasks that have folders.
     pub fn list(&self) -> io::Result<Vec<TaskId>> {
         let mut tasks = Vec::new();
-        for entry in std::fs::read_dir(&self.tasks)? {
+        for entry in std::fs::read_dir(&self.data)? {
             if let Some(id) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
                 tasks.push(id);
             }
@@ -180,7 +228,7 @@ impl Folders {
 
     /// Kills shim and container, if they still are, and removes cgroup and state. Blocks.
     pub fn destroy_container(&self, task: TaskId, cgroup: &str) -> Result<(), FolderError> {
-        let state = self.of(task).state();
+        let (state, exits) = (self.of(task).state(), self.of(task).exits());
         let fail = |source| FolderError::Container { task, source };
         let began = Instant::now();
         loop {
@@ -190,7 +238,7 @@ impl Folders {
                 kill(shim.shim.pid);
                 await_end(shim.shim.pid);
             }
-            match cleanup_orphan(&state, cgroup, KILL_MAX) {
+            match cleanup_orphan(&state, &exits, cgroup, KILL_MAX) {
                 // A shim that leaves by itself as nothing was asked of it, or a release of the same task that is not
                 // done. The lock has no event to wait for.
                 Err(StateError::StillRuns { .. }) if began.elapsed() < KILL_MAX => std::thread::sleep(Duration::from_millis(5)),
@@ -199,18 +247,16 @@ impl Folders {
         }
     }
 
-    /// Removes the writable layer and the shim's state; the log stays, and a note or
-    /// two beside it.
+    /// Removes the writable layer and what the shim left; the record and the log stay.
     pub fn remove_layers(&self, task: TaskId) -> Result<(), FolderError> {
-        let folder = self.of(task);
-        [folder.state(), folder.upper(), folder.work()].into_iter().try_for_each(remove)?;
-        let path = folder.lease();
-        file::remove_if_there(&path).map_err(|source| FolderError::Remove { path, source })
+        self.of(task).release()
     }
 
-    /// Removes everything of a task.
+    /// Removes everything of a task; what tells a later daemon of it goes last.
     pub fn remove(&self, task: TaskId) -> Result<(), FolderError> {
-        remove(self.of(task).0)
+        let TaskFolder { data, run } = self.of(task);
+        remove(run)?;
+        remove(data)
     }
 
     /// Ends every container that has a folder here and removes it all, whatever is on
@@ -219,7 +265,7 @@ impl Folders {
     /// # Errors
     /// If a container cannot be ended; its folder and those after it stay.
     pub fn clear(&self, cgroup_parent: &str) -> Result<(), FolderError> {
-        let list = |source| FolderError::Remove { path: self.tasks.clone(), source };
+        let list = |source| FolderError::Remove { path: self.data.clone(), source };
         for task in self.list().map_err(list)? {
             self.destroy_container(task, &cgroup_of(cgroup_parent, task))?;
             self.remove(task)?;
@@ -281,7 +327,7 @@ mod tests {
     #[test]
     fn two_ends_of_one_task_wait_for_each_other() {
         let data = tempfile::tempdir().unwrap();
-        let folders = Folders::open(data.path()).unwrap();
+        let folders = Folders::open(data.path(), data.path()).unwrap();
         let task = TaskId::from_random([1; 16]);
         folders.make(task).unwrap();
         let held = state::lock(&folders.of(task).state()).unwrap().unwrap();
@@ -296,5 +342,30 @@ mod tests {
         drop(held);
         removing.join().unwrap().unwrap();
         assert!(!folders.of(task).path().exists());
+    }
+
+    #[test]
+    fn what_an_earlier_version_left_is_found_and_removed() {
+        let (data, run) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let folders = Folders::open(data.path(), run.path()).unwrap();
+        let task = TaskId::from_random([1; 16]);
+        let folder = folders.of(task);
+        let state = folder.path().join("state");
+        std::fs::create_dir_all(&state).unwrap();
+        let image = Digest::of(b"an image");
+        std::fs::write(folder.path().join("lease"), image.to_string()).unwrap();
+        assert_eq!((folder.state(), folder.exits()), (state.clone(), state.clone()));
+        assert_eq!(folder.leased(), Some(image));
+        let held = state::lock(&state).unwrap().unwrap();
+        assert_eq!(folders.lives().unwrap(), Some(task));
+        assert!(folder.left(None).unwrap().is_none());
+        drop(held);
+        assert!(folders.lives().unwrap().is_none());
+        assert!(!folder.is_released());
+        folders.remove_layers(task).unwrap();
+        assert!(folder.is_released());
+        // What comes after it is where it belongs.
+        folders.make(task).unwrap();
+        assert_eq!((folder.state(), folder.exits()), (run.path().join("shims").join(task.as_str()), folder.path().to_owned()));
     }
 }

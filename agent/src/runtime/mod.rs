@@ -1,10 +1,9 @@
 //! Containers: from an assigned task to its shim, and back to events.
 //!
 //! Every task that has got as far as preparing has one attendant, a task of the
-//! runtime that owns the connection to its shim. Folders of a task live under
-//! `DATA/tasks/ID`: `task` (what is on record of it), `lease` (its image), `state` (the
-//! shim's), `upper` and `work` (the writable layer), `log`. Releasing removes all but
-//! the record and the log, removing everything. Nothing here waits on the agent's loop.
+//! runtime that owns the connection to its shim. Where a task's files are: [`folders`].
+//! Releasing removes all but the record and the log, removing everything. Nothing here
+//! waits on the agent's loop.
 
 mod attend;
 #[cfg(test)]

@@ -259,7 +259,7 @@ mod tests {
     #[tokio::test]
     async fn the_newest_record_is_found_again() {
         let data = tempfile::tempdir().unwrap();
-        let folders = Folders::open(data.path()).unwrap();
+        let folders = Folders::open(data.path(), data.path()).unwrap();
         let records = Records::new(folders.clone(), "this".into());
         let task = task(1);
         assert!(records.load(task.id).unwrap().is_none());
@@ -290,7 +290,7 @@ mod tests {
     #[tokio::test]
     async fn a_record_that_the_disk_refuses_is_said_and_tried_again() {
         let data = tempfile::tempdir().unwrap();
-        let folders = Folders::open(data.path()).unwrap();
+        let folders = Folders::open(data.path(), data.path()).unwrap();
         let records = Records::new(folders.clone(), "this".into());
         let task = task(1);
         // A file where the folder should be.
@@ -307,7 +307,7 @@ mod tests {
     #[tokio::test]
     async fn a_closed_record_does_not_come_back() {
         let data = tempfile::tempdir().unwrap();
-        let folders = Folders::open(data.path()).unwrap();
+        let folders = Folders::open(data.path(), data.path()).unwrap();
         let records = Records::new(folders.clone(), "this".into());
         let task = task(1);
         for _ in 0..20 {

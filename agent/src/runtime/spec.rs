@@ -50,6 +50,7 @@ pub(super) fn of(
         upper_dir: folder.upper(),
         work_dir: folder.work(),
         log: LogSpec { dir: folder.log(), ..LogSpec::default() },
+        exit_dir: folder.exits(),
         cgroups_path: format!("{}/{}", settings.cgroup_parent.trim_end_matches('/'), task.id),
         resources: Resources {
             nano_cpus: signed(task.spec.resources.limits.nano_cpus),

@@ -47,7 +47,7 @@ async fn started(data: &Path) -> (Arc<Runtime>, UnboundedReceiver<Event>) {
     let place = Place { socket: data.join("netd.sock"), node: settings.node, address: [127, 0, 0, 1].into() };
     let network = Network::new(place, data, "boot".into(), inbox.clone());
     let images = ImageStore::open(data.join("images")).await.expect("a store");
-    let folders = Folders::open(data).expect("folders");
+    let folders = Folders::open(data, data).expect("folders");
     (Runtime::new(settings, folders, "boot".into(), images, Arc::default(), network, inbox), events)
 }
 

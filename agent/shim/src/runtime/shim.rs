@@ -45,6 +45,8 @@ type Unwritten = (ExitRecord, u64);
 /// One shim.
 pub struct Shim {
     state: PathBuf,
+    /// Where exits are put down; the state folder unless the task says another.
+    exits: PathBuf,
     peers: Peers,
     status: Status,
     task: Option<Task>,
@@ -66,6 +68,7 @@ impl Shim {
         let mut peers = Peers::default();
         peers.add(stream, &FromShim::Status(Box::new(status.clone())))?;
         Ok(Self {
+            exits: state.clone(),
             state,
             peers,
             status,
@@ -197,7 +200,7 @@ impl Shim {
     /// nobody waits for it: the clients are told at once.
     fn finish(&mut self, record: ExitRecord, event: fn(ExitRecord) -> Event) {
         self.status.pid = None;
-        if record.write(&self.state).is_err() {
+        if record.write(&self.exits).is_err() {
             self.unwritten = Some((record.clone(), poll::boot_ns() + RETRY_NS));
         }
         self.status.phase = Phase::Exited;
@@ -214,7 +217,7 @@ impl Shim {
     fn check_unwritten(&mut self) {
         if self.unwritten.as_ref().is_some_and(|(_, at)| poll::boot_ns() >= *at)
             && let Some((record, _)) = self.unwritten.take()
-            && record.write(&self.state).is_err()
+            && record.write(&self.exits).is_err()
         {
             self.unwritten = Some((record, poll::boot_ns() + RETRY_NS));
         }
@@ -271,7 +274,10 @@ impl Shim {
         let own = ProcessId::of(std::process::id() as i32).map_err(|error| error.to_string())?;
         let log = LogWriter::open(&spec.log.dir, spec.log.max_file_bytes, spec.log.max_files)
             .map_err(|error| format!("{error}: {}", error.source))?;
-        ExitRecord::reserve(&self.state).map_err(|error| text_of(&error))?;
+        if !spec.exit_dir.as_os_str().is_empty() {
+            self.exits.clone_from(&spec.exit_dir);
+        }
+        ExitRecord::reserve(&self.exits).map_err(|error| text_of(&error))?;
         let listener = listen(&self.state).map_err(|error| format!("cannot listen in the state folder: {error}"))?;
         self.peers.listen(listener).map_err(|error| error.to_string())?;
         let layout = Layout::build(&self.state.join(MOUNT_POINT), &spec).map_err(|error| error.to_string())?;
@@ -296,7 +302,7 @@ impl Shim {
             return Err(format!("attempt {attempt} is not above {}", task.spec.attempt));
         }
         container::remove_cgroup(&task.spec).map_err(|error| error.to_string())?;
-        ExitRecord::reserve(&self.state).map_err(|error| text_of(&error))?;
+        ExitRecord::reserve(&self.exits).map_err(|error| text_of(&error))?;
         task.spec.attempt = attempt;
         // What the former left to be written says nothing any more.
         self.unwritten = None;
@@ -310,7 +316,7 @@ impl Shim {
         self.status.health = None;
         self.status.started_at_ns = None;
         self.write_state(None).map_err(|error| text_of(&error))?;
-        ExitRecord::remove(&self.state).map_err(|error| text_of(&error))?;
+        ExitRecord::remove(&self.exits).map_err(|error| text_of(&error))?;
         let peers = &mut self.peers;
         let created = || peers.broadcast(&FromShim::Event(Event::Created { attempt }));
         match container::start(&task.spec, &task.layout, created) {
@@ -368,7 +374,7 @@ impl Shim {
             container::remove_cgroup(&task.spec).map_err(|error| error.to_string())?;
         }
         rootfs::tear_down(&self.state.join(MOUNT_POINT)).map_err(|error| error.to_string())?;
-        state::remove_files(&self.state).map_err(|error| error.to_string())?;
+        state::remove_files(&self.state, &self.exits).map_err(|error| error.to_string())?;
         self.released = true;
         Ok(())
     }

@@ -202,7 +202,7 @@ impl Drop for Task {
         let _ = self.child.wait();
         let begin = Instant::now();
         let cleaned = loop {
-            match cleanup_orphan(&self.state(), &self.spec.cgroups_path, DEADLINE) {
+            match cleanup_orphan(&self.state(), &self.state(), &self.spec.cgroups_path, DEADLINE) {
                 // A probe that its shim forked and that is not executed yet has the shim's lock, as the agent knows as well.
                 Err(StateError::StillRuns { .. }) if begin.elapsed() < DEADLINE => std::thread::yield_now(),
                 result => break result,
