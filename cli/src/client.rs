@@ -12,12 +12,12 @@ use skep_host::chance;
 use skep_model::request::{Mutation, Outcome};
 use skep_model::{Kind, Object, Refusal, RequestId};
 use skep_proto::READ_REPLY_MAX;
-use skep_proto::request::{self, Query, Watch};
+use skep_proto::request::{self, Query, Read, Watch};
 use skep_proto::status::to_refusal;
 use skep_proto::v1::control_client::ControlClient;
 use skep_proto::v1::local_client::LocalClient;
 use skep_proto::v1::mutate_request::Mutation as Wire;
-use skep_proto::v1::{MutateReply, MutateRequest, ReadReply, WatchEvent};
+use skep_proto::v1::{MutateReply, MutateRequest, ReadReply, ServiceStatus, WatchEvent};
 use std::future::Future;
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -43,6 +43,17 @@ const KEEP_ALIVE_MAX: Duration = Duration::from_secs(5);
 pub struct Client {
     address: Address,
     channel: Channel,
+}
+
+/// A whole list.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// Its objects, by id.
+    pub objects: Vec<Object>,
+    /// Of services: the counts of their tasks, in the order of the objects.
+    pub statuses: Vec<ServiceStatus>,
+    /// The node that leads, where the managers say so.
+    pub leader: Option<String>,
 }
 
 impl Client {
@@ -86,11 +97,15 @@ impl Client {
         ControlClient::new(self.channel.clone()).max_decoding_message_size(READ_REPLY_MAX)
     }
 
-    /// Reads, repeating while there is no leader.
+    /// Reads, repeating while there is no leader. Of a list it is the first page.
     pub async fn read(&self, query: &Query) -> Result<ReadReply, Failure> {
+        self.ask(&Read::new(query.clone())).await
+    }
+
+    async fn ask(&self, read: &Read) -> Result<ReadReply, Failure> {
         let send = || {
             let mut control = self.control();
-            let request = request::encode_read(query, false);
+            let request = request::encode_read(read);
             async move { control.read(request).await }
         };
         repeat(send).await
@@ -106,9 +121,25 @@ impl Client {
             .ok_or_else(|| Failure::from(Refusal::NotFound { kind, reference: reference.to_owned() }))
     }
 
-    /// The objects that a query names.
+    /// The objects that a query names, all pages of them.
     pub async fn list(&self, query: &Query) -> Result<Vec<Object>, Failure> {
-        objects(self.read(query).await?)
+        Ok(self.pages(query).await?.objects)
+    }
+
+    /// All pages of a list, and what the managers say of it.
+    pub async fn pages(&self, query: &Query) -> Result<Listed, Failure> {
+        let is_of_services = matches!(query, Query::List(Kind::Service, _));
+        let (mut listed, mut read) = (Listed::default(), Read { status: is_of_services, ..Read::new(query.clone()) });
+        loop {
+            let mut reply = self.ask(&read).await?;
+            read.page.token = request::next_page(&reply)?;
+            listed.statuses.append(&mut reply.service_statuses);
+            listed.leader = reply.leader_id.take();
+            listed.objects.append(&mut objects(reply)?);
+            if read.page.token.is_none() {
+                return Ok(listed);
+            }
+        }
     }
 
     /// Asks for a change that carries no value.

@@ -1,12 +1,13 @@
 //! A watch as it is streamed: changes of the wanted kinds that pass the filters, each
 //! with the wall time of its transaction, until the time that was asked for.
 
-use crate::api::{Gone, Shared, query};
+use crate::api::{Gone, Shared};
 use crate::waiting::WatchItem;
 use futures_util::Stream;
 use skep_host::clock;
 use skep_manager_core::Event;
 use skep_manager_core::event::{Consistency, Ticket};
+use skep_manager_core::query;
 use skep_manager_core::store::watch::Recent;
 use skep_manager_core::store::{Change, StoredObject};
 use skep_model::filter::{self, has_label};
@@ -226,7 +227,7 @@ fn labels(object: &Object) -> Option<&BTreeMap<String, String>> {
 }
 
 fn message(change: &Change) -> v1::Change {
-    let shown = |object: &StoredObject| v1::Object::from(&query::shown(object.to_object()));
+    let shown = |object: &StoredObject| v1::Object::from(&query::shown(object));
     let old = change.old.as_ref().map(shown);
     let object = change.new.as_ref().map(shown).or_else(|| old.clone());
     v1::Change { action: action(change).into(), object, old: old.filter(|_| change.new.is_some()) }

@@ -182,7 +182,7 @@ impl Daemon {
 
     /// The cluster's nodes, as this manager sees them now.
     pub async fn nodes(&self) -> Result<Vec<Node>, Status> {
-        let query = read_request::Query::List(ListQuery { kind: Kind::Node.into(), filters: Vec::new() });
+        let query = read_request::Query::List(ListQuery { kind: Kind::Node.into(), ..ListQuery::default() });
         let reply = self.control().read(ReadRequest { query: Some(query), stale: false }).await?.into_inner();
         let node = |object: Object| match object.object {
             Some(object::Object::Node(node)) => node,

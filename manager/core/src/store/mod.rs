@@ -22,6 +22,7 @@ pub mod watch;
 mod tests;
 
 pub use conflict::Conflict;
+pub use index::TaskCounts;
 pub use object::{Change, StoredObject};
 pub use snapshot::SnapshotContent;
 pub use state::{Store, Table};
