@@ -35,6 +35,8 @@ const CHANGE_MAX: Duration = Duration::from_secs(30);
 const REPEAT_MAX: Duration = Duration::from_secs(10);
 /// Between two tries.
 const REPEAT_PAUSE: Duration = Duration::from_millis(200);
+/// The longest silence of a watch: then there is nobody behind it any more.
+pub const WATCH_SILENCE_MAX: Duration = Duration::from_secs(3 * request::WATCH_PROGRESS.as_secs());
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_MAX: Duration = Duration::from_secs(5);
 

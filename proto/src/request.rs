@@ -16,6 +16,7 @@ use skep_model::service::Annotations;
 use skep_model::{Id, Kind, NodeId, RequestId, Time};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 /// A mutation as a client sends it.
 #[derive(Debug)]
@@ -414,6 +415,9 @@ pub enum WatchFrom {
     Since(Time),
 }
 
+/// A watch says at least so often how far it is.
+pub const WATCH_PROGRESS: Duration = Duration::from_secs(5);
+
 /// What a client wants to be told of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watch {
@@ -423,7 +427,7 @@ pub struct Watch {
     pub until: Option<Time>,
     /// Which kinds; empty = all.
     pub kinds: Vec<Kind>,
-    /// Which changes: filters of events.
+    /// Which changes: see `WatchRequest.filters`.
     pub filters: Filters,
 }
 

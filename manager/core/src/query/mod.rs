@@ -1,12 +1,15 @@
-//! Answers to reads, each from one version of the store.
+//! Answers to whoever only asks: reads, each from one version of the store, and what of its changes a watch is for
+//! (`changes.rs`).
 //!
 //! - A list comes in pages, in the order of ids (`page.rs`), and what it leaves out is said by filters (`filters.rs`).
 //! - Nothing sealed leaves: secrets and configs are shown without their values, the cluster without its keys.
 
+mod changes;
 mod filters;
 mod page;
 mod shown;
 
+pub use changes::ChangeFilters;
 pub use filters::Filters;
 pub use page::{Listed, list, tasks_of_node, tasks_of_service};
 pub use shown::shown;

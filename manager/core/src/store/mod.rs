@@ -17,6 +17,7 @@ pub mod resolve;
 pub mod snapshot;
 mod state;
 pub mod watch;
+mod weight;
 
 #[cfg(test)]
 mod tests;
