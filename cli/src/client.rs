@@ -133,11 +133,22 @@ impl Client {
         let is_of_services = matches!(query, Query::List(Kind::Service, _));
         let (mut listed, mut read) = (Listed::default(), Read { status: is_of_services, ..Read::new(query.clone()) });
         loop {
-            let mut reply = self.ask(&read).await?;
+            let reply = self.ask(&read).await?;
             read.page.token = request::next_page(&reply)?;
-            listed.statuses.append(&mut reply.service_statuses);
-            listed.leader = reply.leader_id.take();
-            listed.objects.append(&mut objects(reply)?);
+            listed.leader = reply.leader_id;
+            let mut statuses = reply.service_statuses.into_iter();
+            for object in reply.objects {
+                let status = statuses.next();
+                // One of a later release hides no others.
+                match Object::try_from(object) {
+                    Ok(object) => listed.objects.push(object),
+                    Err(error) => {
+                        eprintln!("skep: warning: an object is left out, which this release cannot read: {error}");
+                        continue;
+                    }
+                }
+                listed.statuses.extend(status);
+            }
             if read.page.token.is_none() {
                 return Ok(listed);
             }

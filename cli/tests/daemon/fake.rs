@@ -4,7 +4,6 @@
 #[allow(dead_code, reason = "the unit tests use the others")]
 pub mod sample;
 
-use prost::Message;
 use skep_model::node::Node;
 use skep_model::service::Service;
 use skep_model::task::Task;
@@ -172,7 +171,7 @@ impl Api {
 }
 
 fn status(refusal: &Refusal) -> Status {
-    Status::with_details(tonic::Code::FailedPrecondition, refusal.to_string(), v1::Refusal::from(refusal).encode_to_vec().into())
+    skep_proto::status::from_refusal(refusal)
 }
 
 /// Nanoseconds since 1970.

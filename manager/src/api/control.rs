@@ -15,6 +15,7 @@ use skep_host::room::Room;
 use skep_manager_core::Store;
 use skep_manager_core::event::Consistency;
 use skep_manager_core::query::{self, Listed};
+use skep_manager_core::timing;
 use skep_model::config::{CONFIG_MAX, ConfigVersion};
 use skep_model::request::{Mutation, Outcome};
 use skep_model::secret::{SECRET_MAX, SecretVersion};
@@ -277,7 +278,7 @@ impl ControlApi {
                 add_list(&mut reply, query::tasks_of_node(store, &reference, pairs, &page)?, false);
             }
             Query::JoinTokens => reply.join_tokens = Some(self.0.sealing.join_tokens(store)?),
-            Query::ClusterInfo => reply.cluster_info = Some(cluster_info(store)),
+            Query::ClusterInfo => reply.cluster_info = Some(cluster_info(store, self.0.leadership.borrow().term)),
         }
         Ok(reply)
     }
@@ -369,7 +370,7 @@ fn tasks_of_logs(store: &Store, of: &LogsOf) -> Result<(Vec<Arc<Task>>, Option<S
     })
 }
 
-fn cluster_info(store: &Store) -> v1::ClusterInfo {
+fn cluster_info(store: &Store, raft_term: u64) -> v1::ClusterInfo {
     let addresses = store.nodes().filter_map(|node| {
         let manager = node.plan.manager.as_ref()?;
         Some(v1::ManagerAddress { node_id: node.id.to_string(), address: manager.address.clone() })
@@ -380,8 +381,12 @@ fn cluster_info(store: &Store) -> v1::ClusterInfo {
         managers: manager_addresses.len() as u64,
         nodes: store.nodes().count() as u64,
         manager_addresses,
-        raft_term: 0,
+        raft_term,
         raft_index: store.version,
+        tick: timing::TICK.as_nanos() as u64,
+        heartbeat_ticks: timing::HEARTBEAT_TICKS as u32,
+        election_ticks: timing::ELECTION_TICKS as u32,
+        entries_for_slow_followers: timing::KEEP_ENTRIES,
     }
 }
 
