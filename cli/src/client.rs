@@ -12,12 +12,12 @@ use skep_host::chance;
 use skep_model::request::{Mutation, Outcome};
 use skep_model::{Kind, Object, Refusal, RequestId};
 use skep_proto::READ_REPLY_MAX;
-use skep_proto::request::{self, Query, Watch};
+use skep_proto::request::{self, Query, Read, Watch};
 use skep_proto::status::to_refusal;
 use skep_proto::v1::control_client::ControlClient;
 use skep_proto::v1::local_client::LocalClient;
 use skep_proto::v1::mutate_request::Mutation as Wire;
-use skep_proto::v1::{MutateReply, MutateRequest, ReadReply, WatchEvent};
+use skep_proto::v1::{MutateReply, MutateRequest, ReadReply, ServiceStatus, WatchEvent};
 use std::future::Future;
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -35,6 +35,8 @@ const CHANGE_MAX: Duration = Duration::from_secs(30);
 const REPEAT_MAX: Duration = Duration::from_secs(10);
 /// Between two tries.
 const REPEAT_PAUSE: Duration = Duration::from_millis(200);
+/// The longest silence of a watch: then there is nobody behind it any more.
+pub const WATCH_SILENCE_MAX: Duration = Duration::from_secs(3 * request::WATCH_PROGRESS.as_secs());
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_MAX: Duration = Duration::from_secs(5);
 
@@ -43,6 +45,17 @@ const KEEP_ALIVE_MAX: Duration = Duration::from_secs(5);
 pub struct Client {
     address: Address,
     channel: Channel,
+}
+
+/// A whole list.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// Its objects, by id.
+    pub objects: Vec<Object>,
+    /// Of services: the counts of their tasks, in the order of the objects.
+    pub statuses: Vec<ServiceStatus>,
+    /// The node that leads, where the managers say so.
+    pub leader: Option<String>,
 }
 
 impl Client {
@@ -86,11 +99,15 @@ impl Client {
         ControlClient::new(self.channel.clone()).max_decoding_message_size(READ_REPLY_MAX)
     }
 
-    /// Reads, repeating while there is no leader.
+    /// Reads, repeating while there is no leader. Of a list it is the first page.
     pub async fn read(&self, query: &Query) -> Result<ReadReply, Failure> {
+        self.ask(&Read::new(query.clone())).await
+    }
+
+    async fn ask(&self, read: &Read) -> Result<ReadReply, Failure> {
         let send = || {
             let mut control = self.control();
-            let request = request::encode_read(query, false);
+            let request = request::encode_read(read);
             async move { control.read(request).await }
         };
         repeat(send).await
@@ -106,9 +123,36 @@ impl Client {
             .ok_or_else(|| Failure::from(Refusal::NotFound { kind, reference: reference.to_owned() }))
     }
 
-    /// The objects that a query names.
+    /// The objects that a query names, all pages of them.
     pub async fn list(&self, query: &Query) -> Result<Vec<Object>, Failure> {
-        objects(self.read(query).await?)
+        Ok(self.pages(query).await?.objects)
+    }
+
+    /// All pages of a list, and what the managers say of it.
+    pub async fn pages(&self, query: &Query) -> Result<Listed, Failure> {
+        let is_of_services = matches!(query, Query::List(Kind::Service, _));
+        let (mut listed, mut read) = (Listed::default(), Read { status: is_of_services, ..Read::new(query.clone()) });
+        loop {
+            let reply = self.ask(&read).await?;
+            read.page.token = request::next_page(&reply)?;
+            listed.leader = reply.leader_id;
+            let mut statuses = reply.service_statuses.into_iter();
+            for object in reply.objects {
+                let status = statuses.next();
+                // One of a later release hides no others.
+                match Object::try_from(object) {
+                    Ok(object) => listed.objects.push(object),
+                    Err(error) => {
+                        eprintln!("skep: warning: an object is left out, which this release cannot read: {error}");
+                        continue;
+                    }
+                }
+                listed.statuses.extend(status);
+            }
+            if read.page.token.is_none() {
+                return Ok(listed);
+            }
+        }
     }
 
     /// Asks for a change that carries no value.

@@ -34,6 +34,20 @@ struct Orchestration {
 struct Raft {
     snapshot_interval: u64,
     keep_old_snapshots: u64,
+    log_entries_for_slow_followers: u64,
+    election_tick: u32,
+    heartbeat_tick: u32,
+}
+
+/// What of raft is no setting of a cluster, but the release's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RaftConfig {
+    /// Entries that a compaction of the log keeps.
+    pub entries_for_slow_followers: u64,
+    /// Ticks without a word from the leader after which a follower stands for election.
+    pub election_ticks: u32,
+    /// Ticks between two words of the leader.
+    pub heartbeat_ticks: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -68,13 +82,19 @@ struct Network {
 }
 
 impl ClusterSpec {
-    /// The settings.
-    pub fn of(spec: &model::ClusterSpec) -> Self {
+    /// The settings, and what raft goes by.
+    pub fn of(spec: &model::ClusterSpec, raft: RaftConfig) -> Self {
         Self {
             name: spec.annotations.name.clone(),
             labels: spec.annotations.labels.clone(),
             orchestration: Orchestration { task_history_retention_limit: spec.task_history_limit },
-            raft: Raft { snapshot_interval: spec.snapshot_interval, keep_old_snapshots: spec.max_snapshots },
+            raft: Raft {
+                snapshot_interval: spec.snapshot_interval,
+                keep_old_snapshots: spec.max_snapshots,
+                log_entries_for_slow_followers: raft.entries_for_slow_followers,
+                election_tick: raft.election_ticks,
+                heartbeat_tick: raft.heartbeat_ticks,
+            },
             dispatcher: Dispatcher { heartbeat_period: nanos(spec.heartbeat_period) },
             ca_config: CaConfig { node_cert_expiry: nanos(spec.node_cert_expiry) },
             task_defaults: TaskDefaults {},

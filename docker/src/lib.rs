@@ -31,7 +31,7 @@ mod task;
 mod value;
 mod word;
 
-pub use cluster::ClusterSpec;
+pub use cluster::{ClusterSpec, RaftConfig};
 pub use deployment::{Deployment, deployment_state, update_state};
 pub use event::{Action, Actor, Event};
 pub use network::{Network, NetworkSpec, Population};

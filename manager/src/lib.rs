@@ -21,6 +21,7 @@ mod sessions;
 mod snapshots;
 mod start;
 mod waiting;
+mod watches;
 mod world;
 
 pub use api::Leadership;

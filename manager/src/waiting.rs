@@ -3,39 +3,23 @@
 //! A ticket is minted here, never reused, and its channel is dropped when the
 //! manager stops, which the waiting side reads as "unavailable".
 
+use crate::watches::{self, WatchReceiver, WatchSender};
 use skep_manager_core::Store;
 use skep_manager_core::Ticket;
-use skep_manager_core::store::watch::Recent;
+use skep_manager_core::query::ChangeFilters;
+use skep_manager_core::store::watch::{Recent, WatchEnd};
 use skep_model::Refusal;
 use skep_model::request::Outcome;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::sync::{mpsc, oneshot};
-
-/// Changes that a watcher may fall behind before it is cut off. What a watch missed before it
-/// resumed is one of them.
-const WATCH_QUEUE_MAX: usize = 4096;
-
-/// What a watcher receives.
-#[derive(Debug)]
-pub enum WatchItem {
-    /// The state at the version from which changes follow.
-    Start(Arc<Store>),
-    /// The state at the version from which changes follow, what is known of the time
-    /// since the one that was asked for, and whether that is all.
-    Past(Arc<Store>, Vec<Recent>, bool),
-    /// What changed, and when: one version, or all that was missed before.
-    Changes(Vec<Recent>),
-    /// The watch ends.
-    Ended(Refusal),
-}
+use tokio::sync::oneshot;
 
 #[derive(Debug)]
 enum Waiter {
     Reply(oneshot::Sender<Result<Outcome, Refusal>>),
     Read(oneshot::Sender<Result<Arc<Store>, Refusal>>),
-    Watch(mpsc::Sender<WatchItem>),
+    Watch(WatchSender),
 }
 
 /// All waiting callers.
@@ -58,9 +42,9 @@ impl Waiting {
         (self.insert(Waiter::Read(sender)), receiver)
     }
 
-    /// A ticket for a watch.
-    pub fn for_watch(&self) -> (Ticket, mpsc::Receiver<WatchItem>) {
-        let (sender, receiver) = mpsc::channel(WATCH_QUEUE_MAX);
+    /// A ticket for a watch, which resumes after a version if one is given.
+    pub fn for_watch(&self, chosen: ChangeFilters, after: Option<u64>) -> (Ticket, WatchReceiver) {
+        let (sender, receiver) = watches::queue(chosen, after);
         (self.insert(Waiter::Watch(sender)), receiver)
     }
 
@@ -78,36 +62,33 @@ impl Waiting {
             Some(Waiter::Read(sender)) => {
                 let _ = sender.send(result);
             }
-            Some(Waiter::Watch(sender)) => {
-                let (item, goes_on) = match result {
-                    Ok(store) => (WatchItem::Start(store), true),
-                    Err(refusal) => (WatchItem::Ended(refusal), false),
-                };
-                if sender.try_send(item).is_ok() && goes_on {
+            Some(Waiter::Watch(sender)) => match result {
+                Ok(store) => {
+                    sender.start(&store);
                     waiters.insert(ticket, Waiter::Watch(sender));
                 }
-            }
+                Err(refusal) => sender.end(WatchEnd::Refused(refusal)),
+            },
             _ => {}
         }
     }
 
-    /// Something changed. Returns false when the watcher is gone or too slow:
-    /// its watch is over, and it finds its channel closed.
+    /// Something changed. Returns false when the watcher is gone or too slow: its watch is over.
     #[must_use]
     pub fn changes(&self, ticket: Ticket, recent: Vec<Recent>) -> bool {
-        self.give(ticket, WatchItem::Changes(recent))
+        self.give(ticket, |sender| recent.into_iter().all(|recent| sender.changes(recent)))
     }
 
-    /// A watch since a point in time begins. Returns false when the watcher is gone.
+    /// A watch since a point in time begins. Returns false as [`Self::changes`] does.
     #[must_use]
-    pub fn past(&self, ticket: Ticket, view: Arc<Store>, past: Vec<Recent>, is_complete: bool) -> bool {
-        self.give(ticket, WatchItem::Past(view, past, is_complete))
+    pub fn past(&self, ticket: Ticket, view: &Store, past: Vec<Recent>, is_complete: bool) -> bool {
+        self.give(ticket, |sender| sender.past(view, past, is_complete))
     }
 
-    fn give(&self, ticket: Ticket, item: WatchItem) -> bool {
+    fn give(&self, ticket: Ticket, put: impl FnOnce(&WatchSender) -> bool) -> bool {
         let mut waiters = self.lock();
         let is_kept = match waiters.get(&ticket) {
-            Some(Waiter::Watch(sender)) => sender.try_send(item).is_ok(),
+            Some(Waiter::Watch(sender)) => put(sender),
             _ => false,
         };
         if !is_kept {
@@ -117,9 +98,9 @@ impl Waiting {
     }
 
     /// The watch is over.
-    pub fn ended(&self, ticket: Ticket, refusal: Refusal) {
+    pub fn ended(&self, ticket: Ticket, end: WatchEnd) {
         if let Some(Waiter::Watch(sender)) = self.lock().remove(&ticket) {
-            let _ = sender.try_send(WatchItem::Ended(refusal));
+            sender.end(end);
         }
     }
 

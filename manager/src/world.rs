@@ -71,11 +71,11 @@ impl World {
                 }
             }
             Action::WatchPast { ticket, view, past, is_complete } => {
-                if !self.shared.waiting.past(ticket, view, past, is_complete) {
+                if !self.shared.waiting.past(ticket, &view, past, is_complete) {
                     self.shared.inbox.put(Event::Gone { ticket });
                 }
             }
-            Action::WatchEnded { ticket, refusal } => self.shared.waiting.ended(ticket, refusal),
+            Action::WatchEnded { ticket, end } => self.shared.waiting.ended(ticket, end),
             Action::SendInfo { session, info } => self.shared.sessions.send(session, Message::Info((&*info).into())),
             Action::SendAssignments { session, term: _, assignments, view } => self.assign(session, *assignments, &view),
             Action::CloseSession { session, reason } => self.shared.sessions.close(session, reason),

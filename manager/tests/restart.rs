@@ -14,7 +14,7 @@ use tonic::Request;
 const VALUE: &[u8] = b"canary-5f0c2a9d71";
 
 async fn list_secrets(manager: &Manager) -> Vec<v1::Object> {
-    let query = v1::read_request::Query::List(v1::ListQuery { kind: v1::Kind::Secret.into(), filters: Vec::new() });
+    let query = v1::read_request::Query::List(v1::ListQuery { kind: v1::Kind::Secret.into(), ..Default::default() });
     let request = v1::ReadRequest { query: Some(query), stale: false };
     manager.control().read(Request::new(request)).await.expect("a read is answered").into_inner().objects
 }

@@ -168,3 +168,23 @@ async fn a_watch_that_resumes_gets_all_that_it_missed_however_much_that_is() {
     drop(events);
     manager.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_with_nothing_to_tell_says_how_far_it_is_and_can_be_resumed_there() {
+    let (site, founding) = Site::new();
+    let manager = Manager::start(site.start(Some(founding))).await.expect("a first start");
+    let mut events = watch(&manager, WatchFrom::Now, None, &[("config", "a")]).await;
+    let begin = next(&mut events).await.expect("where it begins");
+    ask(&manager, create("b")).await;
+    let progress = next(&mut events).await.expect("it goes on");
+    assert!(progress.changes.is_empty() && progress.version > begin.version, "{progress:?} after {begin:?}");
+    assert!(progress.time >= begin.time && progress.store_time > 0, "{progress:?}");
+    ask(&manager, create("a")).await;
+    let created = next(&mut events).await.expect("it goes on");
+    assert!(created.version > progress.version && created.store_time >= progress.store_time, "{created:?}");
+    assert_eq!(told(created), ["create a"]);
+    let mut events = watch(&manager, WatchFrom::After(progress.version), None, &[]).await;
+    assert_eq!(take(&mut events, 1).await, ["create a"]);
+    drop(events);
+    manager.stop().await;
+}

@@ -22,6 +22,9 @@ pub const EVENT_KEYS: [&str; 15] = [
     "volume",
 ];
 
+/// The keys of watches besides those of events.
+pub const WATCH_KEYS: [&str; 2] = ["name", "task"];
+
 /// The keys that a list of this kind accepts.
 pub fn keys(kind: Kind) -> &'static [&'static str] {
     match kind {
@@ -67,6 +70,15 @@ pub fn check_event(key: &str) -> Result<(), Refusal> {
         return Ok(());
     }
     Err(Refusal::invalid("filter", key, format!("events know the keys {}", EVENT_KEYS.join(", "))))
+}
+
+/// Refuses a key that watches do not have.
+pub fn check_watch(key: &str) -> Result<(), Refusal> {
+    if EVENT_KEYS.contains(&key) || WATCH_KEYS.contains(&key) {
+        return Ok(());
+    }
+    let known = [&EVENT_KEYS[..], &WATCH_KEYS].concat().join(", ");
+    Err(Refusal::invalid("filter", key, format!("watches know the keys {known}")))
 }
 
 /// The words that Go's flags take for a boolean.
@@ -116,5 +128,8 @@ mod tests {
         assert!(check_event("service").is_ok());
         let text = check_event("colour").expect_err("unknown").to_string();
         assert!(text.starts_with("invalid filter \"colour\": events know the keys config, "), "{text}");
+        assert!(check_watch("service").is_ok() && check_watch("task").is_ok() && check_event("task").is_err());
+        let text = check_watch("colour").expect_err("unknown").to_string();
+        assert!(text.starts_with("invalid filter \"colour\": watches know the keys config, "), "{text}");
     }
 }

@@ -33,9 +33,10 @@ pub enum Kind {
 /// Every kind.
 pub const KINDS: [Kind; 7] = [Kind::Cluster, Kind::Node, Kind::Network, Kind::Secret, Kind::Config, Kind::Service, Kind::Task];
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl Kind {
+    /// Its word.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Cluster => "cluster",
             Self::Node => "node",
             Self::Network => "network",
@@ -43,7 +44,13 @@ impl fmt::Display for Kind {
             Self::Config => "config",
             Self::Service => "service",
             Self::Task => "task",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 

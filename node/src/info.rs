@@ -110,13 +110,14 @@ fn add_managers(info: &mut NodeInfo, view: &View) {
 }
 
 async fn add_cluster(info: &mut NodeInfo, control: &ControlApi) {
-    let Some(counts) = look(control, Query::ClusterInfo(ClusterInfoQuery {})).await.and_then(|reply| reply.cluster_info) else {
+    let Some(known) = look(control, Query::ClusterInfo(ClusterInfoQuery {})).await.and_then(|reply| reply.cluster_info) else {
         info.warnings.push("the cluster's state could not be read on this manager".into());
         return;
     };
-    (info.managers, info.nodes) = (counts.managers, counts.nodes);
-    info.manager_addresses = counts.manager_addresses.into_iter().map(|manager| manager.address).collect();
+    (info.managers, info.nodes) = (known.managers, known.nodes);
+    info.manager_addresses = known.manager_addresses.iter().map(|manager| manager.address.clone()).collect();
     info.manager_addresses.sort();
+    info.cluster = Some(known);
     let query = Query::Get(GetQuery { kind: Kind::Cluster.into(), reference: String::new() });
     let objects = look(control, query).await.map(|reply| reply.objects).unwrap_or_default();
     for object in objects {
@@ -124,6 +125,8 @@ async fn add_cluster(info: &mut NodeInfo, control: &ControlApi) {
             info.cluster_spec = cluster.spec.and_then(|section| section.value);
             let meta = cluster.meta.unwrap_or_default();
             (info.cluster_created_at, info.cluster_updated_at) = (meta.created_at, meta.updated_at);
+            info.cluster_version = meta.version;
+            info.root_ca = cluster.plan.and_then(|section| section.value).map(|plan| plan.root_ca).unwrap_or_default();
         }
     }
     if let Some(spec) = &info.cluster_spec {

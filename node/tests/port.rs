@@ -33,7 +33,7 @@ fn spec(name: &str) -> ServiceSpec {
 
 /// The services whose tasks have a node.
 async fn assigned(daemon: &Daemon) -> Vec<String> {
-    let query = read_request::Query::List(ListQuery { kind: Kind::Task.into(), filters: Vec::new() });
+    let query = read_request::Query::List(ListQuery { kind: Kind::Task.into(), ..ListQuery::default() });
     let reply = daemon.control().read(ReadRequest { query: Some(query), stale: false }).await;
     let objects = reply.map(|reply| reply.into_inner().objects).unwrap_or_default();
     let task = |object: Object| match object.object {

@@ -34,7 +34,7 @@ async fn stop(daemons: &[&Daemon], length: Duration) {
 }
 
 async fn objects(daemon: &Daemon, kind: Kind) -> Option<Vec<Object>> {
-    let query = read_request::Query::List(ListQuery { kind: kind.into(), filters: Vec::new() });
+    let query = read_request::Query::List(ListQuery { kind: kind.into(), ..ListQuery::default() });
     let reply = daemon.control().read(ReadRequest { query: Some(query), stale: false }).await.ok()?;
     Some(reply.into_inner().objects)
 }

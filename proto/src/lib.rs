@@ -43,6 +43,10 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 pub const MESSAGE_MAX: usize = 4 * 1024 * 1024;
 /// The largest message of a session, in bytes; longer assignments are split.
 pub const SESSION_MESSAGE_MAX: usize = 8 * 1024 * 1024;
+/// The largest page of a list, in bytes: with the rest of its answer below [`MESSAGE_MAX`].
+pub const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// The most objects of a page.
+pub const PAGE_OBJECTS_MAX: usize = 2_000;
 /// The largest answer to a read or event of a watch, in bytes.
 pub const READ_REPLY_MAX: usize = 64 * 1024 * 1024;
 /// The largest message between managers, in bytes.

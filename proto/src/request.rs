@@ -13,8 +13,10 @@ use skep_model::node::Role;
 use skep_model::request::Mutation;
 use skep_model::secret::SECRET_MAX;
 use skep_model::service::Annotations;
-use skep_model::{Kind, NodeId, RequestId, Time};
+use skep_model::{Id, Kind, NodeId, RequestId, Time};
 use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
 
 /// A mutation as a client sends it.
 #[derive(Debug)]
@@ -266,12 +268,69 @@ pub enum Query {
     ClusterInfo,
 }
 
-/// The query, and whether a stale answer will do.
-pub fn decode_read(wire: v1::ReadRequest) -> Result<(Query, bool), Malformed> {
-    let query = match wire.query.ok_or_else(|| Malformed::missing().within("query"))? {
-        AnyQuery::List(it) => Query::List(field("list.kind", it.kind)?, filters("list.filters", it.filters)?),
+/// Which page of a list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Objects at most; 0 = as many as a page may have.
+    pub size: usize,
+    /// Where it begins; `None` = with the first object.
+    pub token: Option<PageToken>,
+}
+
+/// Where a page of a list begins; for whoever gets one, a text to be given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageToken {
+    /// The store version that the page before was read from.
+    pub version: u64,
+    /// The last object of the page before.
+    pub last: Id,
+}
+
+impl fmt::Display for PageToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.version, self.last)
+    }
+}
+
+impl PageToken {
+    fn parse(text: &str) -> Option<Self> {
+        let (version, last) = text.split_once('.')?;
+        Some(Self { version: version.parse().ok()?, last: last.parse().ok()? })
+    }
+}
+
+/// What a client wants to read, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// What.
+    pub query: Query,
+    /// Which page of it, if it is a list.
+    pub page: Page,
+    /// Of a list of services: with the counts of their tasks.
+    pub status: bool,
+    /// Whether a stale answer will do.
+    pub stale: bool,
+}
+
+impl Read {
+    /// The newest state, and of a list its first page.
+    pub fn new(query: Query) -> Self {
+        Self { query, page: Page::default(), status: false, stale: false }
+    }
+}
+
+/// What is to be read.
+pub fn decode_read(wire: v1::ReadRequest) -> Result<Read, Malformed> {
+    let mut read = Read { stale: wire.stale, ..Read::new(Query::ClusterInfo) };
+    read.query = match wire.query.ok_or_else(|| Malformed::missing().within("query"))? {
+        AnyQuery::List(it) => {
+            read.page = page(it.page_size, &it.page_token).map_err(|error| error.within("list"))?;
+            read.status = it.status;
+            Query::List(field("list.kind", it.kind)?, filters("list.filters", it.filters)?)
+        }
         AnyQuery::Get(it) => decode_get(it).map_err(|error| error.within("get"))?,
         AnyQuery::TasksOf(it) => {
+            read.page = page(it.page_size, &it.page_token).map_err(|error| error.within("tasks_of"))?;
             let filters = filters("tasks_of.filters", it.filters)?;
             match it.of.ok_or_else(|| Malformed::missing().within("tasks_of.of"))? {
                 v1::tasks_of_query::Of::Service(text) => Query::TasksOfService(reference("tasks_of", text)?, filters),
@@ -281,7 +340,20 @@ pub fn decode_read(wire: v1::ReadRequest) -> Result<(Query, bool), Malformed> {
         AnyQuery::JoinTokens(_) => Query::JoinTokens,
         AnyQuery::ClusterInfo(_) => Query::ClusterInfo,
     };
-    Ok((query, wire.stale))
+    Ok(read)
+}
+
+fn page(size: u32, token: &str) -> Result<Page, Malformed> {
+    at_most("page_token", token.len(), REFERENCE_MAX, "bytes")?;
+    let token = match token {
+        "" => None,
+        text => Some(PageToken::parse(text).ok_or_else(|| Malformed::new("page_token", bad_token(text)))?),
+    };
+    Ok(Page { size: size as usize, token })
+}
+
+fn bad_token(text: &str) -> String {
+    format!("{text:?} is no token of a page: give the next_page_token of the page before as it came, or none for the first page")
 }
 
 fn decode_get(wire: v1::GetQuery) -> Result<Query, Malformed> {
@@ -299,21 +371,33 @@ fn filters(name: &str, wire: Vec<v1::Filter>) -> Result<Filters, Malformed> {
 }
 
 /// The request for a query.
-pub fn encode_read(query: &Query, stale: bool) -> v1::ReadRequest {
-    let query = match query.clone() {
-        Query::List(kind, filters) => AnyQuery::List(v1::ListQuery { kind: kind.encode(), filters: encode_filters(filters) }),
-        Query::Get(kind, reference) => AnyQuery::Get(v1::GetQuery { kind: kind.encode(), reference }),
-        Query::TasksOfService(service, filters) => AnyQuery::TasksOf(v1::TasksOfQuery {
-            of: Some(v1::tasks_of_query::Of::Service(service)),
+pub fn encode_read(read: &Read) -> v1::ReadRequest {
+    let page_size = u32::try_from(read.page.size).unwrap_or(u32::MAX);
+    let page_token = read.page.token.as_ref().map(ToString::to_string).unwrap_or_default();
+    let tasks_of = |of, filters| {
+        let (filters, page_token) = (encode_filters(filters), page_token.clone());
+        AnyQuery::TasksOf(v1::TasksOfQuery { of: Some(of), filters, page_size, page_token })
+    };
+    let query = match read.query.clone() {
+        Query::List(kind, filters) => AnyQuery::List(v1::ListQuery {
+            kind: kind.encode(),
             filters: encode_filters(filters),
+            page_size,
+            page_token,
+            status: read.status,
         }),
-        Query::TasksOfNode(node, filters) => {
-            AnyQuery::TasksOf(v1::TasksOfQuery { of: Some(v1::tasks_of_query::Of::Node(node)), filters: encode_filters(filters) })
-        }
+        Query::Get(kind, reference) => AnyQuery::Get(v1::GetQuery { kind: kind.encode(), reference }),
+        Query::TasksOfService(service, filters) => tasks_of(v1::tasks_of_query::Of::Service(service), filters),
+        Query::TasksOfNode(node, filters) => tasks_of(v1::tasks_of_query::Of::Node(node), filters),
         Query::JoinTokens => AnyQuery::JoinTokens(v1::JoinTokensQuery {}),
         Query::ClusterInfo => AnyQuery::ClusterInfo(v1::ClusterInfoQuery {}),
     };
-    v1::ReadRequest { query: Some(query), stale }
+    v1::ReadRequest { query: Some(query), stale: read.stale }
+}
+
+/// Where the next page of an answered list begins; `None` after the last one.
+pub fn next_page(reply: &v1::ReadReply) -> Result<Option<PageToken>, Malformed> {
+    page(0, &reply.next_page_token).map(|page| page.token)
 }
 
 fn encode_filters(filters: Filters) -> Vec<v1::Filter> {
@@ -331,6 +415,9 @@ pub enum WatchFrom {
     Since(Time),
 }
 
+/// A watch says at least so often how far it is.
+pub const WATCH_PROGRESS: Duration = Duration::from_secs(5);
+
 /// What a client wants to be told of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watch {
@@ -340,7 +427,7 @@ pub struct Watch {
     pub until: Option<Time>,
     /// Which kinds; empty = all.
     pub kinds: Vec<Kind>,
-    /// Which changes: filters of events.
+    /// Which changes: see `WatchRequest.filters`.
     pub filters: Filters,
 }
 
@@ -451,7 +538,12 @@ mod tests {
                 Query::ClusterInfo,
             ];
             for query in queries {
-                prop_assert_eq!(decode_read(encode_read(&query, stale)), Ok((query, stale)));
+                let is_list = matches!(query, Query::List(..) | Query::TasksOfService(..) | Query::TasksOfNode(..));
+                let token = PageToken { version: 7, last: NodeId::from_random([9; 16]).0 };
+                let page = if is_list { Page { size: 3, token: stale.then_some(token) } } else { Page::default() };
+                let status = matches!(query, Query::List(..)) && stale;
+                let read = Read { query, page, status, stale };
+                prop_assert_eq!(decode_read(encode_read(&read)), Ok(read));
             }
             for from in [WatchFrom::Now, WatchFrom::After(7), WatchFrom::Since(Time(8))] {
                 let watch = Watch { from, until: stale.then_some(Time(9)), kinds: vec![kind], filters: filters.clone() };
@@ -518,6 +610,31 @@ mod tests {
         }
         let filters = vec![v1::Filter::default(); FILTERS_MAX + 1];
         assert!(decode_watch(v1::WatchRequest { filters, ..Default::default() }).is_err());
+    }
+
+    #[test]
+    fn a_token_that_no_page_gave_is_refused_by_its_field_with_its_value_and_the_way_out() {
+        let id = "0".repeat(25);
+        for (token, is_one) in [
+            (String::new(), true),
+            (format!("7.{id}"), true),
+            (format!("-7.{id}"), false),
+            (format!("7.{id}0"), false),
+            (format!("7{id}"), false),
+            ("7.\n".to_owned(), false),
+            (id.clone(), false),
+            ("x".repeat(REFERENCE_MAX + 1), false),
+        ] {
+            let list = v1::ListQuery { kind: v1::Kind::Task.into(), page_token: token.clone(), ..Default::default() };
+            let read = decode_read(v1::ReadRequest { query: Some(AnyQuery::List(list)), stale: false });
+            assert_eq!(read.is_ok(), is_one, "{token}: {read:?}");
+        }
+        let of = Some(v1::tasks_of_query::Of::Node("m1".into()));
+        let query = v1::TasksOfQuery { of, page_token: "2".into(), ..Default::default() };
+        let read = decode_read(v1::ReadRequest { query: Some(AnyQuery::TasksOf(query)), stale: false });
+        let expected = "malformed message: tasks_of.page_token: \"2\" is no token of a page: \
+                        give the next_page_token of the page before as it came, or none for the first page";
+        assert_eq!(read.map_err(|error| error.to_string()), Err(expected.to_owned()));
     }
 
     #[test]

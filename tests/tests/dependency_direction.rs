@@ -146,6 +146,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("action", &["consensus", "store", "ticket"]),
     ("rules", &["store", "timing", "transaction"]),
     ("publication", &["rules", "store"]),
+    ("query", &["store"]),
     ("control", &["mint", "rules", "store", "timing", "transaction"]),
     ("leader", &["mint", "publication", "rules", "store", "timing", "transaction"]),
     ("dispatch", &["action", "clock", "publication", "rules", "store", "timing", "transaction", "values"]),

@@ -4,7 +4,7 @@
 //! transaction. What they have forgotten of the time asked for is said, and what
 //! they do know follows.
 
-use crate::client::{self, CALL_MAX, Client};
+use crate::client::{self, CALL_MAX, Client, WATCH_SILENCE_MAX};
 use crate::failure::Failure;
 use crate::flags::{filter, time};
 use crate::render::{ago, output, shape};
@@ -70,7 +70,13 @@ async fn follow(client: &Client, printer: &Printer, mut watch: Watch) -> Result<
             Err(status) => status,
             Ok(mut stream) => loop {
                 // The managers end the stream; this only keeps the wait from having no end.
-                let Ok(next) = timeout(remaining(watch.until), stream.message()).await else { return Ok(()) };
+                let left = remaining(watch.until);
+                let Ok(next) = timeout(left.min(WATCH_SILENCE_MAX), stream.message()).await else {
+                    if left <= WATCH_SILENCE_MAX {
+                        return Ok(());
+                    }
+                    break Status::unavailable("the managers are silent");
+                };
                 match next {
                     Ok(Some(event)) if event.resync => {
                         // By time, with what the managers do know; from now on if nothing was seen.
@@ -79,12 +85,20 @@ async fn follow(client: &Client, printer: &Printer, mut watch: Watch) -> Result<
                     }
                     Ok(Some(event)) if event.version == 0 => warn(event.incomplete),
                     Ok(Some(event)) => {
+                        let is_whole = !event.more;
                         let (version, time) = (event.version, Time(event.time));
-                        watch.from = WatchFrom::After(version);
                         // What follows a time may have been seen before.
-                        if seen.is_none_or(|(newest, _)| version > newest) {
-                            seen = Some((version, time));
+                        let is_new = seen.is_none_or(|(newest, _)| version > newest);
+                        if is_new {
                             printer.print(event)?;
+                        }
+                        if is_whole {
+                            watch.from = WatchFrom::After(version);
+                        }
+                        if is_whole && is_new {
+                            // A watch that resumed may not know the time yet.
+                            let known = seen.map_or(Time::ZERO, |(_, time): (u64, Time)| time);
+                            seen = Some((version, if time == Time::ZERO { known } else { time }));
                         }
                     }
                     Ok(None) if watch.until.is_some_and(|until| until <= time::now()) => return Ok(()),

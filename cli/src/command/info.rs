@@ -3,11 +3,12 @@
 use crate::client::{self, CALL_MAX, Client};
 use crate::failure::Failure;
 use crate::flags::duration;
-use crate::render::{ago, output, size};
+use crate::render::{ago, output, size, trust};
 use serde_json::{Value, json};
+use skep_docker::RaftConfig;
 use skep_model::Time;
 use skep_model::cluster::ClusterSpec;
-use skep_proto::v1::{InfoRequest, LocalState, NodeInfo};
+use skep_proto::v1::{ClusterInfo, InfoRequest, LocalState, NodeInfo};
 use skep_template::Format;
 
 /// Show what the daemon knows of itself and the cluster
@@ -55,19 +56,26 @@ fn fields(info: &NodeInfo) -> Result<Value, Failure> {
     let description = info.description.clone().unwrap_or_default();
     let platform = description.platform.unwrap_or_default();
     let resources = description.resources.unwrap_or_default();
+    let raft = info.cluster.clone().unwrap_or_default();
     let cluster = match spec(info)? {
         None => Value::Null,
         Some(spec) => json!({
             "ID": info.cluster_id,
+            "Version": { "Index": info.cluster_version },
             "CreatedAt": ago::stamp(Time(info.cluster_created_at)),
             "UpdatedAt": ago::stamp(Time(info.cluster_updated_at)),
-            "Spec": skep_docker::ClusterSpec::of(&spec),
+            "Spec": skep_docker::ClusterSpec::of(&spec, raft_config(&raft)),
+            "TLSInfo": trust::root(&info.root_ca),
+            "RootRotationInProgress": false,
             "DefaultAddrPool": info.default_addr_pool,
             "SubnetSize": info.subnet_size,
             "DataPathPort": info.data_path_port,
+            "Raft": { "Term": raft.raft_term, "Index": raft.raft_index, "Tick": raft.tick },
         }),
     };
-    let managers: Vec<Value> = info.manager_addresses.iter().map(|address| json!({ "Addr": address })).collect();
+    let id_at = |address: &str| raft.manager_addresses.iter().find(|it| it.address == address).map_or("", |it| &it.node_id);
+    let manager = |address: &String| json!({ "NodeID": id_at(address), "Addr": address });
+    let managers: Vec<Value> = info.manager_addresses.iter().map(manager).collect();
     Ok(json!({
         "Name": description.hostname,
         "ServerVersion": info.version,
@@ -99,6 +107,14 @@ fn fields(info: &NodeInfo) -> Result<Value, Failure> {
             "Cluster": cluster,
         },
     }))
+}
+
+fn raft_config(cluster: &ClusterInfo) -> RaftConfig {
+    RaftConfig {
+        entries_for_slow_followers: cluster.entries_for_slow_followers,
+        election_ticks: cluster.election_ticks,
+        heartbeat_ticks: cluster.heartbeat_ticks,
+    }
 }
 
 fn stamp_or_empty(nanos: u64) -> String {
@@ -167,9 +183,14 @@ fn swarm(info: &NodeInfo) -> Result<String, Failure> {
             " Raft:\n  Snapshot Interval: {}\n  Number of Old Snapshots to Retain: {}\n",
             spec.snapshot_interval, spec.max_snapshots
         ));
+        let raft = info.cluster.clone().unwrap_or_default();
+        text.push_str(&format!("  Heartbeat Tick: {}\n  Election Tick: {}\n", raft.heartbeat_ticks, raft.election_ticks));
+        let tick = duration::print(std::time::Duration::from_nanos(raft.tick));
+        text.push_str(&format!("  Tick: {tick}\n  Term: {}\n  Index: {}\n", raft.raft_term, raft.raft_index));
         text.push_str(&format!(" Dispatcher:\n  Heartbeat Period: {}\n", ago_words(spec.heartbeat_period)));
-        text.push_str(&format!(" CA Configuration:\n  Expiry Duration: {}\n", ago_words(spec.node_cert_expiry)));
-        text.push_str(&format!(" Autolock Managers: {}\n", spec.autolock));
+        let expiry = ago_words(spec.node_cert_expiry);
+        text.push_str(&format!(" CA Configuration:\n  Expiry Duration: {expiry}\n  Force Rotate: 0\n"));
+        text.push_str(&format!(" Autolock Managers: {}\n Root Rotation In Progress: false\n", spec.autolock));
     }
     text.push_str(&format!(" Node Address: {}\n", info.node_address));
     if !info.manager_addresses.is_empty() {

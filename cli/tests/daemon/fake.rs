@@ -4,7 +4,6 @@
 #[allow(dead_code, reason = "the unit tests use the others")]
 pub mod sample;
 
-use prost::Message;
 use skep_model::node::Node;
 use skep_model::service::Service;
 use skep_model::task::Task;
@@ -172,7 +171,7 @@ impl Api {
 }
 
 fn status(refusal: &Refusal) -> Status {
-    Status::with_details(tonic::Code::FailedPrecondition, refusal.to_string(), v1::Refusal::from(refusal).encode_to_vec().into())
+    skep_proto::status::from_refusal(refusal)
 }
 
 /// Nanoseconds since 1970.
@@ -187,6 +186,15 @@ fn networks() -> impl Iterator<Item = Object> {
 
 fn wire(object: Object) -> v1::Object {
     v1::Object::from(&object)
+}
+
+fn status_of(service: &Service, tasks: &[Task]) -> v1::ServiceStatus {
+    let running = tasks.iter().filter(|task| task.is_wanted() && task.status.state == skep_model::TaskState::Running);
+    let desired_tasks = match service.spec.spec.mode {
+        skep_model::service::ServiceMode::Replicated { replicas } => replicas,
+        skep_model::service::ServiceMode::Global {} => tasks.len() as u64,
+    };
+    v1::ServiceStatus { running_tasks: running.count() as u64, desired_tasks }
 }
 
 fn not_here<T>() -> Result<Response<T>, Status> {
@@ -257,10 +265,14 @@ impl Control for Api {
             other => return Err(Status::unimplemented(format!("{other:?}"))),
         };
         let leader_id = Some(sample::node().id.to_string());
+        let of_services = objects.iter().filter_map(|object| if let Object::Service(it) = object { Some(it) } else { None });
+        let service_statuses = of_services.map(|service| status_of(service, &state.tasks)).collect();
         let objects = objects.into_iter().map(wire).collect();
         let token = || Some(v1::Confidential::new("SWMTKN-1-a-b"));
         let join_tokens = Some(v1::JoinTokens { worker: token(), manager: token() });
-        Ok(Response::new(v1::ReadReply { objects, version: state.version, leader_id, join_tokens, ..Default::default() }))
+        let version = state.version;
+        let reply = v1::ReadReply { objects, version, leader_id, join_tokens, service_statuses, ..Default::default() };
+        Ok(Response::new(reply))
     }
 
     type WatchStream = Replies<v1::WatchEvent>;

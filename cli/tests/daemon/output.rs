@@ -190,6 +190,41 @@ fn the_settings_of_the_cluster_are_shown() {
 }
 
 #[test]
+fn raft_is_shown_where_docker_shows_it() {
+    let fake = daemon();
+    let address = v1::ManagerAddress { node_id: "m".into(), address: "10.0.0.1:2377".into() };
+    let cluster = v1::ClusterInfo {
+        manager_addresses: vec![address],
+        raft_term: 3,
+        raft_index: 40,
+        tick: 50_000_000,
+        heartbeat_ticks: 2,
+        election_ticks: 8,
+        entries_for_slow_followers: 1_000,
+        ..v1::ClusterInfo::default()
+    };
+    {
+        let info = &mut fake.state.lock().expect("unpoisoned").info;
+        info.cluster_spec = Some((&ClusterSpec::default()).into());
+        (info.cluster, info.cluster_version) = (Some(cluster), 12);
+        info.manager_addresses = vec!["10.0.0.1:2377".into(), "10.0.0.2:2377".into()];
+    }
+    let text = fake.run(&["info"]).stdout;
+    let lines = "\n  Heartbeat Tick: 2\n  Election Tick: 8\n  Tick: 50ms\n  Term: 3\n  Index: 40\n";
+    assert!(text.contains(lines) && text.contains("\n Root Rotation In Progress: false\n"), "{text}");
+    for (format, expected) in [
+        ("{{.Swarm.Cluster.Version.Index}} {{.Swarm.Cluster.Raft.Term}} {{.Swarm.Cluster.Raft.Index}}", "12 3 40"),
+        ("{{range .Swarm.RemoteManagers}}{{.NodeID}}@{{.Addr}} {{end}}", "m@10.0.0.1:2377 @10.0.0.2:2377 "),
+        (
+            "{{json .Swarm.Cluster.Spec.Raft}}",
+            r#"{"ElectionTick":8,"HeartbeatTick":2,"KeepOldSnapshots":0,"LogEntriesForSlowFollowers":1000,"SnapshotInterval":10000}"#,
+        ),
+    ] {
+        assert_eq!(fake.run(&["info", "--format", format]).stdout.trim_end_matches('\n'), expected, "{format}");
+    }
+}
+
+#[test]
 fn both_sides_have_a_version() {
     let ran = daemon().run(&["version", "--format", "{{.Client.Version}} {{.Server.Version}}"]);
     assert_eq!((ran.code, ran.stdout), (Some(0), format!("{} 9.9.9\n", env!("CARGO_PKG_VERSION"))));

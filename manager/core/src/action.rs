@@ -2,7 +2,7 @@
 
 pub use crate::consensus::Persist;
 use crate::store::Store;
-use crate::store::watch::Recent;
+use crate::store::watch::{Recent, WatchEnd};
 use crate::ticket::Ticket;
 use raft::eraftpb;
 use skep_model::assignment::{Assignments, SessionInfo};
@@ -82,13 +82,12 @@ pub enum Action {
         /// Whether that is all that happened.
         is_complete: bool,
     },
-    /// A watch cannot go on: the version it asked for is compacted (`resync`),
-    /// or a snapshot replaced the store.
+    /// A watch cannot begin, or not go on.
     WatchEnded {
         /// The watch.
         ticket: Ticket,
-        /// What to tell the watcher.
-        refusal: Refusal,
+        /// Why.
+        end: WatchEnd,
     },
     /// Tell an agent about the cluster.
     SendInfo {

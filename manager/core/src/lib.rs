@@ -8,7 +8,7 @@
 //! The way of a change: [`control`] admits a request as a [`Transaction`],
 //! [`consensus`] has it agreed, [`store`] applies it, and the [`leader`] turns
 //! what became dirty into further transactions; [`publication`] follows who is to be
-//! found where, and [`dispatch`] tells the agents.
+//! found where, and [`dispatch`] tells the agents. [`query`] answers who only asks.
 //!
 //! A room imports only what stands to the right of it:
 //! `manager → leader, control, dispatch, membership → publication → rules → store`.
@@ -24,6 +24,7 @@ pub mod manager;
 mod membership;
 pub mod mint;
 pub mod publication;
+pub mod query;
 mod rules;
 pub mod store;
 mod ticket;

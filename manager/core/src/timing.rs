@@ -57,6 +57,8 @@ pub const TRANSACTION_BYTES_MAX: usize = 1_500_000;
 pub const TRANSACTION_WRITES_MAX: usize = 2_000;
 /// How many store versions back a watch can resume.
 pub const WATCH_HISTORY_MAX: usize = 10_000;
+/// The most memory that those versions may take, in bytes.
+pub const WATCH_HISTORY_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// For how long no leader and too few managers must be heard of until requests are refused
 /// for that: every candidate has asked everybody for its vote by then.
 pub const QUORUM_LOST_AFTER: Duration = Duration::from_millis(2 * ELECTION_TICKS as u64 * TICK.as_millis() as u64);

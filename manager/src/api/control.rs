@@ -5,7 +5,6 @@
 //! the same request id, until they are decided or the deadline is over.
 
 use crate::api::log_stream::LogStream;
-use crate::api::query::{self, Filters};
 use crate::api::verify::verify;
 use crate::api::watching::Watching;
 use crate::api::{Leadership, Shared, deadline};
@@ -15,13 +14,15 @@ use skep_host::clock;
 use skep_host::room::Room;
 use skep_manager_core::Store;
 use skep_manager_core::event::Consistency;
+use skep_manager_core::query::{self, Listed};
+use skep_manager_core::timing;
 use skep_model::config::{CONFIG_MAX, ConfigVersion};
 use skep_model::request::{Mutation, Outcome};
 use skep_model::secret::{SECRET_MAX, SecretVersion};
 use skep_model::task::Task;
 use skep_model::{ConfigId, Id, Kind, Object, Refusal, SecretId, ServiceId};
 use skep_proto::Malformed;
-use skep_proto::request::{Asked, LogsOf, Query, decode_logs, decode_mutation, decode_read, decode_watch};
+use skep_proto::request::{Asked, LogsOf, Page, Query, Read, decode_logs, decode_mutation, decode_read, decode_watch};
 use skep_proto::status::{from_refusal, to_refusal};
 use skep_proto::v1::control_client::ControlClient;
 use skep_proto::v1::control_server::Control;
@@ -59,10 +60,11 @@ impl Control for ControlApi {
     }
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<ReadReply>, Status> {
-        let (query, is_stale) = decode_read(request.into_inner()).map_err(malformed)?;
-        let consistency = if is_stale { Consistency::Stale } else { Consistency::Linearizable };
+        let read = decode_read(request.into_inner()).map_err(malformed)?;
+        let consistency = if read.stale { Consistency::Stale } else { Consistency::Linearizable };
         let store = self.0.read(consistency).await.map_err(|refusal| from_refusal(&refusal))?;
-        let mut reply = self.answer(&store, query).map_err(|refusal| from_refusal(&refusal))?;
+        let is_stale = read.stale;
+        let mut reply = self.answer(&store, read).map_err(|refusal| from_refusal(&refusal))?;
         reply.version = store.version;
         reply.age_ms = if is_stale { millis(clock::now().since(store.newest())) } else { 0 };
         reply.leader_id = self.0.leader().map(|(node, _)| node.to_string());
@@ -256,27 +258,27 @@ impl ControlApi {
         Ok(ConfigVersion { n, sealed, fingerprint: skep_identity::seal::config_fingerprint(value), created_at: clock::now() })
     }
 
-    fn answer(&self, store: &Store, query: Query) -> Result<ReadReply, Refusal> {
+    fn answer(&self, store: &Store, read: Read) -> Result<ReadReply, Refusal> {
+        let Read { query, page, status, stale } = read;
+        check_token(store, &page, stale)?;
         let mut reply = ReadReply::default();
         match query {
-            Query::List(kind, pairs) => reply.objects = wire(query::list(store, kind, &Filters::parse(kind, pairs)?)),
+            Query::List(kind, pairs) => add_list(&mut reply, query::list(store, kind, pairs, &page)?, status),
             Query::Get(kind, reference) => {
                 let object = query::get(store, kind, &reference)?;
                 if let Object::Config(config) = &object {
                     reply.config_values = self.config_values(store, config.id)?;
                 }
-                reply.objects = wire(vec![object]);
+                reply.objects = vec![v1::Object::from(&object)];
             }
             Query::TasksOfService(reference, pairs) => {
-                let service = store.resolve_service(&reference)?;
-                reply.objects = wire(tasks(store, store.tasks_of_service(service.id), pairs)?);
+                add_list(&mut reply, query::tasks_of_service(store, &reference, pairs, &page)?, false);
             }
             Query::TasksOfNode(reference, pairs) => {
-                let node = store.resolve_node(&reference)?;
-                reply.objects = wire(tasks(store, store.tasks_of_node(node.id), pairs)?);
+                add_list(&mut reply, query::tasks_of_node(store, &reference, pairs, &page)?, false);
             }
             Query::JoinTokens => reply.join_tokens = Some(self.0.sealing.join_tokens(store)?),
-            Query::ClusterInfo => reply.cluster_info = Some(cluster_info(store)),
+            Query::ClusterInfo => reply.cluster_info = Some(cluster_info(store, self.0.leadership.borrow().term)),
         }
         Ok(reply)
     }
@@ -337,15 +339,24 @@ impl Drop for EndTransfer {
     }
 }
 
-/// Those of some tasks that pass filters.
-fn tasks<'a>(
-    store: &Store,
-    of: impl Iterator<Item = &'a Arc<Task>>,
-    pairs: Vec<(String, String)>,
-) -> Result<Vec<Object>, Refusal> {
-    let filters = Filters::parse(Kind::Task, pairs)?;
-    let tasks = of.map(|task| Object::Task(Box::new((**task).clone())));
-    Ok(tasks.filter(|task| filters.accept(store, task)).collect())
+/// Pages never go back in time: the one before was read from a version that this store has.
+fn check_token(store: &Store, page: &Page, is_stale: bool) -> Result<(), Refusal> {
+    let Some(token) = page.token.filter(|token| token.version > store.version) else { return Ok(()) };
+    let now = store.version;
+    if is_stale {
+        let text = format!("this manager is at version {now} and the page before was read from version {}", token.version);
+        return Err(Refusal::Unavailable(format!("{text}; ask again, or for an answer that is not stale")));
+    }
+    let reason = format!("this cluster is at version {now}: the token is of another one; begin with the first page");
+    Err(Refusal::invalid("page_token", token.to_string(), reason))
+}
+
+fn add_list(reply: &mut ReadReply, listed: Listed, status: bool) {
+    reply.objects = listed.objects;
+    reply.next_page_token = listed.next.map(|token| token.to_string()).unwrap_or_default();
+    if status {
+        reply.service_statuses = listed.statuses;
+    }
 }
 
 /// The tasks that are asked for and, if it is all of a service, the service.
@@ -359,24 +370,24 @@ fn tasks_of_logs(store: &Store, of: &LogsOf) -> Result<(Vec<Arc<Task>>, Option<S
     })
 }
 
-fn cluster_info(store: &Store) -> v1::ClusterInfo {
-    let (managers, nodes, _) = query::counts(store);
+fn cluster_info(store: &Store, raft_term: u64) -> v1::ClusterInfo {
     let addresses = store.nodes().filter_map(|node| {
         let manager = node.plan.manager.as_ref()?;
         Some(v1::ManagerAddress { node_id: node.id.to_string(), address: manager.address.clone() })
     });
+    let manager_addresses: Vec<_> = addresses.collect();
     v1::ClusterInfo {
         cluster_id: store.cluster().map(|cluster| cluster.id.to_string()).unwrap_or_default(),
-        managers,
-        nodes,
-        manager_addresses: addresses.collect(),
-        raft_term: 0,
+        managers: manager_addresses.len() as u64,
+        nodes: store.nodes().count() as u64,
+        manager_addresses,
+        raft_term,
         raft_index: store.version,
+        tick: timing::TICK.as_nanos() as u64,
+        heartbeat_ticks: timing::HEARTBEAT_TICKS as u32,
+        election_ticks: timing::ELECTION_TICKS as u32,
+        entries_for_slow_followers: timing::KEEP_ENTRIES,
     }
-}
-
-fn wire(objects: Vec<Object>) -> Vec<v1::Object> {
-    objects.iter().map(v1::Object::from).collect()
 }
 
 fn malformed(error: Malformed) -> Status {

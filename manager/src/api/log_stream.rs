@@ -2,15 +2,15 @@
 
 use crate::api::{Gone, Shared};
 use crate::logs::Merged;
-use crate::waiting::WatchItem;
+use crate::watches::{WatchItem, WatchReceiver};
 use skep_manager_core::Event;
+use skep_manager_core::query::ChangeFilters;
 use skep_manager_core::store::{Change, StoredObject};
 use skep_model::task::Task;
 use skep_model::{Id, Kind, NodeId, ServiceId, TaskId, TaskState};
 use skep_proto::v1::{LogChunk, LogOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tokio::sync::mpsc;
 
 /// What is read, until it is dropped.
 pub struct LogStream {
@@ -25,7 +25,7 @@ pub struct LogStream {
 /// A service whose new tasks are read as well.
 struct FollowedService {
     id: ServiceId,
-    changes: mpsc::Receiver<WatchItem>,
+    changes: WatchReceiver,
     _guard: Gone,
 }
 
@@ -42,7 +42,9 @@ impl LogStream {
     /// from the version on at which the tasks were looked up.
     pub fn open(shared: Arc<Shared>, tasks: &[Arc<Task>], options: LogOptions, follow: Option<(ServiceId, u64)>) -> Self {
         let service = follow.map(|(id, version)| {
-            let (ticket, changes) = shared.waiting.for_watch();
+            let of_service = [("service".to_owned(), id.to_string())];
+            let chosen = ChangeFilters::parse(Vec::new(), of_service).expect("a key of watches");
+            let (ticket, changes) = shared.waiting.for_watch(chosen, Some(version));
             shared.inbox.put(Event::Watch { ticket, after: Some(version) });
             FollowedService { id, changes, _guard: Gone { shared: shared.clone(), ticket } }
         });
@@ -59,7 +61,7 @@ impl LogStream {
             let item = tokio::select! {
                 biased;
                 Some(chunk) = self.merged.next() => return Some(chunk),
-                item = service.changes.recv() => item,
+                item = service.changes.next() => item,
             };
             self.changed(item);
         }
@@ -69,19 +71,18 @@ impl LogStream {
         let Some(service) = self.service.as_ref().map(|service| service.id) else { return };
         let recent = match item {
             Some(WatchItem::Changes(recent)) => recent,
-            Some(WatchItem::Start(_) | WatchItem::Past(..)) => return,
+            Some(WatchItem::Start(_) | WatchItem::Past(_)) => return,
             // The watch fell behind, or the manager stops: what is being read goes on.
             Some(WatchItem::Ended(_)) | None => {
                 self.service = None;
                 return;
             }
         };
-        let changes = || recent.iter().flat_map(|recent| recent.changes.iter());
-        if changes().any(|change| is_removal(change, service)) {
+        if recent.changes.iter().any(|change| is_removal(change, service)) {
             self.service = None;
         }
-        let tasks = changes().filter_map(|change| match &change.new {
-            Some(StoredObject::Task(task)) if task.service_id == service => Some(task.as_ref()),
+        let tasks = recent.changes.iter().filter_map(|change| match &change.new {
+            Some(StoredObject::Task(task)) => Some(task.as_ref()),
             _ => None,
         });
         self.read(tasks);

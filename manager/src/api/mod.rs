@@ -8,7 +8,6 @@ pub mod control;
 pub(crate) mod description;
 pub mod dispatcher;
 mod log_stream;
-pub mod query;
 pub mod raft;
 pub mod roles;
 pub mod verify;

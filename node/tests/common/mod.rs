@@ -59,14 +59,26 @@ impl Daemon {
         daemon
     }
 
+    /// One whose data folder is there already.
+    pub fn with_data(fill: impl FnOnce(&Path), flags: &[&str]) -> Self {
+        let daemon = Self::started("", flags, fill);
+        daemon.start_netd();
+        daemon
+    }
+
     fn made(faults: &str) -> Self {
+        Self::started(faults, &[], |_| {})
+    }
+
+    fn started(faults: &str, flags: &[&str], fill: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::Builder::new().prefix("node").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         // The shim must lie beside the daemon; here none is ever started.
         std::fs::hard_link(env!("CARGO_BIN_EXE_skepd"), folder.path().join("skepd")).unwrap();
         std::fs::write(folder.path().join("skep-shim"), "").unwrap();
         let address = Self::free_address();
         let log = Log::default();
-        let child = spawn(folder.path(), &[], faults, &log);
+        fill(&folder.path().join("data"));
+        let child = spawn(folder.path(), flags, faults, &log);
         Self { folder, address, child, log }
     }
 
@@ -182,7 +194,7 @@ impl Daemon {
 
     /// The cluster's nodes, as this manager sees them now.
     pub async fn nodes(&self) -> Result<Vec<Node>, Status> {
-        let query = read_request::Query::List(ListQuery { kind: Kind::Node.into(), filters: Vec::new() });
+        let query = read_request::Query::List(ListQuery { kind: Kind::Node.into(), ..ListQuery::default() });
         let reply = self.control().read(ReadRequest { query: Some(query), stale: false }).await?.into_inner();
         let node = |object: Object| match object.object {
             Some(object::Object::Node(node)) => node,

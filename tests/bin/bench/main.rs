@@ -9,6 +9,7 @@
 
 mod deployments;
 mod kernel;
+mod lists;
 mod nodes;
 mod scale;
 
@@ -39,6 +40,8 @@ enum Benchmark {
     EndpointChange,
     /// Whether a task of a new service answers by name as soon as `service create` has returned.
     NameAfterCreate,
+    /// Lists of a cluster with 1,000 services and 100,000 tasks, by the real `skep`.
+    Lists,
     /// What the manager's core does in a second at 100 and 1,000 nodes and up to 100,000 tasks, and what
     /// a change costs that grows with what there is. Minutes long, and not one of `all`.
     Scale,
@@ -78,6 +81,7 @@ fn measure(name: Benchmark, show: &mut dyn FnMut(Row)) -> anyhow::Result<()> {
         Benchmark::Backends => kernel::backends()?,
         Benchmark::EndpointChange => kernel::endpoint_change()?,
         Benchmark::NameAfterCreate => nodes::name_after_create(),
+        Benchmark::Lists => lists::lists()?,
         Benchmark::Scale => return scale::scale(show),
         Benchmark::All => {
             let each = [
@@ -87,6 +91,7 @@ fn measure(name: Benchmark, show: &mut dyn FnMut(Row)) -> anyhow::Result<()> {
                 Benchmark::Backends,
                 Benchmark::EndpointChange,
                 Benchmark::NameAfterCreate,
+                Benchmark::Lists,
             ];
             return each.into_iter().try_for_each(|name| measure(name, show));
         }

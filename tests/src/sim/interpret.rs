@@ -77,8 +77,8 @@ impl Simulation {
                 recent.iter().try_for_each(|recent| self.watch_changes(number, ticket, recent.version, &recent.changes))
             }
             Action::WatchPast { .. } => Err("a watch since a time began that nobody asked for".into()),
-            Action::WatchEnded { ticket, refusal } => {
-                self.watch_ends(number, ticket, &refusal);
+            Action::WatchEnded { ticket, end } => {
+                self.watch_ends(number, ticket, &end);
                 Ok(())
             }
             Action::SendInfo { session, info } => {

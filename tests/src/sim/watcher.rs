@@ -4,6 +4,7 @@
 use super::plant::Plant;
 use super::{Happening, Simulation};
 use skep_manager_core::event::{Event, Ticket};
+use skep_manager_core::store::watch::WatchEnd;
 use skep_manager_core::store::{Change, Store, StoredObject};
 use skep_model::{ObjectRef, Refusal};
 use std::collections::BTreeMap;
@@ -132,12 +133,12 @@ impl Simulation {
     }
 
     /// The watch cannot go on: the watcher reads anew.
-    pub(super) fn watch_ends(&mut self, number: usize, ticket: Ticket, refusal: &Refusal) {
+    pub(super) fn watch_ends(&mut self, number: usize, ticket: Ticket, end: &WatchEnd) {
         if !self.watcher.has(number, ticket) {
             return;
         }
         self.watcher.stream = None;
-        if refusal.to_string().starts_with("resync: ") {
+        if matches!(end, WatchEnd::Forgotten { .. }) {
             self.coverage.count("watch: resync");
             self.watcher.has_begun = false;
         }

@@ -1,6 +1,6 @@
 //! `skep node ls`.
 
-use crate::client::{Client, objects};
+use crate::client::Client;
 use crate::command::list;
 use crate::command::task::ps::title;
 use crate::failure::Failure;
@@ -29,9 +29,10 @@ impl Ls {
             Object::Cluster(cluster) => Some(cluster.spec.node_cert_expiry),
             _ => None,
         });
-        let reply = client.read(&query).await?;
-        let leader = reply.leader_id.clone().unwrap_or_default();
-        let mut nodes: Vec<Node> = objects(reply)?
+        let listed = client.pages(&query).await?;
+        let leader = listed.leader.unwrap_or_default();
+        let mut nodes: Vec<Node> = listed
+            .objects
             .into_iter()
             .filter_map(|object| if let Object::Node(node) = object { Some(*node) } else { None })
             .collect();

@@ -8,7 +8,7 @@
 //! a word. Until the change is decided, Ctrl-C is no success: the outcome is unknown.
 
 use super::verdict::{Verdict, explain, frame, lost, reason, straggler, verdict};
-use crate::client::Client;
+use crate::client::{Client, WATCH_SILENCE_MAX};
 use crate::command::node;
 use crate::command::task::ps::tasks;
 use crate::failure::{Exit, Failure};
@@ -182,22 +182,25 @@ impl Waiting<'_> {
     /// Follows changes until there is a verdict; `None` when the stream ended or
     /// everything must be read again.
     async fn watch(&mut self, mut service: Service, version: u64) -> Result<Option<Result<(), Failure>>, Failure> {
-        let watch =
-            Watch { from: WatchFrom::After(version), until: None, kinds: vec![Kind::Service, Kind::Task], filters: Vec::new() };
+        let of_service = vec![("service".to_owned(), self.id.clone())];
+        let kinds = vec![Kind::Service, Kind::Task];
+        let watch = Watch { from: WatchFrom::After(version), until: None, kinds, filters: of_service };
         let Ok(mut stream) = self.client.watch(&watch).await else { return Ok(None) };
+        let mut heard_at = Instant::now();
         loop {
             let counting = self.stable_since.filter(|_| self.progress.is_live());
             let next = tokio::select! {
-                next = timeout_at(self.end(&service), stream.message()) => next,
+                next = timeout_at(self.end(&service).min(heard_at + WATCH_SILENCE_MAX), stream.message()) => next,
                 () = next_second(counting) => {
                     self.progress.show(self.frame(&service))?;
                     continue;
                 }
             };
+            heard_at = Instant::now();
             let event = match next {
                 Ok(Ok(Some(event))) if !event.resync => event,
-                Ok(_) => return Ok(None),
-                Err(_) => return Ok(Some(Err(self.no_verdict()))),
+                Err(_) if heard_at >= self.end(&service) => return Ok(Some(Err(self.no_verdict()))),
+                Ok(_) | Err(_) => return Ok(None),
             };
             match self.take(event, &mut service)? {
                 Taken::Nothing => {}

@@ -11,7 +11,7 @@ use skep_model::place::{Place, PlaceFaults};
 use skep_model::task::Task;
 use skep_model::{Kind, NodeId, Object, Time};
 use skep_template::Format;
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// The flags of a list of tasks.
@@ -79,7 +79,7 @@ impl Flags {
 
     /// The text of the list.
     pub fn render(&self, mut tasks: Vec<Task>, known: &Known, now: Time) -> Result<String, Failure> {
-        tasks.sort_by(order);
+        tasks.sort_by_cached_key(order);
         tasks.dedup_by(|a, b| a.id == b.id);
         let format = Format::parse(self.format.as_deref().unwrap_or_default())?;
         let is_table = matches!(format, Format::Table | Format::Columns(_));
@@ -194,9 +194,9 @@ fn place(task: &Task) -> (String, u64, Option<NodeId>) {
     (task.service_id.to_string(), task.slot, task.plan.node.filter(|_| task.slot == 0))
 }
 
-fn order(a: &Task, b: &Task) -> Ordering {
-    let key = |task: &Task| (task.service_name.clone(), place(task));
-    key(a).cmp(&key(b)).then(b.meta.made().cmp(&a.meta.made())).then(a.id.cmp(&b.id))
+/// By service and place, the newest task of a place first.
+fn order(task: &Task) -> impl Ord + use<> {
+    (task.service_name.clone(), place(task), Reverse(task.meta.made()), task.id)
 }
 
 /// With a capital first letter.

@@ -82,8 +82,8 @@ impl Manager {
         self.is_saving = false;
         self.bytes_since_snapshot = 0;
         self.directory.rebuild(&self.store);
-        for (ticket, refusal) in self.watches.reset(self.store.version, self.wall) {
-            self.actions.push(Action::WatchEnded { ticket, refusal });
+        for (ticket, end) in self.watches.reset(self.store.version, self.wall) {
+            self.actions.push(Action::WatchEnded { ticket, end });
         }
     }
 
@@ -148,7 +148,8 @@ impl Manager {
             }
         }
         self.answer_joins();
-        let recent = Recent { version: self.store.version, wall: self.store.wall, changes: Arc::from(changes) };
+        let (version, wall, time) = (self.store.version, self.store.wall, self.store.time);
+        let recent = Recent { version, wall, time, changes: Arc::from(changes) };
         for ticket in self.watches.push(recent.clone()) {
             self.actions.push(Action::WatchChanges { ticket, recent: vec![recent.clone()] });
         }

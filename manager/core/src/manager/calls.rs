@@ -9,6 +9,7 @@ use crate::leader::BUG;
 use crate::membership::joining;
 use crate::store::Conflict;
 use crate::store::codec;
+use crate::store::watch::WatchEnd;
 use crate::ticket::Ticket;
 use crate::timing;
 use crate::transaction::Transaction;
@@ -203,7 +204,7 @@ impl Manager {
     /// A watch waits for the read that it begins with.
     pub(super) fn watch(&mut self, ticket: Ticket, kind: WaitingFor) {
         match self.quorum_lost() {
-            Some(refusal) => self.actions.push(Action::WatchEnded { ticket, refusal }),
+            Some(refusal) => self.actions.push(Action::WatchEnded { ticket, end: WatchEnd::Refused(refusal) }),
             None => {
                 self.wait(ticket, kind);
                 self.reads.add(ticket);
@@ -253,7 +254,7 @@ impl Manager {
         match self.watches.add(ticket, after) {
             Ok(missed) if missed.is_empty() => {}
             Ok(recent) => self.actions.push(Action::WatchChanges { ticket, recent }),
-            Err(refusal) => self.actions.push(Action::WatchEnded { ticket, refusal }),
+            Err(end) => self.actions.push(Action::WatchEnded { ticket, end }),
         }
     }
 
@@ -277,7 +278,7 @@ impl Manager {
             self.actions.push(match waiting.kind {
                 WaitingFor::Outcome(_) | WaitingFor::Membership(_) => Action::Reply { ticket, result: Err(refusal) },
                 WaitingFor::Read => Action::ReadReady { ticket, result: Err(refusal) },
-                WaitingFor::Watch | WaitingFor::WatchSince(_) => Action::WatchEnded { ticket, refusal },
+                WaitingFor::Watch | WaitingFor::WatchSince(_) => Action::WatchEnded { ticket, end: WatchEnd::Refused(refusal) },
             });
         }
     }
@@ -292,7 +293,7 @@ impl Manager {
                 // What was proposed may yet come to pass: so much is said by asking again.
                 WaitingFor::Outcome(_) | WaitingFor::Membership(_) => Action::Reply { ticket, result: Err(refusal) },
                 WaitingFor::Read => Action::ReadReady { ticket, result: Err(refusal) },
-                WaitingFor::Watch | WaitingFor::WatchSince(_) => Action::WatchEnded { ticket, refusal },
+                WaitingFor::Watch | WaitingFor::WatchSince(_) => Action::WatchEnded { ticket, end: WatchEnd::Refused(refusal) },
             });
         }
     }

@@ -191,12 +191,14 @@ impl Store {
 
     /// Replaces an object in its table and in every index.
     fn put(&mut self, object: ObjectRef, new: Option<StoredObject>) -> Result<(), Conflict> {
-        if let Some(old) = self.object(object) {
-            self.indexes.remove(&old);
+        let old = self.object(object);
+        if let Some(old) = &old {
+            self.indexes.remove(old);
         }
         if let Some(new) = &new {
             self.indexes.insert(new)?;
         }
+        self.indexes.recount(old.as_ref(), new.as_ref());
         self.put_in_table(object, new);
         Ok(())
     }

@@ -8,7 +8,7 @@ use super::conflict::Conflict;
 use super::object::StoredObject;
 use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 use skep_model::service::Service;
-use skep_model::{ConfigId, Id, Kind, NetworkId, NodeId, SecretId, ServiceId, TaskId};
+use skep_model::{ConfigId, Id, Kind, NetworkId, NodeId, SecretId, ServiceId, TaskId, TaskState};
 use std::ops::Bound;
 
 const ID_MIN: [u8; 16] = [0; 16];
@@ -29,24 +29,32 @@ pub(crate) struct Indexes {
     pub(crate) network_services: RedBlackTreeSetSync<(NetworkId, ServiceId)>,
     /// Only tasks that are wanted and have not ended.
     pub(crate) network_tasks: RedBlackTreeSetSync<(NetworkId, TaskId)>,
+    /// Only services with a task that is wanted.
+    pub(crate) task_counts: RedBlackTreeMapSync<ServiceId, TaskCounts>,
     pub(crate) claims: Claims,
 }
 
+/// How many tasks a service has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskCounts {
+    /// Wanted and running.
+    pub running: u64,
+    /// Wanted, whatever they do.
+    pub desired: u64,
+}
+
 impl Indexes {
-    pub(crate) fn tasks_of_service(&self, service: ServiceId) -> impl Iterator<Item = TaskId> {
-        let first = (service, TaskId::from_random(ID_MIN));
+    /// The tasks of a service that come after one, by id.
+    pub(crate) fn tasks_of_service(&self, service: ServiceId, after: Option<TaskId>) -> impl Iterator<Item = TaskId> {
         self.service_tasks
-            .range((Bound::Included(first), Bound::Unbounded))
+            .range((first(service, after), Bound::Unbounded))
             .take_while(move |(key, _)| *key == service)
             .map(|(_, id)| *id)
     }
 
-    pub(crate) fn tasks_of_node(&self, node: NodeId) -> impl Iterator<Item = TaskId> {
-        let first = (node, TaskId::from_random(ID_MIN));
-        self.node_tasks
-            .range((Bound::Included(first), Bound::Unbounded))
-            .take_while(move |(key, _)| *key == node)
-            .map(|(_, id)| *id)
+    /// The tasks of a node that come after one, by id.
+    pub(crate) fn tasks_of_node(&self, node: NodeId, after: Option<TaskId>) -> impl Iterator<Item = TaskId> {
+        self.node_tasks.range((first(node, after), Bound::Unbounded)).take_while(move |(key, _)| *key == node).map(|(_, id)| *id)
     }
 
     pub(crate) fn services_of_secret(&self, secret: SecretId) -> impl Iterator<Item = ServiceId> {
@@ -104,6 +112,7 @@ impl Indexes {
         let mut indexes = Self::default();
         for object in objects {
             indexes.insert(&object)?;
+            indexes.recount(None, Some(&object));
         }
         Ok(indexes)
     }
@@ -189,6 +198,43 @@ impl Indexes {
             StoredObject::Network(network) => self.claims.remove_network(network),
             _ => {}
         }
+    }
+}
+
+impl Indexes {
+    /// Counts a task as it is instead of as it was: at most one write, and none if it counts as before.
+    pub(crate) fn recount(&mut self, old: Option<&StoredObject>, new: Option<&StoredObject>) {
+        let (old, new) = (old.and_then(counted), new.and_then(counted));
+        if old == new {
+            return;
+        }
+        for (is_new, (service, is_running)) in old.map(|old| (false, old)).into_iter().chain(new.map(|new| (true, new))) {
+            let mut counts = self.task_counts.get(&service).copied().unwrap_or_default();
+            let add = |count: &mut u64| *count = if is_new { *count + 1 } else { *count - 1 };
+            add(&mut counts.desired);
+            if is_running {
+                add(&mut counts.running);
+            }
+            if counts == TaskCounts::default() {
+                self.task_counts.remove_mut(&service);
+            } else {
+                self.task_counts.insert_mut(service, counts);
+            }
+        }
+    }
+}
+
+/// The service for which a task counts, and whether it runs; `None` if it is not wanted.
+fn counted(object: &StoredObject) -> Option<(ServiceId, bool)> {
+    let StoredObject::Task(task) = object else { return None };
+    task.is_wanted().then(|| (task.service_id, task.status.state == TaskState::Running))
+}
+
+/// Where the pairs of a key begin that come after one of them.
+fn first<K>(key: K, after: Option<TaskId>) -> Bound<(K, TaskId)> {
+    match after {
+        Some(after) => Bound::Excluded((key, after)),
+        None => Bound::Included((key, TaskId::from_random(ID_MIN))),
     }
 }
 

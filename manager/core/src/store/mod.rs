@@ -17,11 +17,13 @@ pub mod resolve;
 pub mod snapshot;
 mod state;
 pub mod watch;
+mod weight;
 
 #[cfg(test)]
 mod tests;
 
 pub use conflict::Conflict;
+pub use index::TaskCounts;
 pub use object::{Change, StoredObject};
 pub use snapshot::SnapshotContent;
 pub use state::{Store, Table};

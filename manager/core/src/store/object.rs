@@ -9,6 +9,7 @@ use skep_model::secret::Secret;
 use skep_model::service::Service;
 use skep_model::task::Task;
 use skep_model::{Id, Kind, Meta, Object, ObjectRef, Section};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// What a transaction did to one object.
@@ -56,6 +57,19 @@ impl StoredObject {
     /// The node that it is, if it is one.
     fn node(&self) -> Option<&Arc<Node>> {
         if let Self::Node(node) = self { Some(node) } else { None }
+    }
+
+    /// Its name; a node's is its host name, a task's Swarm's composed one.
+    pub fn name(&self) -> Cow<'_, str> {
+        Cow::Borrowed(match self {
+            Self::Cluster(object) => &object.spec.annotations.name,
+            Self::Node(object) => &object.description.hostname,
+            Self::Network(object) => &object.spec.annotations.name,
+            Self::Secret(object) => &object.spec.annotations.name,
+            Self::Config(object) => &object.spec.annotations.name,
+            Self::Service(object) => &object.spec.spec.annotations.name,
+            Self::Task(object) => return Cow::Owned(object.name()),
+        })
     }
 
     /// A copy of its own.

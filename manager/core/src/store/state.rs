@@ -1,6 +1,7 @@
 //! The tables of the store, and the questions that they and their indexes answer.
 
-use super::index::Indexes;
+use super::index::{Indexes, TaskCounts};
+use super::object::StoredObject;
 use super::requests::Requests;
 use rpds::RedBlackTreeMapSync;
 use skep_model::cluster::Cluster;
@@ -10,7 +11,8 @@ use skep_model::node::Node;
 use skep_model::secret::Secret;
 use skep_model::service::Service;
 use skep_model::task::Task;
-use skep_model::{ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId, Time};
+use skep_model::{ConfigId, Id, Kind, NetworkId, NodeId, SecretId, ServiceId, TaskId, Time};
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// One table: id → object.
@@ -130,12 +132,43 @@ impl Store {
 
     /// All tasks of a service, by id.
     pub fn tasks_of_service(&self, service: ServiceId) -> impl Iterator<Item = &Arc<Task>> {
-        self.indexes.tasks_of_service(service).filter_map(|id| self.task(id))
+        self.tasks_of_service_after(service, None)
+    }
+
+    /// The tasks of a service with a higher id than this one, by id.
+    pub fn tasks_of_service_after(&self, service: ServiceId, after: Option<Id>) -> impl Iterator<Item = &Arc<Task>> {
+        self.indexes.tasks_of_service(service, after.map(TaskId)).filter_map(|id| self.task(id))
     }
 
     /// All tasks of a node, by id.
     pub fn tasks_of_node(&self, node: NodeId) -> impl Iterator<Item = &Arc<Task>> {
-        self.indexes.tasks_of_node(node).filter_map(|id| self.task(id))
+        self.tasks_of_node_after(node, None)
+    }
+
+    /// The tasks of a node with a higher id than this one, by id.
+    pub fn tasks_of_node_after(&self, node: NodeId, after: Option<Id>) -> impl Iterator<Item = &Arc<Task>> {
+        self.indexes.tasks_of_node(node, after.map(TaskId)).filter_map(|id| self.task(id))
+    }
+
+    /// How many tasks of a service are wanted, and how many of those run.
+    pub fn task_counts(&self, service: ServiceId) -> TaskCounts {
+        self.indexes.task_counts.get(&service).copied().unwrap_or_default()
+    }
+
+    /// The objects of a kind with a higher id than this one, by id.
+    pub fn objects_after(&self, kind: Kind, after: Option<Id>) -> Box<dyn Iterator<Item = StoredObject> + '_> {
+        match kind {
+            Kind::Cluster => {
+                let cluster = self.cluster.iter().filter(move |cluster| after.is_none_or(|after| cluster.id.0 > after));
+                Box::new(cluster.cloned().map(StoredObject::Cluster))
+            }
+            Kind::Node => Box::new(later(&self.nodes, after.map(NodeId)).cloned().map(StoredObject::Node)),
+            Kind::Network => Box::new(later(&self.networks, after.map(NetworkId)).cloned().map(StoredObject::Network)),
+            Kind::Secret => Box::new(later(&self.secrets, after.map(SecretId)).cloned().map(StoredObject::Secret)),
+            Kind::Config => Box::new(later(&self.configs, after.map(ConfigId)).cloned().map(StoredObject::Config)),
+            Kind::Service => Box::new(later(&self.services, after.map(ServiceId)).cloned().map(StoredObject::Service)),
+            Kind::Task => Box::new(later(&self.tasks, after.map(TaskId)).cloned().map(StoredObject::Task)),
+        }
     }
 
     /// All services that refer to a secret, by id.
@@ -167,4 +200,10 @@ impl Store {
     pub fn services_of_config(&self, config: ConfigId) -> impl Iterator<Item = &Arc<Service>> {
         self.indexes.services_of_config(config).filter_map(|id| self.service(id))
     }
+}
+
+/// The objects of a table after a key.
+fn later<K: Ord, V>(table: &Table<K, V>, after: Option<K>) -> impl Iterator<Item = &Arc<V>> {
+    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    table.range((from, Bound::Unbounded)).map(|(_, object)| object)
 }

@@ -202,7 +202,8 @@ fn bytes(store: &Store) -> Vec<u8> {
 
 fn contents(indexes: &Indexes) -> String {
     format!(
-        "{:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+        "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+        indexes.task_counts.iter().collect::<Vec<_>>(),
         indexes.names.iter().collect::<Vec<_>>(),
         indexes.service_tasks.iter().collect::<Vec<_>>(),
         indexes.node_tasks.iter().collect::<Vec<_>>(),

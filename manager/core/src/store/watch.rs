@@ -2,7 +2,8 @@
 //!
 //! Every watcher gets each version at most once, in order, and without a gap; if
 //! that is impossible, because the version it asked for is too old or a snapshot
-//! took the place of the store, it is told to read anew, once.
+//! took the place of the store, it is told to read anew, once. The history is bounded by its
+//! number of versions and by what they take of memory.
 //!
 //! A watch may also begin at a point in wall time: it gets what is still known
 //! since then, and is told whether that is all there was.
@@ -24,14 +25,30 @@ pub struct Recent {
     pub version: u64,
     /// When it was proposed, in wall time.
     pub wall: Time,
+    /// The store's time after it: cluster time.
+    pub time: Time,
     /// What changed.
     pub changes: Changes,
+}
+
+/// Why a watch ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WatchEnd {
+    /// What followed this version is no longer kept: read again, and watch from there.
+    Forgotten {
+        /// The version up to which the watcher has everything.
+        after: u64,
+    },
+    /// It could not begin.
+    Refused(Refusal),
 }
 
 /// The ring of recent changes and everyone who watches.
 #[derive(Debug, Default)]
 pub(crate) struct Watches {
     recent: VecDeque<Recent>,
+    /// The weight of all changes in `recent`, in bytes.
+    bytes: usize,
     /// All changes after this version are in `recent`.
     complete_after: u64,
     /// No change that is not in `recent` was made after this, in wall time; `None` = there is
@@ -49,9 +66,9 @@ impl Watches {
     }
 
     /// Begins a watch after a version. Answers what is to be sent at once, or why it cannot be.
-    pub(crate) fn add(&mut self, ticket: Ticket, after: u64) -> Result<Vec<Recent>, Refusal> {
+    pub(crate) fn add(&mut self, ticket: Ticket, after: u64) -> Result<Vec<Recent>, WatchEnd> {
         if after < self.complete_after {
-            return Err(resync(after));
+            return Err(WatchEnd::Forgotten { after });
         }
         let begin = self.recent.partition_point(|recent| recent.version <= after);
         let missed: Vec<_> = self.recent.range(begin..).cloned().collect();
@@ -76,10 +93,12 @@ impl Watches {
     /// A version changed something. Answers who is to be told.
     pub(crate) fn push(&mut self, recent: Recent) -> Vec<Ticket> {
         let version = recent.version;
+        self.bytes += weight(&recent);
         self.recent.push_back(recent);
-        if self.recent.len() > timing::WATCH_HISTORY_MAX
+        while (self.recent.len() > timing::WATCH_HISTORY_MAX || self.bytes > timing::WATCH_HISTORY_BYTES_MAX)
             && let Some(oldest) = self.recent.pop_front()
         {
+            self.bytes -= weight(&oldest);
             self.complete_after = oldest.version;
             self.forgotten = self.forgotten.max(Some(oldest.wall));
         }
@@ -94,34 +113,33 @@ impl Watches {
 
     /// A snapshot took the place of the store at `version`, which `wall` is not older
     /// than. Answers who cannot go on, and why.
-    pub(crate) fn reset(&mut self, version: u64, wall: Time) -> Vec<(Ticket, Refusal)> {
+    pub(crate) fn reset(&mut self, version: u64, wall: Time) -> Vec<(Ticket, WatchEnd)> {
         let newest = self.recent.drain(..).map(|recent| recent.wall).max();
+        self.bytes = 0;
         self.forgotten = self.forgotten.max(Some(wall)).max(newest);
         self.complete_after = version;
         let (ended, kept) = std::mem::take(&mut self.watchers).into_iter().partition(|(_, after)| *after < version);
         self.watchers = kept;
         let ended: BTreeMap<Ticket, u64> = ended;
-        ended.into_iter().map(|(ticket, after)| (ticket, resync(after))).collect()
+        ended.into_iter().map(|(ticket, after)| (ticket, WatchEnd::Forgotten { after })).collect()
     }
 }
 
-fn resync(after: u64) -> Refusal {
-    Refusal::FailedPrecondition(format!(
-        "resync: changes after version {after} are no longer kept; read again and watch from there"
-    ))
+fn weight(recent: &Recent) -> usize {
+    recent.changes.iter().map(Change::weight).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn versions(found: Result<Vec<Recent>, Refusal>) -> Result<Vec<u64>, String> {
-        found.map(|found| found.into_iter().map(|recent| recent.version).collect()).map_err(|refusal| refusal.to_string())
+    fn versions(found: Result<Vec<Recent>, WatchEnd>) -> Result<Vec<u64>, WatchEnd> {
+        found.map(|found| found.into_iter().map(|recent| recent.version).collect())
     }
 
     /// What changed nothing that matters here, at a second.
     fn at(version: u64, second: u64) -> Recent {
-        Recent { version, wall: Time::from_millis(second * 1000), changes: Arc::new([]) }
+        Recent { version, wall: Time::from_millis(second * 1000), time: Time::ZERO, changes: Arc::new([]) }
     }
 
     #[test]
@@ -129,7 +147,7 @@ mod tests {
         let mut watches = Watches::new(10, Some(Time::ZERO));
         assert!(watches.push(at(12, 0)).is_empty());
         watches.push(at(15, 0));
-        assert!(versions(watches.add(Ticket(1), 9)).is_err_and(|text| text.starts_with("resync: ")));
+        assert_eq!(versions(watches.add(Ticket(1), 9)), Err(WatchEnd::Forgotten { after: 9 }));
         assert_eq!(versions(watches.add(Ticket(2), 10)), Ok(vec![12, 15]));
         assert_eq!(versions(watches.add(Ticket(3), 12)), Ok(vec![15]));
         assert_eq!(versions(watches.add(Ticket(4), 20)), Ok(vec![]), "a version from the future is waited for");
@@ -180,8 +198,36 @@ mod tests {
             watches.push(at(version, version));
         }
         assert!(watches.add(Ticket(1), 4).is_err());
-        assert_eq!(watches.add(Ticket(1), 5).map(|missed| missed.len()), Ok(timing::WATCH_HISTORY_MAX));
+        assert_eq!(versions(watches.add(Ticket(1), 5)).map(|missed| missed.len()), Ok(timing::WATCH_HISTORY_MAX));
         assert!(!watches.add_since(Ticket(2), Time::from_millis(5_000), 20_000).1);
         assert!(watches.add_since(Ticket(3), Time::from_millis(5_001), 20_000).1);
+    }
+
+    #[test]
+    fn the_history_is_bounded_by_memory_too() {
+        use super::super::StoredObject;
+        use skep_model::config::{Config, ConfigSpec};
+        use skep_model::service::Annotations;
+        use skep_model::{ConfigId, Kind, Meta, ObjectRef, Section};
+        let config = |n_bytes: usize| {
+            let labels = [("blob".to_owned(), "x".repeat(n_bytes))].into();
+            let spec = ConfigSpec { annotations: Annotations { name: "a".into(), labels }, versions: Vec::new(), current: 1 };
+            let id = ConfigId::from_random([7; 16]);
+            Some(StoredObject::Config(Arc::new(Config { id, meta: Meta::default(), spec: Section::new(spec) })))
+        };
+        let object = ObjectRef { kind: Kind::Config, id: ConfigId::from_random([7; 16]).0 };
+        let each = timing::WATCH_HISTORY_BYTES_MAX / 8;
+        let mut watches = Watches::new(0, None);
+        for version in 1..=20 {
+            let changes = Arc::new([Change { object, old: config(each), new: config(10) }]);
+            watches.push(Recent { changes, ..at(version, version) });
+        }
+        assert_eq!(versions(watches.add(Ticket(1), 13)), Ok((14..=20).collect()));
+        assert_eq!(versions(watches.add(Ticket(2), 12)), Err(WatchEnd::Forgotten { after: 12 }));
+        // One that is larger than everything is told to whoever watches, and not kept.
+        let changes = Arc::new([Change { object, old: config(9 * each), new: None }]);
+        assert_eq!(watches.push(Recent { changes, ..at(21, 21) }), [Ticket(1)]);
+        assert_eq!(versions(watches.add(Ticket(2), 20)), Err(WatchEnd::Forgotten { after: 20 }));
+        assert_eq!((versions(watches.add(Ticket(2), 21)), watches.bytes), (Ok(vec![]), 0));
     }
 }
