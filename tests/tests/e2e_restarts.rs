@@ -19,17 +19,43 @@ const COUNTED: &str = "echo $TASK >> /starts/log; exec sleep 10000";
 /// The file, in the node's data folder, and its folder as the node has it.
 const STARTS: (&str, &str) = ("starts/log", "/var/lib/skep/starts");
 
-/// What is there in a task's folder, one after the other, while it starts. The daemon is killed as soon as one is seen.
-const STEPS: [&str; 9] =
-    ["", "task", "upper", "lease", "state/lock", "state/shim.json", "state/exit.room", "state/shim.sock", "state/mnt"];
+/// Where the folders of tasks are.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// In the data folder.
+    Kept,
+    /// In the run folder.
+    OfOneBoot,
+}
+
+/// What is there of a task, one after the other, while it starts. The daemon is killed as soon as one is seen.
+const STEPS: [(Place, &str); 9] = [
+    (Place::Kept, ""),
+    (Place::Kept, "task"),
+    (Place::Kept, "upper"),
+    (Place::OfOneBoot, "lease"),
+    (Place::OfOneBoot, "lock"),
+    (Place::OfOneBoot, "shim.json"),
+    (Place::Kept, "exit.room"),
+    (Place::OfOneBoot, "shim.sock"),
+    (Place::OfOneBoot, "mnt"),
+];
 
 fn n_kills() -> usize {
     if is_full() { 100 } else { STEPS.len() }
 }
 
-fn folders(cluster: &Cluster) -> BTreeSet<PathBuf> {
-    let entries = fs::read_dir(cluster.data("w1").join("tasks")).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).collect()
+/// The folders of the tasks of w1 in one place.
+fn folders(cluster: &Cluster, place: Place) -> BTreeSet<PathBuf> {
+    let folder = match place {
+        Place::Kept => cluster.data("w1").join("tasks"),
+        Place::OfOneBoot => cluster.run_folder("w1").join("shims"),
+    };
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+fn has_folders(cluster: &Cluster) -> bool {
+    [Place::Kept, Place::OfOneBoot].into_iter().any(|place| !folders(cluster, place).is_empty())
 }
 
 fn create(cluster: &Cluster, name: &str, more: &[&str], image: &str, command: &str) {
@@ -68,15 +94,15 @@ fn named(processes: &[Process]) -> BTreeSet<(i32, u64)> {
 
 fn gone(cluster: &Cluster, services: &[&str]) {
     cluster.skep("m1", &[&["service", "rm"], services].concat()).ok();
-    wait_for("every task to be gone", SETTLED, || (shims(cluster, "w1") == (0, 0) && folders(cluster).is_empty()).then_some(()));
+    wait_for("every task to be gone", SETTLED, || (shims(cluster, "w1") == (0, 0) && !has_folders(cluster)).then_some(()));
 }
 
 /// Kills the daemon of w1 as soon as a task that was not there before has got as far as a step.
-fn kill_at(cluster: &Cluster, before: &BTreeSet<PathBuf>, step: &str) {
+fn kill_at(cluster: &Cluster, before: &BTreeSet<PathBuf>, (place, step): (Place, &str)) {
     let begun = Instant::now();
     // A step may be over in less than a millisecond: whoever looks must look all the time.
     loop {
-        let is_there = folders(cluster).difference(before).any(|folder| folder.join(step).exists());
+        let is_there = folders(cluster, place).difference(before).any(|folder| folder.join(step).exists());
         if is_there {
             return cluster.kill_daemon("w1");
         }
@@ -89,11 +115,11 @@ fn a_daemon_killed_at_any_step_of_a_start(cluster: &Cluster, image: &str) {
     let traces = cluster.traces("w1");
     for (n, step) in STEPS.iter().cycle().take(n_kills()).enumerate() {
         let name = format!("start{n}");
-        let (before, there) = (starts(cluster).len(), folders(cluster));
+        let (before, there) = (starts(cluster).len(), folders(cluster, step.0));
         // The command returns when the first task may be running already.
         std::thread::scope(|scope| {
             scope.spawn(|| create(cluster, &name, &["--replicas", "2"], image, COUNTED));
-            kill_at(cluster, &there, step);
+            kill_at(cluster, &there, *step);
         });
         start_again(cluster, &["w1"]);
         let running = wait_for(&format!("both tasks, killed at {step:?}"), SETTLED, || {

@@ -181,6 +181,11 @@ impl Cluster {
         self.dir().join("nodes").join(node).join("data")
     }
 
+    /// The run folder of a node that is on, from the machine's side.
+    pub fn run_folder(&self, node: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root/run/skep", self.init(node)))
+    }
+
     /// Runs `deploy/cluster VERB --dir … ARGS`.
     pub fn verb(&self, verb: &str, args: &[&str]) -> Said {
         let dir = self.dir().display().to_string();
