@@ -9,6 +9,7 @@ mod attend;
 #[cfg(test)]
 mod border_tests;
 mod folders;
+mod lookups;
 mod mounts;
 mod records;
 mod recover;
@@ -21,6 +22,8 @@ use crate::image::{Auth, Digest, Image, ImageStore, Platform, Reference, Registr
 use crate::network::{Made, Network};
 use crate::values::Values;
 use attend::{Attendant, Command};
+use futures_util::FutureExt as _;
+use lookups::Lookups;
 use mounts::Sources;
 use records::Records;
 use skep_agent_core::Event;
@@ -72,6 +75,8 @@ pub struct Runtime {
     network: Arc<Network>,
     inbox: Inbox,
     sources: Sources,
+    /// Without credentials, so that tasks may share what one of them was told.
+    lookups: Lookups<Result<Image, String>>,
     tasks: Mutex<BTreeMap<TaskId, Local>>,
     /// The image of every container that is not released yet, also of those that a
     /// daemon before this one made.
@@ -96,8 +101,9 @@ impl Runtime {
             );
         }
         let records = Records::new(folders.clone(), boot);
-        let (sources, tasks, leases) = (Sources::default(), Mutex::default(), Mutex::default());
-        Arc::new(Self { settings, folders, records, images, values, network, inbox, sources, tasks, leases })
+        let (sources, lookups) = (Sources::default(), Lookups::default());
+        let (tasks, leases) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { settings, folders, records, images, values, network, inbox, sources, lookups, tasks, leases })
     }
 
     /// Records a task and its status.
@@ -279,22 +285,8 @@ impl Runtime {
     async fn image_of(&self, task: &Task) -> Result<Image, String> {
         let text = &task.spec.container_spec.image;
         let reference = Reference::parse(text).map_err(|error| error.to_string())?;
-        let local = self.images.image_for(&reference).await.map_err(|error| text_of(&error))?;
-        if let Some(image) = local.clone().filter(|_| reference.digest().is_some()) {
-            return Ok(image);
-        }
-        let nothing = |_| {};
-        let pulled = self.images.pull(&reference, &Auth::default(), &Platform::host(), &self.settings.registries, &nothing).await;
-        match (pulled, local) {
-            (Ok(pulled), _) => Ok(pulled.image),
-            (Err(error), Some(image)) => {
-                tracing::warn!(image = %text, %error, "no registry answered; the local image is used");
-                Ok(image)
-            }
-            (Err(error), None) => {
-                Err(format!("No such image: {} on node {}: {}", reference.familiar(), self.settings.hostname, text_of(&error)))
-            }
-        }
+        let name = reference.to_string();
+        self.lookups.of(name, || look_up(self.images.clone(), reference, self.settings.clone()).boxed()).await
     }
 
     pub(crate) fn cgroup(&self, id: TaskId) -> String {
@@ -307,6 +299,25 @@ impl Runtime {
 
     fn leases(&self) -> MutexGuard<'_, BTreeMap<TaskId, Digest>> {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn look_up(images: ImageStore, reference: Reference, settings: Settings) -> Result<Image, String> {
+    let local = images.image_for(&reference).await.map_err(|error| text_of(&error))?;
+    if let Some(image) = local.clone().filter(|_| reference.digest().is_some()) {
+        return Ok(image);
+    }
+    let nothing = |_| {};
+    let pulled = images.pull(&reference, &Auth::default(), &Platform::host(), &settings.registries, &nothing).await;
+    match (pulled, local) {
+        (Ok(pulled), _) => Ok(pulled.image),
+        (Err(error), Some(image)) => {
+            tracing::warn!(image = %reference, %error, "no registry answered; the local image is used");
+            Ok(image)
+        }
+        (Err(error), None) => {
+            Err(format!("No such image: {} on node {}: {}", reference.familiar(), settings.hostname, text_of(&error)))
+        }
     }
 }
 
