@@ -134,7 +134,7 @@ impl TaskFolder {
     }
 
     /// Whether nothing is left but the record and the log.
-    pub fn is_released(&self) -> bool {
+    pub(super) fn is_released(&self) -> bool {
         let shim = [self.run.clone(), self.data.join("state"), self.data.join("lease")];
         ![self.upper(), self.work()].iter().chain(&shim).any(|path| path.exists()) && !state::has_exit(&self.data)
     }
